@@ -1,0 +1,383 @@
+"""Every setting: its type, its meaning, its unit and what is allowed.
+
+One dataclass for each folder of ``configs/``. The values live in the YAML files there and
+nowhere else; :func:`check` holds the limits, for the settings and for the constructors of the
+package alike. This module imports neither torch nor Hydra, so a wrong setting fails at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Optional, get_type_hints
+
+from retinanet.limits import (
+    COUNT,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    Limit,
+    check_value,
+    one_of,
+    setting,
+)
+
+# OmegaConf reads these annotations at run time; it knows Optional[...] in every version.
+# ruff: noqa: UP045
+
+
+@dataclass(slots=True, kw_only=True)
+class DataConfig:
+    """configs/data -> retinanet/data"""
+
+    name: str = setting(
+        "built-in shapes, COCO's layout, or your own", one_of("shapes", "coco", "custom")
+    )
+    root: Optional[str] = setting("folder of the data set; the four paths below start here")
+    train_images: Optional[str] = setting("folder of the training images")
+    train_annotations: Optional[str] = setting("COCO JSON of the training images")
+    val_images: Optional[str] = setting("folder of the validation images")
+    val_annotations: Optional[str] = setting("COCO JSON of the validation images")
+    min_size: int = setting(
+        "shorter side after resizing, pixels; training, evaluation, prediction", COUNT
+    )
+    max_size: int = setting("the longer side is never resized above this, pixels", COUNT)
+    workers: int = setting(
+        "loader processes on each rank; 0 loads in the main process", NOT_NEGATIVE
+    )
+    keep_empty: bool = setting("train on images without boxes too")
+    on_bad_image: str = setting(
+        "unreadable image: stop, or count it and use another", one_of("stop", "skip")
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class AugmentConfig:
+    """configs/augment -> retinanet/data/transforms.py"""
+
+    flip: float = setting("probability of a left-right flip", FRACTION)
+    min_sizes: Optional[list[int]] = setting(
+        "shorter sides to draw from, pixels; null: data.min_size", COUNT
+    )
+    scale: Optional[list[float]] = setting(
+        "factor range [low, high] on the resized image, cropped back where larger; null: off",
+        Limit(low=0, open_low=True, length=2, increasing=True),
+    )
+    color: float = setting(
+        "strength of brightness, contrast and saturation changes; 0: off",
+        Limit(0, 1, open_high=True),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    """configs/model -> retinanet/model"""
+
+    backbone: str = setting(
+        "trunk that makes C3 to C5",
+        one_of(
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "resnet152",
+            "resnext50_32x4d",
+            "resnext101_32x8d",
+            "resnext101_64x4d",
+            "mobilenet_v2",
+            "tiny",
+        ),
+    )
+    weights: Optional[str] = setting(
+        "trunk weights: torchvision's name, a path, or null for random"
+    )
+    norm: str = setting("normalization of the trunk", one_of("frozen", "batch", "sync", "group"))
+    head_norm: str = setting("normalization of the subnets", one_of("none", "group"))
+    frozen_stages: int = setting(
+        "trunk stages that do not train: 1 is the stem, 2 adds C2, ...", Limit(0, 5)
+    )
+    fpn_channels: int = setting("channels of P3 to P7", COUNT)
+    p6_from: str = setting("input of P6's convolution", one_of("c5", "p5"))
+    relu_before_p7: bool = setting("ReLU between P6 and P7's convolution")
+    head_depth: int = setting("3x3 convolutions in each subnet before its last", NOT_NEGATIVE)
+    head_channels: int = setting("channels of each subnet", COUNT)
+    prior: float = setting("pi: probability of every class at the start", PROBABILITY)
+
+
+@dataclass(slots=True, kw_only=True)
+class AnchorsConfig:
+    """configs/anchors -> retinanet/model/anchors.py"""
+
+    sizes: list[float] = setting(
+        "side of the square anchor of P3, ..., P7, pixels", Limit(low=0, open_low=True, length=5)
+    )
+    scales: list[float] = setting("factors on each size", POSITIVE)
+    ratios: list[float] = setting("height / width", POSITIVE)
+    offset: float = setting("center of the first anchor, in strides: 0 or 0.5", Limit(0, 1))
+
+
+@dataclass(slots=True, kw_only=True)
+class MatchingConfig:
+    """configs/matching -> retinanet/matching.py"""
+
+    positive_iou: float = setting("an anchor with at least this IoU is positive", PROBABILITY)
+    negative_iou: float = setting(
+        "an anchor below this IoU is background; between the two it is ignored", PROBABILITY
+    )
+    low_quality: bool = setting(
+        "the best anchors of a box are positive whatever their IoU, if above 0"
+    )
+    ignore_crowd: bool = setting("background anchors inside crowd boxes are ignored")
+    crowd_iof: float = setting("inside: intersection / anchor area, at least this", PROBABILITY)
+
+
+@dataclass(slots=True, kw_only=True)
+class LossConfig:
+    """configs/loss -> retinanet/losses.py"""
+
+    # Any: OmegaConf has no union of a number with a list or a map.
+    alpha: Any = setting(
+        "weight of y = 1, 1 - alpha of y = 0; a list or name map per class; null: off", FRACTION
+    )
+    gamma: float = setting("focusing exponent; 0 is alpha-balanced cross entropy", NOT_NEGATIVE)
+    normalizer: str = setting(
+        "losses are divided by positives of the batch, the image, or their average over steps",
+        one_of("batch", "image", "ema"),
+    )
+    box: str = setting("box loss", one_of("l1", "smooth_l1", "giou", "diou", "ciou"))
+    box_weight: float = setting("multiplier of the box loss", NOT_NEGATIVE)
+    box_beta: float = setting("smooth_l1 only: quadratic below this, in delta units", POSITIVE)
+
+
+@dataclass(slots=True, kw_only=True)
+class OptimConfig:
+    """configs/optim -> retinanet/training/optim.py"""
+
+    name: str = setting("optimizer", one_of("sgd", "adamw"))
+    lr: float = setting("learning rate at reference_batch images a step", POSITIVE)
+    momentum: float = setting("sgd only: momentum", Limit(0, 1, open_high=True))
+    weight_decay: float = setting("weight decay of convolution weights", NOT_NEGATIVE)
+    norm_weight_decay: float = setting("weight decay of normalization parameters", NOT_NEGATIVE)
+    bias_weight_decay: float = setting("weight decay of biases", NOT_NEGATIVE)
+    batch_size: int = setting("images per step, over all ranks and micro-batches", COUNT)
+    reference_batch: Optional[int] = setting(
+        "lr is scaled by batch_size / this; null: not scaled", COUNT
+    )
+    accumulate: int = setting("micro-batches per step", COUNT)
+    max_grad_norm: Optional[float] = setting(
+        "gradients are clipped to this L2 norm; null: off", POSITIVE
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class ScheduleConfig:
+    """configs/schedule -> retinanet/training/schedule.py"""
+
+    epochs: int = setting("passes over the training images", COUNT)
+    max_steps: Optional[int] = setting("length in steps instead of epochs; null: epochs", COUNT)
+    warmup_steps: int = setting("steps of linear warm-up", NOT_NEGATIVE)
+    warmup_factor: float = setting(
+        "learning rate of the first step, as a share of lr", Limit(0, 1, open_low=True)
+    )
+    decay: str = setting("after the warm-up", one_of("steps", "cosine", "constant"))
+    milestones: list[float] = setting("steps only: drops at these shares of the run", PROBABILITY)
+    decay_factor: float = setting("steps only: factor of each drop", Limit(0, 1, open_low=True))
+
+
+@dataclass(slots=True, kw_only=True)
+class EmaConfig:
+    """configs/ema -> retinanet/training/ema.py"""
+
+    decay: Optional[float] = setting(
+        "average of the weights over steps, used to evaluate; null: off", PROBABILITY
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class PostprocessConfig:
+    """configs/postprocess -> retinanet/postprocess.py"""
+
+    score_threshold: float = setting("scores must be above this", Limit(0, 1, open_high=True))
+    pre_nms: int = setting("best (anchor, class) pairs kept on each level", COUNT)
+    nms_iou: float = setting(
+        "of two boxes of one class with more IoU the weaker is dropped", FRACTION
+    )
+    detections: int = setting("best detections kept in each image", COUNT)
+
+
+@dataclass(slots=True, kw_only=True)
+class EvaluationConfig:
+    """configs/evaluation -> retinanet/evaluation"""
+
+    backend: str = setting(
+        "COCO evaluator; both give the same numbers", one_of("faster", "pycocotools")
+    )
+    every_epochs: float = setting(
+        "epochs between evaluations, fractions allowed; the last step always", POSITIVE
+    )
+    max_images: Optional[int] = setting(
+        "evaluate only the first images of the list; null: all", COUNT
+    )
+    max_dets: list[int] = setting(
+        "detections per image for AR1, AR10, AR100 and AP", Limit(low=1, length=3, increasing=True)
+    )
+    batch_size: int = setting("images of one padded size per forward pass", COUNT)
+    patience: Optional[int] = setting(
+        "stop after this many evaluations without a better AP; null: off", COUNT
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainConfig:
+    """configs/train.yaml -> train.py"""
+
+    data: DataConfig
+    augment: AugmentConfig
+    model: ModelConfig
+    anchors: AnchorsConfig
+    matching: MatchingConfig
+    loss: LossConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    ema: EmaConfig
+    postprocess: PostprocessConfig
+    evaluation: EvaluationConfig
+    output_dir: Optional[str] = setting(
+        "where this run keeps everything; null: a name made from the command"
+    )
+    init_from: Optional[str] = setting(
+        "start from the weights of this checkpoint; null: model.weights only"
+    )
+    overwrite: bool = setting("move an older run with other settings aside")
+    seed: int = setting("of weights, order and augmentation", Limit(0, 2**31 - 1))
+    device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
+    precision: str = setting(
+        "of the model's forward pass; losses are always fp32", one_of("fp32", "bf16", "fp16")
+    )
+    compile: bool = setting("torch.compile the model; pays on GPUs")
+    log_every_steps: int = setting("steps between rows of metrics.jsonl", COUNT)
+    log_images: int = setting("validation images drawn at each evaluation", NOT_NEGATIVE)
+    save_every_steps: Optional[int] = setting(
+        "also save between evaluations, in steps; null: off", COUNT
+    )
+
+
+def optional(cls: type) -> type:
+    """A copy of a settings class in which every setting may be null: "as recorded"."""
+    hints = get_type_hints(cls)
+    fields = [
+        (f.name, Optional[hints[f.name]], dataclasses.field(metadata=dict(f.metadata)))
+        for f in dataclasses.fields(cls)
+    ]
+    made = dataclasses.make_dataclass(f"Recorded{cls.__name__}", fields, slots=True, kw_only=True)
+    made.__module__ = __name__
+    made.__doc__ = cls.__doc__
+    return made
+
+
+RecordedDataConfig = optional(DataConfig)
+RecordedPostprocessConfig = optional(PostprocessConfig)
+
+
+@dataclass(slots=True, kw_only=True)
+class EvalConfig:
+    """configs/eval.yaml -> eval.py"""
+
+    checkpoint: str = setting("checkpoint to evaluate")
+    data: RecordedDataConfig  # type: ignore[valid-type]
+    postprocess: RecordedPostprocessConfig  # type: ignore[valid-type]
+    evaluation: EvaluationConfig
+    output_dir: Optional[str] = setting(
+        "files go to output_dir/eval; null: the run, or <run>/eval_<data>"
+    )
+    device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
+    precision: str = setting("of the model's forward pass", one_of("fp32", "bf16", "fp16"))
+    log_images: int = setting("images drawn", NOT_NEGATIVE)
+
+
+def _limits(cls: type, prefix: str = "") -> dict[str, Limit]:
+    """Dotted key -> limit of every setting of ``cls`` that has one."""
+    limits: dict[str, Limit] = {}
+    hints = get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[f.name]):
+            limits |= _limits(hints[f.name], f"{prefix}{f.name}.")
+        elif f.metadata["limit"] is not None:
+            limits[prefix + f.name] = f.metadata["limit"]
+    return limits
+
+
+LIMITS = _limits(TrainConfig)
+
+
+def check(key: str, value: Any) -> None:
+    """Refuse a value that the setting ``key`` (such as ``"loss.alpha"``) may not have.
+
+    Raises:
+        ValueError: the value, what is allowed, what the setting means where that helps.
+    """
+    if value is not None and key in LIMITS:
+        check_value(key, value, LIMITS[key])
+
+
+def check_settings(settings: Any, prefix: str = "") -> None:
+    """Refuse values out of range, and values that do not go together.
+
+    Args:
+        settings: a :class:`TrainConfig` or :class:`EvalConfig`.
+
+    Raises:
+        ValueError: the first offending key, its value, what is allowed, what to do.
+    """
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            check_settings(value, f"{prefix}{f.name}.")
+        else:
+            check(prefix + f.name, value)
+    if isinstance(settings, TrainConfig):
+        _check_together(settings)
+
+
+def _check_together(settings: TrainConfig) -> None:
+    """Refuse settings that contradict each other."""
+    data, model, matching, optim = settings.data, settings.model, settings.matching, settings.optim
+    if data.min_size > data.max_size:
+        raise ValueError(
+            f"data.min_size={data.min_size} is above data.max_size={data.max_size}; "
+            f"raise data.max_size or lower data.min_size."
+        )
+    check_thresholds(matching.positive_iou, matching.negative_iou)
+    check_norm(
+        model.backbone, model.norm, model.weights if settings.init_from is None else "init_from"
+    )
+    if model.backbone == "tiny" and model.weights == "IMAGENET1K_V1":
+        raise ValueError(
+            "model.backbone=tiny has no weights IMAGENET1K_V1; choose model=tiny (group norm, no "
+            "weights) or another backbone."
+        )
+    if optim.batch_size % optim.accumulate:
+        raise ValueError(
+            f"optim.batch_size={optim.batch_size} cannot be split into "
+            f"optim.accumulate={optim.accumulate} equal micro-batches; change one of them."
+        )
+
+
+def check_thresholds(positive_iou: float, negative_iou: float) -> None:
+    """Refuse a background threshold above the positive one."""
+    if negative_iou > positive_iou:
+        raise ValueError(
+            f"matching.negative_iou={negative_iou:g} is above matching.positive_iou="
+            f"{positive_iou:g}; an anchor between the two would be both background and positive."
+        )
+
+
+def check_norm(backbone: str, norm: str, weights: str | None) -> None:
+    """Refuse a trunk whose frozen norms would normalize nothing."""
+    if norm == "frozen" and weights is None:
+        raise ValueError(
+            f"model.norm=frozen with model.weights=null: the frozen batch norms of a random "
+            f"{backbone} would normalize nothing. Give model.weights a name or a path, or set "
+            f"model.norm=group."
+        )

@@ -1,0 +1,1 @@
+"""From COCO JSON and image files to batches."""

@@ -1,0 +1,1 @@
+"""From a trained network to COCO AP, tables and pictures."""

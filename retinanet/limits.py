@@ -1,0 +1,86 @@
+"""What a setting may be, and the one sentence that says so when it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a number, or each number of a list, may be; or which words are allowed.
+
+    ``low`` and ``high`` are included unless ``open_low`` or ``open_high``. ``length`` is the
+    number of items of a list (None: any but zero).
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    choices: tuple[str, ...] = ()
+    length: int | None = None
+    increasing: bool = False
+
+    def __str__(self) -> str:
+        if self.choices:
+            return "be one of " + ", ".join(self.choices)
+        if self.high == math.inf:
+            return f"be above {self.low:g}" if self.open_low else f"be at least {self.low:g}"
+        left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        return f"lie in {left}{self.low:g}, {self.high:g}{right}"
+
+    def admits(self, value: float) -> bool:
+        """Whether one finite number lies within the limit."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
+
+
+FRACTION = Limit(0, 1)
+PROBABILITY = Limit(0, 1, open_low=True, open_high=True)
+COUNT = Limit(low=1)
+NOT_NEGATIVE = Limit(low=0)
+POSITIVE = Limit(low=0, open_low=True)
+
+
+def one_of(*choices: str) -> Limit:
+    """A limit to a few words."""
+    return Limit(choices=choices)
+
+
+def setting(meaning: str, limit: Limit | None = None) -> Any:
+    """A dataclass field without a value: one line of meaning, and what is allowed."""
+    return field(metadata={"meaning": meaning, "limit": limit})
+
+
+def check_value(key: str, value: Any, limit: Limit) -> None:
+    """Refuse a word, a number, a list or a map of numbers outside its limit.
+
+    Raises:
+        ValueError: key, value and what is allowed.
+    """
+    if limit.choices:
+        if value not in limit.choices:
+            raise ValueError(f"{key} must {limit}, got {value!r}.")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            check_value(f"{key}[{name}]", item, limit)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        _check_list(key, value, limit)
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not limit.admits(value):
+        raise ValueError(f"{key} must {limit}, got {value}.")
+
+
+def _check_list(key: str, values: Sequence[Any], limit: Limit) -> None:
+    """Refuse a list of the wrong length, order or numbers."""
+    if limit.length is None and not values:
+        raise ValueError(f"{key} must not be empty; give at least one number.")
+    if limit.length is not None and len(values) != limit.length:
+        raise ValueError(f"{key} must have {limit.length} numbers, got {len(values)}: {values}.")
+    for index, item in enumerate(values):
+        check_value(f"{key}[{index}]", item, limit)
+    if limit.increasing and any(a > b for a, b in zip(values, values[1:], strict=False)):
+        raise ValueError(f"{key} must not decrease, got {values}.")

@@ -1,0 +1,1 @@
+"""The network: trunk, feature pyramid, subnets and anchors."""

@@ -1,0 +1,1 @@
+"""Command-line tools, one job each: python -m scripts.NAME --help."""
