@@ -1,0 +1,124 @@
+"""Several processes as one: every function also works, and costs nothing, on a single process."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start(device_type: str) -> None:
+    """Join the process group that torchrun describes in the environment, if there is one.
+
+    Args:
+        device_type: ``"cuda"`` (NCCL) or ``"cpu"`` (gloo).
+    """
+    if "RANK" not in os.environ or dist.is_initialized():
+        return
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    # Keys of a dead attempt stay in torchrun's store and would be found by the next one, so
+    # every attempt gets a name space of its own.
+    store, rank, size = next(dist.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, 0 on a single one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """Number of this process on its machine; also the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """Sum over all ranks, in place; every rank must call it."""
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The value of every rank, in the order of ranks, on every rank.
+
+    Args:
+        value: anything that pickles; between our own processes only.
+    """
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def on_main(action: Callable[[], Any]) -> Any:
+    """Run ``action`` on rank 0 only and give its result to every rank.
+
+    What it raises is raised on every rank, so that nobody waits for a rank that is gone.
+    """
+    if not dist.is_initialized():
+        return action()
+    outcome: list[Any] = [None, None]
+    if is_main():
+        try:
+            outcome[0] = action()
+        except (ValueError, OSError, RuntimeError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: ``"auto"``, ``"cpu"`` or ``"cuda"``; the GPU's index is the local rank.
+
+    Raises:
+        ValueError: ``"cuda"`` on a machine without it, or with fewer GPUs than processes.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "device=cuda, but torch finds no GPU; use device=cpu, or install a CUDA build of torch."
+        )
+    if local_rank() >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {local_rank()} has no GPU: this machine has {torch.cuda.device_count()}. "
+            f"Start at most as many processes with torchrun --nproc-per-node."
+        )
+    device = torch.device("cuda", local_rank())
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,176 @@
+"""Focal loss, box losses, and what both are divided by."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retinanet.boxes import decode_boxes, encode_boxes, paired_iou
+from retinanet.config import check
+from retinanet.distributed import all_reduce_sum, world_size
+from retinanet.matching import NEGATIVE, Match
+
+# loss.normalizer=ema: start and momentum. Source: detectron2, meta_arch/retinanet.py.
+EMA_START = 100.0
+EMA_MOMENTUM = 0.9
+
+
+def focal_loss(
+    logits: Tensor,
+    is_class: Tensor,
+    alpha: float | Tensor | None = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Alpha-balanced focal loss of every (anchor, class) pair, not reduced.
+
+    ``FL(p_t) = -alpha_t * (1 - p_t) ** gamma * log(p_t)``: equation 5 of Lin et al. 2017,
+    arXiv:1708.02002. With ``gamma=0`` and ``alpha=0.5`` it is half the cross entropy.
+
+    Args:
+        logits: (..., K), any real number.
+        is_class: (..., K) bool, true where the anchor's object has that class (y = 1).
+        alpha: weight of y = 1 in [0, 1]; y = 0 gets ``1 - alpha``. A (K,) tensor gives every
+            class its own; None weights both sides with 1.
+        gamma: focusing exponent, at least 0.
+
+    Returns:
+        (..., K) of the logits' type, at least 0. The gradient is finite for every finite logit.
+    """
+    # A positive margin means the prediction is on the right side: p_t = sigmoid(margin).
+    margin = torch.where(is_class, logits, -logits)
+    # (1 - p_t) ** gamma in log space. As a power it has gradient 0 * inf = nan once p_t
+    # rounds to 1 and gamma < 1.
+    modulation = torch.exp(-gamma * F.softplus(margin))
+    loss = modulation * F.softplus(-margin)
+    if alpha is None:
+        return loss
+    alpha = torch.as_tensor(alpha, dtype=logits.dtype, device=logits.device)
+    return torch.where(is_class, alpha, 1 - alpha) * loss
+
+
+def box_loss(kind: str, deltas: Tensor, target: Tensor, anchors: Tensor, beta: float) -> Tensor:
+    """Loss of every anchor's box, summed over its four numbers.
+
+    Args:
+        kind: ``"l1"`` or ``"smooth_l1"`` on deltas; ``"giou"``, ``"diou"`` or ``"ciou"`` on
+            decoded boxes.
+        deltas: (B, A, 4) predicted.
+        target: (B, A, 4) boxes in pixels, with positive sides.
+        anchors: (A, 4) in pixels.
+        beta: smooth L1 turns from quadratic to linear here, in delta units, above 0.
+
+    Returns:
+        (B, A), at least 0.
+    """
+    if kind == "l1":
+        return (deltas - encode_boxes(target, anchors)).abs().sum(dim=-1)
+    if kind == "smooth_l1":
+        wanted = encode_boxes(target, anchors)
+        return F.smooth_l1_loss(deltas, wanted, reduction="none", beta=beta).sum(dim=-1)
+    return 1 - paired_iou(decode_boxes(deltas, anchors), target, kind)
+
+
+class RetinaNetLoss(nn.Module):
+    """Focal loss on classes plus a box loss on positives, ready to be summed.
+
+    Both are divided by the number of positive anchors, not of all anchors: almost all of them
+    are easy negatives with a loss near zero (section 4.1 of the paper). A module, because
+    the average of ``normalizer="ema"`` is state that a checkpoint must keep.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float | Sequence[float] | None = 0.25,
+        gamma: float = 2.0,
+        normalizer: str = "batch",
+        box: str = "l1",
+        box_weight: float = 1.0,
+        box_beta: float = 1 / 9,
+    ) -> None:
+        """Check and remember; see :class:`retinanet.config.LossConfig`.
+
+        Args:
+            alpha: weight of y = 1, one number or one for each class; None: no balancing.
+            gamma: focusing exponent, at least 0.
+            normalizer: ``"batch"`` (positives of the whole step over all ranks), ``"image"``
+                (each image by its own positives, then the mean: torchvision) or ``"ema"``
+                (average over the steps: detectron2).
+            box: ``"l1"``, ``"smooth_l1"``, ``"giou"``, ``"diou"`` or ``"ciou"``.
+            box_weight: multiplier of the box loss.
+            box_beta: of smooth L1, in delta units.
+
+        Raises:
+            ValueError: a setting outside its range.
+        """
+        super().__init__()
+        settings = {"alpha": alpha, "gamma": gamma, "normalizer": normalizer, "box": box}
+        settings |= {"box_weight": box_weight, "box_beta": box_beta}
+        for name, value in settings.items():
+            check(f"loss.{name}", value)
+        self.gamma = gamma
+        self.normalizer = normalizer
+        self.box = box
+        self.box_weight = box_weight
+        self.box_beta = box_beta
+        alpha = None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32)
+        self.register_buffer("alpha", alpha, persistent=False)
+        self.register_buffer("average_positives", torch.tensor(EMA_START))
+
+    @torch.no_grad()
+    def divisors(self, matches: Sequence[Match]) -> list[Tensor]:
+        """What the loss of each image of a step is divided by.
+
+        Called once a step with all its micro-batches, so that one step on N ranks in M
+        micro-batches is the step of one process on the whole batch: gradients are averaged
+        over ranks and summed over micro-batches. Every rank must call it.
+
+        Args:
+            matches: of this rank's micro-batches.
+
+        Returns:
+            One (B,) float tensor for each micro-batch, above 0.
+        """
+        positives = [(match.label >= 0).sum(dim=1).float() for match in matches]
+        if self.normalizer == "image":
+            num_images = sum(len(p) for p in positives)
+            return [p.clamp(min=1) * num_images for p in positives]
+        total = all_reduce_sum(torch.cat(positives).sum())
+        if self.normalizer == "ema":
+            # The mean over ranks, so that the average is one number that a checkpoint can keep.
+            latest = (total / world_size()).clamp(min=1)
+            self.average_positives.lerp_(latest, 1 - EMA_MOMENTUM)
+            divisor = self.average_positives.clone()
+        else:
+            # Clamped once, on the global count: an all-background step is divided by 1.
+            divisor = total.clamp(min=1) / world_size()
+        return [divisor.expand(len(p)) for p in positives]
+
+    def forward(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, match: Match, divisors: Tensor
+    ) -> dict[str, Tensor]:
+        """Both losses of one micro-batch, in fp32.
+
+        Args:
+            logits: (B, A, K).
+            deltas: (B, A, 4).
+            anchors: (A, 4) in pixels.
+            match: what each anchor is assigned to.
+            divisors: (B,), from :meth:`divisors`.
+
+        Returns:
+            ``{"class": scalar, "box": scalar}``, finite and attached to the graph even when no
+            image has an object.
+        """
+        K = logits.shape[-1]
+        positive = match.label >= 0  # (B, A)
+        counted = match.label >= NEGATIVE  # (B, A), leaves out ignored anchors
+
+        # Dense masks, no indexing with booleans: that would make the GPU wait for a count.
+        is_class = match.label[..., None] == torch.arange(K, device=logits.device)  # (B, A, K)
+        class_loss = focal_loss(logits.float(), is_class, self.alpha, self.gamma).sum(dim=-1)
+        of_boxes = box_loss(self.box, deltas.float(), match.box, anchors, self.box_beta)
+        class_loss = (class_loss * counted).sum(dim=1) / divisors  # (B,)
+        of_boxes = of_boxes.where(positive, 0).sum(dim=1) / divisors  # (B,)
+        return {"class": class_loss.sum(), "box": self.box_weight * of_boxes.sum()}

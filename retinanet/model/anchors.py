@@ -1,0 +1,109 @@
+"""Anchors: nine boxes at every cell of every pyramid level (section 4 of the paper)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from retinanet.config import check
+
+# Pixels between cells of P3 to P7. A level is always half of the one before, rounded up.
+STRIDES = (8, 16, 32, 64, 128)
+
+# Section 4: three scales per octave.
+OCTAVE_SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+
+
+class AnchorGenerator:
+    """Makes the anchors of a padded image; keeps those of the sizes seen."""
+
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[float] = (32, 64, 128, 256, 512),
+        scales: Sequence[float] = OCTAVE_SCALES,
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        offset: float = 0.0,
+    ) -> None:
+        """Remember the shapes.
+
+        Args:
+            sizes: side of the square anchor of scale 1 on each of P3 to P7, pixels.
+            scales: factors on each size.
+            ratios: height / width; the area stays that of the square.
+            offset: center of the first anchor of a level, in its strides.
+        """
+        check("anchors.sizes", list(sizes))
+        check("anchors.scales", list(scales))
+        check("anchors.ratios", list(ratios))
+        check("anchors.offset", offset)
+        self.sizes = tuple(map(float, sizes))
+        self.scales = tuple(map(float, scales))
+        self.ratios = tuple(map(float, ratios))
+        self.offset = float(offset)
+        self._made: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    @property
+    def num_per_cell(self) -> int:
+        """Anchors at each cell, the letter a."""
+        return len(self.scales) * len(self.ratios)
+
+    def cell_anchors(self, size: float) -> Tensor:
+        """The anchors of one cell, centered on the origin.
+
+        Args:
+            size: side of the square anchor of scale 1, pixels.
+
+        Returns:
+            (a, 4) in pixels, ratio-outer and scale-inner, unrounded.
+        """
+        scales = torch.tensor(self.scales, dtype=torch.float64)
+        ratios = torch.tensor(self.ratios, dtype=torch.float64)
+        width = (size * scales / ratios.sqrt()[:, None]).flatten()  # (ratios * scales,)
+        height = (size * scales * ratios.sqrt()[:, None]).flatten()
+        return 0.5 * torch.stack([-width, -height, width, height], dim=1)  # (a, 4)
+
+    def __call__(self, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+        """All anchors of an image, fp32.
+
+        Args:
+            height: of the padded image, pixels.
+            width: of the padded image, pixels.
+            device: where to put them.
+
+        Returns:
+            (A, 4) in pixels; ordered by level, row, column, ratio, scale. Not to be changed
+            in place: the next call with the same size returns the same tensor.
+        """
+        key = (height, width, torch.device(device))
+        if key not in self._made:
+            levels = [
+                self._level(size, stride, *grid)
+                for size, stride, grid in zip(
+                    self.sizes, STRIDES, grid_sizes(height, width), strict=True
+                )
+            ]
+            self._made[key] = torch.cat(levels).float().to(device)
+        return self._made[key]
+
+    def _level(self, size: float, stride: int, rows: int, columns: int) -> Tensor:
+        """Anchors of one level, (rows * columns * a, 4), fp64."""
+        x = (torch.arange(columns, dtype=torch.float64) + self.offset) * stride
+        y = (torch.arange(rows, dtype=torch.float64) + self.offset) * stride
+        y, x = torch.meshgrid(y, x, indexing="ij")  # (rows, columns)
+        centers = torch.stack([x, y, x, y], dim=-1)  # (rows, columns, 4)
+        return (centers[:, :, None] + self.cell_anchors(size)).reshape(-1, 4)
+
+
+def grid_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """Rows and columns of P3 to P7 for a padded image.
+
+    Every stride-2 layer of the network rounds up, and so does this.
+    """
+    grids = []
+    for _ in range(3):
+        height, width = -(-height // 2), -(-width // 2)
+    for _ in STRIDES:
+        grids.append((height, width))
+        height, width = -(-height // 2), -(-width // 2)
+    return grids
