@@ -1,0 +1,72 @@
+# The commands of this project. Each is a few lines that also work by hand.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where `make demo` keeps its run, and further settings for it: make demo ARGS="loss.gamma=0"
+RUN ?= runs/demo
+ARGS ?=
+
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo test slow lint format wheel clean
+
+help: ## list these commands
+	@echo "Usage: make COMMAND [PYTHON=python3.12] [VENV=folder]"
+	@echo
+	@awk 'BEGIN { FS = ":[^#]*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## train and evaluate on the built-in data set, on any machine
+	$(BIN)/python train.py output_dir=$(RUN) $(ARGS)
+	$(BIN)/python eval.py checkpoint=$(RUN)/checkpoints/best.pt
+	@echo
+	@echo "Pictures      $(RUN)/plots/        curves, PR curves, predictions beside ground truth"
+	@echo "Numbers       $(RUN)/eval/metrics.json   $(RUN)/metrics.jsonl"
+	@echo "TensorBoard   $(BIN)/tensorboard --logdir runs"
+	@echo
+	@echo "Try next"
+	@echo "  $(BIN)/python train.py --help                     every setting, with its value"
+	@echo "  $(BIN)/python train.py loss.gamma=0               focusing off: what is focal loss worth?"
+	@echo "  $(BIN)/python train.py model.prior=0.5            no prior: watch the first class loss"
+	@echo "  $(BIN)/python train.py -m loss.gamma=0,0.5,1,2,5  table 1b of the paper on this data"
+
+test: $(VENV)/.installed-dev ## run the test suite
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+slow: $(VENV)/.installed-dev ## run the tests that take over ten seconds each
+	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+lint: $(VENV)/.installed-dev ## check style and spelling, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+format: $(VENV)/.installed-dev ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.installed ## build an installable package in dist/
+	rm -rf build
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean: ## remove caches and builds; runs, data and the environment stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path "./.venv*" -prune -exec rm -rf {} +
+
+install: $(VENV)/.installed ## make the virtual environment with what training needs
+install-dev: $(VENV)/.installed-dev ## the same with what tests and linters need
+
+# The stamps are younger than the requirements they were installed from.
+$(VENV)/.installed: requirements.txt | $(VENV)/.made
+	$(BIN)/python -m pip install -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.made:
+	@command -v "$(PYTHON)" > /dev/null || { echo "No $(PYTHON) on this machine. Install Python 3.11, 3.12 or 3.13, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "$(PYTHON) is Python %d.%d; this project needs 3.11, 3.12 or 3.13. Name another: make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
