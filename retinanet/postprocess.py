@@ -1,0 +1,128 @@
+"""From logits and deltas to detections: threshold, best of each level, NMS, best of the image."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from retinanet.boxes import clip_boxes, decode_boxes
+from retinanet.config import check
+
+
+class Detections(NamedTuple):
+    """Objects found in one image, best first."""
+
+    boxes: Tensor  # (D, 4) float32, pixels
+    scores: Tensor  # (D,) float32 in (0, 1)
+    labels: Tensor  # (D,) int64 in [0, K)
+
+
+class Postprocess:
+    """Inference of section 4.1: the best pairs of each level, then NMS of each class.
+
+    The same detections as torchvision's ``RetinaNet.postprocess_detections``, except that boxes
+    without extent after clipping are dropped. All arithmetic is fp32.
+    """
+
+    def __init__(
+        self,
+        *,
+        score_threshold: float = 0.05,
+        pre_nms: int = 1000,
+        nms_iou: float = 0.5,
+        detections: int = 100,
+    ) -> None:
+        """Keep the settings.
+
+        Args:
+            score_threshold: scores must be above this, in [0, 1).
+            pre_nms: (anchor, class) pairs kept on each level, at least 1.
+            nms_iou: of two boxes of one class with a higher IoU the weaker is dropped.
+            detections: best detections kept in each image, at least 1.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        check("postprocess.score_threshold", score_threshold)
+        check("postprocess.pre_nms", pre_nms)
+        check("postprocess.nms_iou", nms_iou)
+        check("postprocess.detections", detections)
+        self.score_threshold = score_threshold
+        self.pre_nms = pre_nms
+        self.nms_iou = nms_iou
+        self.detections = detections
+
+    def __call__(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        sizes: Tensor,
+        level_sizes: Sequence[int],
+    ) -> list[Detections]:
+        """Detections of every image of a batch.
+
+        Args:
+            logits: (B, A, K) class logits, any floating type.
+            deltas: (B, A, 4) predicted box deltas.
+            anchors: (A, 4) in pixels of the resized image.
+            sizes: (B, 2) height and width without padding, pixels.
+            level_sizes: anchors of each level, in order; they add up to A.
+
+        Returns:
+            B records; boxes are in pixels of the resized image and lie within ``sizes``.
+        """
+        level_sizes = list(level_sizes)
+        levels = zip(
+            logits.split(level_sizes, dim=1),
+            deltas.split(level_sizes, dim=1),
+            anchors.split(level_sizes),
+            strict=True,
+        )
+        candidates = [self._candidates(*level) for level in levels]
+        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*candidates, strict=True))
+        images = zip(boxes, scores, labels, sizes, strict=True)
+        return [self._suppress(*image) for image in images]
+
+    def _candidates(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, P, 4), scores (B, P), labels (B, P) of one level's best pairs."""
+        B, A, K = logits.shape
+        # The best pairs of all lie among the anchors with the best classes, so the sigmoid and
+        # the sort see at most pre_nms * K of the A * K logits.
+        anchor = logits.amax(dim=-1).topk(min(self.pre_nms, A)).indices  # (B, P)
+        logits = logits.gather(1, anchor[..., None].expand(-1, -1, K))  # (B, P, K)
+        pairs = logits.float().sigmoid().flatten(1)  # (B, P * K)
+        scores, pair = pairs.topk(min(self.pre_nms, pairs.shape[1]))
+        anchor = anchor.gather(1, pair // K)
+        deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
+        return decode_boxes(deltas.float(), anchors[anchor]), scores, pair % K
+
+    def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: Tensor) -> Detections:
+        """One image: clip (P, 4) boxes, drop the weak, the empty and the doubled."""
+        boxes = clip_boxes(boxes, size)
+        has_extent = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        kept = ((scores > self.score_threshold) & has_extent).nonzero().squeeze(1)
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        best = batched_nms(boxes, scores, labels, self.nms_iou)[: self.detections]
+        return Detections(boxes[best], scores[best], labels[best])
+
+
+def to_original(detections: Detections, size: Tensor, original_size: Tensor) -> Detections:
+    """Detections in pixels of the image file.
+
+    Args:
+        detections: boxes in pixels of the resized image.
+        size: (2,) height and width of the resized image.
+        original_size: (2,) height and width of the file.
+
+    Returns:
+        The same objects; x and y are scaled separately, because both sides were rounded when
+        the image was resized, and boxes are clipped to the file.
+    """
+    boxes = detections.boxes
+    scale = (original_size.to(boxes) / size.to(boxes)).flip(0).repeat(2)  # (4,) x, y, x, y
+    return detections._replace(boxes=clip_boxes(boxes * scale, original_size.to(boxes.device)))
