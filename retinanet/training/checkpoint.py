@@ -1,0 +1,118 @@
+"""Checkpoints: always whole on disk, checked before use, plain containers and tensors only."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Raised when the meaning of a key changes; load_checkpoint refuses what it does not know.
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
+    """Write ``state`` whole or not at all: temporary file, fsync, rename, fsync of the folder.
+
+    Args:
+        path: where; its folder exists.
+        state: plain containers, numbers, strings and tensors.
+        keep_previous: an existing file stays as ``previous.pt`` beside it.
+
+    Raises:
+        OSError: disk full or not writable; what was there before is untouched.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_previous and path.exists():
+            # A second name first, so that at no moment `path` is missing.
+            link = path.with_name("previous.partial")
+            link.unlink(missing_ok=True)
+            os.link(path, link)
+            link.replace(path.with_name("previous.pt"))
+        partial.replace(path)
+    except RuntimeError as error:
+        # torch reports a full disk as a RuntimeError of its zip writer.
+        raise OSError(f"could not write checkpoint {path}: {str(error).splitlines()[0]}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this project after checking every byte of it.
+
+    Single flipped bits load silently otherwise: torch does not check the CRC of its zip file.
+    Nothing in the file is executed.
+
+    Args:
+        path: such as ``runs/NAME/checkpoints/best.pt``.
+
+    Returns:
+        What was saved, tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or not a checkpoint of this project, or of another format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}; give the path of a .pt file.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(
+                f"checkpoint {path} is damaged at {damaged}; use previous.pt or best.pt."
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} is damaged or no checkpoint of this project ({reason}); "
+            f"use previous.pt or best.pt beside it."
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is not a checkpoint of this project (format {FORMAT}); weights of a trunk "
+            f"belong into model.weights."
+        )
+    return state
+
+
+def load_latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
+    """The newest readable checkpoint of a run, ``last.pt`` or else ``previous.pt``.
+
+    Args:
+        folder: ``runs/NAME/checkpoints``.
+
+    Returns:
+        The checkpoint and why newer ones were passed over; None when there is none.
+
+    Raises:
+        ValueError: checkpoints exist, but none can be read.
+    """
+    problems = []
+    for name in ("last.pt", "previous.pt"):
+        try:
+            return load_checkpoint(folder / name), problems
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError(
+            f"no readable checkpoint in {folder}: {' '.join(problems)} Move the folder aside to "
+            f"start again."
+        )
+    return None

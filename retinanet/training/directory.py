@@ -1,0 +1,202 @@
+"""The run directory: one for each command, the same on every rank and after every restart."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# What a continued run may change: none of it changes the weights.
+MAY_DIFFER = (
+    "data.root",
+    "data.workers",
+    "device",
+    "compile",
+    "log_every_steps",
+    "log_images",
+    "save_every_steps",
+    "evaluation.",
+    "output_dir",
+    "overwrite",
+)
+MAY_RISE = ("schedule.epochs", "schedule.max_steps")
+
+RECORDED_VERSIONS = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pycocotools",
+    "faster-coco-eval",
+    "hydra-core",
+)
+
+
+class RunDirectory:
+    """Paths of a run, and the rules for continuing it."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the paths; nothing is made yet."""
+        self.root = root
+        self.checkpoints = root / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+        self.best = self.checkpoints / "best.pt"
+        self.plots = root / "plots"
+        self.metrics = root / "metrics.jsonl"
+
+    def prepare(self, settings: dict[str, Any], overrides: list[str], *, overwrite: bool) -> None:
+        """Make the directory, or make sure that it holds the same run.
+
+        Args:
+            settings: of this command, as plain containers.
+            overrides: of this command, as typed.
+            overwrite: move a run with other settings aside instead of refusing.
+
+        Raises:
+            ValueError: another run, or files that are no run, with what to do about it.
+        """
+        config = self.root / "config.yaml"
+        if config.exists():
+            differences = changed_keys(yaml.safe_load(config.read_text()), settings)
+            if differences and not overwrite:
+                raise ValueError(
+                    f"{self.root} holds a run with {_list(differences, 0)}, this command asks for "
+                    f"{_list(differences, 1)}. Choose another output_dir, drop the override, or "
+                    f"set overwrite=true to move the old run aside."
+                )
+            if differences:
+                self.root.rename(_free_name(self.root))
+        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise ValueError(
+                f"{self.root} exists and is not a run of this program; choose another output_dir, "
+                f"or remove it."
+            )
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_text(config, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        write_text(self.root / "overrides.txt", "".join(f"{o}\n" for o in overrides))
+
+    def record_environment(self, **facts: Any) -> None:
+        """Append who ran what, where, to environment.json: one entry for each start.
+
+        Args:
+            **facts: further entries, such as the fingerprint of the data.
+        """
+        path = self.root / "environment.json"
+        starts = json.loads(path.read_text()) if path.exists() else []
+        starts.append({**environment(), **facts})
+        write_text(path, json.dumps(starts, indent=2) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop rows of metrics.jsonl that a resumed run will write again.
+
+        Args:
+            step: of the checkpoint.
+        """
+        if not self.metrics.exists():
+            return
+        rows = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the row that was being written when the run was killed
+            if row["step"] <= step:
+                rows.append(line + "\n")
+        write_text(self.metrics, "".join(rows))
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ although they must not.
+
+    Args:
+        old: of the run on disk.
+        new: of this command.
+
+    Returns:
+        Dotted key -> (old value, new value).
+    """
+    before, after = flatten(old), flatten(new)
+    changed = {}
+    for key in sorted(before.keys() | after.keys()):
+        values = before.get(key), after.get(key)
+        if values[0] == values[1] or key.startswith(MAY_DIFFER):
+            continue
+        if key in MAY_RISE and None not in values and values[1] > values[0]:
+            continue
+        changed[key] = values
+    return changed
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as dotted keys; lists and the map of loss.alpha are values."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and key != "loss.alpha":
+            flat |= flatten(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, command and state of the source, of this process."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "folder": str(Path.cwd()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "versions": {name: _version(name) for name in RECORDED_VERSIONS},
+        "git": _git_state(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the source and whether it was changed; None outside a git checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _list(differences: dict[str, tuple[Any, Any]], side: int) -> str:
+    return ", ".join(f"{key}={values[side]}" for key, values in differences.items())
+
+
+def _free_name(root: Path) -> Path:
+    """``NAME.old-1``, or the first such name that is free."""
+    number = 1
+    while (name := root.with_name(f"{root.name}.old-{number}")).exists():
+        number += 1
+    return name

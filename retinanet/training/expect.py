@@ -1,0 +1,94 @@
+"""What the first step will show, from the settings alone: said before it, compared after it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# A background that outweighs the positives by more than this at the start drowns them. The
+# reverse is normal with few classes.
+MAX_BACKGROUND_RATIO = 20.0
+
+# How far the first measured loss may lie from the prediction: the head's random weights
+# spread the first logits a little around the prior's.
+FIRST_LOSS_TOLERANCE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLoss:
+    """Class loss of an untrained network, for each positive anchor."""
+
+    positives: float
+    background: float
+
+    @property
+    def total(self) -> float:
+        """Both sides."""
+        return self.positives + self.background
+
+    @property
+    def ratio(self) -> float:
+        """Background over positives; inf when alpha silences the positives."""
+        return self.background / self.positives if self.positives else math.inf
+
+
+def expected_class_loss(
+    alpha: float | Sequence[float] | None,
+    gamma: float,
+    prior: float,
+    *,
+    num_classes: int,
+    num_positives: float,
+    num_background: float,
+) -> ClassLoss:
+    """The class loss when every score is ``prior``, in closed form.
+
+    A y = 1 costs ``alpha (1 - pi)^gamma (-ln pi)``; a y = 0 costs
+    ``(1 - alpha) pi^gamma (-ln(1 - pi))``. A positive anchor has one y = 1 and K - 1 of y = 0, a
+    background anchor K of y = 0.
+
+    Args:
+        alpha: weight of y = 1; one for each class (taken as equally frequent); None: both 1.
+        gamma: focusing exponent.
+        prior: pi.
+        num_classes: K.
+        num_positives: anchors assigned to an object.
+        num_background: anchors assigned to background.
+
+    Returns:
+        Both sides divided by the number of positives, at least 1, as the loss is.
+    """
+    per_class = list(alpha) if isinstance(alpha, Sequence) else [alpha] * num_classes
+    ones = [1.0 if a is None else float(a) for a in per_class]
+    zeros = [1.0 if a is None else 1.0 - float(a) for a in per_class]
+    divisor = max(num_positives, 1.0)
+    y1 = sum(ones) / num_classes * (1 - prior) ** gamma * -math.log(prior)
+    y0 = sum(zeros) / num_classes * prior**gamma * -math.log1p(-prior)
+    num_zeros = num_positives * (num_classes - 1) + num_background * num_classes
+    return ClassLoss(num_positives * y1 / divisor, num_zeros * y0 / divisor)
+
+
+def balancing_prior(alpha: float | Sequence[float] | None, gamma: float, **counts: float) -> float:
+    """The largest pi at which background weighs no more than the positives at the start.
+
+    Args:
+        alpha: as in :func:`expected_class_loss`.
+        gamma: as there.
+        **counts: ``num_classes``, ``num_positives``, ``num_background`` as there.
+    """
+    low, high = -16.0, math.log10(0.5)
+    for _ in range(60):
+        middle = (low + high) / 2
+        ratio = expected_class_loss(alpha, gamma, 10**middle, **counts).ratio
+        low, high = (middle, high) if ratio < 1 else (low, middle)
+    return 10**low
+
+
+def balancing_alpha(loss: ClassLoss, alpha: float) -> float:
+    """The alpha at which both sides would weigh the same at the start.
+
+    Args:
+        loss: expected at ``alpha``.
+        alpha: in (0, 1).
+    """
+    odds = loss.ratio * alpha / (1 - alpha)
+    return odds / (1 + odds)

@@ -1,0 +1,218 @@
+"""One optimizer step, and the loop around it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from retinanet.data.batches import Batch
+from retinanet.losses import RetinaNetLoss
+from retinanet.matching import NEGATIVE, Match, Matcher
+from retinanet.model.retinanet import RetinaNet
+from retinanet.training.ema import WeightAverage
+from retinanet.training.schedule import Schedule
+
+AUTOCAST_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Background anchors drawn for the histogram of p_t; all of them are millions of numbers.
+P_T_SAMPLES = 20_000
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums on the device since the last row of the log; reading them is the only host sync."""
+
+    steps: int = 0
+    images: int = 0
+    image_ids: list[Tensor] = field(default_factory=list)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    grad_norm: Tensor | float = 0.0
+    positives: Tensor | float = 0.0
+    bad_steps: Tensor | float = 0.0
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add to one of the losses."""
+        self.losses[name] = self.losses.get(name, 0) + value.detach()
+
+
+class Trainer:
+    """Everything that a step changes, and the step."""
+
+    def __init__(
+        self,
+        model: RetinaNet,
+        matcher: Matcher,
+        loss: RetinaNetLoss,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        network: nn.Module | None = None,
+        ema: WeightAverage | None = None,
+        precision: str = "fp32",
+        max_grad_norm: float | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            model: trained in place, on its device.
+            matcher: assigns anchors to boxes.
+            loss: its divisors span the whole step.
+            optimizer: over the model's parameters, fused.
+            schedule: rate of every step.
+            network: ``model`` or DistributedDataParallel around it.
+            ema: average of the weights, updated after every step.
+            precision: of the forward pass: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (with a scaler).
+            max_grad_norm: gradients are clipped to this L2 norm; None: off.
+        """
+        self.model = model
+        self.matcher = matcher
+        self.loss = loss
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.network = model if network is None else network
+        self.ema = ema
+        self.precision = precision
+        self.max_grad_norm = float("inf") if max_grad_norm is None else max_grad_norm
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.totals = Totals()
+        self.step = 0
+
+    def run(self, steps: Iterable[list[Batch]], after_step: Callable[[], bool]) -> None:
+        """Make one optimizer step for each item of ``steps``.
+
+        Args:
+            steps: this rank's micro-batches of every step.
+            after_step: called after each; true ends the run.
+        """
+        self.network.train()
+        for micro_batches in steps:
+            self.one_step(micro_batches)
+            if after_step():
+                return
+
+    def one_step(self, micro_batches: list[Batch]) -> None:
+        """Match, predict, compare, differentiate, update: the algorithm in its order."""
+        batches = [batch.to(self.device) for batch in micro_batches]
+        # All micro-batches are matched first: the divisor counts positives of the whole step.
+        matches = [self.match(batch) for batch in batches]
+        divisors = self.loss.divisors(matches)
+
+        self.optimizer.zero_grad()
+        for i, (batch, match, divisor) in enumerate(zip(batches, matches, divisors, strict=True)):
+            with self._gradients_stay_here(i < len(batches) - 1):
+                losses = self.losses(batch, match, divisor)
+                self.scaler.scale(losses["class"] + losses["box"]).backward()
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+
+        self.schedule.apply(self.optimizer, self.step)
+        self._update_weights(grad_norm)
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        self._count(batches, matches, grad_norm)
+
+    def match(self, batch: Batch) -> Match:
+        """Assign the anchors of a batch; needs the sizes of the images only."""
+        anchors = self.model.anchors(*batch.images.shape[-2:], self.device)
+        return self.matcher(anchors, batch.boxes, batch.labels, batch.crowds)
+
+    def losses(self, batch: Batch, match: Match, divisor: Tensor) -> dict[str, Tensor]:
+        """Both losses of one micro-batch."""
+        with self._autocast():
+            logits, deltas, anchors = self.network(batch.images, batch.sizes)
+        losses = self.loss(logits, deltas, anchors, match, divisor)
+        for name, value in losses.items():
+            self.totals.add(name, value)
+        return losses
+
+    @torch.no_grad()
+    def p_t(self, batch: Batch) -> dict[str, Tensor]:
+        """Probability given to the truth, for positives and for a sample of background.
+
+        Args:
+            batch: on any device.
+
+        Returns:
+            ``{"positives": (P,), "background": (at most P_T_SAMPLES,)}`` in [0, 1], on the CPU.
+        """
+        batch = batch.to(self.device)
+        match = self.match(batch)
+        with self._autocast():
+            logits, _, _ = self.model(batch.images, batch.sizes)
+        scores = logits.float().sigmoid()  # (B, A, K)
+        positive = match.label >= 0
+        own = scores[positive].gather(1, match.label[positive][:, None])[:, 0]
+        background = 1 - scores[match.label == NEGATIVE].flatten()
+        stride = max(1, len(background) // P_T_SAMPLES)
+        return {"positives": own.cpu(), "background": background[::stride].cpu()}
+
+    def _update_weights(self, grad_norm: Tensor) -> None:
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            step_if_finite(self.optimizer, grad_norm)
+
+    def _count(self, batches: list[Batch], matches: list[Match], grad_norm: Tensor) -> None:
+        totals = self.totals
+        totals.steps += 1
+        totals.images += sum(len(batch.images) for batch in batches)
+        totals.image_ids += [batch.image_ids for batch in batches]
+        totals.grad_norm += grad_norm
+        totals.positives += sum((match.label >= 0).sum() for match in matches)
+        # With a scaler an overflow is ordinary: it halves the scale and goes on.
+        value = sum(totals.losses.values()) if self.scaler.is_enabled() else grad_norm
+        totals.bad_steps += ~value.isfinite()
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        dtype = AUTOCAST_TYPES[self.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32")
+
+    def _gradients_stay_here(self, more_follow: bool) -> contextlib.AbstractContextManager:
+        """DDP sums gradients over the ranks once a step, after the last micro-batch."""
+        no_sync = getattr(self.network, "no_sync", None)
+        return no_sync() if no_sync and more_follow else contextlib.nullcontext()
+
+    def state_dict(self) -> dict:
+        """All that a resumed run needs to go on exactly."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "loss": self.loss.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.model.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.loss.load_state_dict(state["loss"])
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
+    """Update the weights unless the gradient is infinite or NaN, decided on the device.
+
+    Fused optimizers skip everything, momentum and weight decay included, when ``found_inf`` is
+    1: the hook through which torch.amp.GradScaler speaks to them.
+
+    Args:
+        optimizer: fused SGD or AdamW.
+        grad_norm: () norm of all gradients.
+    """
+    optimizer.grad_scale = None
+    optimizer.found_inf = (~grad_norm.isfinite()).float()
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf
