@@ -99,7 +99,7 @@ class MobileNetTrunk(Trunk):
 
 
 class TinyTrunk(Trunk):
-    """Five stages of one residual block each, for CPUs and tests; about 1.2 M parameters."""
+    """Five stages of one residual block each, for CPUs and tests; about 2 M parameters."""
 
     WIDTHS = (16, 32, 64, 128, 256)
     stages = (("stem",), ("block2",), ("block3",), ("block4",), ("block5",))

@@ -116,7 +116,7 @@ class Trainer:
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, self.step)
-        self._count(batches, matches, grad_norm)
+        self._count([batch.image_ids for batch in micro_batches], matches, grad_norm)
 
     def match(self, batch: Batch) -> Match:
         """Assign the anchors of a batch; needs the sizes of the images only."""
@@ -160,11 +160,11 @@ class Trainer:
         else:
             step_if_finite(self.optimizer, grad_norm)
 
-    def _count(self, batches: list[Batch], matches: list[Match], grad_norm: Tensor) -> None:
+    def _count(self, image_ids: list[Tensor], matches: list[Match], grad_norm: Tensor) -> None:
         totals = self.totals
         totals.steps += 1
-        totals.images += sum(len(batch.images) for batch in batches)
-        totals.image_ids += [batch.image_ids for batch in batches]
+        totals.images += sum(map(len, image_ids))
+        totals.image_ids += image_ids
         totals.grad_norm += grad_norm
         totals.positives += sum((match.label >= 0).sum() for match in matches)
         # With a scaler an overflow is ordinary: it halves the scale and goes on.

@@ -1,0 +1,249 @@
+"""Settings become objects: the only place where the names of both meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retinanet import distributed
+from retinanet.config import DataConfig, TrainConfig
+from retinanet.data.coco import CocoData, check_same_classes, read_coco
+from retinanet.data.shapes import ensure_shapes
+from retinanet.data.transforms import Augment
+from retinanet.losses import RetinaNetLoss
+from retinanet.matching import Matcher
+from retinanet.model.anchors import AnchorGenerator
+from retinanet.model.retinanet import RetinaNet
+from retinanet.postprocess import Postprocess
+from retinanet.training.ema import WeightAverage
+from retinanet.training.loop import Trainer
+from retinanet.training.optim import build_optimizer, scaled_lr
+from retinanet.training.schedule import Schedule
+
+
+def build_data(data: DataConfig, split: str) -> CocoData:
+    """Read one split's annotations.
+
+    Args:
+        data: settings.
+        split: ``"train"`` or ``"val"``.
+
+    Raises:
+        ValueError: a path is not set, or the annotations are not usable.
+        FileNotFoundError: no such file.
+    """
+    if data.name == "shapes":
+        distributed.on_main(lambda: ensure_shapes(Path(data.root)))
+    paths = {}
+    for part in ("annotations", "images"):
+        value = getattr(data, f"{split}_{part}")
+        if value is None:
+            raise ValueError(f"data.{split}_{part} is not set; give its path (under data.root).")
+        paths[part] = Path(data.root or ".") / value
+    return read_coco(paths["annotations"], paths["images"])
+
+
+def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
+    """Both splits, with the same classes."""
+    train, val = build_data(data, "train"), build_data(data, "val")
+    check_same_classes(train, val)
+    return train, val
+
+
+def build_augment(settings: TrainConfig, *, train: bool) -> Augment:
+    """Resizing, and with ``train`` the random changes."""
+    data, augment = settings.data, settings.augment
+    return Augment(
+        min_size=data.min_size,
+        max_size=data.max_size,
+        flip=augment.flip,
+        min_sizes=augment.min_sizes,
+        scale=augment.scale,
+        color=augment.color,
+        train=train,
+    )
+
+
+def build_model(settings: TrainConfig, num_classes: int, *, load_later: bool = False) -> RetinaNet:
+    """The network; its random weights depend on the seed alone.
+
+    Args:
+        settings: of the run.
+        num_classes: K.
+        load_later: a state dict follows, so no weights are fetched.
+    """
+    model, anchors = settings.model, settings.anchors
+    torch.manual_seed(settings.seed)
+    return RetinaNet(
+        backbone=model.backbone,
+        num_classes=num_classes,
+        prior=model.prior,
+        weights=model.weights,
+        norm=model.norm,
+        head_norm=model.head_norm,
+        frozen_stages=model.frozen_stages,
+        fpn_channels=model.fpn_channels,
+        p6_from=model.p6_from,
+        relu_before_p7=model.relu_before_p7,
+        head_depth=model.head_depth,
+        head_channels=model.head_channels,
+        anchors=AnchorGenerator(
+            sizes=anchors.sizes,
+            scales=anchors.scales,
+            ratios=anchors.ratios,
+            offset=anchors.offset,
+        ),
+        load_later=load_later,
+    )
+
+
+def build_matcher(settings: TrainConfig) -> Matcher:
+    """Anchors to boxes."""
+    matching = settings.matching
+    return Matcher(
+        positive_iou=matching.positive_iou,
+        negative_iou=matching.negative_iou,
+        low_quality=matching.low_quality,
+        ignore_crowd=matching.ignore_crowd,
+        crowd_iof=matching.crowd_iof,
+    )
+
+
+def build_loss(settings: TrainConfig, class_names: Sequence[str]) -> RetinaNetLoss:
+    """Both losses of a step."""
+    loss = settings.loss
+    return RetinaNetLoss(
+        alpha=resolve_alpha(loss.alpha, class_names),
+        gamma=loss.gamma,
+        normalizer=loss.normalizer,
+        box=loss.box,
+        box_weight=loss.box_weight,
+        box_beta=loss.box_beta,
+    )
+
+
+def resolve_alpha(alpha: Any, class_names: Sequence[str]) -> float | list[float] | None:
+    """``loss.alpha`` for the classes at hand.
+
+    Args:
+        alpha: a number, None, a list with one number per class, or a map from class names to
+            numbers, complete or with an entry ``default``.
+        class_names: in the order of labels.
+
+    Returns:
+        A number, None, or K numbers in the order of labels.
+
+    Raises:
+        ValueError: a list of another length, an unknown name, a class without a number.
+    """
+    if alpha is None or isinstance(alpha, int | float):
+        return alpha
+    if isinstance(alpha, Sequence):
+        if len(alpha) != len(class_names):
+            raise ValueError(
+                f"loss.alpha has {len(alpha)} numbers for {len(class_names)} classes "
+                f"({', '.join(class_names)}); give one for each, in this order."
+            )
+        return [float(a) for a in alpha]
+    unknown = sorted(set(alpha) - set(class_names) - {"default"})
+    if unknown:
+        raise ValueError(
+            f"loss.alpha names {', '.join(unknown)}, which the data does not have; its classes "
+            f"are {', '.join(class_names)}."
+        )
+    missing = [name for name in class_names if name not in alpha]
+    if missing and "default" not in alpha:
+        raise ValueError(
+            f"loss.alpha has no value for {', '.join(missing)}; add them, or an entry 'default'."
+        )
+    return [float(alpha.get(name, alpha.get("default"))) for name in class_names]
+
+
+def build_postprocess(settings: TrainConfig) -> Postprocess:
+    """Logits and deltas to detections."""
+    post = settings.postprocess
+    return Postprocess(
+        score_threshold=post.score_threshold,
+        pre_nms=post.pre_nms,
+        nms_iou=post.nms_iou,
+        detections=post.detections,
+    )
+
+
+def build_trainer(
+    settings: TrainConfig,
+    model: RetinaNet,
+    class_names: Sequence[str],
+    *,
+    total_steps: int,
+    device: torch.device,
+) -> Trainer:
+    """Everything that a step changes.
+
+    Args:
+        settings: of the run.
+        model: moved to ``device``.
+        class_names: in the order of labels.
+        total_steps: length of the run.
+        device: of this rank.
+
+    Raises:
+        ValueError: settings that this device cannot serve.
+    """
+    check_device(settings, device)
+    model.to(device)
+    if settings.compile:
+        model.predict = torch.compile(model.predict)
+    optim, schedule = settings.optim, settings.schedule
+    lr = scaled_lr(optim.lr, optim.batch_size, optim.reference_batch)
+    return Trainer(
+        model,
+        build_matcher(settings),
+        build_loss(settings, class_names).to(device),
+        build_optimizer(
+            model,
+            name=optim.name,
+            lr=lr,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+            norm_weight_decay=optim.norm_weight_decay,
+            bias_weight_decay=optim.bias_weight_decay,
+        ),
+        Schedule(
+            lr=lr,
+            total_steps=total_steps,
+            warmup_steps=schedule.warmup_steps,
+            warmup_factor=schedule.warmup_factor,
+            decay=schedule.decay,
+            milestones=schedule.milestones,
+            decay_factor=schedule.decay_factor,
+        ),
+        network=distributed.wrap(model, device),
+        ema=None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay),
+        precision=settings.precision,
+        max_grad_norm=optim.max_grad_norm,
+    )
+
+
+def check_device(settings: TrainConfig, device: torch.device) -> None:
+    """Refuse settings that only a GPU, or another number of processes, can serve.
+
+    Raises:
+        ValueError: the setting and what to use instead.
+    """
+    if device.type == "cpu" and settings.precision == "fp16":
+        raise ValueError("precision=fp16 needs a GPU; on a CPU use precision=bf16 or fp32.")
+    if device.type == "cpu" and settings.model.norm == "sync":
+        raise ValueError(
+            "model.norm=sync needs GPUs (torch has it for CUDA only); use batch, group or frozen."
+        )
+    parts = settings.optim.accumulate * distributed.world_size()
+    if settings.optim.batch_size % parts:
+        raise ValueError(
+            f"optim.batch_size={settings.optim.batch_size} cannot be split over "
+            f"{distributed.world_size()} processes in optim.accumulate="
+            f"{settings.optim.accumulate} micro-batches; choose a multiple of {parts}."
+        )
