@@ -1,4 +1,4 @@
-"""The wheel must hold every module of the package, and nothing but the package.
+"""The wheel must hold every module and every settings file, and nothing else.
 
 python .ci/check_wheel.py dist/retinanet-*.whl
 """
@@ -13,9 +13,10 @@ def main() -> None:
     with zipfile.ZipFile(sys.argv[1]) as wheel:
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     source = {str(path) for path in Path("retinanet").rglob("*.py")}
+    source |= {f"retinanet/{path}" for path in Path("configs").rglob("*.yaml")}
     if packed != source:
-        sys.exit(f"{sys.argv[1]} differs from retinanet/: {sorted(packed ^ source)}")
-    print(f"{sys.argv[1]}: {len(packed)} modules")
+        sys.exit(f"{sys.argv[1]} differs from retinanet/ and configs/: {sorted(packed ^ source)}")
+    print(f"{sys.argv[1]}: {len(packed)} files")
 
 
 if __name__ == "__main__":

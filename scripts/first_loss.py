@@ -1,0 +1,88 @@
+"""What alpha, gamma and pi do to the first class loss: the tables of docs/focal_loss.md.
+
+Computed in closed form from an untrained network, in which every score is pi; nothing is
+trained. The defaults are COCO at 800 x 1344 pixels.
+"""
+
+import argparse
+
+from retinanet.training.expect import ClassLoss, expected_class_loss
+
+PRIORS = (0.5, 0.1, 0.01, 0.001)
+# gamma, the alpha that goes best with it, and its AP: Lin et al. 2017, table 1b.
+TABLE_1B = (
+    (0.0, 0.75, 31.1),
+    (0.1, 0.75, 31.4),
+    (0.2, 0.75, 31.9),
+    (0.5, 0.5, 32.9),
+    (1.0, 0.25, 33.7),
+    (2.0, 0.25, 34.0),
+    (5.0, 0.25, 32.2),
+)
+
+
+def main() -> None:
+    """Print both tables in Markdown."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--anchors", type=int, default=201_600, help="of all images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--positives", type=int, default=50, help="of these anchors (default: %(default)s)"
+    )
+    parser.add_argument("--classes", type=int, default=80, help="K (default: %(default)s)")
+    args = parser.parse_args()
+    if not 1 <= args.positives <= args.anchors or args.classes < 1:
+        parser.error("give at least one class and one positive, and no more positives than anchors")
+    print("\n".join(tables(args.anchors, args.positives, args.classes)))
+
+
+def tables(anchors: int, positives: int, classes: int) -> list[str]:
+    """Lines of both tables.
+
+    Args:
+        anchors: positives and background together.
+        positives: anchors assigned to an object.
+        classes: K.
+    """
+
+    def loss(alpha: float, gamma: float, prior: float) -> ClassLoss:
+        return expected_class_loss(
+            alpha,
+            gamma,
+            prior,
+            num_classes=classes,
+            num_positives=positives,
+            num_background=anchors - positives,
+        )
+
+    lines = ["| pi | y = 1 | y = 0 | first class loss |", "| ---: | ---: | ---: | ---: |"]
+    for prior in PRIORS:
+        first = loss(0.25, 2.0, prior)
+        lines.append(f"| {prior:g} | {_figures(first)} | {_figure(first.total)} |")
+    lines += [
+        "",
+        "| gamma | alpha | y = 1 | y = 0 | y = 0 / y = 1 | AP in the paper |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for gamma, alpha, ap in TABLE_1B:
+        first = loss(alpha, gamma, 0.01)
+        lines.append(
+            f"| {gamma:g} | {alpha:g} | {_figures(first)} | {_figure(first.ratio)} | {ap} |"
+        )
+    return lines
+
+
+def _figures(loss: ClassLoss) -> str:
+    return f"{_figure(loss.positives)} | {_figure(loss.background)}"
+
+
+def _figure(value: float) -> str:
+    """Three significant digits, in full."""
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
+if __name__ == "__main__":
+    main()
