@@ -1,0 +1,317 @@
+"""Which images make a batch, and the loader that makes it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from retinanet.config import check
+from retinanet.data import draws
+from retinanet.data.coco import CocoData
+from retinanet.data.samples import Sample, Samples
+from retinanet.data.transforms import Augment
+
+logger = logging.getLogger(__name__)
+
+# Stride of P7. Padded sizes are multiples, so that every level's cells cover the image exactly.
+DIVISOR = 128
+
+# Label where a row of boxes is padding.
+NO_BOX = -1
+
+# With data.on_bad_image=skip a run stops when more than this share of its images is bad: then
+# the folder is wrong, not a few files.
+MAX_BAD_SHARE = 0.1
+
+
+class Batch(NamedTuple):
+    """Images of one padded size with their boxes."""
+
+    images: Tensor  # (B, 3, H, W) uint8 RGB, zeros at right and bottom; channels last in memory
+    sizes: Tensor  # (B, 2) int64 valid height, width
+    boxes: Tensor  # (B, G, 4) float32, zeros where there are fewer than G
+    labels: Tensor  # (B, G) int64, NO_BOX there
+    crowds: Tensor  # (B, C, 4) float32, zeros where there are fewer than C
+    image_ids: Tensor  # (B,) int64
+    original_sizes: Tensor  # (B, 2) int64 height, width of the files
+    replaced: tuple[str, ...] = ()  # why images were replaced, one message each
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on another device."""
+        tensors = (tensor.to(device, non_blocking=non_blocking) for tensor in self[:-1])
+        return Batch(*tensors, self.replaced)
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a GPU reads without waiting."""
+        return Batch(*(tensor.pin_memory() for tensor in self[:-1]), self.replaced)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A batch that is to be made."""
+
+    epoch: int
+    indices: tuple[int, ...]  # of images in CocoData
+    padded: tuple[int, int]  # H, W
+
+
+def train_plan(
+    data: CocoData,
+    augment: Augment,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    accumulate: int,
+    rank: int,
+    world_size: int,
+    keep_empty: bool,
+) -> list[list[Request]]:
+    """One epoch for one rank.
+
+    The images are shuffled by (seed, epoch, image id). Those beyond a multiple of
+    ``batch_size`` are left out, other ones in each epoch and every image with the same
+    probability; with fewer images than that, images repeat to make one step. Landscape images
+    come together, and so do portrait images; at most one step mixes them. Each step has one
+    padded size, on every rank and in every micro-batch.
+
+    Which images make step i depends on the data, ``seed``, ``epoch``, ``batch_size`` and
+    ``keep_empty`` alone; ranks and micro-batches share them out.
+
+    Args:
+        data: the training set.
+        augment: decides the size of every sample.
+        seed: of the run.
+        epoch: from 0.
+        batch_size: images of one step over all ranks and micro-batches.
+        accumulate: micro-batches of a step.
+        rank: of this process.
+        world_size: number of processes.
+        keep_empty: also images without a box.
+
+    Returns:
+        The micro-batches of every step.
+
+    Raises:
+        ValueError: no image is left, or ``batch_size`` cannot be shared out.
+    """
+    parts = accumulate * world_size
+    if batch_size % parts:
+        raise ValueError(
+            f"optim.batch_size={batch_size} cannot be shared out equally over {world_size} "
+            f"rank(s) with optim.accumulate={accumulate}; make it a multiple of {parts}."
+        )
+    steps = _steps(data, seed, epoch, batch_size, keep_empty)  # (steps, batch_size)
+    geometries = augment.plan_all(data.sizes, seed, epoch, data.image_ids)
+    padded = _padded(geometries.window[steps, 2:].max(axis=1)).tolist()
+    mine = steps.reshape(len(steps), accumulate, world_size, -1)[:, :, rank].tolist()
+    return [
+        [Request(epoch, tuple(indices), (H, W)) for indices in step]
+        for step, (H, W) in zip(mine, padded, strict=True)
+    ]
+
+
+def _steps(data: CocoData, seed: int, epoch: int, batch_size: int, keep_empty: bool) -> np.ndarray:
+    """(steps, batch_size) indices of images."""
+    images = np.arange(len(data)) if keep_empty else np.flatnonzero(data.num_boxes())
+    if not len(images):
+        raise ValueError(
+            f"{data.path} has no image with a box to train on; set data.keep_empty=true to train "
+            f"on images without boxes, or check the annotations."
+        )
+    keys = draws.uniform(seed, epoch, data.image_ids[images], draws.ORDER)
+    images = images[np.argsort(keys, kind="stable")]
+    images = np.resize(images, max(len(images) // batch_size, 1) * batch_size)
+    # Stable: within landscape and within portrait the images stay shuffled.
+    portrait = data.sizes[images, 0] > data.sizes[images, 1]
+    steps = images[np.argsort(portrait, kind="stable")].reshape(-1, batch_size)
+    keys = draws.uniform(seed, epoch, np.arange(len(steps)), draws.STEPS)
+    return steps[np.argsort(keys, kind="stable")]
+
+
+def _padded(sizes: np.ndarray) -> np.ndarray:
+    """Sizes rounded up to multiples of ``DIVISOR``."""
+    return -(-sizes // DIVISOR) * DIVISOR
+
+
+def eval_plan(
+    data: CocoData, augment: Augment, *, batch_size: int, max_images: int | None = None
+) -> list[Request]:
+    """Batches that hold each image once, of one padded size each, the largest first.
+
+    Args:
+        data: the set to evaluate.
+        augment: one made with ``train=False``.
+        batch_size: images at most.
+        max_images: only the first images of the file; None: all.
+    """
+    count = len(data) if max_images is None else min(max_images, len(data))
+    geometries = augment.plan_all(data.sizes[:count], 0, 0, data.image_ids[:count])
+    padded = _padded(geometries.window[:, 2:])
+    shapes, group = np.unique(padded, axis=0, return_inverse=True)
+    requests = []
+    for number in np.argsort(-shapes.prod(axis=1), kind="stable"):
+        members = np.flatnonzero(group.reshape(-1) == number).tolist()
+        H, W = shapes[number].tolist()
+        requests += [
+            Request(0, tuple(members[start : start + batch_size]), (H, W))
+            for start in range(0, len(members), batch_size)
+        ]
+    return requests
+
+
+class Batches(Dataset):
+    """Makes the batch of a request, in whatever process it is asked."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, request: Request) -> Batch | Exception:
+        """The batch; or the user's mistake that prevents it, for :class:`Loader` to raise.
+
+        Raised in a worker it would reach the user as a traceback in a traceback.
+        """
+        replaced: list[str] = []
+        try:
+            samples = [
+                self.samples.read(index, request.epoch, request.padded, replaced)
+                for index in request.indices
+            ]
+        except (ValueError, OSError) as error:
+            return error.with_traceback(None)
+        return _pad(samples, request.padded, self.samples.data, tuple(replaced))
+
+
+def _pad(
+    samples: Sequence[Sample], padded: tuple[int, int], data: CocoData, replaced: tuple[str, ...]
+) -> Batch:
+    """Samples -> batch."""
+    B, (H, W) = len(samples), padded
+    G = max(len(sample.boxes) for sample in samples)
+    C = max(len(sample.crowds) for sample in samples)
+    images = torch.zeros(B, H, W, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # (B, 3, H, W)
+    boxes, crowds = torch.zeros(B, G, 4), torch.zeros(B, C, 4)
+    labels = torch.full((B, G), NO_BOX)
+    for i, sample in enumerate(samples):
+        _, height, width = sample.image.shape
+        images[i, :, :height, :width] = sample.image
+        boxes[i, : len(sample.boxes)] = sample.boxes
+        labels[i, : len(sample.labels)] = sample.labels
+        crowds[i, : len(sample.crowds)] = sample.crowds
+    indices = [sample.index for sample in samples]
+    return Batch(
+        images=images,
+        sizes=torch.tensor([sample.image.shape[1:] for sample in samples]),
+        boxes=boxes,
+        labels=labels,
+        crowds=crowds,
+        image_ids=torch.from_numpy(data.image_ids[indices]),
+        original_sizes=torch.from_numpy(data.sizes[indices].astype(np.int64)),
+        replaced=replaced,
+    )
+
+
+class Loader:
+    """Batches in the order of their requests, whatever the number of workers.
+
+    ``bad`` holds the message of every unreadable image that was replaced so far.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        requests: Iterable[Request],
+        workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self.bad: set[str] = set()
+        self._num_images = len(samples.data)
+        self._requests = requests
+        self._loader = DataLoader(
+            Batches(samples),
+            batch_size=None,
+            sampler=requests,
+            num_workers=workers,
+            collate_fn=_as_is,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            # An own generator: the loader would draw from the global one, and change what the
+            # training draws after a restart.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Make the batches.
+
+        Raises:
+            ValueError: an image is unreadable or of another size than the file says, or too many
+                were replaced.
+            FileNotFoundError: an image does not exist.
+        """
+        for batch in self._loader:
+            if isinstance(batch, Exception):
+                raise batch
+            self._count(batch.replaced)
+            yield batch
+
+    def _count(self, messages: Sequence[str]) -> None:
+        """Warn once of every bad image, and stop when there are too many."""
+        for message in messages:
+            if message not in self.bad:
+                self.bad.add(message)
+                logger.warning("%s Another image takes its place.", message)
+        if len(self.bad) > max(1, MAX_BAD_SHARE * self._num_images):
+            raise ValueError(
+                f"{len(self.bad)} of {self._num_images} images are unreadable, more than "
+                f"{MAX_BAD_SHARE:.0%}; the last: {messages[-1]} Check the image folder."
+            )
+
+
+def make_loader(
+    data: CocoData,
+    augment: Augment,
+    requests: Iterable[Request],
+    *,
+    seed: int,
+    workers: int,
+    on_bad_image: str,
+    pin_memory: bool,
+) -> Loader:
+    """A loader of the batches that are requested.
+
+    To continue in mid-epoch, leave out the requests already used.
+
+    Args:
+        data: where images and boxes come from.
+        augment: what happens to them.
+        requests: from :func:`train_plan` or :func:`eval_plan`; several epochs may follow on each
+            other.
+        seed: of the run, as given to the plan.
+        workers: processes; 0 for none.
+        on_bad_image: ``stop`` or ``skip``.
+        pin_memory: for a GPU.
+    """
+    check("data.workers", workers)
+    return Loader(Samples(data, augment, seed, on_bad_image), requests, workers, pin_memory)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    """Leave signals to the main process: it tells its workers when to end."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,0 +1,254 @@
+"""Resize, crop, flip and recolor an image together with its boxes.
+
+Pixels stay uint8, boxes are float32. What is random about a sample is drawn before its pixels
+are touched, for a whole epoch at once, so that the size of every batch is known beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from retinanet.config import check
+from retinanet.data import draws
+
+# Smaller boxes show no object, and a box without width makes encode_boxes divide by zero.
+MIN_BOX_SIDE = 1.0
+
+
+def resized_sizes(sizes: np.ndarray, min_sizes: np.ndarray | int, max_size: int) -> np.ndarray:
+    """Sizes at which shorter sides measure ``min_sizes``, or longer ones ``max_size`` if less.
+
+    Args:
+        sizes: (N, 2) height, width, pixels.
+        min_sizes: (N,) or one number, pixels.
+        max_size: pixels.
+
+    Returns:
+        (N, 2) int64, rounded half up, at least 1.
+
+    Source: detectron2, ``ResizeShortestEdge.get_output_shape``, in the same order of operations
+    so that it rounds alike.
+    """
+    sides = np.asarray(sizes, dtype=np.float64)
+    resized = sides * (min_sizes / sides.min(axis=1))[:, None]
+    # The shorter side is the number asked for, not a product that may round below it.
+    shorter = sides == sides.min(axis=1, keepdims=True)
+    resized = np.where(
+        shorter, np.broadcast_to(np.reshape(min_sizes, (-1, 1)), sides.shape), resized
+    )
+    longest = resized.max(axis=1)
+    fitted = resized * (max_size / longest)[:, None]
+    resized = np.where((longest > max_size)[:, None], fitted, resized)
+    return np.maximum((resized + 0.5).astype(np.int64), 1)
+
+
+def resized_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """Height and width of one image after :func:`resized_sizes`."""
+    h, w = resized_sizes(np.array([[height, width]]), min_size, max_size)[0].tolist()
+    return h, w
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) uint8 -> (3, *size): bilinear, antialiased, uint8 throughout.
+
+    Equal to Pillow's to one level in 255.
+    """
+    if tuple(image.shape[1:]) == tuple(size):
+        return image
+    return TF.resize(image, list(size), antialias=True)
+
+
+def crop(image: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+    """The part of an image inside (top, left, height, width)."""
+    top, left, height, width = window
+    return image[:, top : top + height, left : left + width]
+
+
+def recolor(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+    """Change the colors of a uint8 image by three factors, 1 for no change."""
+    image = TF.adjust_brightness(image, brightness)
+    image = TF.adjust_contrast(image, contrast)
+    return TF.adjust_saturation(image, saturation)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where the pixels of one sample go, drawn without touching them."""
+
+    size: tuple[int, int]  # height, width after resizing
+    crop: tuple[int, int, int, int] | None  # top, left, height, width in the resized image
+    flip: bool  # left to right, last
+
+    @property
+    def valid(self) -> tuple[int, int]:
+        """Height and width of the sample."""
+        return self.size if self.crop is None else self.crop[2:]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometries:
+    """:class:`Geometry` of N samples, as arrays."""
+
+    size: np.ndarray  # (N, 2) int64
+    window: np.ndarray  # (N, 4) int64 top, left, height, width; all of the image where not cropped
+    flip: np.ndarray  # (N,) bool
+
+    def __getitem__(self, index: int) -> Geometry:
+        """One of them."""
+        size = tuple(self.size[index].tolist())
+        window = tuple(self.window[index].tolist())
+        return Geometry(size, None if window[2:] == size else window, bool(self.flip[index]))
+
+
+class Augment:
+    """Resizing for evaluation; flips, scale jitter and colors besides for training.
+
+    Every draw is a function of (seed, epoch, image id).
+
+    Args:
+        min_size: shorter side after resizing, pixels.
+        max_size: the longer side is never resized above this, pixels (but by ``scale``).
+        flip: probability of a left-right flip.
+        min_sizes: shorter sides to draw from instead of ``min_size``.
+        scale: [low, high], factor on the resized size; where the image grows beyond that size,
+            a random part of that size is cut out. Source: Ghiasi et al. 2021, arXiv:2012.07177.
+        color: brightness, contrast and saturation are multiplied by factors in
+            [1 - color, 1 + color].
+        train: false switches everything random off.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_size: int,
+        max_size: int,
+        flip: float = 0.0,
+        min_sizes: Sequence[int] | None = None,
+        scale: Sequence[float] | None = None,
+        color: float = 0.0,
+        train: bool = False,
+    ) -> None:
+        check("data.min_size", min_size)
+        check("data.max_size", max_size)
+        check("augment.flip", flip)
+        check("augment.min_sizes", min_sizes)
+        check("augment.scale", scale)
+        check("augment.color", color)
+        self.max_size = max_size
+        self.min_sizes = np.array(min_sizes if train and min_sizes else [min_size])
+        self.flip = flip if train else 0.0
+        self.scale = tuple(scale) if train and scale else None
+        self.color = color if train else 0.0
+        self.train = train
+
+    def plan_all(
+        self, sizes: np.ndarray, seed: int, epoch: int, image_ids: np.ndarray
+    ) -> Geometries:
+        """Geometry of every image in one epoch.
+
+        Args:
+            sizes: (N, 2) height, width of the files.
+            seed: of the run.
+            epoch: pass over the data.
+            image_ids: (N,).
+        """
+
+        def draw(purpose: int) -> np.ndarray:
+            return draws.uniform(seed, epoch, image_ids, purpose)
+
+        min_sizes = self.min_sizes[(draw(draws.SIZE) * len(self.min_sizes)).astype(np.int64)]
+        size = fitting = resized_sizes(sizes, min_sizes, self.max_size)
+        corner = np.zeros_like(size)
+        if self.scale is not None:
+            low, high = self.scale
+            factor = low + (high - low) * draw(draws.SCALE)
+            size = np.maximum((fitting * factor[:, None] + 0.5).astype(np.int64), 1)
+            fitting = np.minimum(size, fitting)
+            place = np.stack([draw(draws.TOP), draw(draws.LEFT)], axis=1)
+            corner = (place * (size - fitting + 1)).astype(np.int64)
+        window = np.concatenate([corner, fitting], axis=1)
+        return Geometries(size, window, draw(draws.FLIP) < self.flip)
+
+    def plan(self, height: int, width: int, seed: int, epoch: int, image_id: int) -> Geometry:
+        """Geometry of one image: row of :meth:`plan_all`."""
+        return self.plan_all(np.array([[height, width]]), seed, epoch, np.array([image_id]))[0]
+
+    def __call__(
+        self,
+        image: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        crowds: Tensor,
+        geometry: Geometry,
+        seed: int,
+        epoch: int,
+        image_id: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One sample as the model is to see it.
+
+        Args:
+            image: (3, H, W) uint8.
+            boxes: (G, 4) pixels of ``image``.
+            labels: (G,).
+            crowds: (C, 4) pixels of ``image``.
+            geometry: from :meth:`plan`.
+            seed: as given to :meth:`plan`, here for the colors.
+            epoch: likewise.
+            image_id: likewise.
+
+        Returns:
+            The four, transformed. Boxes are clipped to the image, and those with a side below
+            ``MIN_BOX_SIDE`` are left away with their labels.
+        """
+        _, H, W = image.shape
+        image = resize(image, geometry.size)
+        if geometry.crop is not None:
+            image = crop(image, geometry.crop)
+        if geometry.flip:
+            image = image.flip(-1)
+        if self.color:
+            image = recolor(image, *self._color_factors(seed, epoch, image_id))
+
+        boxes, kept = transform_boxes(boxes, (H, W), geometry)
+        crowds, _ = transform_boxes(crowds, (H, W), geometry)
+        return image, boxes, labels[kept], crowds
+
+    def _color_factors(self, seed: int, epoch: int, image_id: int) -> list[float]:
+        """Brightness, contrast, saturation."""
+        return [
+            1 + self.color * (2 * float(draws.uniform(seed, epoch, np.array([image_id]), p)[0]) - 1)
+            for p in (draws.BRIGHTNESS, draws.CONTRAST, draws.SATURATION)
+        ]
+
+
+def transform_boxes(
+    boxes: Tensor, size: tuple[int, int], geometry: Geometry
+) -> tuple[Tensor, Tensor]:
+    """Move boxes as the pixels move.
+
+    Args:
+        boxes: (G, 4) pixels of an image of ``size``.
+        size: height, width before resizing.
+        geometry: what happens to the image.
+
+    Returns:
+        The boxes with both sides at least ``MIN_BOX_SIDE``, clipped, and (G,) bool telling which
+        of the given ones they are.
+    """
+    height, width = geometry.valid
+    top, left = (0, 0) if geometry.crop is None else geometry.crop[:2]
+    scale_y, scale_x = geometry.size[0] / size[0], geometry.size[1] / size[1]
+    boxes = boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    boxes = boxes - boxes.new_tensor([left, top, left, top])
+    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    if geometry.flip:
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        boxes = torch.stack([width - x2, y1, width - x1, y2], dim=-1)
+    kept = (boxes[:, 2:] - boxes[:, :2] >= MIN_BOX_SIDE).all(-1)
+    return boxes[kept], kept
