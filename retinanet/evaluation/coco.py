@@ -1,0 +1,248 @@
+"""COCO's average precision and recall, by pycocotools or faster-coco-eval."""
+
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from retinanet.config import check
+from retinanet.data.coco import CocoData
+from retinanet.evaluation.detect import DetectionArrays
+
+
+class Number(NamedTuple):
+    """One of COCO's twelve numbers: what it is the mean of, and its words in the report."""
+
+    mean_of: str  # "precision" or "recall"
+    threshold: int | slice  # index of the IoU threshold, 0.50 to 0.95 in steps of 0.05
+    area: int  # index of the size of objects: all, small, medium, large
+    max_dets: int  # index into evaluation.max_dets
+
+
+ALL_IOUS = slice(None)
+ALL_CLASSES = slice(None)
+SIZES = ("all", "small", "medium", "large")
+NUMBERS = {
+    "AP": Number("precision", ALL_IOUS, 0, 2),
+    "AP50": Number("precision", 0, 0, 2),
+    "AP75": Number("precision", 5, 0, 2),
+    "APs": Number("precision", ALL_IOUS, 1, 2),
+    "APm": Number("precision", ALL_IOUS, 2, 2),
+    "APl": Number("precision", ALL_IOUS, 3, 2),
+    "AR1": Number("recall", ALL_IOUS, 0, 0),
+    "AR10": Number("recall", ALL_IOUS, 0, 1),
+    "AR100": Number("recall", ALL_IOUS, 0, 2),
+    "ARs": Number("recall", ALL_IOUS, 1, 2),
+    "ARm": Number("recall", ALL_IOUS, 2, 2),
+    "ARl": Number("recall", ALL_IOUS, 3, 2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResult:
+    """One category; what has no ground truth is None."""
+
+    name: str
+    category_id: int
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    AR100: float | None  # with max_dets[2] detections
+    num_gt: int  # without crowds
+    num_detections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the evaluator says about one set of images."""
+
+    metrics: dict[str, float | None]  # the twelve NUMBERS, fractions; None where undefined
+    per_class: list[ClassResult]  # by label
+    precision: np.ndarray  # (10, 101, K): IoU 0.50 to 0.95, recall 0 to 1; nan: no ground truth
+    backend: str
+    max_dets: tuple[int, int, int]
+    num_images: int
+    num_gt: int
+    num_detections: int
+    num_over_max_dets: int  # images with more than max_dets[2] detections of one class
+
+
+def evaluate(
+    data: CocoData,
+    detections: DetectionArrays,
+    image_ids: Sequence[int] | np.ndarray,
+    backend: str = "faster",
+    max_dets: Sequence[int] = (1, 10, 100),
+) -> Evaluation:
+    """Score detections against the ground truth of the images that were evaluated.
+
+    The numbers are those of pycocotools on the annotation file itself: boxes, areas and crowd
+    flags go to the evaluator unaltered, and only annotation ids are given anew.
+
+    Args:
+        data: the ground truth.
+        detections: what was found; no images but ``image_ids``.
+        image_ids: every image that was looked at, also those without detections.
+        backend: ``"pycocotools"`` or ``"faster"``; both give the same numbers.
+        max_dets: best detections of a class in an image that AR1, AR10 and everything else see.
+
+    Raises:
+        ValueError: data without annotations, unknown image ids, settings out of range.
+    """
+    check("evaluation.backend", backend)
+    check("evaluation.max_dets", list(max_dets))
+    if not data.annotated:
+        raise ValueError(f"{data.path} has no annotations; its detections cannot be scored.")
+    image_ids = np.unique(np.asarray(image_ids, dtype=np.int64))
+    rows = _rows_of(data, image_ids)
+    run = _run_faster if backend == "faster" else _run_pycocotools
+    precision, recall = run(
+        _ground_truth(data, image_ids, rows), _results(data, detections, image_ids), list(max_dets)
+    )
+    num_gt = np.bincount(data.labels[rows][~data.crowd[rows]], minlength=len(data.category_ids))
+    curves = precision[:, :, :, 0, 2]  # (10, 101, K)
+    return Evaluation(
+        metrics={name: _number(precision, recall, number) for name, number in NUMBERS.items()},
+        per_class=_per_class(data, detections, precision, recall, num_gt),
+        precision=np.where(curves > -1, curves, np.nan),
+        backend=backend,
+        max_dets=tuple(max_dets),
+        num_images=len(image_ids),
+        num_gt=int(num_gt.sum()),
+        num_detections=len(detections),
+        num_over_max_dets=_count_over(detections, max_dets[2]),
+    )
+
+
+def _rows_of(data: CocoData, image_ids: np.ndarray) -> np.ndarray:
+    """Annotations of some images, in the order of the file within an image."""
+    unknown = np.setdiff1d(image_ids, data.image_ids)
+    if len(unknown):
+        raise ValueError(f"images {unknown[:10].tolist()} are not in {data.path}.")
+    return np.flatnonzero(np.isin(data.image_ids.repeat(np.diff(data.first)), image_ids))
+
+
+def _ground_truth(data: CocoData, image_ids: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """COCO's dict for some images of a data set and their annotations."""
+    columns = {
+        # From 1: pycocotools takes a match with annotation 0 for no match.
+        "id": range(1, len(rows) + 1),
+        "image_id": data.image_ids.repeat(np.diff(data.first))[rows].tolist(),
+        "category_id": np.array(data.category_ids)[data.labels[rows]].tolist(),
+        "bbox": data.bbox[rows].tolist(),
+        "area": data.area[rows].tolist(),
+        "iscrowd": data.crowd[rows].astype(int).tolist(),
+    }
+    categories = zip(data.category_ids, data.category_names, strict=True)
+    return {
+        "images": [{"id": image_id} for image_id in image_ids.tolist()],
+        "categories": [{"id": number, "name": name} for number, name in categories],
+        "annotations": _records(columns),
+    }
+
+
+def _results(
+    data: CocoData, detections: DetectionArrays, image_ids: np.ndarray
+) -> list[dict[str, Any]]:
+    """Detections as the evaluators' ``loadRes`` would make them, without its copies."""
+    assert np.isin(detections.image_ids, image_ids).all(), "detections of an image not evaluated"
+    assert np.isfinite(detections.scores).all(), "scores must be finite"
+    columns = {
+        "id": range(1, len(detections) + 1),
+        "image_id": detections.image_ids.tolist(),
+        "category_id": np.array(data.category_ids)[detections.labels].tolist(),
+        "bbox": detections.boxes.tolist(),
+        "area": detections.boxes[:, 2:].prod(axis=1).tolist(),
+        "iscrowd": [0] * len(detections),
+        "score": detections.scores.tolist(),
+    }
+    return _records(columns)
+
+
+def _records(columns: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Columns of equal length as a list of dicts."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _run_pycocotools(
+    truth: dict[str, Any], results: list[dict[str, Any]], max_dets: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (T, R, K, 4, 3) and recall (T, K, 4, 3), -1 where undefined."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with redirect_stdout(io.StringIO()):  # it prints its progress
+        pair = COCO(), COCO()
+        for coco, annotations in zip(pair, (truth["annotations"], results), strict=True):
+            coco.dataset = truth | {"annotations": annotations}
+            coco.createIndex()
+        evaluator = COCOeval(*pair, iouType="bbox")
+        evaluator.params.maxDets = max_dets
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator.eval["precision"], evaluator.eval["recall"]
+
+
+def _run_faster(
+    truth: dict[str, Any], results: list[dict[str, Any]], max_dets: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same from faster-coco-eval's C++."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    pair = COCO(print_function=_silent), COCO(print_function=_silent)
+    for coco, annotations in zip(pair, (truth["annotations"], results), strict=True):
+        coco.dataset = truth | {"annotations": annotations}
+        coco.createIndex()
+    evaluator = COCOeval_faster(*pair, iouType="bbox", print_function=_silent)
+    evaluator.params.maxDets = max_dets
+    evaluator.evaluate()
+    evaluator.accumulate()
+    return evaluator.eval["precision"], evaluator.eval["recall"]
+
+
+def _silent(*_: object) -> None:
+    """Print nothing."""
+
+
+def _number(
+    precision: np.ndarray, recall: np.ndarray, number: Number, label: int | slice = ALL_CLASSES
+) -> float | None:
+    """Mean over what is defined, of all classes or of one; None when nothing is."""
+    if number.mean_of == "precision":
+        values = precision[number.threshold, :, label, number.area, number.max_dets]
+    else:
+        values = recall[number.threshold, label, number.area, number.max_dets]
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None
+
+
+def _per_class(
+    data: CocoData,
+    detections: DetectionArrays,
+    precision: np.ndarray,
+    recall: np.ndarray,
+    num_gt: np.ndarray,
+) -> list[ClassResult]:
+    """One row for each category, by label."""
+    num_detections = np.bincount(detections.labels, minlength=len(num_gt))
+    rows = []
+    for label, name in enumerate(data.category_names):
+        numbers = {
+            key: _number(precision, recall, NUMBERS[key], label)
+            for key in ("AP", "AP50", "AP75", "AR100")
+        }
+        counts = {"num_gt": int(num_gt[label]), "num_detections": int(num_detections[label])}
+        rows.append(
+            ClassResult(name=name, category_id=data.category_ids[label], **numbers, **counts)
+        )
+    return rows
+
+
+def _count_over(detections: DetectionArrays, limit: int) -> int:
+    """Images with more than ``limit`` detections of one class: COCO does not see the rest."""
+    pairs = np.stack([detections.image_ids, detections.labels], axis=1)
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    return len(np.unique(pairs[counts > limit, 0]))

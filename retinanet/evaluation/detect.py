@@ -1,0 +1,158 @@
+"""Run the model over a data set and collect what it finds, in pixels of the image files."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from retinanet.data.batches import Batch
+from retinanet.devices import autocast
+from retinanet.distributed import gather_objects, is_main
+from retinanet.postprocess import Detections, Postprocess, to_original
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionArrays:
+    """Everything found in a set of images, sorted by image id, then score, best first."""
+
+    image_ids: np.ndarray  # (D,) int64
+    boxes: np.ndarray  # (D, 4) float64 x, y, width, height in pixels of the file
+    scores: np.ndarray  # (D,) float64
+    labels: np.ndarray  # (D,) int64 in [0, K)
+    evaluated: np.ndarray  # (N,) int64, increasing: the images looked at, also without a row
+    num_capped: int  # images with as many detections as postprocess.detections allows
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+_NOTHING = DetectionArrays(
+    image_ids=np.zeros(0, np.int64),
+    boxes=np.zeros((0, 4)),
+    scores=np.zeros(0),
+    labels=np.zeros(0, np.int64),
+    evaluated=np.zeros(0, np.int64),
+    num_capped=0,
+)
+
+
+def detect(
+    model: nn.Module,
+    postprocess: Postprocess,
+    loader: Iterable[Batch],
+    device: torch.device,
+    precision: str,
+    progress: bool = False,
+) -> DetectionArrays:
+    """Detections of the images of all ranks' loaders; every rank must call this.
+
+    Args:
+        model: a :class:`retinanet.model.RetinaNet` on ``device``. It runs in eval mode and is
+            left in the mode it came in.
+        postprocess: threshold, NMS and caps.
+        loader: this rank's share of the images.
+        device: where the batches go.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; of the forward pass only.
+        progress: show a bar with images/s on rank 0.
+
+    Returns:
+        The detections of all ranks, the same on every rank.
+
+    Raises:
+        FloatingPointError: the model's output is not a number.
+        ValueError: an image came twice.
+    """
+    training = model.training
+    model.eval()
+    parts = []
+    try:
+        for batch in _with_bar(loader, progress and is_main()):
+            parts.append(detect_batch(model, postprocess, batch.to(device), precision))
+    finally:
+        model.train(training)
+    return merge(gather_objects(merge(parts)))
+
+
+@torch.inference_mode()
+def detect_batch(
+    model: nn.Module, postprocess: Postprocess, batch: Batch, precision: str
+) -> DetectionArrays:
+    """Detections of one batch that is on the model's device already.
+
+    Raises:
+        FloatingPointError: the model's output is not a number.
+    """
+    with autocast(batch.images.device, precision):
+        logits, deltas, anchors = model(batch.images, batch.sizes)
+    undefined = logits.amax(dim=(1, 2)).isnan()  # (B,)
+    if undefined.any():
+        raise FloatingPointError(
+            f"the model gives nan as logits of images {batch.image_ids[undefined].tolist()}; its "
+            f"weights are not finite, or precision={precision} overflows: try precision=fp32."
+        )
+    level_sizes = model.level_sizes(*batch.images.shape[-2:])
+    found = postprocess(logits, deltas, anchors, batch.sizes, level_sizes)
+    found = [
+        to_original(*image) for image in zip(found, batch.sizes, batch.original_sizes, strict=True)
+    ]
+    return _arrays(found, batch.image_ids, postprocess.detections)
+
+
+def merge(parts: Sequence[DetectionArrays]) -> DetectionArrays:
+    """Several sets of images as one, sorted.
+
+    Raises:
+        ValueError: an image is in two of them.
+    """
+    parts = [_NOTHING, *parts]  # a rank may have no image at all
+    evaluated, count = np.unique(np.concatenate([p.evaluated for p in parts]), return_counts=True)
+    if (count > 1).any():
+        raise ValueError(
+            f"images {evaluated[count > 1][:10].tolist()} were evaluated twice; each must come "
+            f"from one rank and one batch."
+        )
+    image_ids = np.concatenate([part.image_ids for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    # Stable: equal scores stay in the order of the model, whatever the number of ranks.
+    order = np.lexsort((-scores, image_ids))
+    return DetectionArrays(
+        image_ids=image_ids[order],
+        boxes=np.concatenate([part.boxes for part in parts])[order],
+        scores=scores[order],
+        labels=np.concatenate([part.labels for part in parts])[order],
+        evaluated=evaluated,
+        num_capped=sum(part.num_capped for part in parts),
+    )
+
+
+def _arrays(found: Sequence[Detections], image_ids: Tensor, cap: int) -> DetectionArrays:
+    """Detections of one batch as arrays on the CPU."""
+    counts = [len(image.scores) for image in found]
+    image_ids = image_ids.cpu().numpy()
+    boxes, scores, labels = (torch.cat(field).cpu().numpy() for field in zip(*found, strict=True))
+    boxes = boxes.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]  # x, y, width, height
+    return DetectionArrays(
+        image_ids=image_ids.repeat(counts),
+        boxes=boxes,
+        scores=scores.astype(np.float64),
+        labels=labels,
+        evaluated=image_ids,
+        num_capped=sum(count == cap for count in counts),
+    )
+
+
+def _with_bar(loader: Iterable[Batch], show: bool) -> Iterable[Batch]:
+    """The batches, behind a progress bar that counts images."""
+    total = len(loader) if hasattr(loader, "__len__") else None
+    num_images = 0
+    with tqdm(total=total, desc="detect", unit="batch", disable=not show, leave=False) as bar:
+        for batch in loader:
+            yield batch
+            num_images += len(batch.image_ids)
+            rate = num_images / max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix_str(f"{rate:.1f} images/s", refresh=False)
+            bar.update()
