@@ -28,9 +28,9 @@ class Limit:
         if self.choices:
             return "be one of " + ", ".join(self.choices)
         if self.high == math.inf:
-            return f"be above {self.low:g}" if self.open_low else f"be at least {self.low:g}"
+            return f"be above {self.low:.10g}" if self.open_low else f"be at least {self.low:.10g}"
         left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
-        return f"lie in {left}{self.low:g}, {self.high:g}{right}"
+        return f"lie in {left}{self.low:.10g}, {self.high:.10g}{right}"
 
     def admits(self, value: float) -> bool:
         """Whether one finite number lies within the limit."""

@@ -1,0 +1,294 @@
+"""Settings from the command line and the files of ``configs/``; the only module with Hydra.
+
+Hydra composes the files and reads the values. Which keys exist, what type and range they have
+and what was probably meant is ours (:mod:`retinanet.keys`, :mod:`retinanet.config`): Hydra takes
+``+loss.gama=1`` and forgets it, and takes ``true`` for a number. All of it is checked before
+torch is imported.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from retinanet.command import Command, Job, run_job
+from retinanet.config import EvalConfig, TrainConfig, check_settings
+from retinanet.keys import (
+    check_choice,
+    check_complete,
+    check_tree,
+    check_type,
+    groups_of,
+    keys_of,
+    unknown,
+)
+from retinanet.naming import run_name
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig}
+OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<name>[^=]*)(=(?P<text>.*))?", re.DOTALL)
+PLAIN = re.compile(r"[\w./-]+")
+# A choice that only eval.py can use: "as the checkpoint was trained with".
+RECORDED = "recorded"
+
+
+def main(job: Job) -> None:
+    """Run ``train.py`` or ``eval.py`` on the arguments of this process."""
+    run_job(job, composer)
+
+
+def configs_folder() -> Path:
+    """``configs/``: inside an installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+@contextmanager
+def composer(job: Job, config_dir: str | None = None) -> Iterator[Composer]:
+    """Set Hydra up for the settings of one program.
+
+    Args:
+        job: ``train`` or ``eval``.
+        config_dir: a folder of the user's laid out as ``configs/``; its files come before ours.
+
+    Raises:
+        ValueError: also for what Hydra, OmegaConf or YAML refuse inside the ``with``.
+    """
+    folders = [configs_folder()]
+    if config_dir is not None:
+        folders.insert(0, Path(config_dir).expanduser().resolve())
+        if not folders[0].is_dir():
+            raise NotADirectoryError(f"--config-dir {config_dir} is not a folder.")
+        if (folders[0] / f"{job}.yaml").exists():
+            raise ValueError(
+                f"--config-dir {config_dir} has a {job}.yaml of its own; put what differs into "
+                f"experiment/NAME.yaml there and type experiment=NAME."
+            )
+    ConfigStore.instance().store(name="schema", node=SCHEMAS[job])
+    try:
+        with initialize_config_dir(str(folders[0]), job_name=job, version_base="1.3"):
+            yield Composer(job, folders)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {error}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_plain(error)) from error
+
+
+class Composer:
+    """Turns what was typed into settings; made by :func:`composer`.
+
+    Attributes:
+        file: ``train.py`` or ``eval.py``, for messages.
+        keys: every key that can be typed.
+        choices: group -> names of its files.
+    """
+
+    def __init__(self, job: Job, folders: list[Path]) -> None:
+        self.job = job
+        self.file = f"{job}.py"
+        self.keys = keys_of(SCHEMAS[job])
+        self._folders = folders
+        self._loader = GlobalHydra.instance().config_loader()
+        behind = ",".join(_quoted(f"file://{folder}") for folder in folders[1:])
+        self._search_path = f"hydra.searchpath=[{behind}]"
+        groups = [*groups_of(self.keys), *(["experiment"] if job == "train" else [])]
+        self.choices = {group: self._options(group) for group in groups}
+
+    def tree(self, typed: list[str]) -> dict[str, Any]:
+        """All settings as nested maps: known keys, right types, perhaps not complete."""
+        config, _ = self._compose(self._read_all(typed))
+        return OmegaConf.to_container(config, resolve=True)
+
+    def command(self, typed: list[str]) -> Command:
+        """Settings of one run, complete and within their ranges.
+
+        Raises:
+            ValueError: the first setting that is unknown, of a wrong type, missing, out of
+                range, or does not go with another.
+        """
+        read = self._read_all(typed)
+        config, chosen = self._compose(read)
+        check_complete(OmegaConf.to_container(config, resolve=True), self.keys, self.file)
+        settings = OmegaConf.to_object(config)
+        check_settings(settings)
+        changed = {
+            name: override.value() if name in self.choices else attrgetter(name)(settings)
+            for name, override in read.items()
+        }
+        named_by = "experiment" if chosen.get("experiment") else "data"
+        changed.pop(named_by, None)
+        base = str(chosen[named_by])
+        if self.job == "train" and settings.output_dir is None:
+            settings.output_dir = str(Path("runs") / run_name(base, changed))
+        return Command(list(typed), settings, base, changed)
+
+    def sweep(self, typed: list[str]) -> tuple[list[str], list[Command]]:
+        """Every run of a sweep, in Hydra's order, all of them checked.
+
+        Returns:
+            The names that are swept over, and one command for each combination.
+        """
+        read = [self._read(text, sweep=True) for text in typed]
+        swept = [o.key_or_group for o in read if o.is_sweep_override()]
+        lists = [
+            [f"{override.key_or_group}={_element_text(value)}" for value in _values(override)]
+            if override.is_sweep_override()
+            else [text]
+            for override, text in zip(read, typed, strict=True)
+        ]
+        return swept, [self.command(list(job)) for job in itertools.product(*lists)]
+
+    def _options(self, group: str) -> list[str]:
+        options = self._loader.get_group_options(group, overrides=[self._search_path])
+        return [name for name in options if name != RECORDED or self.job == "eval"]
+
+    def _read_all(self, typed: list[str]) -> dict[str, Override]:
+        """Name -> override; one name with two values is a mistake."""
+        read: dict[str, Override] = {}
+        for override in map(self._read, typed):
+            name = override.key_or_group
+            if name in read and read[name].value() != override.value():
+                raise ValueError(
+                    f"{name} is given twice: {read[name].input_line} and {override.input_line}; "
+                    f"keep one."
+                )
+            read[name] = override
+        return read
+
+    def _read(self, typed: str, sweep: bool = False) -> Override:
+        """One override as typed -> the same, checked, as Hydra may have it."""
+        match = OVERRIDE.fullmatch(typed)
+        name, text = match["name"].strip(), match["text"]
+        self._check_name(typed, name, match["prefix"])
+        if text is None:
+            raise ValueError(f"cannot read {typed!r}; write {name}=VALUE.")
+        key, text = self.keys.get(name), text.strip()
+        if key is not None and key.type is str:
+            text = self._literal(name, text, sweep)
+        override = self._parse(f"{name}={text}", typed)
+        if override.is_sweep_override() and not sweep:
+            as_list = f", or give a list: '{name}=[{text}]'" if key and key.is_list else ""
+            raise ValueError(f"{typed} has several values; sweep over them with -m{as_list}.")
+        for value in _values(override):
+            if key is None:
+                check_choice(name, value, self.choices[name])
+            else:
+                check_type(key, value)
+        return override
+
+    def _check_name(self, typed: str, name: str, prefix: str | None) -> None:
+        """Refuse names that do not exist, and what Hydra offers beyond setting a value."""
+        if re.match(r"hydra\b", name):
+            raise ValueError(
+                f"{typed} would have no effect: Hydra only reads settings here; where files go "
+                f"is output_dir."
+            )
+        if name not in self.keys and name not in self.choices:
+            raise unknown(name, self.keys, self.file)
+        if prefix == "~":
+            raise ValueError(f"{typed}: settings cannot be removed, only set, as in {name}=VALUE.")
+
+    def _literal(self, name: str, text: str, sweep: bool) -> str:
+        """A text value quoted for Hydra: paths may hold commas, braces and equal signs."""
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+        if quoted or text.lower() in ("null", "true", "false", ""):
+            return text
+        if sweep and self._parse(f"{name}={text}", f"{name}={text}").is_sweep_override():
+            return text
+        return _quoted(text)
+
+    def _parse(self, override: str, typed: str) -> Override:
+        """Hydra's reading of one override."""
+        try:
+            parsed = OverridesParser.create(self._loader).parse_override(override)
+        except HydraException as error:
+            raise ValueError(
+                f"cannot read {typed!r}: {error}; text with brackets, braces, colons or commas "
+                f"needs quotes, for Hydra and for the shell: 'KEY=\"a,b\"'."
+            ) from error
+        parsed.config_loader = self._loader
+        return parsed
+
+    def _compose(self, read: dict[str, Override]) -> tuple[DictConfig, dict[str, Any]]:
+        """Hydra's composition of checked files and overrides, and the choice of each group."""
+        lines = [self._search_path, *(override.input_line for override in read.values())]
+        defaults = self._loader.compute_defaults_list(self.job, lines, RunMode.RUN)
+        for default in defaults.defaults:
+            self._check_file(default.config_path, default.package)
+        config = compose(self.job, lines)
+        for name, override in read.items():
+            # Hydra would merge a new map into the file's, and keep names that nobody typed.
+            if isinstance(override.value(), dict):
+                OmegaConf.update(config, name, override.value(), merge=False)
+        # Once more, now that interpolations have values.
+        check_tree(OmegaConf.to_container(config, resolve=True), self.keys, self.file)
+        return config, dict(defaults.overrides.known_choices)
+
+    def _check_file(self, config_path: str, package: str | None) -> None:
+        """Refuse a YAML file with unknown keys or wrong types, naming the file."""
+        found = (folder / f"{config_path}.yaml" for folder in self._folders)
+        path = next((path for path in found if path.is_file()), None)
+        if path is None:  # Hydra's own, and the schema
+            return
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        if not isinstance(tree, dict):
+            raise ValueError(f"{path} must hold keys and values, got {tree!r}.")
+        tree.pop("defaults", None)
+        if package == "experiment":
+            raise ValueError(f"{path} must begin with the line `# @package _global_`.")
+        for part in reversed((package or "").split(".") if package else []):
+            tree = {part: tree}
+        check_tree(tree, self.keys, self.file, f" in {path}")
+
+
+def _plain(error: BaseException) -> str:
+    """What Hydra or OmegaConf say, with the key first and without their inner types."""
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        return _plain(cause)
+    message = str(error).partition("Config search path")[0]
+    lines = [x.strip() for x in message.splitlines()]
+    kept = [x for x in lines if x and not x.startswith(("full_key:", "reference_", "object_"))]
+    full_key = getattr(error, "full_key", None)
+    return (f"{full_key}: " if full_key else "") + " ".join(kept)
+
+
+def _quoted(text: str) -> str:
+    """``text`` as a quoted string of Hydra's grammar."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _element_text(value: Any) -> str:
+    """One value of a sweep, as an override of a single run."""
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        return _quoted(value)
+    return Override._get_value_element_as_str(value)
+
+
+def _values(override: Override) -> list[Any]:
+    """Every value an override gives, as plain Python."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    typed = override.input_line
+    if isinstance(override.value(), IntervalSweep):
+        raise ValueError(f"{typed}: an interval has no list of values; use range() or a list.")
+    values = [Override._convert_value(value) for value in override.sweep_iterator()]
+    if not values:
+        raise ValueError(f"{typed} has no value to sweep over.")
+    return values
