@@ -1,0 +1,72 @@
+"""What the documents say stays true: commands, tables, links, pinned versions."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from retinanet.cli import composer
+from retinanet.command import read_arguments
+from scripts.first_loss import tables
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "data/*.md", "docs/*.md", "Makefile", "configs/**/*.yaml")
+    for path in ROOT.glob(pattern)
+)
+# A command in a code block, in backquotes, in an echo of the Makefile or in a comment.
+COMMAND = re.compile(r"(?:^|[ `\"/])(train|eval)\.py((?: +(?:-m|[\w.+]+=[^\s`]+))+)", re.MULTILINE)
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """Document, program and arguments of every command in the documents, each once."""
+    found = {}
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text().replace("\\\n#", " ").replace("\\\n", " ")
+        text = text.replace("$(RUN)", "runs/demo").replace("$(ARGS)", "")
+        for match in COMMAND.finditer(text):
+            job, typed = match[1], " ".join(match[2].split())
+            found.setdefault((job, typed), name)
+    return [(name, job, typed) for (job, typed), name in found.items()]
+
+
+def test_the_documents_hold_commands():
+    assert {name for name, _, _ in commands()} >= {"README.md", "data/README.md", "Makefile"}
+
+
+@pytest.mark.parametrize(("document", "job", "typed"), commands())
+def test_every_documented_command_has_valid_settings(document, job, typed):
+    args = read_arguments(job, shlex.split(typed))
+    with composer(job) as reader:
+        if args.multirun:
+            swept, found = reader.sweep(args.overrides)
+            assert len(found) > 1
+            assert swept
+        else:
+            reader.command(args.overrides)
+
+
+def test_the_tables_on_focal_loss_are_what_the_script_prints():
+    text = (ROOT / "docs/focal_loss.md").read_text()
+    shown = re.findall(r"<!-- first_loss: \w+ -->\n(.*?)<!-- end -->", text, flags=re.DOTALL)
+    printed = "\n".join(tables(anchors=201_600, positives=50, classes=80)).split("\n\n")
+    assert [table.strip() for table in shown] == printed
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.endswith(".md")])
+def test_relative_links_lead_to_files(document):
+    path = ROOT / document
+    links = re.findall(r"\]\(([^)#]+)", path.read_text())
+    local = [link for link in links if not link.startswith("http")]
+    assert [link for link in local if not (path.parent / link).exists()] == []
+
+
+def test_pre_commit_uses_the_versions_of_the_development_requirements():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    pinned = (ROOT / "requirements-dev.txt").read_text()
+    for tool in ("ruff", "codespell"):
+        versions = set(re.findall(rf"{tool}==([\d.]+)", hooks))
+        assert versions == set(re.findall(rf"^{tool}==([\d.]+)", pinned, re.MULTILINE))
+        assert len(versions) == 1
