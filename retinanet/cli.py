@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -72,17 +73,18 @@ def composer(job: Job, config_dir: str | None = None) -> Iterator[Composer]:
     """
     folders = [configs_folder()]
     if config_dir is not None:
-        folders.insert(0, Path(config_dir).expanduser().resolve())
-        if not folders[0].is_dir():
+        user = Path(config_dir).expanduser().resolve()
+        folders.insert(0, user)
+        if not user.is_dir():
             raise NotADirectoryError(f"--config-dir {config_dir} is not a folder.")
-        if (folders[0] / f"{job}.yaml").exists():
+        if (user / f"{job}.yaml").exists():
             raise ValueError(
                 f"--config-dir {config_dir} has a {job}.yaml of its own; put what differs into "
                 f"experiment/NAME.yaml there and type experiment=NAME."
             )
     ConfigStore.instance().store(name="schema", node=SCHEMAS[job])
     try:
-        with initialize_config_dir(str(folders[0]), job_name=job, version_base="1.3"):
+        with initialize_config_dir(str(folders[-1]), job_name=job, version_base="1.3"):
             yield Composer(job, folders)
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {error}") from error
@@ -105,8 +107,12 @@ class Composer:
         self.keys = keys_of(SCHEMAS[job])
         self._folders = folders
         self._loader = GlobalHydra.instance().config_loader()
-        behind = ",".join(_quoted(f"file://{folder}") for folder in folders[1:])
-        self._search_path = f"hydra.searchpath=[{behind}]"
+        if len(folders) > 1:
+            # Hydra's own option would put the user's folder behind ours, and ignore every file
+            # in it that has the name of one of ours.
+            path = self._loader.get_search_path()
+            path.prepend("user", f"file://{folders[0]}", SearchPathQuery(provider="main"))
+            self._loader.repository.initialize_sources(path)
         groups = [*groups_of(self.keys), *(["experiment"] if job == "train" else [])]
         self.choices = {group: self._options(group) for group in groups}
 
@@ -155,7 +161,7 @@ class Composer:
         return swept, [self.command(list(job)) for job in itertools.product(*lists)]
 
     def _options(self, group: str) -> list[str]:
-        options = self._loader.get_group_options(group, overrides=[self._search_path])
+        options = self._loader.get_group_options(group)
         return [name for name in options if name != RECORDED or self.job == "eval"]
 
     def _read_all(self, typed: list[str]) -> dict[str, Override]:
@@ -227,7 +233,7 @@ class Composer:
 
     def _compose(self, read: dict[str, Override]) -> tuple[DictConfig, dict[str, Any]]:
         """Hydra's composition of checked files and overrides, and the choice of each group."""
-        lines = [self._search_path, *(override.input_line for override in read.values())]
+        lines = [override.input_line for override in read.values()]
         defaults = self._loader.compute_defaults_list(self.job, lines, RunMode.RUN)
         for default in defaults.defaults:
             self._check_file(default.config_path, default.package)

@@ -103,6 +103,8 @@ def read_arguments(job: Job, arguments: Sequence[str]) -> argparse.Namespace:
         args, unread = parser.parse_known_intermixed_args(arguments)
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}; see `python {job}.py --help`.") from error
+    if args.multirun and args.cfg:
+        raise ValueError("--cfg shows the settings of one run; leave out -m.")
     for text in unread:
         remedy = f"settings have no dashes: {text.lstrip('-')}" if "=" in text else "see --help"
         raise ValueError(f"{job}.py has no option {text}; {remedy}.")

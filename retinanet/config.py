@@ -381,3 +381,28 @@ def check_norm(backbone: str, norm: str, weights: str | None) -> None:
             f"{backbone} would normalize nothing. Give model.weights a name or a path, or set "
             f"model.norm=group."
         )
+
+
+def restore(cls: type, plain: dict[str, Any]) -> Any:
+    """Settings from the plain containers of a checkpoint; the inverse of ``dataclasses.asdict``.
+
+    Args:
+        cls: such as :class:`TrainConfig`.
+        plain: group -> key -> value.
+
+    Raises:
+        ValueError: a key is missing or unknown: another version of this project wrote it.
+    """
+    hints = get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    if known != set(plain):
+        raise ValueError(
+            f"the recorded settings do not fit this version: missing {sorted(known - set(plain))}, "
+            f"unknown {sorted(set(plain) - known)}. Use the version that wrote them."
+        )
+    return cls(
+        **{
+            name: restore(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+            for name, value in plain.items()
+        }
+    )

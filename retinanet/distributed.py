@@ -97,33 +97,6 @@ def on_main(action: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of this process.
-
-    Args:
-        name: ``"auto"``, ``"cpu"`` or ``"cuda"``; the GPU's index is the local rank.
-
-    Raises:
-        ValueError: ``"cuda"`` on a machine without it, or with fewer GPUs than processes.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError(
-            "device=cuda, but torch finds no GPU; use device=cpu, or install a CUDA build of torch."
-        )
-    if local_rank() >= torch.cuda.device_count():
-        raise ValueError(
-            f"local rank {local_rank()} has no GPU: this machine has {torch.cuda.device_count()}. "
-            f"Start at most as many processes with torchrun --nproc-per-node."
-        )
-    device = torch.device("cuda", local_rank())
-    torch.cuda.set_device(device)
-    return device
-
-
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     """DistributedDataParallel around ``model``, or ``model`` on a single process."""
     if not dist.is_initialized():

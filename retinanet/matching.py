@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.boxes import box_area, box_intersection
@@ -69,6 +70,8 @@ class Matcher:
         Returns:
             The match of every anchor.
         """
+        if boxes.shape[1] == 0:  # no image has a box: one of padding keeps the shapes
+            boxes, labels = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=NEGATIVE)
         best_iou, best_box, forced = self._best_boxes(anchors, boxes, labels >= 0)
         positive = (best_iou >= self.positive_iou) | forced
         label = torch.where(positive, labels.gather(1, best_box), IGNORED)  # (B, A)

@@ -36,15 +36,12 @@ def resized_sizes(sizes: np.ndarray, min_sizes: np.ndarray | int, max_size: int)
     so that it rounds alike.
     """
     sides = np.asarray(sizes, dtype=np.float64)
-    resized = sides * (min_sizes / sides.min(axis=1))[:, None]
-    # The shorter side is the number asked for, not a product that may round below it.
-    shorter = sides == sides.min(axis=1, keepdims=True)
-    resized = np.where(
-        shorter, np.broadcast_to(np.reshape(min_sizes, (-1, 1)), sides.shape), resized
-    )
-    longest = resized.max(axis=1)
-    fitted = resized * (max_size / longest)[:, None]
-    resized = np.where((longest > max_size)[:, None], fitted, resized)
+    shortest = sides.min(axis=1, keepdims=True)  # (N, 1)
+    wanted = np.reshape(min_sizes, (-1, 1))
+    # The shorter side is the number asked for, not a product that may fall just below it.
+    resized = np.where(sides == shortest, wanted, sides * (wanted / shortest))
+    longest = resized.max(axis=1, keepdims=True)
+    resized = np.where(longest > max_size, resized * (max_size / longest), resized)
     return np.maximum((resized + 0.5).astype(np.int64), 1)
 
 
@@ -162,9 +159,12 @@ class Augment:
         def draw(purpose: int) -> np.ndarray:
             return draws.uniform(seed, epoch, image_ids, purpose)
 
-        min_sizes = self.min_sizes[(draw(draws.SIZE) * len(self.min_sizes)).astype(np.int64)]
+        min_sizes = self.min_sizes
+        if len(min_sizes) > 1:
+            min_sizes = min_sizes[(draw(draws.SIZE) * len(min_sizes)).astype(np.int64)]
         size = fitting = resized_sizes(sizes, min_sizes, self.max_size)
         corner = np.zeros_like(size)
+        flip = draw(draws.FLIP) < self.flip if self.flip else np.zeros(len(size), dtype=bool)
         if self.scale is not None:
             low, high = self.scale
             factor = low + (high - low) * draw(draws.SCALE)
@@ -173,7 +173,7 @@ class Augment:
             place = np.stack([draw(draws.TOP), draw(draws.LEFT)], axis=1)
             corner = (place * (size - fitting + 1)).astype(np.int64)
         window = np.concatenate([corner, fitting], axis=1)
-        return Geometries(size, window, draw(draws.FLIP) < self.flip)
+        return Geometries(size, window, flip)
 
     def plan(self, height: int, width: int, seed: int, epoch: int, image_id: int) -> Geometry:
         """Geometry of one image: row of :meth:`plan_all`."""

@@ -50,13 +50,13 @@ class RunDirectory:
         self.best = self.checkpoints / "best.pt"
         self.plots = root / "plots"
         self.metrics = root / "metrics.jsonl"
+        self.tensorboard = root / "tensorboard"
 
-    def prepare(self, settings: dict[str, Any], overrides: list[str], *, overwrite: bool) -> None:
-        """Make the directory, or make sure that it holds the same run.
+    def check(self, settings: dict[str, Any], *, overwrite: bool) -> bool:
+        """Whether another run must be moved aside first; nothing is changed yet.
 
         Args:
             settings: of this command, as plain containers.
-            overrides: of this command, as typed.
             overwrite: move a run with other settings aside instead of refusing.
 
         Raises:
@@ -71,16 +71,29 @@ class RunDirectory:
                     f"{_list(differences, 1)}. Choose another output_dir, drop the override, or "
                     f"set overwrite=true to move the old run aside."
                 )
-            if differences:
-                self.root.rename(_free_name(self.root))
-        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            return bool(differences)
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise ValueError(
                 f"{self.root} exists and is not a run of this program; choose another output_dir, "
                 f"or remove it."
             )
+        return False
+
+    def make(self, settings: dict[str, Any], overrides: list[str], **facts: Any) -> None:
+        """Make the directory, moving another run aside, and record what is about to run.
+
+        Args:
+            settings: of this command, as plain containers.
+            overrides: of this command, as typed.
+            **facts: further entries of environment.json, such as the fingerprint of the data.
+        """
+        if self.check(settings, overwrite=True):
+            self.root.rename(_free_name(self.root))
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_text(config, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        config = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        write_text(self.root / "config.yaml", config)
         write_text(self.root / "overrides.txt", "".join(f"{o}\n" for o in overrides))
+        self.record_environment(**facts)
 
     def record_environment(self, **facts: Any) -> None:
         """Append who ran what, where, to environment.json: one entry for each start.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-logger = logging.getLogger("retinanet")
+from retinanet.training.directory import RunDirectory
+
+package_logger = logging.getLogger("retinanet")
 
 
 class _ConsoleHandler(logging.Handler):
@@ -31,36 +35,42 @@ def start_logging(file: Path | None, *, main: bool) -> None:
         file: appended to; None: console only.
         main: whether this is the main rank.
     """
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
+    for handler in list(package_logger.handlers):
+        package_logger.removeHandler(handler)
         handler.close()
-    logger.propagate = False
-    logger.setLevel(logging.INFO if main else logging.ERROR)
+    package_logger.propagate = False
+    package_logger.setLevel(logging.DEBUG if main else logging.ERROR)
     console = _ConsoleHandler()
+    # On a terminal the progress bar shows what the rows of every step say.
+    console.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
     console.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(console)
+    package_logger.addHandler(console)
     if file is not None and main:
         to_file = logging.FileHandler(file)
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(to_file)
+        package_logger.addHandler(to_file)
 
 
 class MetricsLog:
     """Rows of numbers, each flushed to metrics.jsonl and TensorBoard as it is written."""
 
-    def __init__(self, metrics: Path, tensorboard: Path, *, step: int) -> None:
+    def __init__(self, directory: RunDirectory | None, *, step: int) -> None:
         """Open both.
 
         Args:
-            metrics: appended to.
-            tensorboard: folder of event files; steps above ``step`` are purged.
-            step: number of steps made so far.
+            directory: of the run; None writes nothing (other ranks than the first).
+            step: number of steps made so far; TensorBoard's entries above it are purged.
         """
-        self.file = metrics.open("a")
-        self.board = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
+        self.file = self.board = None
+        if directory is not None:
+            self.file = directory.metrics.open("a")
+            purge = step + 1 if step else None
+            self.board = SummaryWriter(str(directory.tensorboard), purge_step=purge)
 
     def write(self, row: dict[str, Any]) -> None:
         """One row: ``step`` and numbers; None is null and does not reach TensorBoard."""
+        if self.file is None:
+            return
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         for name, value in row.items():
@@ -71,17 +81,27 @@ class MetricsLog:
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
         """Distributions of p_t, the probability given to the truth."""
         for name, samples in values.items():
-            if len(samples):
+            if self.board is not None and len(samples):
                 self.board.add_histogram(f"p_t/{name}", samples, step)
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """One (H, W, 3) uint8 picture."""
-        self.board.add_image(name, picture, step, dataformats="HWC")
+        if self.board is not None:
+            self.board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close both."""
-        self.file.close()
-        self.board.close()
+        if self.file is not None:
+            self.file.close()
+            self.board.close()
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory held so far, GiB: of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 2**20
 
 
 def _tag(name: str) -> str:

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from retinanet.data.batches import Batch
+from retinanet.devices import autocast
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import NEGATIVE, Match, Matcher
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training.ema import WeightAverage
 from retinanet.training.schedule import Schedule
-
-AUTOCAST_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from retinanet.training.totals import Totals
 
 # Background anchors drawn for the histogram of p_t; all of them are millions of numbers.
 P_T_SAMPLES = 20_000
-
-
-@dataclass(slots=True)
-class Totals:
-    """Sums on the device since the last row of the log; reading them is the only host sync."""
-
-    steps: int = 0
-    images: int = 0
-    image_ids: list[Tensor] = field(default_factory=list)
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    grad_norm: Tensor | float = 0.0
-    positives: Tensor | float = 0.0
-    bad_steps: Tensor | float = 0.0
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Add to one of the losses."""
-        self.losses[name] = self.losses.get(name, 0) + value.detach()
 
 
 class Trainer:
@@ -80,8 +62,9 @@ class Trainer:
         self.max_grad_norm = float("inf") if max_grad_norm is None else max_grad_norm
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.totals = Totals()
+        self.totals = Totals(self.device)
         self.step = 0
+        self.latest: Batch | None = None  # for pictures of what the network just saw
 
     def run(self, steps: Iterable[list[Batch]], after_step: Callable[[], bool]) -> None:
         """Make one optimizer step for each item of ``steps``.
@@ -93,6 +76,7 @@ class Trainer:
         self.network.train()
         for micro_batches in steps:
             self.one_step(micro_batches)
+            self.latest = micro_batches[-1]
             if after_step():
                 return
 
@@ -116,7 +100,8 @@ class Trainer:
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, self.step)
-        self._count([batch.image_ids for batch in micro_batches], matches, grad_norm)
+        image_ids = [batch.image_ids for batch in micro_batches]
+        self.totals.add_step(image_ids, matches, grad_norm, self._finite(grad_norm))
 
     def match(self, batch: Batch) -> Match:
         """Assign the anchors of a batch; needs the sizes of the images only."""
@@ -125,11 +110,10 @@ class Trainer:
 
     def losses(self, batch: Batch, match: Match, divisor: Tensor) -> dict[str, Tensor]:
         """Both losses of one micro-batch."""
-        with self._autocast():
+        with autocast(self.device, self.precision):
             logits, deltas, anchors = self.network(batch.images, batch.sizes)
         losses = self.loss(logits, deltas, anchors, match, divisor)
-        for name, value in losses.items():
-            self.totals.add(name, value)
+        self.totals.add_loss(losses)
         return losses
 
     @torch.no_grad()
@@ -144,7 +128,7 @@ class Trainer:
         """
         batch = batch.to(self.device)
         match = self.match(batch)
-        with self._autocast():
+        with autocast(self.device, self.precision):
             logits, _, _ = self.model(batch.images, batch.sizes)
         scores = logits.float().sigmoid()  # (B, A, K)
         positive = match.label >= 0
@@ -160,20 +144,10 @@ class Trainer:
         else:
             step_if_finite(self.optimizer, grad_norm)
 
-    def _count(self, image_ids: list[Tensor], matches: list[Match], grad_norm: Tensor) -> None:
-        totals = self.totals
-        totals.steps += 1
-        totals.images += sum(map(len, image_ids))
-        totals.image_ids += image_ids
-        totals.grad_norm += grad_norm
-        totals.positives += sum((match.label >= 0).sum() for match in matches)
-        # With a scaler an overflow is ordinary: it halves the scale and goes on.
-        value = sum(totals.losses.values()) if self.scaler.is_enabled() else grad_norm
-        totals.bad_steps += ~value.isfinite()
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        dtype = AUTOCAST_TYPES[self.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32")
+    def _finite(self, grad_norm: Tensor) -> Tensor:
+        # With a scaler an overflow of the gradient is ordinary: it lowers the scale and goes on.
+        sums = self.totals.sums[:2].sum()
+        return (sums if self.scaler.is_enabled() else sums + grad_norm).isfinite()
 
     def _gradients_stay_here(self, more_follow: bool) -> contextlib.AbstractContextManager:
         """DDP sums gradients over the ranks once a step, after the last micro-batch."""

@@ -1,0 +1,213 @@
+"""Sheets of images with their boxes: ground truth at the left, predictions at the right."""
+
+import colorsys
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from retinanet.data.coco import CocoData
+from retinanet.data.images import BadImage, read_image
+from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.plots import BLACK, COLORS, house_style, plain_text, save_bytes
+
+# Predictions below this score are not drawn.
+DRAWN_SCORE = 0.3
+
+# Layout of a sheet, in pixels.
+PANEL_WIDTH = 480
+GAP = 10
+HEADER = 22
+ROWS_PER_SHEET = 4
+
+# Boxes of one image that get a name; beyond it names would only hide the picture.
+MAX_NAMED = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One image with boxes to be drawn on it."""
+
+    title: str
+    image: np.ndarray  # (h, w, 3) uint8, maybe smaller than the file
+    size: tuple[int, int]  # height, width of the file in pixels
+    boxes: np.ndarray  # (N, 4) x, y, width, height in pixels of the file
+    labels: np.ndarray  # (N,)
+    captions: Sequence[str]  # N texts
+    crowd: np.ndarray  # (N,) bool: hatched, dashed
+
+
+def draw_predictions(
+    data: CocoData,
+    detections: DetectionArrays,
+    folder: Path,
+    num_images: int,
+    min_score: float = DRAWN_SCORE,
+) -> np.ndarray | None:
+    """Write ``predictions_1.png``, ...: what was found beside what is there.
+
+    The images are the same at every call with the same evaluated images: they are spread
+    evenly over those with objects.
+
+    Args:
+        data: images and ground truth; without annotations only predictions are drawn.
+        detections: from :func:`retinanet.evaluation.detect.detect`.
+        folder: of the sheets; made when missing.
+        num_images: images drawn; 0 for none.
+        min_score: weaker predictions are left out.
+
+    Returns:
+        The first sheet, (H, W, 3) uint8, for TensorBoard; None when there is no image to draw.
+    """
+    chosen = choose_images(data, detections, num_images)
+    first = None
+    for number, start in enumerate(range(0, len(chosen), ROWS_PER_SHEET), start=1):
+        rows = [
+            panels_of(data, detections, index, min_score)
+            for index in chosen[start : start + ROWS_PER_SHEET]
+        ]
+        sheet = draw_sheet(rows)
+        first = sheet if first is None else first
+        memory = io.BytesIO()
+        Image.fromarray(sheet).save(memory, format="png")
+        save_bytes(memory.getvalue(), folder / f"predictions_{number}.png")
+    return first
+
+
+def choose_images(data: CocoData, detections: DetectionArrays, num_images: int) -> list[int]:
+    """Indices of evaluated images, evenly spread over those with objects if there are any."""
+    evaluated = np.flatnonzero(np.isin(data.image_ids, detections.evaluated))
+    with_objects = evaluated[data.num_boxes()[evaluated] > 0]
+    candidates = with_objects if len(with_objects) else evaluated
+    count = min(num_images, len(candidates))
+    return candidates[np.arange(count) * len(candidates) // max(count, 1)].tolist()
+
+
+def panels_of(
+    data: CocoData, detections: DetectionArrays, index: int, min_score: float = DRAWN_SCORE
+) -> list[Panel]:
+    """Ground truth (if the set has any) and predictions of one image.
+
+    Args:
+        data: images and ground truth.
+        detections: what was found.
+        index: of the image in ``data``.
+        min_score: weaker predictions are left out.
+    """
+    image, size = _read(data, index), tuple(data.sizes[index].tolist())
+    rows = slice(*data.first[index : index + 2])
+    labels, crowd = data.labels[rows], data.crowd[rows]
+    names = [plain_text(name, 22) for name in data.category_names]
+    truth = Panel(
+        title=f"{plain_text(data.file_name(index), 40)}: {(~crowd).sum()} objects",
+        image=image,
+        size=size,
+        boxes=data.bbox[rows],
+        labels=labels,
+        captions=[
+            f"crowd: {names[i]}" if c else names[i] for i, c in zip(labels, crowd, strict=True)
+        ],
+        crowd=crowd,
+    )
+    found = np.flatnonzero(detections.image_ids == data.image_ids[index])
+    best = detections.scores[found].max(initial=0)
+    found = found[detections.scores[found] >= min_score][::-1]  # the best on top
+    predicted = Panel(
+        title=f"{len(found)} predictions with score \u2265 {min_score:g}"
+        + ("" if len(found) or not best else f" (best {best:.2f})"),
+        image=image,
+        size=size,
+        boxes=detections.boxes[found],
+        labels=detections.labels[found],
+        captions=[
+            f"{names[i]} {s:.2f}"
+            for i, s in zip(detections.labels[found], detections.scores[found], strict=True)
+        ],
+        crowd=np.zeros(len(found), bool),
+    )
+    return [truth, predicted] if data.annotated else [predicted]
+
+
+def draw_sheet(rows: Sequence[Sequence[Panel]]) -> np.ndarray:
+    """Panels in rows, as one picture.
+
+    Args:
+        rows: at least one; all of the same length.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    heights = [round(PANEL_WIDTH * row[0].size[0] / row[0].size[1]) for row in rows]
+    width = len(rows[0]) * (PANEL_WIDTH + GAP) + GAP
+    height = sum(heights) + len(rows) * (HEADER + GAP)
+    with house_style():
+        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+        top = height
+        for row, panel_height in zip(rows, heights, strict=True):
+            top -= HEADER + panel_height
+            for column, panel in enumerate(row):
+                left = GAP + column * (PANEL_WIDTH + GAP)
+                place = left / width, top / height, PANEL_WIDTH / width, panel_height / height
+                _draw_panel(figure.add_axes(place), panel)
+            top -= GAP
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    """One image, its boxes, its title."""
+    height, width = panel.size
+    axes.imshow(panel.image, extent=(0, width, height, 0), aspect="auto")
+    axes.set_axis_off()
+    axes.set_title(panel.title, fontsize=8.5, color=BLACK, pad=4)
+    named = len(panel.boxes) - MAX_NAMED
+    rows = zip(panel.boxes, panel.labels, panel.captions, panel.crowd, strict=True)
+    for number, ((x, y, w, h), label, caption, crowd) in enumerate(rows):
+        color = class_color(int(label))
+        style = {"linestyle": "--", "hatch": "///", "linewidth": 1.0} if crowd else {}
+        axes.add_patch(
+            Rectangle((x, y), w, h, fill=False, edgecolor=color, **{"linewidth": 1.8} | style)
+        )
+        if number >= named:
+            _draw_caption(axes, x, y, caption, color)
+
+
+def _draw_caption(axes: Axes, x: float, y: float, caption: str, color: str) -> None:
+    """A name on a patch of its color: above the box, or inside where there is no room above."""
+    above = y > 0.04 * axes.get_ylim()[0]
+    axes.text(
+        max(x, 0),
+        max(y, 0),
+        caption,
+        fontsize=7,
+        color="white",
+        verticalalignment="bottom" if above else "top",
+        bbox={"facecolor": color, "edgecolor": "none", "pad": 1.0, "alpha": 0.9},
+        clip_on=True,
+    )
+
+
+def class_color(label: int) -> str | tuple[float, float, float]:
+    """The color of a class, the same in every picture; neighbors are far apart."""
+    if label < len(COLORS):
+        return COLORS[label]
+    # Steps of the golden ratio never come back to a hue.
+    return colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.75)
+
+
+def _read(data: CocoData, index: int) -> np.ndarray:
+    """(h, w, 3) pixels, of large files every n-th; gray where the file is unreadable."""
+    try:
+        image = read_image(data.image_path(index)).permute(1, 2, 0).numpy()
+    except (BadImage, FileNotFoundError):
+        return np.full((8, 8, 3), 128, np.uint8)
+    step = max(1, min(image.shape[:2]) // (2 * PANEL_WIDTH))
+    return image[::step, ::step]

@@ -1,0 +1,228 @@
+"""Curves of a run as PNG: losses and AP over the steps, precision over recall."""
+
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from retinanet.evaluation.coco import Evaluation
+
+# Figures are made without pyplot: no window, no global state, nothing to close.
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.usetex": False,
+    "text.parse_math": False,  # a category may be named $x$
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10,
+    "axes.labelcolor": "#444444",
+    "grid.color": "#e8e8e8",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+}
+COLORS = ("#1f6fb4", "#e4572e", "#2a9d5c", "#8e44ad", "#e0a100", "#17a2b8", "#c2185b", "#6d4c41")
+GRAY = "#b5b5b5"
+BLACK = "#222222"
+
+# The thick line of a loss is a running mean with this share of the run as its time constant.
+SMOOTHING = 0.02
+
+# A loss that falls by more than this factor is drawn on a logarithmic axis.
+LOG_RANGE = 8.0
+
+# Classes that get a color and a name in the precision-recall plot; more are thin gray lines.
+MAX_NAMED = len(COLORS)
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Our look inside, the caller's before and after; letters that the font lacks are boxes."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG whole or not at all."""
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png", dpi=150)
+    save_bytes(memory.getvalue(), path)
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    """Write a file whole or not at all; its folder is made when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def plot_curves(metrics_jsonl: Path, out: Path) -> None:
+    """Losses, AP and learning rate over the steps of a run.
+
+    Args:
+        metrics_jsonl: rows of the run. Of rows with the same step, as a resumed run writes
+            them, the last one counts; a last line that was cut off does not.
+        out: PNG to write.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line other than the last is not JSON.
+    """
+    rows = _read_rows(metrics_jsonl)
+    with house_style():
+        figure = Figure(figsize=(7.5, 7), layout="constrained")
+        losses, scores, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
+        losses.set_title("Training loss")
+        _draw_losses(losses, rows)
+        scores.set_title("Validation")
+        for name, color in zip(("AP", "AP50", "AP75"), COLORS, strict=False):
+            steps, values = _series(rows, name)
+            scores.plot(steps, values, ".-", color=color, markersize=5, label=_latest(name, values))
+        scores.set_ylim(0, _top(scores))
+        rate.set_title("Learning rate")
+        rate.plot(*_series(rows, "lr"), color=BLACK, linewidth=1.2)
+        rate.set_ylim(bottom=0)
+        rate.set_xlabel("step")
+        losses.legend(loc="upper right")
+        scores.legend(loc="lower right")
+        save_figure(figure, out)
+
+
+def plot_pr(evaluation: Evaluation, out: Path) -> None:
+    """Precision over recall: means over the classes, and every class at IoU 0.50.
+
+    Args:
+        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
+        out: PNG to write.
+    """
+    defined = [row for row in evaluation.per_class if row.AP is not None]
+    labels = [label for label, row in enumerate(evaluation.per_class) if row.AP is not None]
+    curves = evaluation.precision[:, :, labels]  # (10, 101, classes with objects)
+    with house_style():
+        figure = Figure(figsize=(9, 4.2), layout="constrained")
+        mean, each = figure.subplots(1, 2, sharey=True)
+        mean.set_title(f"Mean of {len(defined)} classes")
+        each.set_title("Every class at IoU 0.50")
+        if defined:
+            _draw_means(mean, curves, evaluation.metrics)
+            _draw_classes(each, curves[0], [(row.name, row.AP50) for row in defined])
+        else:
+            mean.text(0.5, 0.5, "no objects to find", ha="center", color=BLACK)
+        for axes in (mean, each):
+            axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", aspect="equal")
+        mean.set_ylabel("precision")
+        save_figure(figure, out)
+
+
+def plain_text(text: str, most: int) -> str:
+    """A name as it may stand in a figure: one line, cut, and never hidden from a legend."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = text if len(text) <= most else text[: most - 3] + "..."
+    return f" {text}" if text.startswith("_") else text
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}: line {number} is not JSON: {error.msg}.") from None
+    return rows
+
+
+def _series(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one number, in the order of the steps."""
+    found = {row["step"]: row[name] for row in rows if row.get(name) is not None}
+    steps = sorted(found)
+    return np.array(steps, dtype=float), np.array([found[step] for step in steps], dtype=float)
+
+
+def _draw_losses(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    """Both losses: what was measured in pale, a running mean in full color."""
+    smallest, largest = np.inf, 0.0
+    for name, color in zip(("loss/class", "loss/box"), COLORS, strict=False):
+        steps, values = _series(rows, name)
+        mean = _running_mean(values)
+        axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
+        axes.plot(steps, mean, color=color, label=_latest(name.removeprefix("loss/"), mean))
+        if (mean > 0).any():
+            smallest, largest = min(smallest, mean[mean > 0].min()), max(largest, mean.max())
+    if largest > LOG_RANGE * smallest:
+        axes.set_yscale("log")
+        # 0.5 instead of 5 x 10^-1, which without mathematical text would show its source.
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Exponential mean that weighs its first values like any other."""
+    keep = 1 - 1 / max(SMOOTHING * len(values), 1)
+    mean, weight = 0.0, 0.0
+    smooth = []
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        smooth.append(mean / weight)
+    return np.array(smooth)
+
+
+def _latest(name: str, values: np.ndarray) -> str:
+    """Legend entry: a name and its last value."""
+    return f"{name} {values[-1]:.3f}" if len(values) else f"{name} n/a"
+
+
+def _top(axes: Axes) -> float:
+    """Upper limit of an axis of scores: above all lines, at most 1."""
+    highest = max((line.get_ydata().max(initial=0.0) for line in axes.lines), default=0.0)
+    return min(max(1.15 * highest, 0.05), 1.0)
+
+
+def _draw_means(axes: Axes, curves: np.ndarray, metrics: dict[str, float | None]) -> None:
+    """Precision of (10, 101, K) curves as means over the classes."""
+    recall = np.linspace(0, 1, curves.shape[1])
+    lines = {
+        "IoU 0.50": (curves[0].mean(axis=1), metrics["AP50"]),
+        "IoU 0.75": (curves[5].mean(axis=1), metrics["AP75"]),
+        "IoU 0.50:0.95": (curves.mean(axis=(0, 2)), metrics["AP"]),
+    }
+    for (name, (precision, area)), color in zip(lines.items(), COLORS, strict=False):
+        axes.plot(recall, precision, color=color, label=f"{name}  AP {area:.3f}")
+    axes.legend(loc="lower left")
+
+
+def _draw_classes(axes: Axes, curves: np.ndarray, classes: list[tuple[str, float]]) -> None:
+    """Precision of (101, K) curves; classes are names and AP50."""
+    recall = np.linspace(0, 1, len(curves))
+    if len(classes) > MAX_NAMED:
+        axes.plot(recall, curves, color=GRAY, linewidth=0.6, alpha=0.5)
+        axes.plot(recall, curves.mean(axis=1), color=COLORS[0], label="mean")
+        axes.legend(loc="lower left")
+        return
+    for label, ((name, area), color) in enumerate(zip(classes, COLORS, strict=False)):
+        axes.plot(
+            recall, curves[:, label], color=color, label=f"{plain_text(name, 20)}  {area:.3f}"
+        )
+    axes.legend(loc="lower left", title="AP50", alignment="left")

@@ -1,0 +1,203 @@
+"""An evaluation in words and files: tables for the console, JSON, CSV."""
+
+import csv
+import dataclasses
+import io
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from retinanet.data.coco import CocoData
+from retinanet.evaluation.coco import ALL_IOUS, NUMBERS, SIZES, ClassResult, Evaluation
+from retinanet.evaluation.detect import DetectionArrays
+
+# Above this share of images with as many detections as a cap allows, the cap may cost AP.
+CAPPED_SHARE = 0.01
+
+# Columns that a category name may fill in the table of classes.
+NAME_WIDTH = 28
+
+
+def table(evaluation: Evaluation, max_classes: int | None = None) -> str:
+    """The twelve numbers and the table of classes, for a console of 80 columns.
+
+    Args:
+        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
+        max_classes: rows of the table of classes, the best and the worst; None: all.
+    """
+    return f"{summary(evaluation)}\n\n{class_table(evaluation, max_classes)}"
+
+
+def summary(evaluation: Evaluation) -> str:
+    """COCO's twelve numbers in COCO's words; what has no ground truth is ``n/a``."""
+    lines = [
+        f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
+        f"{evaluation.num_detections} detections",
+        "",
+        f"{'':27}{'IoU':<13}{'objects':<10}{'detections':>10}",
+    ]
+    for name, number in NUMBERS.items():
+        words = f"Average {number.mean_of.capitalize()}"
+        iou = (
+            "0.50:0.95" if number.threshold == ALL_IOUS else f"{0.5 + 0.05 * number.threshold:.2f}"
+        )
+        limit = evaluation.max_dets[number.max_dets]
+        value = _three_digits(evaluation.metrics[name])
+        lines.append(f"{name:<7}{words:<20}{iou:<13}{SIZES[number.area]:<10}{limit:>10}{value:>10}")
+    return "\n".join(lines)
+
+
+def class_table(evaluation: Evaluation, max_classes: int | None = None) -> str:
+    """Numbers of every category, best AP first.
+
+    Args:
+        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
+        max_classes: rows, half of them the best and half the worst of what has objects; None: all.
+    """
+    recall = f"AR{evaluation.max_dets[2]}"
+    header = f"{'class':<{NAME_WIDTH}}{'objects':>9}{'detections':>12}"
+    header += "".join(f"{name:>7}" for name in ("AP", "AP50", "AP75", recall))
+    ranked = sorted(evaluation.per_class, key=_rank)
+    if max_classes is None or len(ranked) <= max_classes:
+        return "\n".join([header, *map(_class_line, ranked)])
+    shown = [_class_line(row) for row in ranked if row.AP is not None]
+    if len(shown) > max_classes:
+        half = max_classes // 2
+        shown = [*shown[: max_classes - half], "...", *shown[len(shown) - half :]]
+    left_out = f"... {len(ranked) - min(len(shown), max_classes)} more in per_class.csv"
+    return "\n".join([header, *shown, left_out])
+
+
+def caps_warning(
+    evaluation: Evaluation | None, detections: DetectionArrays, cap: int
+) -> str | None:
+    """A sentence when more than 1 % of the images hit a cap, else None.
+
+    Args:
+        evaluation: None for data without annotations.
+        detections: from :func:`retinanet.evaluation.detect.detect`.
+        cap: ``postprocess.detections`` of the run.
+    """
+    num_images = len(detections.evaluated)
+    sentences = []
+    if detections.num_capped > CAPPED_SHARE * num_images:
+        sentences.append(
+            f"{detections.num_capped} of {num_images} images have {cap} detections, the most "
+            f"that postprocess.detections={cap} keeps; raise it to see the others."
+        )
+    if evaluation is not None and evaluation.num_over_max_dets > CAPPED_SHARE * num_images:
+        limits = list(evaluation.max_dets)
+        sentences.append(
+            f"{evaluation.num_over_max_dets} of {num_images} images have more than {limits[2]} "
+            f"detections of one class, the most that evaluation.max_dets={limits} lets AP see; "
+            f"raise its last number to score them all."
+        )
+    return " ".join(sentences) or None
+
+
+def write_report(
+    folder: Path,
+    data: CocoData,
+    detections: DetectionArrays,
+    evaluation: Evaluation | None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write detections.json and, when there is an evaluation, metrics.json and per_class.csv.
+
+    Every file is written whole or not at all.
+
+    Args:
+        folder: made when missing.
+        data: names the categories.
+        detections: go to COCO's results format: pixels of the file, category ids of ``data``.
+        evaluation: None for data without annotations.
+        extra: more entries for metrics.json, such as the checkpoint and its step.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "detections.json", _detections_json(data, detections))
+    if evaluation is not None:
+        found = metrics_dict(evaluation) | (extra or {})
+        _write(folder / "metrics.json", json.dumps(found, indent=2) + "\n")
+        _write(folder / "per_class.csv", _classes_csv(evaluation))
+
+
+def metrics_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """The twelve numbers at the top, what they were made from, and the classes."""
+    about = ("num_images", "num_gt", "num_detections", "num_over_max_dets", "backend")
+    return {
+        **evaluation.metrics,
+        **{name: getattr(evaluation, name) for name in about},
+        "max_dets": list(evaluation.max_dets),
+        "classes": [dataclasses.asdict(row) for row in evaluation.per_class],
+    }
+
+
+def _rank(row: ClassResult) -> tuple[bool, float, str]:
+    """Best AP first, undefined last, then by name."""
+    return row.AP is None, -(row.AP or 0.0), row.name
+
+
+def _class_line(row: ClassResult) -> str:
+    name = fit(row.name, NAME_WIDTH - 1)
+    numbers = "".join(f"{_three_digits(v):>7}" for v in (row.AP, row.AP50, row.AP75, row.AR100))
+    return f"{name} {row.num_gt:>9}{row.num_detections:>12}{numbers}"
+
+
+def _three_digits(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def fit(name: str, width: int) -> str:
+    """A name cut or filled to exactly ``width`` columns of a terminal, on one line.
+
+    Han, kana and hangul fill two columns each, accents that combine fill none.
+    """
+    name = "".join(c if c.isprintable() else "?" for c in name)
+    if _columns(name) > width:
+        while _columns(name) > width - 3:
+            name = name[:-1]
+        name += "..."
+    return name + " " * (width - _columns(name))
+
+
+def _columns(text: str) -> int:
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def _detections_json(data: CocoData, detections: DetectionArrays) -> str:
+    """COCO's results format, one detection a line.
+
+    Floats are written with all their digits, so that an evaluator that reads the file sees the
+    numbers that ours saw. Formatting lines is five times as fast as ``json.dumps``.
+    """
+    ids = data.category_ids
+    lines = [
+        f'{{"image_id": {image}, "category_id": {ids[label]}, "bbox": {box}, "score": {score}}}'
+        for image, label, box, score in zip(
+            detections.image_ids.tolist(),
+            detections.labels.tolist(),
+            detections.boxes.tolist(),
+            detections.scores.tolist(),
+            strict=True,
+        )
+    ]
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def _classes_csv(evaluation: Evaluation) -> str:
+    """One row for each category by category id; empty where undefined."""
+    text = io.StringIO()
+    names = [field.name for field in dataclasses.fields(ClassResult)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in evaluation.per_class)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,70 @@
+"""From a model and a data set to detections and COCO's numbers: the one way to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from retinanet.data.batches import eval_plan, make_loader
+from retinanet.data.coco import CocoData
+from retinanet.data.transforms import Augment
+from retinanet.distributed import rank, world_size
+from retinanet.evaluation.coco import Evaluation, evaluate
+from retinanet.evaluation.detect import DetectionArrays, detect
+from retinanet.model.retinanet import RetinaNet
+from retinanet.postprocess import Postprocess
+
+
+def validate(
+    model: RetinaNet,
+    data: CocoData,
+    augment: Augment,
+    postprocess: Postprocess,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    batch_size: int = 8,
+    workers: int = 0,
+    on_bad_image: str = "stop",
+    max_images: int | None = None,
+    backend: str = "faster",
+    max_dets: Sequence[int] = (1, 10, 100),
+) -> tuple[Evaluation | None, DetectionArrays]:
+    """Detect on every image once, shared out over the ranks, and score; every rank must call it.
+
+    Batches are made before they are shared out, and hold images of one padded size: what is
+    found in an image depends neither on the other images nor on the number of ranks.
+
+    Args:
+        model: on ``device``; left in the mode it came in.
+        data: the images, and the ground truth if there is one.
+        augment: resizing only.
+        postprocess: logits to detections.
+        device: of this rank.
+        precision: of the forward pass.
+        batch_size: images per forward pass.
+        workers: loader processes on each rank.
+        on_bad_image: ``"stop"`` or ``"skip"``.
+        max_images: only the first images; None: all.
+        backend: of the COCO evaluator.
+        max_dets: see :func:`retinanet.evaluation.coco.evaluate`.
+
+    Returns:
+        The evaluation (None on other ranks than the first, and for data without annotations)
+        and all detections.
+    """
+    requests = eval_plan(data, augment, batch_size=batch_size, max_images=max_images)
+    loader = make_loader(
+        data,
+        augment,
+        requests[rank() :: world_size()],
+        seed=0,
+        workers=workers,
+        on_bad_image=on_bad_image,
+        pin_memory=device.type == "cuda",
+    )
+    found = detect(model, postprocess, loader, device, precision, progress=True)
+    if rank() != 0 or not data.annotated:
+        return None, found
+    return evaluate(data, found, found.evaluated, backend, max_dets), found

@@ -1,0 +1,163 @@
+"""The two jobs of the command line, from settings to files: train and evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from retinanet import build, distributed
+from retinanet.config import EvalConfig, TrainConfig
+from retinanet.data.coco import CocoData
+from retinanet.detector import load_model, recorded_settings
+from retinanet.devices import choose_device
+from retinanet.evaluation.publish import publish
+from retinanet.evaluation.validate import validate
+from retinanet.run import TrainingRun
+from retinanet.training.checkpoint import load_checkpoint
+from retinanet.training.logs import start_logging
+
+logger = logging.getLogger(__name__)
+
+
+def train(settings: TrainConfig, overrides: list[str]) -> None:
+    """Train, evaluate and keep everything in ``settings.output_dir``.
+
+    Args:
+        settings: checked, with an output_dir.
+        overrides: as typed, for the record.
+
+    Raises:
+        ValueError: data or settings that cannot be trained on, or another run in the directory.
+        FileNotFoundError: a file that is named but not there.
+        FloatingPointError: a loss or gradient that is not finite.
+    """
+    device = choose_device(settings.device)
+    distributed.start(device.type)
+    try:
+        start_logging(None, main=distributed.is_main())
+        TrainingRun(settings, overrides, device).run()
+    finally:
+        distributed.stop()
+
+
+def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
+    """Evaluate a checkpoint: table on the console, files in ``<folder>/eval``.
+
+    Args:
+        settings: checked; what is None comes from the checkpoint.
+        overrides: as typed, for the record.
+
+    Raises:
+        ValueError: a damaged checkpoint, or data of other classes.
+        FileNotFoundError: a file that is named but not there.
+    """
+    device = choose_device(settings.device)
+    distributed.start(device.type)
+    try:
+        start_logging(None, main=distributed.is_main())
+        _evaluate(settings, overrides, device)
+    finally:
+        distributed.stop()
+
+
+def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) -> None:
+    checkpoint = Path(settings.checkpoint)
+    state = load_checkpoint(checkpoint)
+    recorded = recorded_settings(state)
+    apply_choices(recorded, settings, overrides)
+    data = build.build_data(recorded.data, "val")
+    check_classes(data, checkpoint, state["classes"]["names"])
+    model = load_model(state, recorded).to(device)
+    data_settings, how = recorded.data, settings.evaluation
+    logger.info(
+        "evaluate   %s (step %d) on %d images of %s, shorter side %d px",
+        *(checkpoint, state["step"], len(data), data.path, data_settings.min_size),
+    )
+    evaluation, found = validate(
+        model,
+        data,
+        build.build_augment(recorded, train=False),
+        build.build_postprocess(recorded),
+        device=device,
+        precision=settings.precision,
+        batch_size=how.batch_size,
+        workers=data_settings.workers,
+        on_bad_image=data_settings.on_bad_image,
+        max_images=how.max_images,
+        backend=how.backend,
+        max_dets=how.max_dets,
+    )
+    if distributed.is_main():
+        folder = output_folder(settings, state, checkpoint, data)
+        publish(
+            folder,
+            data,
+            evaluation,
+            found,
+            step=state["step"],
+            log_images=settings.log_images,
+            cap=recorded.postprocess.detections,
+        )
+        logger.info("files      %s, %s", folder / "eval", folder / "plots")
+
+
+def apply_choices(recorded: TrainConfig, settings: EvalConfig, overrides: list[str]) -> None:
+    """Put what eval.py was told over what the checkpoint records, in place.
+
+    Image sizes belong to the checkpoint: ``data=coco`` brings its paths, and its sizes only
+    where they are typed.
+
+    Args:
+        recorded: of the checkpoint.
+        settings: of eval.py.
+        overrides: as typed.
+    """
+    typed = {override.partition("=")[0].lstrip("+") for override in overrides}
+    for group in ("data", "postprocess"):
+        chosen, own = getattr(settings, group), getattr(recorded, group)
+        for f in dataclasses.fields(chosen):
+            value = getattr(chosen, f.name)
+            is_size = f.name in ("min_size", "max_size")
+            if value is not None and (not is_size or f"data.{f.name}" in typed):
+                setattr(own, f.name, value)
+
+
+def check_classes(data: CocoData, checkpoint: Path, names: list[str]) -> None:
+    """Refuse data whose classes are not the checkpoint's.
+
+    Raises:
+        ValueError: both lists, and what to do.
+    """
+    if list(data.category_names) != names:
+        raise ValueError(
+            f"the checkpoint {checkpoint} detects {len(names)} classes ({_some(names)}), "
+            f"{data.path} lists {len(data.category_names)} categories "
+            f"({_some(data.category_names)}). Evaluate it on data with its classes, or start from "
+            f"it with init_from={checkpoint}."
+        )
+
+
+def output_folder(settings: EvalConfig, state: dict, checkpoint: Path, data: CocoData) -> Path:
+    """Where the files go: the run itself for its own data, else a folder in it.
+
+    Args:
+        settings: of eval.py.
+        state: the checkpoint.
+        checkpoint: its path.
+        data: what was evaluated.
+    """
+    if settings.output_dir is not None:
+        return Path(settings.output_dir)
+    run = checkpoint.parent.parent
+    if not (run / "config.yaml").exists():
+        run = checkpoint.with_suffix("")
+    own = state["val_data"] == data.fingerprint
+    return run if own else run / f"eval_{settings.data.name or data.path.stem}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

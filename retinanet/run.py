@@ -1,0 +1,388 @@
+"""One training run: made or found on disk, carried to its last step."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from retinanet import build, distributed
+from retinanet.config import TrainConfig
+from retinanet.data.batches import Batch, Request, make_loader, train_plan
+from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.publish import publish
+from retinanet.evaluation.validate import validate
+from retinanet.training import announce
+from retinanet.training.checkpoint import load_latest, save_checkpoint
+from retinanet.training.directory import RunDirectory
+from retinanet.training.logs import MetricsLog, peak_memory, start_logging
+from retinanet.training.survey import describe, survey
+from retinanet.training.totals import Means
+from retinanet.training.transfer import transfer
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingRun:
+    """Everything of one run, and the order of its acts."""
+
+    def __init__(self, settings: TrainConfig, overrides: list[str], device: torch.device) -> None:
+        """Read the data, build the parts, prepare the directory, load the last checkpoint.
+
+        Args:
+            settings: checked, with an output_dir.
+            overrides: as typed, for the record.
+            device: of this rank.
+
+        Raises:
+            ValueError: data, settings or a directory that do not fit.
+            FileNotFoundError: a file that is named but not there.
+        """
+        self.settings = settings
+        self.overrides = overrides
+        self.device = device
+        self.directory = RunDirectory(Path(settings.output_dir))
+        self.plain = dataclasses.asdict(settings)
+        stored = self._stored_checkpoint()
+        self.train_data, self.val_data = build.build_splits(settings.data)
+        self.train_augment = build.build_augment(settings, train=True)
+        self.val_augment = build.build_augment(settings, train=False)
+        self.steps_per_epoch = len(self._plan(0))
+        self.total_steps = self._total_steps()
+        self.evaluate_every = max(1, round(settings.evaluation.every_epochs * self.steps_per_epoch))
+        self.best: dict[str, Any] = {"AP": None, "step": 0}
+        self.evaluated_step = 0
+        self.fruitless = 0  # evaluations since the best one
+        self._build(stored)
+
+    def _build(self, stored: dict[str, Any] | None) -> None:
+        """The model and what trains it, from the checkpoint where there is one."""
+        settings = self.settings
+        names = self.train_data.category_names
+        from_elsewhere = stored is not None or settings.init_from is not None
+        self.model = build.build_model(settings, len(names), load_later=from_elsewhere)
+        if stored is None and settings.init_from is not None:
+            self.init_lines = transfer(self.model, Path(settings.init_from), names)
+        self.trainer = build.build_trainer(
+            settings, self.model, names, total_steps=self.total_steps, device=self.device
+        )
+        self.postprocess = build.build_postprocess(settings)
+        if stored is not None:
+            self._load(stored)
+
+    def run(self) -> None:
+        """Train to the end, or report that it has been reached."""
+        self._open()
+        try:
+            if self._finished():
+                self._report_finished()
+                return
+            if self._evaluation_due():  # the run was killed while it evaluated
+                self._evaluate()
+                self._save()
+            self.trainer.run(self._steps(), self._after_step)
+            self._report_finished()
+        finally:
+            self.log.close()
+            self.bar.close()
+
+    def _stored_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint to continue from, unless this is another run than the one on disk."""
+        overwrite = self.settings.overwrite
+        moves = distributed.on_main(lambda: self.directory.check(self.plain, overwrite=overwrite))
+        found = None if moves else load_latest(self.directory.checkpoints)
+        if found is None:
+            return None
+        for problem in found[1]:
+            logger.warning("%s The checkpoint before it is used.", problem)
+        return found[0]
+
+    def _open(self) -> None:
+        """Make the directory, start the logs, say what is about to happen."""
+        distributed.on_main(
+            lambda: self.directory.make(
+                self.plain,
+                self.overrides,
+                device=str(self.device),
+                processes=distributed.world_size(),
+                train_data=self.train_data.fingerprint,
+                val_data=self.val_data.fingerprint,
+            )
+        )
+        main = distributed.is_main()
+        start_logging(self.directory.root / "train.log", main=main)
+        step = self.trainer.step
+        if main:
+            self.directory.forget_after(step)
+        self.log = MetricsLog(self.directory if main else None, step=step)
+        self.bar = tqdm(total=self.total_steps, initial=step, disable=None if main else True)
+        self.since = time.perf_counter()
+        logger.info("run        %s", self.directory.root)
+        if step:
+            logger.info("continue   after step %d of %d", step, self.total_steps)
+        elif main:
+            for line in self._announcement():
+                logger.info("%s", line)
+
+    def _announcement(self) -> list[str]:
+        """What to expect of the first step."""
+        settings, data = self.settings, self.train_data
+        found = survey(
+            data,
+            self.model.anchor_generator,
+            self.trainer.matcher,
+            min_size=settings.data.min_size,
+            max_size=settings.data.max_size,
+        )
+        lines = [f"repaired   {what}: {count}" for what, count in data.repairs.items()]
+        lines += describe(found, data.category_names)
+        lines.append(
+            announce.describe_rate(
+                settings.optim.lr, settings.optim.batch_size, settings.optim.reference_batch
+            )
+        )
+        if settings.init_from is not None:
+            return lines + self.init_lines
+        return lines + announce.announce_loss(
+            found, class_names=data.category_names, **self._loss_settings()
+        )
+
+    def _loss_settings(self) -> dict[str, Any]:
+        alpha = build.resolve_alpha(self.settings.loss.alpha, self.train_data.category_names)
+        return {
+            "alpha": alpha,
+            "gamma": self.settings.loss.gamma,
+            "prior": self.settings.model.prior,
+        }
+
+    def _plan(self, epoch: int) -> list[list[Request]]:
+        """This rank's micro-batches of every step of an epoch."""
+        return train_plan(
+            self.train_data,
+            self.train_augment,
+            seed=self.settings.seed,
+            epoch=epoch,
+            batch_size=self.settings.optim.batch_size,
+            accumulate=self.settings.optim.accumulate,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            keep_empty=self.settings.data.keep_empty,
+        )
+
+    def _total_steps(self) -> int:
+        schedule = self.settings.schedule
+        return schedule.max_steps or schedule.epochs * self.steps_per_epoch
+
+    def _requests(self) -> Iterator[Request]:
+        """Micro-batches from the present step to the last, planned epoch by epoch."""
+        step = self.trainer.step
+        while step < self.total_steps:
+            epoch, done = divmod(step, self.steps_per_epoch)
+            plan = self._plan(epoch)[done : done + self.total_steps - step]
+            yield from itertools.chain.from_iterable(plan)
+            step += len(plan)
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """Micro-batches of one step after the other, loaded ahead."""
+        data = self.settings.data
+        loader = make_loader(
+            self.train_data,
+            self.train_augment,
+            self._requests(),
+            seed=self.settings.seed,
+            workers=data.workers,
+            on_bad_image=data.on_bad_image,
+            pin_memory=self.device.type == "cuda",
+        )
+        batches = iter(loader)
+        while step := list(itertools.islice(batches, self.settings.optim.accumulate)):
+            yield step
+
+    def _after_step(self) -> bool:
+        """Log, evaluate and save when due; true when the run is over."""
+        step, settings = self.trainer.step, self.settings
+        self.bar.update()
+        due = self._evaluation_due()
+        if step == 1 or step % settings.log_every_steps == 0 or due:
+            self._log_row()
+        if due:
+            self._save()
+            self._evaluate()
+            self._save()
+            self.since = time.perf_counter()
+        elif settings.save_every_steps and step % settings.save_every_steps == 0:
+            self._save()
+        return self._finished()
+
+    def _evaluation_due(self) -> bool:
+        step = self.trainer.step
+        at_boundary = step % self.evaluate_every == 0 or step == self.total_steps
+        return step > self.evaluated_step and at_boundary
+
+    def _finished(self) -> bool:
+        patience = self.settings.evaluation.patience
+        stopped = patience is not None and self.fruitless >= patience
+        return stopped or self.evaluated_step >= self.total_steps
+
+    def _log_row(self) -> None:
+        """Read the sums of the steps since the last row: the only wait for the device."""
+        trainer = self.trainer
+        means = trainer.totals.take()
+        now = time.perf_counter()
+        row = {
+            "step": trainer.step,
+            "epoch": round(trainer.step / self.steps_per_epoch, 4),
+            "loss/class": means.class_loss,
+            "loss/box": means.box_loss,
+            "lr": trainer.schedule(trainer.step - 1),
+            "grad_norm": means.grad_norm,
+            "positives": means.positives,
+            "images_per_s": means.images / (now - self.since),
+            "memory_gib": peak_memory(self.device),
+        }
+        self.since = now
+        if means.bad_steps:
+            raise FloatingPointError(self._explain_bad(means))
+        self.log.write(row)
+        self.bar.set_description(f"epoch {row['epoch']:.2f}")
+        self.bar.set_postfix_str(
+            f"class {means.class_loss:.3f} box {means.box_loss:.3f} lr {row['lr']:.2g} "
+            f"{row['images_per_s']:.1f} images/s {row['memory_gib']:.1f} GiB"
+        )
+        logger.debug(
+            "step %d/%d  class %.4f  box %.4f  lr %.3g  grad norm %.3g  %.1f images/s",
+            *(trainer.step, self.total_steps, means.class_loss, means.box_loss, row["lr"]),
+            *(means.grad_norm, row["images_per_s"]),
+        )
+        if trainer.step == 1 and self.settings.init_from is None:
+            num_classes = self.model.num_classes
+            logger.info(
+                "%s",
+                announce.compare_first_loss(
+                    means, num_classes=num_classes, **self._loss_settings()
+                ),
+            )
+
+    def _explain_bad(self, means: Means) -> str:
+        images = f"; images {means.bad_images}" if means.bad_images else ""
+        return (
+            f"loss or gradient is not finite in {means.bad_steps} of the {means.steps} steps up to "
+            f"step {self.trainer.step}: loss/class={means.class_loss:.4g} "
+            f"loss/box={means.box_loss:.4g}{images}. Those steps changed no weights. Lower "
+            f"optim.lr, lengthen schedule.warmup_steps, or inspect those images."
+        )
+
+    def _evaluate(self) -> None:
+        """Score the weights to ship, keep the best, draw."""
+        settings, step = self.settings.evaluation, self.trainer.step
+        model = self.model if self.trainer.ema is None else self.trainer.ema.model
+        evaluation, found = validate(
+            model,
+            self.val_data,
+            self.val_augment,
+            self.postprocess,
+            device=self.device,
+            precision=self.settings.precision,
+            batch_size=settings.batch_size,
+            workers=self.settings.data.workers,
+            on_bad_image=self.settings.data.on_bad_image,
+            max_images=settings.max_images,
+            backend=settings.backend,
+            max_dets=settings.max_dets,
+        )
+        # Only the main rank has numbers; all must agree on when to stop.
+        better = distributed.on_main(lambda: self._is_better(evaluation))
+        self.evaluated_step = step
+        self.fruitless = 0 if better else self.fruitless + 1
+        if better:
+            AP = distributed.on_main(lambda: evaluation.metrics["AP"])
+            self.best = {"AP": AP, "step": step}
+        if distributed.is_main():
+            self._keep(model, evaluation, found, better)
+        distributed.barrier()
+
+    def _is_better(self, evaluation: Evaluation) -> bool:
+        AP, best = evaluation.metrics["AP"], self.best["AP"]
+        return not self.best["step"] or (AP is not None and (best is None or best < AP))
+
+    def _keep(
+        self, model: torch.nn.Module, evaluation: Evaluation, found: DetectionArrays, better: bool
+    ) -> None:
+        """Row, pictures and files of an evaluation; ``eval/`` always describes best.pt."""
+        step = self.trainer.step
+        epoch = round(step / self.steps_per_epoch, 4)
+        self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
+        if better:
+            state = {"model": model.state_dict(), "step": step, **self._description()}
+            save_checkpoint(self.directory.best, state)
+        sheet = publish(
+            self.directory.root,
+            self.val_data,
+            evaluation,
+            found,
+            step=step,
+            log_images=self.settings.log_images,
+            cap=self.settings.postprocess.detections,
+            files=better,
+        )
+        if sheet is not None:
+            self.log.image(step, "predictions", sheet)
+        if self.trainer.latest is not None:
+            self.log.histograms(step, self.trainer.p_t(self.trainer.latest))
+
+    def _description(self) -> dict[str, Any]:
+        """What inference needs beside the weights, and how the run stands."""
+        data = self.train_data
+        return {
+            "settings": self.plain,
+            "classes": {"names": list(data.category_names), "ids": list(data.category_ids)},
+            "best": self.best,
+            "train_data": data.fingerprint,
+            "val_data": self.val_data.fingerprint,
+        }
+
+    def _save(self) -> None:
+        """Write last.pt; the one before stays as previous.pt."""
+        if not distributed.is_main():
+            return
+        state = {
+            **self.trainer.state_dict(),
+            **self._description(),
+            "evaluated_step": self.evaluated_step,
+            "fruitless": self.fruitless,
+        }
+        save_checkpoint(self.directory.last, state, keep_previous=True)
+
+    def _load(self, stored: dict[str, Any]) -> None:
+        """Continue from a checkpoint of this run.
+
+        Raises:
+            ValueError: the annotations are not those it was trained on.
+        """
+        if stored["train_data"] != self.train_data.fingerprint:
+            raise ValueError(
+                f"{self.train_data.path} has changed since {self.directory.root} was started; "
+                f"restore it, or choose another output_dir (with init_from="
+                f"{self.directory.best} to keep the weights)."
+            )
+        self.trainer.load_state_dict(stored)
+        self.best = stored["best"]
+        self.evaluated_step = stored["evaluated_step"]
+        self.fruitless = stored["fruitless"]
+
+    def _report_finished(self) -> None:
+        AP = "n/a" if self.best["AP"] is None else f"{self.best['AP']:.4f}"
+        logger.info(
+            "finished   %d steps; best AP %s at step %d", self.trainer.step, AP, self.best["step"]
+        )
+        logger.info("best       %s", self.directory.best)
+        logger.info("pictures   %s", self.directory.plots)
+        logger.info("curves     tensorboard --logdir %s", self.directory.root / "tensorboard")

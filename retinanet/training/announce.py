@@ -1,0 +1,102 @@
+"""What to expect, said before the first step; what came, said after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from retinanet.training.expect import (
+    FIRST_LOSS_TOLERANCE,
+    MAX_BACKGROUND_RATIO,
+    balancing_alpha,
+    balancing_prior,
+    expected_class_loss,
+)
+from retinanet.training.optim import scaled_lr
+from retinanet.training.survey import Survey
+from retinanet.training.totals import Means
+
+Alpha = float | Sequence[float] | None
+
+
+def describe_rate(lr: float, batch_size: int, reference_batch: int | None) -> str:
+    """One line: the learning rate and where it comes from."""
+    rate = scaled_lr(lr, batch_size, reference_batch)
+    if reference_batch is None:
+        return f"lr         {rate:g}, not scaled to the {batch_size} images of a step"
+    return f"lr         {rate:g} = {lr:g} x {batch_size} images a step / {reference_batch}"
+
+
+def announce_loss(
+    found: Survey, *, alpha: Alpha, gamma: float, prior: float, class_names: Sequence[str]
+) -> list[str]:
+    """The first class loss to expect, and a warning when background would drown the positives.
+
+    Args:
+        found: counts of the training set.
+        alpha: as resolved for the classes.
+        gamma: focusing exponent.
+        prior: pi.
+        class_names: in the order of labels.
+    """
+    counts = {
+        "num_classes": len(class_names),
+        "num_positives": found.positives,
+        "num_background": found.background,
+    }
+    loss = expected_class_loss(alpha, gamma, prior, **counts)
+    lines = [
+        f"alpha      {_alpha_text(alpha, class_names)}",
+        f"first loss class {loss.total:.4g} = positives {loss.positives:.4g} + background "
+        f"{loss.background:.4g}, from alpha={_short(alpha)} gamma={gamma:g} pi={prior:g}",
+    ]
+    if loss.ratio > MAX_BACKGROUND_RATIO:
+        remedy = f"model.prior={balancing_prior(alpha, gamma, **counts):.2g}"
+        if isinstance(alpha, int | float) and 0 < alpha < 1:
+            remedy += f" or loss.alpha={balancing_alpha(loss, alpha):.4g}"
+        lines.append(
+            f"warning    background outweighs positives {loss.ratio:.3g} : 1 at the start; the "
+            f"first steps go into unlearning it. {remedy} would balance them"
+        )
+    elif loss.ratio < 1:
+        lines.append(
+            f"balance    positives outweigh background {1 / max(loss.ratio, 1e-9):.3g} : 1 at the "
+            f"start, as is normal with few classes"
+        )
+    return lines
+
+
+def compare_first_loss(
+    means: Means, *, alpha: Alpha, gamma: float, prior: float, num_classes: int
+) -> str:
+    """One line: the class loss of the first step beside its closed form for the same batch."""
+    loss = expected_class_loss(
+        alpha,
+        gamma,
+        prior,
+        num_classes=num_classes,
+        num_positives=means.positives,
+        num_background=means.background,
+    )
+    line = (
+        f"first step class loss {means.class_loss:.4g}, closed form for its "
+        f"{means.positives:.0f} positives {loss.total:.4g}"
+    )
+    if abs(means.class_loss - loss.total) <= FIRST_LOSS_TOLERANCE * loss.total:
+        return line + ": as expected"
+    return (
+        f"{line}: NOT as expected. The class subnet does not start at model.prior={prior:g} "
+        f"(weights loaded over it?) or its features are out of scale"
+    )
+
+
+def _alpha_text(alpha: Alpha, class_names: Sequence[str]) -> str:
+    if alpha is None:
+        return "off: y = 1 and y = 0 both weigh 1"
+    if isinstance(alpha, Sequence):
+        pairs = zip(class_names, alpha, strict=True)
+        return "per class, for y = 1: " + ", ".join(f"{name} {a:g}" for name, a in pairs)
+    return f"{alpha:g} weighs y = 1 (the object's class), {1 - alpha:g} weighs y = 0"
+
+
+def _short(alpha: Alpha) -> str:
+    return "per class" if isinstance(alpha, Sequence) else str(alpha)

@@ -1,0 +1,86 @@
+"""Start a model from the weights of another run, also with other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from retinanet.model.retinanet import RetinaNet
+from retinanet.training.checkpoint import load_checkpoint
+
+# A trunk that matches less than this of its parameters is another trunk.
+MIN_TRUNK_SHARE = 0.95
+
+# Parameters with one group of rows for each class.
+CLASS_PARAMETERS = ("head.cls.pred.weight", "head.cls.pred.bias")
+
+
+def shipped_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that are evaluated: the average's where there is one."""
+    return state["model"] if state.get("ema") is None else state["ema"]
+
+
+def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[str]:
+    """Copy what fits from a checkpoint into ``model``; class outputs are matched by name.
+
+    Args:
+        model: its class outputs keep their start from the prior where no class of the same name
+            is in the checkpoint.
+        path: of a checkpoint of this project.
+        class_names: of the model, in the order of labels.
+
+    Returns:
+        Lines for the log: what was kept, restarted and left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint, or of another trunk.
+    """
+    state = load_checkpoint(path)
+    given, own = shipped_weights(state), model.state_dict()
+    fits = {
+        name: value
+        for name, value in given.items()
+        if name in own and own[name].shape == value.shape and name not in CLASS_PARAMETERS
+    }
+    trunk = [name for name in own if name.startswith("backbone.")]
+    share = sum(name in fits for name in trunk) / len(trunk)
+    if share < MIN_TRUNK_SHARE:
+        raise ValueError(
+            f"init_from={path}: only {share:.0%} of the trunk's parameters fit; it was trained "
+            f"with model.backbone={state['settings']['model']['backbone']} and model.norm="
+            f"{state['settings']['model']['norm']}. Use the same here."
+        )
+    old_names = state["classes"]["names"]
+    kept = [name for name in class_names if name in old_names]
+    for name in CLASS_PARAMETERS:
+        fits[name] = _copy_rows(own[name], given[name], class_names, old_names)
+    model.load_state_dict({**own, **fits})
+    restarted = [name for name in class_names if name not in old_names]
+    untouched = [name for name in own if name not in fits]
+    return [
+        f"weights    {path} (step {state['step']}): {len(fits)} of {len(own)} parameters",
+        f"classes    kept {', '.join(kept) or 'none'}; restarted from model.prior: "
+        f"{', '.join(restarted) or 'none'}",
+        f"restarted  {', '.join(untouched[:6]) or 'no parameter'}"
+        + (f" and {len(untouched) - 6} more" if len(untouched) > 6 else ""),
+    ]
+
+
+def _copy_rows(
+    own: Tensor, given: Tensor, names: Sequence[str], old_names: Sequence[str]
+) -> Tensor:
+    """Output rows of classes that both have; the others stay. Rows are anchor-major."""
+    K, old_K = len(names), len(old_names)
+    same_input = own.shape[1:] == given.shape[1:]
+    if not same_input or own.shape[0] // K != given.shape[0] // old_K:
+        return own
+    rows = own.clone().unflatten(0, (-1, K))  # (a, K, ...)
+    old_rows = given.unflatten(0, (-1, old_K))  # (a, old K, ...)
+    for label, name in enumerate(names):
+        if name in old_names:
+            rows[:, label] = old_rows[:, old_names.index(name)]
+    return rows.flatten(0, 1)  # (a * K, ...)
