@@ -106,7 +106,7 @@ def panels_of(
     labels, crowd = data.labels[rows], data.crowd[rows]
     names = [plain_text(name, 22) for name in data.category_names]
     truth = Panel(
-        title=f"{plain_text(data.file_name(index), 40)}: {(~crowd).sum()} objects",
+        title=f"{plain_text(data.file_name(index), 40)}, ground truth: {(~crowd).sum()}",
         image=image,
         size=size,
         boxes=data.bbox[rows],
@@ -120,8 +120,8 @@ def panels_of(
     best = detections.scores[found].max(initial=0)
     found = found[detections.scores[found] >= min_score][::-1]  # the best on top
     predicted = Panel(
-        title=f"{len(found)} predictions with score \u2265 {min_score:g}"
-        + ("" if len(found) or not best else f" (best {best:.2f})"),
+        title=f"predictions with score \u2265 {min_score:g}: {len(found)}"
+        + ("" if len(found) or not best else f", the best has {best:.2f}"),
         image=image,
         size=size,
         boxes=detections.boxes[found],

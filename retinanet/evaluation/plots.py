@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from retinanet.evaluation.coco import Evaluation
 
@@ -173,6 +174,7 @@ def _draw_losses(axes: Axes, rows: list[dict[str, Any]]) -> None:
         axes.set_yscale("log")
         # 0.5 instead of 5 x 10^-1, which without mathematical text would show its source.
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
         axes.yaxis.set_minor_formatter("{x:g}")
     else:
         axes.set_ylim(bottom=0)
@@ -221,8 +223,8 @@ def _draw_classes(axes: Axes, curves: np.ndarray, classes: list[tuple[str, float
         axes.plot(recall, curves.mean(axis=1), color=COLORS[0], label="mean")
         axes.legend(loc="lower left")
         return
-    for label, ((name, area), color) in enumerate(zip(classes, COLORS, strict=False)):
-        axes.plot(
-            recall, curves[:, label], color=color, label=f"{plain_text(name, 20)}  {area:.3f}"
-        )
+    for label in sorted(range(len(classes)), key=lambda label: -classes[label][1]):
+        name, area = classes[label]
+        legend = f"{plain_text(name, 20)}  {area:.3f}"
+        axes.plot(recall, curves[:, label], color=COLORS[label], label=legend)
     axes.legend(loc="lower left", title="AP50", alignment="left")

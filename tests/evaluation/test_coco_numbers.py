@@ -13,8 +13,6 @@ from pycocotools.cocoeval import COCOeval
 from retinanet.data.coco import read_coco
 from retinanet.evaluation.coco import NUMBERS, evaluate
 
-# pycocotools 2.0 calls numpy the way numpy 1 expected.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BACKENDS = ("pycocotools", "faster")
 BOX = (100.0, 100.0, 50.0, 40.0)  # 2000 square pixels: medium
