@@ -14,7 +14,7 @@ from retinanet.config import EvalConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device
-from retinanet.evaluation.publish import publish
+from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.run import TrainingRun
 from retinanet.training.checkpoint import load_checkpoint
@@ -93,14 +93,14 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
     )
     if distributed.is_main():
         folder = output_folder(settings, state, checkpoint, data)
+        tell(evaluation, found, cap=recorded.postprocess.detections, classes=True)
         publish(
             folder,
             data,
             evaluation,
             found,
-            step=state["step"],
-            log_images=settings.log_images,
-            cap=recorded.postprocess.detections,
+            num_drawn=settings.log_images,
+            about={"checkpoint": str(checkpoint), "step": state["step"]},
         )
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
 

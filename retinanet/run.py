@@ -18,7 +18,8 @@ from retinanet.config import TrainConfig
 from retinanet.data.batches import Batch, Request, make_loader, train_plan
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.evaluation.publish import publish
+from retinanet.evaluation.plots import plot_curves
+from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.training import announce
 from retinanet.training.checkpoint import load_latest, save_checkpoint
@@ -320,21 +321,27 @@ class TrainingRun:
         step = self.trainer.step
         epoch = round(step / self.steps_per_epoch, 4)
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
+        logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
+        tell(
+            evaluation,
+            found,
+            cap=self.settings.postprocess.detections,
+            classes=step == self.total_steps,
+        )
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
             save_checkpoint(self.directory.best, state)
-        sheet = publish(
-            self.directory.root,
-            self.val_data,
-            evaluation,
-            found,
-            step=step,
-            log_images=self.settings.log_images,
-            cap=self.settings.postprocess.detections,
-            files=better,
-        )
-        if sheet is not None:
-            self.log.image(step, "predictions", sheet)
+            sheet = publish(
+                self.directory.root,
+                self.val_data,
+                evaluation,
+                found,
+                num_drawn=self.settings.log_images,
+                about={"checkpoint": str(self.directory.best), "step": step},
+            )
+            if sheet is not None:
+                self.log.image(step, "predictions", sheet)
+        plot_curves(self.directory.metrics, self.directory.plots / "curves.png")
         if self.trainer.latest is not None:
             self.log.histograms(step, self.trainer.p_t(self.trainer.latest))
 

@@ -149,7 +149,9 @@ def _with_bar(loader: Iterable[Batch], show: bool) -> Iterable[Batch]:
     """The batches, behind a progress bar that counts images."""
     total = len(loader) if hasattr(loader, "__len__") else None
     num_images = 0
-    with tqdm(total=total, desc="detect", unit="batch", disable=not show, leave=False) as bar:
+    with tqdm(
+        total=total, desc="detect", unit="batch", disable=None if show else True, leave=False
+    ) as bar:
         for batch in loader:
             yield batch
             num_images += len(batch.image_ids)

@@ -1,18 +1,24 @@
-"""Files and pictures of one evaluation, and its table on the console."""
+"""What people see of one evaluation: the table, the files and the pictures."""
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.pictures import draw_predictions
+from retinanet.evaluation.plots import plot_pr
+from retinanet.evaluation.report import caps_warning, summary, table, write_report
 
 logger = logging.getLogger(__name__)
+
+# Rows of the table of classes on the console; per_class.csv has all of them.
+SHOWN_CLASSES = 20
 
 
 def publish(
@@ -21,14 +27,43 @@ def publish(
     evaluation: Evaluation | None,
     found: DetectionArrays,
     *,
-    step: int,
-    log_images: int,
-    cap: int,
-    files: bool = True,
+    num_drawn: int,
+    about: dict[str, Any],
 ) -> np.ndarray | None:
-    """Write what an evaluation found."""
-    (root / "eval").mkdir(parents=True, exist_ok=True)
-    if files:
-        (root / "eval/metrics.json").write_text(json.dumps(evaluation.metrics))
-    logger.info("evaluation after step %d: %s", step, evaluation.metrics)
-    return None
+    """Write ``eval/`` and ``plots/`` of a run or another folder.
+
+    Args:
+        root: the folder.
+        data: what was evaluated.
+        evaluation: None for data without annotations.
+        found: the detections.
+        num_drawn: images drawn, 0 for none.
+        about: entries for metrics.json, such as the checkpoint's step.
+
+    Returns:
+        A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
+    """
+    write_report(root / "eval", data, found, evaluation, about)
+    if evaluation is not None:
+        plot_pr(evaluation, root / "plots" / "pr_curves.png")
+    return draw_predictions(data, found, root / "plots", num_drawn)
+
+
+def tell(evaluation: Evaluation | None, found: DetectionArrays, *, cap: int, classes: bool) -> None:
+    """Say on the console and in the log what an evaluation found.
+
+    Args:
+        evaluation: None for data without annotations.
+        found: the detections.
+        cap: ``postprocess.detections`` of the model.
+        classes: the table of classes too.
+    """
+    if evaluation is None:
+        logger.info("%d detections; the data has no annotations to score them by", len(found))
+    elif classes:
+        logger.info("\n%s\n", table(evaluation, SHOWN_CLASSES))
+    else:
+        logger.info("\n%s\n", summary(evaluation))
+    warning = caps_warning(evaluation, found, cap)
+    if warning is not None:
+        logger.warning("warning    %s", warning)
