@@ -70,7 +70,8 @@ def detect(
     parts = []
     try:
         for batch in _with_bar(loader, progress and is_main()):
-            parts.append(detect_batch(model, postprocess, batch.to(device), precision))
+            batch = batch.to(device, non_blocking=True)
+            parts.append(detect_batch(model, postprocess, batch, precision))
     finally:
         model.train(training)
     return merge(gather_objects(merge(parts)))

@@ -13,7 +13,6 @@ from pycocotools.cocoeval import COCOeval
 from retinanet.data.coco import read_coco
 from retinanet.evaluation.coco import NUMBERS, evaluate
 
-
 BACKENDS = ("pycocotools", "faster")
 BOX = (100.0, 100.0, 50.0, 40.0)  # 2000 square pixels: medium
 
@@ -62,6 +61,32 @@ def test_the_published_numbers_of_the_coco_api(real_data, make_detections, backe
     metrics = evaluate(data, found, data.image_ids, backend).metrics
     assert list(metrics) == list(NUMBERS)
     assert list(metrics.values()) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "annotations"),
+    [("coco_slice", "annotations/instances_val2017.json"), ("bccd", "annotations/val.json")],
+)
+def test_real_sets_equal_stock_pycocotools_on_the_users_file(
+    real_data, make_detections, tmp_path, name, annotations
+):
+    path = real_data(name) / annotations
+    data = read_coco(path, tmp_path)
+    rng = np.random.default_rng(0)
+    rows = []
+    for row, image in enumerate(data.image_ids.repeat(np.diff(data.first))):
+        for _ in range(int(rng.integers(0, 3))):
+            box = (data.bbox[row] + rng.normal(0, 0.08, 4) * data.bbox[row, 2]).clip(1)
+            category = data.category_ids[data.labels[row]]
+            rows.append((int(image), category, box.tolist(), float(rng.random())))
+    found = make_detections(data, rows)
+    keys = ("image_id", "category_id", "bbox", "score")
+    results = [dict(zip(keys, row, strict=True)) for row in rows]
+    expected = stock(path, results)
+    assert 0.1 < expected[0] < 0.9
+    for backend in BACKENDS:
+        metrics = evaluate(data, found, data.image_ids, backend).metrics
+        assert list(metrics.values()) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(25))

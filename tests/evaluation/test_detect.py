@@ -1,0 +1,218 @@
+"""The loop over a data set: pixels of the file, every image once, nothing left behind."""
+
+import dataclasses
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from retinanet.data.batches import Batch, eval_plan, make_loader
+from retinanet.data.coco import read_coco
+from retinanet.data.transforms import Augment
+from retinanet.evaluation.detect import DetectionArrays, detect, merge
+from retinanet.model.retinanet import RetinaNet
+from retinanet.postprocess import Postprocess
+
+SETTINGS = {"score_threshold": 0.05, "pre_nms": 1000, "nms_iou": 0.5, "detections": 100}
+CPU = torch.device("cpu")
+
+
+class OneBox(nn.Module):
+    """Finds the left half of every image, with a score that its first pixel gives."""
+
+    def __init__(self, score_logit: float = 2.0) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(score_logit))
+        self.modes: list[bool] = []
+        self.autocast: list[bool] = []
+
+    def level_sizes(self, height: int, width: int) -> list[int]:
+        return [1, 0]
+
+    def forward(self, images, sizes):
+        self.modes.append(self.training)
+        self.autocast.append(torch.is_autocast_enabled("cpu"))
+        anchors = torch.tensor([[0.0, 0.0, 64.0, 128.0]])
+        logits = torch.full((len(images), 1, 2), -20.0)
+        logits[:, 0, 1] = self.logit - images[:, 0, 0, 0].float() / 100
+        return logits, torch.zeros(len(images), 1, 4), anchors
+
+
+def make_batch(image_ids, brightness=0, original=(50, 60), valid=(100, 120)) -> Batch:
+    count = len(image_ids)
+    return Batch(
+        images=torch.full((count, 3, 128, 128), brightness, dtype=torch.uint8),
+        sizes=torch.tensor([valid] * count),
+        boxes=torch.zeros(count, 0, 4),
+        labels=torch.zeros(count, 0, dtype=torch.int64),
+        crowds=torch.zeros(count, 0, 4),
+        image_ids=torch.tensor(image_ids),
+        original_sizes=torch.tensor([original] * count),
+    )
+
+
+def run(model, batches, precision="fp32", **settings) -> DetectionArrays:
+    return detect(model, Postprocess(**SETTINGS | settings), batches, CPU, precision)
+
+
+def assert_same(one: DetectionArrays, other: DetectionArrays) -> None:
+    for field in dataclasses.fields(DetectionArrays):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+
+
+def test_boxes_are_in_pixels_of_the_file():
+    # Half the size in both directions, and the box ends at the image, not at the padding.
+    found = run(OneBox(), [make_batch([7])])
+    np.testing.assert_allclose(found.boxes, [[0, 0, 32, 50]])
+    assert found.image_ids.tolist() == [7]
+    assert found.labels.tolist() == [1]
+    assert found.scores.tolist() == pytest.approx([1 / (1 + np.exp(-2))])
+    assert (found.boxes.dtype, found.scores.dtype) == (np.float64, np.float64)
+
+
+def test_images_without_detections_count_as_evaluated():
+    found = run(
+        OneBox(), [make_batch([9, 4]), make_batch([5], brightness=255)], score_threshold=0.5
+    )
+    assert found.evaluated.tolist() == [4, 5, 9]
+    assert found.image_ids.tolist() == [4, 9]
+
+
+def test_a_model_that_finds_nothing_is_ordinary():
+    found = run(OneBox(-20.0), [make_batch([1, 2])])
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+    assert found.evaluated.tolist() == [1, 2]
+
+
+def test_no_batches_give_no_images():
+    assert run(OneBox(), []).evaluated.tolist() == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_runs_in_eval_mode_and_keeps_its_own(training):
+    model = OneBox().train(training)
+    run(model, [make_batch([1])])
+    assert model.modes == [False]
+    assert model.training is training
+
+
+def test_the_mode_is_restored_after_an_error():
+    model = OneBox().train()
+    model.logit.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError):
+        run(model, [make_batch([1])])
+    assert model.training
+
+
+def test_logits_that_are_not_numbers_stop_with_the_images():
+    with pytest.raises(FloatingPointError, match=r"nan as logits of images \[3, 8\]"):
+        run(OneBox(float("nan")), [make_batch([3, 8])])
+
+
+def test_precision_is_that_of_the_forward_pass():
+    model = OneBox()
+    run(model, [make_batch([1])], "fp32")
+    run(model, [make_batch([2])], "bf16")
+    assert model.autocast == [False, True]
+
+
+def test_images_that_hit_the_cap_are_counted():
+    batches = [make_batch([1, 2]), make_batch([3], brightness=255)]
+    assert run(OneBox(), batches, score_threshold=0.5, detections=1).num_capped == 2
+    assert run(OneBox(), batches, score_threshold=0.5, detections=2).num_capped == 0
+
+
+def test_ranks_together_find_what_one_finds():
+    batches = [make_batch([6, 1]), make_batch([3], brightness=50), make_batch([2, 5])]
+    whole = run(OneBox(), batches)
+    shares = [run(OneBox(), batches[rank::2]) for rank in range(2)]
+    assert_same(merge(shares), whole)
+    assert_same(merge(shares[::-1]), whole)
+
+
+def test_an_image_that_comes_twice_is_refused():
+    with pytest.raises(ValueError, match=r"images \[2\] were evaluated twice"):
+        run(OneBox(), [make_batch([1, 2]), make_batch([2])])
+
+
+def test_rows_are_sorted_by_image_then_score():
+    found = run(OneBox(), [make_batch([9], brightness=100), make_batch([4]), make_batch([7])])
+    assert found.image_ids.tolist() == [4, 7, 9]
+    mixed = dataclasses.replace(
+        found,
+        image_ids=np.array([4, 4, 4]),
+        scores=np.array([0.2, 0.9, 0.9]),
+        labels=np.array([1, 2, 3]),
+    )
+    assert merge([mixed]).labels.tolist() == [2, 3, 1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_progress_bar_goes_to_terminals_only(monkeypatch, capsys, terminal):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    detect(OneBox(), Postprocess(**SETTINGS), [make_batch([1])], CPU, "fp32", progress=True)
+    assert ("detect" in screen.getvalue()) is terminal
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """Real files of several shapes, and annotations for them."""
+    sizes = [(60, 90), (90, 60), (75, 75), (60, 91), (40, 120)]
+    rng = np.random.default_rng(0)
+    images = []
+    for number, (height, width) in enumerate(sizes, start=1):
+        pixels = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        images.append(
+            {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
+        )
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    return read_coco(path, tmp_path)
+
+
+def test_the_real_model_sees_every_image_the_same_in_any_batch(small_set):
+    model = RetinaNet(
+        backbone="tiny",
+        num_classes=2,
+        prior=0.3,
+        weights=None,
+        norm="group",
+        frozen_stages=0,
+        fpn_channels=16,
+        head_depth=1,
+        head_channels=16,
+    )
+    augment = Augment(
+        min_size=64, max_size=128, flip=0.0, min_sizes=None, scale=None, color=0.0, train=False
+    )
+
+    def run_with(batch_size: int) -> DetectionArrays:
+        requests = eval_plan(small_set, augment, batch_size=batch_size)
+        loader = make_loader(
+            *(small_set, augment, requests),
+            seed=0,
+            workers=0,
+            on_bad_image="stop",
+            pin_memory=False,
+        )
+        return run(model, loader)
+
+    found, alone = run_with(3), run_with(1)
+    assert found.evaluated.tolist() == [1, 2, 3, 4, 5]
+    assert len(found) > 20
+    sizes = small_set.sizes[found.image_ids - 1]
+    assert (found.boxes[:, :2] >= 0).all()
+    assert (found.boxes[:, :2] + found.boxes[:, 2:] <= sizes[:, ::-1] + 1e-4).all()
+    np.testing.assert_array_equal(found.image_ids, alone.image_ids)
+    np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4)
