@@ -12,6 +12,7 @@ from retinanet import distributed
 from retinanet.config import DataConfig, TrainConfig
 from retinanet.data.coco import CocoData, check_same_classes, read_coco
 from retinanet.data.shapes import ensure_shapes
+from retinanet.data.stream import TrainingStream
 from retinanet.data.transforms import Augment
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
@@ -64,6 +65,23 @@ def build_augment(settings: TrainConfig, *, train: bool) -> Augment:
         scale=augment.scale,
         color=augment.color,
         train=train,
+    )
+
+
+def build_stream(settings: TrainConfig, data: CocoData, device: torch.device) -> TrainingStream:
+    """The training batches of this rank."""
+    return TrainingStream(
+        data,
+        build_augment(settings, train=True),
+        seed=settings.seed,
+        batch_size=settings.optim.batch_size,
+        accumulate=settings.optim.accumulate,
+        keep_empty=settings.data.keep_empty,
+        on_bad_image=settings.data.on_bad_image,
+        workers=settings.data.workers,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        pin_memory=device.type == "cuda",
     )
 
 
@@ -195,6 +213,8 @@ def build_trainer(
     """
     check_device(settings, device)
     model.to(device)
+    # Copied before compiling: a compiled method stays bound to the model it was taken from.
+    ema = None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay)
     if settings.compile:
         model.predict = torch.compile(model.predict)
     optim, schedule = settings.optim, settings.schedule
@@ -222,14 +242,14 @@ def build_trainer(
             decay_factor=schedule.decay_factor,
         ),
         network=distributed.wrap(model, device),
-        ema=None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay),
+        ema=ema,
         precision=settings.precision,
         max_grad_norm=optim.max_grad_norm,
     )
 
 
 def check_device(settings: TrainConfig, device: torch.device) -> None:
-    """Refuse settings that only a GPU, or another number of processes, can serve.
+    """Refuse settings that only a GPU can serve.
 
     Raises:
         ValueError: the setting and what to use instead.
@@ -239,11 +259,4 @@ def check_device(settings: TrainConfig, device: torch.device) -> None:
     if device.type == "cpu" and settings.model.norm == "sync":
         raise ValueError(
             "model.norm=sync needs GPUs (torch has it for CUDA only); use batch, group or frozen."
-        )
-    parts = settings.optim.accumulate * distributed.world_size()
-    if settings.optim.batch_size % parts:
-        raise ValueError(
-            f"optim.batch_size={settings.optim.batch_size} cannot be split over "
-            f"{distributed.world_size()} processes in optim.accumulate="
-            f"{settings.optim.accumulate} micro-batches; choose a multiple of {parts}."
         )

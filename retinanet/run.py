@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
-from retinanet.data.batches import Batch, Request, make_loader, train_plan
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.plots import plot_curves
@@ -24,9 +19,9 @@ from retinanet.evaluation.validate import validate
 from retinanet.training import announce
 from retinanet.training.checkpoint import load_latest, save_checkpoint
 from retinanet.training.directory import RunDirectory
-from retinanet.training.logs import MetricsLog, peak_memory, start_logging
+from retinanet.training.logs import MetricsLog, start_logging
+from retinanet.training.progress import Progress
 from retinanet.training.survey import describe, survey
-from retinanet.training.totals import Means
 from retinanet.training.transfer import transfer
 
 logger = logging.getLogger(__name__)
@@ -54,11 +49,10 @@ class TrainingRun:
         self.plain = dataclasses.asdict(settings)
         stored = self._stored_checkpoint()
         self.train_data, self.val_data = build.build_splits(settings.data)
-        self.train_augment = build.build_augment(settings, train=True)
-        self.val_augment = build.build_augment(settings, train=False)
-        self.steps_per_epoch = len(self._plan(0))
+        self.stream = build.build_stream(settings, self.train_data, device)
         self.total_steps = self._total_steps()
-        self.evaluate_every = max(1, round(settings.evaluation.every_epochs * self.steps_per_epoch))
+        every = settings.evaluation.every_epochs * self.stream.steps_per_epoch
+        self.evaluate_every = max(1, round(every))
         self.best: dict[str, Any] = {"AP": None, "step": 0}
         self.evaluated_step = 0
         self.fruitless = 0  # evaluations since the best one
@@ -89,11 +83,11 @@ class TrainingRun:
             if self._evaluation_due():  # the run was killed while it evaluated
                 self._evaluate()
                 self._save()
-            self.trainer.run(self._steps(), self._after_step)
+            steps = self.stream.steps(self.trainer.step, self.total_steps)
+            self.trainer.run(steps, self._after_step)
             self._report_finished()
         finally:
-            self.log.close()
-            self.bar.close()
+            self.progress.close()
 
     def _stored_checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint to continue from, unless this is another run than the one on disk."""
@@ -122,10 +116,15 @@ class TrainingRun:
         start_logging(self.directory.root / "train.log", main=main)
         step = self.trainer.step
         if main:
-            self.directory.forget_after(step)
+            self.directory.forget_after(step, self.evaluated_step)
         self.log = MetricsLog(self.directory if main else None, step=step)
-        self.bar = tqdm(total=self.total_steps, initial=step, disable=None if main else True)
-        self.since = time.perf_counter()
+        self.progress = Progress(
+            self.log,
+            step=step,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.stream.steps_per_epoch,
+            main=main,
+        )
         logger.info("run        %s", self.directory.root)
         if step:
             logger.info("continue   after step %d of %d", step, self.total_steps)
@@ -164,62 +163,25 @@ class TrainingRun:
             "prior": self.settings.model.prior,
         }
 
-    def _plan(self, epoch: int) -> list[list[Request]]:
-        """This rank's micro-batches of every step of an epoch."""
-        return train_plan(
-            self.train_data,
-            self.train_augment,
-            seed=self.settings.seed,
-            epoch=epoch,
-            batch_size=self.settings.optim.batch_size,
-            accumulate=self.settings.optim.accumulate,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            keep_empty=self.settings.data.keep_empty,
-        )
-
     def _total_steps(self) -> int:
         schedule = self.settings.schedule
-        return schedule.max_steps or schedule.epochs * self.steps_per_epoch
-
-    def _requests(self) -> Iterator[Request]:
-        """Micro-batches from the present step to the last, planned epoch by epoch."""
-        step = self.trainer.step
-        while step < self.total_steps:
-            epoch, done = divmod(step, self.steps_per_epoch)
-            plan = self._plan(epoch)[done : done + self.total_steps - step]
-            yield from itertools.chain.from_iterable(plan)
-            step += len(plan)
-
-    def _steps(self) -> Iterator[list[Batch]]:
-        """Micro-batches of one step after the other, loaded ahead."""
-        data = self.settings.data
-        loader = make_loader(
-            self.train_data,
-            self.train_augment,
-            self._requests(),
-            seed=self.settings.seed,
-            workers=data.workers,
-            on_bad_image=data.on_bad_image,
-            pin_memory=self.device.type == "cuda",
-        )
-        batches = iter(loader)
-        while step := list(itertools.islice(batches, self.settings.optim.accumulate)):
-            yield step
+        return schedule.max_steps or schedule.epochs * self.stream.steps_per_epoch
 
     def _after_step(self) -> bool:
         """Log, evaluate and save when due; true when the run is over."""
         step, settings = self.trainer.step, self.settings
-        self.bar.update()
+        self.progress.bar.update()
         due = self._evaluation_due()
-        if step == 1 or step % settings.log_every_steps == 0 or due:
+        saves = bool(settings.save_every_steps) and step % settings.save_every_steps == 0
+        # A row before each checkpoint, so that a resumed run writes the same rows.
+        if step == 1 or step % settings.log_every_steps == 0 or due or saves:
             self._log_row()
         if due:
             self._save()
             self._evaluate()
             self._save()
-            self.since = time.perf_counter()
-        elif settings.save_every_steps and step % settings.save_every_steps == 0:
+            self.progress.restart_clock()
+        elif saves:
             self._save()
         return self._finished()
 
@@ -234,52 +196,13 @@ class TrainingRun:
         return stopped or self.evaluated_step >= self.total_steps
 
     def _log_row(self) -> None:
-        """Read the sums of the steps since the last row: the only wait for the device."""
-        trainer = self.trainer
-        means = trainer.totals.take()
-        now = time.perf_counter()
-        row = {
-            "step": trainer.step,
-            "epoch": round(trainer.step / self.steps_per_epoch, 4),
-            "loss/class": means.class_loss,
-            "loss/box": means.box_loss,
-            "lr": trainer.schedule(trainer.step - 1),
-            "grad_norm": means.grad_norm,
-            "positives": means.positives,
-            "images_per_s": means.images / (now - self.since),
-            "memory_gib": peak_memory(self.device),
-        }
-        self.since = now
-        if means.bad_steps:
-            raise FloatingPointError(self._explain_bad(means))
-        self.log.write(row)
-        self.bar.set_description(f"epoch {row['epoch']:.2f}")
-        self.bar.set_postfix_str(
-            f"class {means.class_loss:.3f} box {means.box_loss:.3f} lr {row['lr']:.2g} "
-            f"{row['images_per_s']:.1f} images/s {row['memory_gib']:.1f} GiB"
-        )
-        logger.debug(
-            "step %d/%d  class %.4f  box %.4f  lr %.3g  grad norm %.3g  %.1f images/s",
-            *(trainer.step, self.total_steps, means.class_loss, means.box_loss, row["lr"]),
-            *(means.grad_norm, row["images_per_s"]),
-        )
-        if trainer.step == 1 and self.settings.init_from is None:
+        means = self.progress.row(self.trainer)
+        if self.trainer.step == 1 and self.settings.init_from is None:
             num_classes = self.model.num_classes
-            logger.info(
-                "%s",
-                announce.compare_first_loss(
-                    means, num_classes=num_classes, **self._loss_settings()
-                ),
+            line = announce.compare_first_loss(
+                means, num_classes=num_classes, **self._loss_settings()
             )
-
-    def _explain_bad(self, means: Means) -> str:
-        images = f"; images {means.bad_images}" if means.bad_images else ""
-        return (
-            f"loss or gradient is not finite in {means.bad_steps} of the {means.steps} steps up to "
-            f"step {self.trainer.step}: loss/class={means.class_loss:.4g} "
-            f"loss/box={means.box_loss:.4g}{images}. Those steps changed no weights. Lower "
-            f"optim.lr, lengthen schedule.warmup_steps, or inspect those images."
-        )
+            logger.info("%s", line)
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""
@@ -288,7 +211,7 @@ class TrainingRun:
         evaluation, found = validate(
             model,
             self.val_data,
-            self.val_augment,
+            build.build_augment(self.settings, train=False),
             self.postprocess,
             device=self.device,
             precision=self.settings.precision,
@@ -319,7 +242,7 @@ class TrainingRun:
     ) -> None:
         """Row, pictures and files of an evaluation; ``eval/`` always describes best.pt."""
         step = self.trainer.step
-        epoch = round(step / self.steps_per_epoch, 4)
+        epoch = self.progress.epoch(step)
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
         logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
         tell(

@@ -106,11 +106,12 @@ class RunDirectory:
         starts.append({**environment(), **facts})
         write_text(path, json.dumps(starts, indent=2) + "\n")
 
-    def forget_after(self, step: int) -> None:
+    def forget_after(self, step: int, evaluated_step: int) -> None:
         """Drop rows of metrics.jsonl that a resumed run will write again.
 
         Args:
             step: of the checkpoint.
+            evaluated_step: of the last evaluation that the checkpoint knows.
         """
         if not self.metrics.exists():
             return
@@ -120,7 +121,7 @@ class RunDirectory:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the row that was being written when the run was killed
-            if row["step"] <= step:
+            if row["step"] <= (evaluated_step if "AP" in row else step):
                 rows.append(line + "\n")
         write_text(self.metrics, "".join(rows))
 

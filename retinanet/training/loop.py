@@ -82,7 +82,8 @@ class Trainer:
 
     def one_step(self, micro_batches: list[Batch]) -> None:
         """Match, predict, compare, differentiate, update: the algorithm in its order."""
-        batches = [batch.to(self.device) for batch in micro_batches]
+        # From pinned memory a copy that does not block; anything else blocks as ever.
+        batches = [batch.to(self.device, non_blocking=True) for batch in micro_batches]
         # All micro-batches are matched first: the divisor counts positives of the whole step.
         matches = [self.match(batch) for batch in batches]
         divisors = self.loss.divisors(matches)
@@ -128,8 +129,11 @@ class Trainer:
         """
         batch = batch.to(self.device)
         match = self.match(batch)
+        training = self.model.training
+        self.model.eval()  # or looking would change the statistics of batch norms
         with autocast(self.device, self.precision):
             logits, _, _ = self.model(batch.images, batch.sizes)
+        self.model.train(training)
         scores = logits.float().sigmoid()  # (B, A, K)
         positive = match.label >= 0
         own = scores[positive].gather(1, match.label[positive][:, None])[:, 0]
@@ -146,8 +150,8 @@ class Trainer:
 
     def _finite(self, grad_norm: Tensor) -> Tensor:
         # With a scaler an overflow of the gradient is ordinary: it lowers the scale and goes on.
-        sums = self.totals.sums[:2].sum()
-        return (sums if self.scaler.is_enabled() else sums + grad_norm).isfinite()
+        losses = self.totals.step_losses.sum()
+        return (losses if self.scaler.is_enabled() else losses + grad_norm).isfinite()
 
     def _gradients_stay_here(self, more_follow: bool) -> contextlib.AbstractContextManager:
         """DDP sums gradients over the ranks once a step, after the last micro-batch."""

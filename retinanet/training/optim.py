@@ -46,6 +46,17 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
+def _start_momentum(optimizer: torch.optim.SGD) -> None:
+    """Zeros, which the first step turns into its gradient, as if there had been nothing.
+
+    Torch makes the buffers of fused SGD at the first step, without a value: where that step is
+    skipped, whatever lay in memory would move the weights of the second.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def build_optimizer(
     model: nn.Module,
     *,
@@ -81,5 +92,8 @@ def build_optimizer(
         bias_weight_decay=bias_weight_decay,
     )
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+        if momentum:
+            _start_momentum(optimizer)
+        return optimizer
     return torch.optim.AdamW(groups, lr=lr, fused=True)

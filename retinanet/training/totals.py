@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,12 +42,13 @@ class Totals:
     def _clear(self) -> None:
         # Class loss, box loss, gradient norm, positives, background, bad steps.
         self.sums = torch.zeros(6, device=self.device, dtype=torch.float64)
+        self.step_losses = torch.zeros(2, device=self.device, dtype=torch.float64)
         self.first_bad = torch.tensor(-1, device=self.device)
         self.image_ids: list[list[Tensor]] = []
 
     def add_loss(self, losses: dict[str, Tensor]) -> None:
         """Losses of one micro-batch."""
-        self.sums[:2] += torch.stack([losses["class"], losses["box"]]).detach()
+        self.step_losses += torch.stack([losses["class"], losses["box"]]).detach()
 
     def add_step(
         self, image_ids: list[Tensor], matches: list[Match], grad_norm: Tensor, finite: Tensor
@@ -61,7 +63,9 @@ class Totals:
         """
         positives = sum((match.label >= 0).sum() for match in matches)
         background = sum((match.label == NEGATIVE).sum() for match in matches)
-        self.sums[2:] += torch.stack([grad_norm.double(), positives, background, ~finite])
+        counts = torch.stack([grad_norm.double(), positives, background, ~finite])
+        self.sums += torch.cat([self.step_losses, counts])
+        self.step_losses = torch.zeros_like(self.step_losses)
         first = ~finite & (self.first_bad < 0)
         self.first_bad = torch.where(first, len(self.image_ids), self.first_bad)
         self.image_ids.append(image_ids)
@@ -84,6 +88,7 @@ class Totals:
             grad_norm=grad_norm / ranks / steps,
             positives=positives / steps,
             background=background / steps,
-            bad_steps=round(bad / ranks),
+            # Up, not to the nearest: a loss may be infinite on one rank alone.
+            bad_steps=math.ceil(bad / ranks),
             bad_images=bad_images,
         )

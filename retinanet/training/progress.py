@@ -1,0 +1,100 @@
+"""How far a run is and how fast: the bar, and the rows of the training log."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from tqdm import tqdm
+
+from retinanet.training.logs import MetricsLog, peak_memory
+from retinanet.training.loop import Trainer
+from retinanet.training.totals import Means
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Turns a trainer's sums into rows; the bar shows the latest."""
+
+    def __init__(
+        self, log: MetricsLog, *, step: int, total_steps: int, steps_per_epoch: int, main: bool
+    ) -> None:
+        """Start the clock and, on a terminal, the bar.
+
+        Args:
+            log: rows go there.
+            step: steps made so far.
+            total_steps: length of the run.
+            steps_per_epoch: to tell the epoch.
+            main: whether this is the main rank.
+        """
+        self.log = log
+        self.total_steps = total_steps
+        self.steps_per_epoch = steps_per_epoch
+        self.bar = tqdm(
+            total=total_steps, initial=step, unit="step", disable=None if main else True
+        )
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave the time until now out of the next images_per_s."""
+        self.since = time.perf_counter()
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training images after ``step`` steps."""
+        return round(step / self.steps_per_epoch, 4)
+
+    def row(self, trainer: Trainer) -> Means:
+        """Read the sums since the last row and log them: the only wait for the device.
+
+        Args:
+            trainer: its totals are taken; every rank must call this.
+
+        Raises:
+            FloatingPointError: a loss or gradient was not finite; the weights still are.
+        """
+        means = trainer.totals.take()
+        now = time.perf_counter()
+        row = {
+            "step": trainer.step,
+            "epoch": self.epoch(trainer.step),
+            "loss/class": means.class_loss,
+            "loss/box": means.box_loss,
+            "lr": trainer.schedule(trainer.step - 1),
+            "grad_norm": means.grad_norm,
+            "positives": means.positives,
+            "images_per_s": means.images / (now - self.since),
+            "memory_gib": peak_memory(trainer.device),
+        }
+        self.since = now
+        if means.bad_steps:
+            raise FloatingPointError(_explain(means, trainer.step))
+        self.log.write(row)
+        self.bar.set_description(f"epoch {row['epoch']:.2f}")
+        self.bar.set_postfix_str(
+            f"class {means.class_loss:.3f} box {means.box_loss:.3f} lr {row['lr']:.2g} "
+            f"{row['images_per_s']:.1f} images/s {row['memory_gib']:.1f} GiB"
+        )
+        logger.debug(
+            f"step {trainer.step}/{self.total_steps}  class {means.class_loss:.4f}  box "
+            f"{means.box_loss:.4f}  lr {row['lr']:.3g}  grad norm {means.grad_norm:.3g}  "
+            f"{row['images_per_s']:.1f} images/s"
+        )
+        return means
+
+    def close(self) -> None:
+        """Close the bar and the log."""
+        self.bar.close()
+        self.log.close()
+
+
+def _explain(means: Means, step: int) -> str:
+    """Which steps, which losses, which images, what to do."""
+    images = f"; images {means.bad_images}" if means.bad_images else ""
+    return (
+        f"loss or gradient is not finite in {means.bad_steps} of the {means.steps} steps up to "
+        f"step {step}: loss/class={means.class_loss:.4g} loss/box={means.box_loss:.4g}{images}. Those "
+        f"steps changed no weights. Lower optim.lr, lengthen schedule.warmup_steps, or inspect "
+        f"those images."
+    )
