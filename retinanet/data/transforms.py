@@ -58,6 +58,10 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(image.shape[1:]) == tuple(size):
         return image
+    if 1 in (*image.shape[1:], *size):
+        # torch 2.15's uint8 kernel gives wrong pixels or fails where a side is one pixel.
+        resized = TF.resize(image.float(), list(size), antialias=True)
+        return resized.round().clamp(0, 255).to(torch.uint8)
     return TF.resize(image, list(size), antialias=True)
 
 

@@ -1,0 +1,348 @@
+"""Pixels and boxes move together, and what is drawn depends on seed, epoch and image alone."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from retinanet.data import draws
+from retinanet.data.coco import read_coco
+from retinanet.data.images import read_image
+from retinanet.data.transforms import (
+    Augment,
+    Geometry,
+    crop,
+    recolor,
+    resize,
+    resized_size,
+    resized_sizes,
+    transform_boxes,
+)
+
+NONE = torch.zeros(0, 4)
+
+
+def augment(**changes):
+    settings = {"min_size": 64, "max_size": 128, "flip": 0.5, "train": True}
+    return Augment(**(settings | changes))
+
+
+def detectron2_size(h, w, size, max_size):
+    """ResizeShortestEdge.get_output_shape of detectron2, retyped."""
+    scale = float(size) / min(h, w)
+    newh, neww = (size, scale * w) if h < w else (scale * h, size)
+    if max(newh, neww) > max_size:
+        scale = max_size * 1.0 / max(newh, neww)
+        newh, neww = newh * scale, neww * scale
+    return int(newh + 0.5), int(neww + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (480, 640, (800, 1067)),
+        (640, 480, (1067, 800)),
+        (427, 640, (800, 1199)),
+        (300, 600, (667, 1333)),  # the longer side decides
+        (500, 500, (800, 800)),
+        (800, 1333, (800, 1333)),
+        (1, 10000, (1, 1333)),  # never zero
+    ],
+)
+def test_sizes_by_hand(height, width, expected):
+    assert resized_size(height, width, 800, 1333) == expected
+
+
+@pytest.mark.parametrize(("min_size", "max_size"), [(800, 1333), (640, 1066), (192, 320)])
+def test_sizes_are_those_of_detectron2(min_size, max_size):
+    sizes = np.random.default_rng(0).integers(40, 3000, (20000, 2))
+    sizes[:100, 0] = sizes[:100, 1]
+    expected = [detectron2_size(h, w, min_size, max_size) for h, w in sizes.tolist()]
+    assert resized_sizes(sizes, min_size, max_size).tolist() == [list(size) for size in expected]
+
+
+@pytest.fixture
+def picture():
+    y, x = np.mgrid[0:60, 0:80]
+    channels = [3 * x, 4 * y, 127 + 120 * np.sin(x / 5) * np.cos(y / 7)]
+    return torch.from_numpy(np.stack(channels).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(30, 41), (120, 160), (61, 79), (1, 1), (50, 1), (1, 90)])
+def test_resized_pixels_are_pillows_within_one_level(picture, size):
+    resized = resize(picture, size)
+    assert resized.dtype == torch.uint8
+    theirs = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(
+        size[::-1], Image.Resampling.BILINEAR
+    )
+    difference = resized.permute(1, 2, 0).numpy().astype(int) - np.array(theirs)
+    assert abs(difference).max() <= 1
+
+
+def test_the_same_size_changes_nothing(picture):
+    assert torch.equal(resize(picture, (60, 80)), picture)
+
+
+def test_a_crop_by_hand():
+    image = torch.arange(12, dtype=torch.uint8).view(1, 3, 4)
+    assert crop(image, (1, 2, 2, 2))[0].tolist() == [[6, 7], [10, 11]]
+
+
+def test_factors_of_one_leave_the_colors(picture):
+    assert torch.equal(recolor(picture, 1.0, 1.0, 1.0), picture)
+
+
+def test_brightness_by_hand():
+    image = torch.full((3, 2, 2), 100, dtype=torch.uint8)
+    assert recolor(image, 1.5, 1.0, 1.0).unique().tolist() == [150]
+
+
+def test_saturation_zero_is_grey(picture):
+    red, green, blue = recolor(picture, 1.0, 1.0, 0.0)
+    assert torch.equal(red, green)
+    assert torch.equal(red, blue)
+
+
+BOXES = torch.tensor([[10.0, 20.0, 30.0, 50.0], [0.0, 0.0, 80.0, 60.0], [79.0, 59.0, 80.0, 60.0]])
+
+
+def test_boxes_are_scaled_by_hand():
+    boxes, kept = transform_boxes(BOXES, (60, 80), Geometry((120, 40), None, False))
+    assert boxes.tolist() == [[5, 40, 15, 100], [0, 0, 40, 120]]
+    assert kept.tolist() == [True, True, False]  # the third is half a pixel wide
+
+
+def test_boxes_are_flipped_by_hand():
+    boxes, _ = transform_boxes(BOXES, (60, 80), Geometry((60, 80), None, True))
+    assert boxes.tolist() == [[50, 20, 70, 50], [0, 0, 80, 60], [0, 59, 1, 60]]
+
+
+def test_boxes_are_cropped_by_hand():
+    # Rows 40 to 100, columns 25 to 105 of the doubled image.
+    geometry = Geometry((120, 160), (40, 25, 60, 80), False)
+    boxes, kept = transform_boxes(BOXES, (60, 80), geometry)
+    assert boxes.tolist() == [[0, 0, 35, 60], [0, 0, 80, 60]]
+    assert kept.tolist() == [True, True, False]
+
+
+def test_a_side_of_exactly_one_pixel_is_kept():
+    box = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.999, 5.0]])
+    _, kept = transform_boxes(box, (10, 10), Geometry((10, 10), None, False))
+    assert kept.tolist() == [True, False]
+
+
+def test_no_boxes_stay_no_boxes(picture):
+    geometry = Geometry((30, 40), (0, 0, 20, 20), True)
+    image, boxes, labels, crowds = augment()(
+        picture, NONE, torch.zeros(0, dtype=torch.int64), NONE, geometry, 0, 0, 1
+    )
+    assert image.shape == (3, 20, 20)
+    assert boxes.shape == (0, 4)
+    assert labels.shape == (0,)
+    assert crowds.shape == (0, 4)
+
+
+def torchvision_sample(image, boxes, geometry):
+    """The same geometry by torchvision's own transforms of images with boxes."""
+    boxes = tv_tensors.BoundingBoxes(
+        boxes, format="XYXY", canvas_size=image.shape[1:], clamping_mode=None
+    )
+    steps = [v2.Resize(list(geometry.size), antialias=True)]
+    if geometry.crop is not None:
+        steps.append(v2.Lambda(lambda x: TF.crop(x, *geometry.crop)))
+    if geometry.flip:
+        steps.append(v2.RandomHorizontalFlip(p=1.0))
+    image, boxes = v2.Compose([*steps, v2.ClampBoundingBoxes(clamping_mode="soft")])(
+        tv_tensors.Image(image), boxes
+    )
+    return image.as_subclass(torch.Tensor), boxes.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("scale", [None, (0.3, 2.0)])
+def test_real_samples_are_those_of_torchvision(real_data, scale):
+    root = real_data("coco_slice")
+    data = read_coco(root / "annotations/instances_train2017.json", root / "train2017")
+    transform = augment(min_size=300, max_size=500, scale=scale)
+    for i in range(0, len(data), 3):
+        image = read_image(data.image_path(i))
+        boxes, labels = data.boxes(i)
+        key = (1, 2, int(data.image_ids[i]))
+        geometry = transform.plan(*image.shape[1:], *key)
+        ours, our_boxes, our_labels, _ = transform(
+            image, boxes, labels, data.crowds(i), geometry, *key
+        )
+        theirs, their_boxes = torchvision_sample(image, boxes, geometry)
+        kept = (their_boxes[:, 2:] - their_boxes[:, :2] >= 1).all(1)
+        assert torch.equal(ours, theirs)
+        assert tuple(ours.shape[1:]) == geometry.valid
+        torch.testing.assert_close(our_boxes, their_boxes[kept], atol=1e-3, rtol=1e-5)
+        assert torch.equal(our_labels, labels[kept])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("window", [None, (30, 20, 60, 90)])
+def test_a_painted_box_is_found_where_the_box_went(flip, window):
+    image = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    image[:, 20:50, 10:40] = 255
+    geometry = Geometry((120, 160), window, flip)
+    image, boxes, _, crowds = augment()(
+        image,
+        torch.tensor([[10.0, 20.0, 40.0, 50.0]]),
+        torch.tensor([3]),
+        torch.tensor([[10.0, 20.0, 40.0, 50.0]]),
+        geometry,
+        0,
+        0,
+        1,
+    )
+    rows, columns = torch.nonzero(image[0] > 127, as_tuple=True)
+    found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert boxes[0].tolist() == [side.item() for side in found]
+    assert torch.equal(crowds, boxes)
+
+
+def all_geometry(transform, *, seed=0, epoch=0, sizes=None, ids=None):
+    ids = np.arange(1, 2001) if ids is None else ids
+    sizes = np.tile([[480, 640]], (len(ids), 1)) if sizes is None else sizes
+    return transform.plan_all(sizes, seed, epoch, ids)
+
+
+JITTER = {"scale": (0.5, 2.0), "min_sizes": (48, 64, 80), "color": 0.4}
+
+
+def test_one_plan_is_the_row_of_all_plans():
+    transform = augment(**JITTER)
+    ids = np.array([5, 139, 581929, 2**62, -3])
+    sizes = np.array([[480, 640], [640, 480], [100, 1000], [33, 32], [500, 500]])
+    together = all_geometry(transform, seed=3, epoch=4, sizes=sizes, ids=ids)
+    for i, (height, width) in enumerate(sizes.tolist()):
+        assert together[i] == transform.plan(height, width, 3, 4, int(ids[i]))
+
+
+def test_plans_differ_between_seeds_epochs_and_images():
+    transform = augment(**JITTER)
+    plans = [transform.plan(480, 640, *key) for key in [(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 2)]]
+    assert len(set(plans)) == 4
+
+
+def test_global_generators_neither_matter_nor_change(picture):
+    transform = augment(**JITTER)
+
+    def sample():
+        geometry = transform.plan(60, 80, 1, 2, 3)
+        return transform(picture, BOXES, torch.arange(3), NONE, geometry, 1, 2, 3)
+
+    first = sample()
+    torch.manual_seed(99)
+    random.seed(99)
+    np.random.seed(99)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    second = sample()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.array_equal(np.random.get_state()[1], states[2])
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.25, 1.0])
+def test_the_share_of_flips_is_the_probability(flip):
+    share = all_geometry(augment(flip=flip)).flip.mean()
+    assert share == pytest.approx(flip, abs=0.03)
+
+
+def test_min_sizes_are_drawn_equally():
+    sizes = all_geometry(augment(min_sizes=(48, 64, 80))).size.min(axis=1)
+    values, counts = np.unique(sizes, return_counts=True)
+    assert values.tolist() == [48, 64, 80]
+    assert (abs(counts / 2000 - 1 / 3) < 0.04).all()
+
+
+def test_scale_jitter_stays_within_its_range_and_frame():
+    geometry = all_geometry(augment(scale=(0.5, 2.0)))
+    factor = geometry.size[:, 0] / 64
+    assert factor.min() < 0.53
+    assert factor.max() > 1.97
+    assert ((factor > 0.49) & (factor < 2.01)).all()
+    top, left, height, width = geometry.window.T
+    assert (height <= 64).all()
+    assert (width <= 85).all()
+    assert ((top >= 0) & (left >= 0)).all()
+    assert (top + height <= geometry.size[:, 0]).all()
+    assert (left + width <= geometry.size[:, 1]).all()
+    larger = factor > 1.1
+    assert (height[larger] == 64).all()
+    # Crops reach both edges.
+    assert (top[larger] == 0).any()
+    assert (top + height == geometry.size[:, 0])[larger].any()
+
+
+def test_a_crop_of_everything_is_no_crop():
+    assert augment(scale=(0.5, 0.5)).plan(480, 640, 0, 0, 1).crop is None
+
+
+def test_evaluation_only_resizes(picture):
+    transform = augment(train=False, **JITTER)
+    geometry = transform.plan(60, 80, 0, 0, 1)
+    assert geometry == Geometry((64, 85), None, False)
+    image, _, _, _ = transform(picture, BOXES, torch.arange(3), NONE, geometry, 0, 0, 1)
+    assert torch.equal(image, resize(picture, (64, 85)))
+
+
+def test_colors_change_within_their_strength():
+    transform = augment(color=0.2)
+    factors = np.array([transform._color_factors(0, 0, i) for i in range(500)])
+    assert factors.min() >= 0.8
+    assert factors.max() <= 1.2
+    assert (abs(factors.mean(axis=0) - 1) < 0.03).all()
+    assert abs(np.corrcoef(factors.T)[np.triu_indices(3, 1)]).max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flip": 1.5}, r"augment\.flip must lie in \[0, 1\], got 1\.5"),
+        ({"scale": (2.0, 1.0)}, r"augment\.scale must not decrease"),
+        ({"color": 1.0}, r"augment\.color"),
+        ({"min_sizes": ()}, r"augment\.min_sizes must not be empty"),
+        ({"min_size": 0}, r"data\.min_size must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        augment(**changes)
+
+
+def test_the_hash_is_splitmix64():
+    # The first outputs of the reference implementation for state 1234567:
+    # https://rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64
+    golden = 0x9E3779B97F4A7C15
+    states = np.array([(1234567 + i * golden) % 2**64 for i in range(3)], dtype=np.uint64)
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert draws._mix(states).tolist() == expected
+
+
+def test_draws_are_uniform_and_unrelated():
+    ids = np.arange(50_000)
+    columns = [draws.uniform(0, epoch, ids, purpose) for epoch in (0, 1) for purpose in range(5)]
+    columns.append(draws.uniform(1, 0, ids, 0))
+    for column in columns:
+        assert ((column >= 0) & (column < 1)).all()
+        counts, _ = np.histogram(column, bins=20, range=(0, 1))
+        # Chi square with 19 degrees of freedom exceeds 50 once in 7000 columns.
+        assert ((counts - 2500) ** 2 / 2500).sum() < 50
+        assert abs(np.corrcoef(column[1:], column[:-1])[0, 1]) < 0.02
+    correlation = np.corrcoef(columns)
+    assert abs(correlation - np.eye(len(columns))).max() < 0.02
+
+
+def test_draws_are_the_same_for_ever():
+    # Golden: another value changes every run that anybody wants to repeat or continue.
+    assert draws.uniform(7, 3, np.array([139, 285]), draws.FLIP).tolist() == GOLDEN
+
+
+GOLDEN = [0.6116131227424615, 0.8647817916905968]
