@@ -129,7 +129,9 @@ def paired_iou(boxes: Tensor, others: Tensor, kind: str = "iou") -> Tensor:
     """
     inner_low = torch.maximum(boxes[..., :2], others[..., :2])
     inner_high = torch.minimum(boxes[..., 2:], others[..., 2:])
-    shared = (inner_high - inner_low).clamp(min=0).prod(dim=-1)
+    inner = (inner_high - inner_low).clamp(min=0)
+    # Written out: the backward pass of prod() looks for zeros, for which a GPU would wait.
+    shared = inner[..., 0] * inner[..., 1]
     union = box_area(boxes) + box_area(others) - shared
     iou = shared / (union + EPSILON)
     if kind == "iou":
@@ -138,7 +140,7 @@ def paired_iou(boxes: Tensor, others: Tensor, kind: str = "iou") -> Tensor:
     outer_low = torch.minimum(boxes[..., :2], others[..., :2])
     outer = torch.maximum(boxes[..., 2:], others[..., 2:]) - outer_low
     if kind == "giou":
-        hull = outer.prod(dim=-1)
+        hull = outer[..., 0] * outer[..., 1]
         return iou - (hull - union) / (hull + EPSILON)
 
     apart = 0.5 * (boxes[..., :2] + boxes[..., 2:] - others[..., :2] - others[..., 2:])
