@@ -6,13 +6,13 @@ import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.config import check, check_norm
+from retinanet.loading import read_tensors
 from retinanet.model.heads import group_norm
 
 # Parameters of the classifiers that torchvision's weight files carry and a detector does not.
@@ -210,7 +210,8 @@ def load_trunk(trunk: Trunk, name: str, weights: str) -> None:
     extra = [key for key in given if key not in wanted]
     shapes = [key for key in given if key in wanted and given[key].shape != wanted[key].shape]
     if missing or extra or shapes:
-        hint = " Batch-norm weights do not fit model.norm=group." if missing or extra else ""
+        of_statistics = any(key.endswith("running_mean") for key in extra)
+        hint = " Batch-norm weights do not fit model.norm=group." if of_statistics else ""
         raise ValueError(
             f"model.weights={weights} do not fit {name}: {len(missing)} parameters missing "
             f"(such as {missing[:2]}), {len(extra)} left over (such as {extra[:2]}), "
@@ -225,22 +226,15 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}; check model.weights.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, _unpickling_error()) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"model.weights={path} is not a readable state dict: {reason}") from error
+        state = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"model.weights={path} is not a readable state dict: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(
             f"model.weights={path} holds no plain state dict of tensors; a whole detector's "
             f"checkpoint belongs into init_from."
         )
     return state
-
-
-def _unpickling_error() -> type[Exception]:
-    import pickle
-
-    return pickle.UnpicklingError
 
 
 def _fetch_weights(name: str, weights: str) -> dict[str, Tensor]:
@@ -253,7 +247,8 @@ def _fetch_weights(name: str, weights: str) -> dict[str, Tensor]:
         )
     try:
         return choices[weights].get_state_dict(progress=True, check_hash=True)
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+    except (urllib.error.URLError, ConnectionError, TimeoutError, RuntimeError) as error:
+        # RuntimeError: what came has another hash, as when a proxy answers with its own page.
         raise ValueError(
             f"model.weights={weights} could not be downloaded from {choices[weights].url} "
             f"({error}). Offline: fetch that file elsewhere and set model.weights=PATH, or train "

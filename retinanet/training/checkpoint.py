@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from retinanet.loading import UNREADABLE, read_tensors
 
 # Raised when the meaning of a key changes; load_checkpoint refuses what it does not know.
 FORMAT = 1
@@ -35,7 +37,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = 
             # A second name first, so that at no moment `path` is missing.
             link = path.with_name("previous.partial")
             link.unlink(missing_ok=True)
-            os.link(path, link)
+            _link_or_copy(path, link)
             link.replace(path.with_name("previous.pt"))
         partial.replace(path)
     except RuntimeError as error:
@@ -48,6 +50,14 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = 
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _link_or_copy(path: Path, link: Path) -> None:
+    """A second name for a file; a copy where the file system has no second names."""
+    try:
+        os.link(path, link)
+    except OSError:
+        shutil.copyfile(path, link)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -69,17 +79,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}; give the path of a .pt file.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(
-                f"checkpoint {path} is damaged at {damaged}; use previous.pt or best.pt."
-            )
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        _check_every_byte(path)
+        state = read_tensors(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} is damaged or no checkpoint of this project ({reason}); "
+            f"{path} is damaged or no checkpoint of this project ({error}); "
             f"use previous.pt or best.pt beside it."
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -88,6 +92,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"belong into model.weights."
         )
     return state
+
+
+def _check_every_byte(path: Path) -> None:
+    """Refuse a file that is no zip file, or whose entries differ from their checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except PermissionError:
+        raise
+    except (zipfile.BadZipFile, *UNREADABLE) as error:
+        raise ValueError(str(error)) from error
+    if damaged is not None:
+        raise ValueError(f"wrong checksum of {damaged}")
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
