@@ -46,7 +46,8 @@ def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[s
         for name, value in given.items()
         if name in own and own[name].shape == value.shape and name not in CLASS_PARAMETERS
     }
-    trunk = [name for name in own if name.startswith("backbone.")]
+    # Both ways: a batch norm's statistics that find no place are a mismatch too.
+    trunk = _trunk_names(own) | _trunk_names(given)
     share = sum(name in fits for name in trunk) / len(trunk)
     if share < MIN_TRUNK_SHARE:
         raise ValueError(
@@ -55,11 +56,13 @@ def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[s
             f"{state['settings']['model']['norm']}. Use the same here."
         )
     old_names = state["classes"]["names"]
-    kept = [name for name in class_names if name in old_names]
-    for name in CLASS_PARAMETERS:
-        fits[name] = _copy_rows(own[name], given[name], class_names, old_names)
+    copied = _rows_fit(own, given, model.num_classes, len(old_names))
+    kept = [name for name in class_names if name in old_names and copied]
+    if kept:
+        for name in CLASS_PARAMETERS:
+            fits[name] = _copy_rows(own[name], given[name], class_names, old_names)
     model.load_state_dict({**own, **fits})
-    restarted = [name for name in class_names if name not in old_names]
+    restarted = [name for name in class_names if name not in kept]
     untouched = [name for name in own if name not in fits]
     return [
         f"weights    {path} (step {state['step']}): {len(fits)} of {len(own)} parameters",
@@ -70,14 +73,31 @@ def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[s
     ]
 
 
+def _trunk_names(state: dict[str, Tensor]) -> set[str]:
+    """Parameters and statistics of the trunk; counters of batches do not matter."""
+    return {
+        name
+        for name in state
+        if name.startswith("backbone.") and not name.endswith("num_batches_tracked")
+    }
+
+
+def _rows_fit(
+    own: dict[str, Tensor], given: dict[str, Tensor], num_classes: int, old_num_classes: int
+) -> bool:
+    """Whether rows can be copied: as many inputs, as many anchors in a cell."""
+    return all(
+        own[name].shape[1:] == given[name].shape[1:]
+        and own[name].shape[0] // num_classes == given[name].shape[0] // old_num_classes
+        for name in CLASS_PARAMETERS
+    )
+
+
 def _copy_rows(
     own: Tensor, given: Tensor, names: Sequence[str], old_names: Sequence[str]
 ) -> Tensor:
     """Output rows of classes that both have; the others stay. Rows are anchor-major."""
     K, old_K = len(names), len(old_names)
-    same_input = own.shape[1:] == given.shape[1:]
-    if not same_input or own.shape[0] // K != given.shape[0] // old_K:
-        return own
     rows = own.clone().unflatten(0, (-1, K))  # (a, K, ...)
     old_rows = given.unflatten(0, (-1, old_K))  # (a, old K, ...)
     for label, name in enumerate(names):
