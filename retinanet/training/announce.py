@@ -49,7 +49,9 @@ def announce_loss(
         f"first loss class {loss.total:.4g} = positives {loss.positives:.4g} + background "
         f"{loss.background:.4g}, from alpha={_short(alpha)} gamma={gamma:g} pi={prior:g}",
     ]
-    if loss.ratio > MAX_BACKGROUND_RATIO:
+    if not loss.positives:
+        lines.append("warning    nothing pulls towards the objects: no positives, or alpha is 0")
+    elif loss.ratio > MAX_BACKGROUND_RATIO:
         remedy = f"model.prior={balancing_prior(alpha, gamma, **counts):.2g}"
         if isinstance(alpha, int | float) and 0 < alpha < 1:
             remedy += f" or loss.alpha={balancing_alpha(loss, alpha):.4g}"
