@@ -63,8 +63,9 @@ class RunDirectory:
             ValueError: another run, or files that are no run, with what to do about it.
         """
         config = self.root / "config.yaml"
-        if config.exists():
-            differences = changed_keys(yaml.safe_load(config.read_text()), settings)
+        recorded = _read_settings(config)
+        if recorded is not None:
+            differences = changed_keys(recorded, settings)
             if differences and not overwrite:
                 raise ValueError(
                     f"{self.root} holds a run with {_list(differences, 0)}, this command asks for "
@@ -72,7 +73,7 @@ class RunDirectory:
                     f"set overwrite=true to move the old run aside."
                 )
             return bool(differences)
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        if self.root.exists() and (not self.root.is_dir() or _holds_files(self.root)):
             raise ValueError(
                 f"{self.root} exists and is not a run of this program; choose another output_dir, "
                 f"or remove it."
@@ -89,9 +90,11 @@ class RunDirectory:
         """
         if self.check(settings, overwrite=True):
             self.root.rename(_free_name(self.root))
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         config = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        # First of all: killed at any moment, what is left is empty or known to be a run.
         write_text(self.root / "config.yaml", config)
+        self.checkpoints.mkdir(exist_ok=True)
         write_text(self.root / "overrides.txt", "".join(f"{o}\n" for o in overrides))
         self.record_environment(**facts)
 
@@ -202,6 +205,20 @@ def _git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _read_settings(config: Path) -> dict[str, Any] | None:
+    """What config.yaml records; None where there is none, or somebody else's."""
+    try:
+        recorded = yaml.safe_load(config.read_text())
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return recorded if isinstance(recorded, dict) and "schedule" in recorded else None
+
+
+def _holds_files(root: Path) -> bool:
+    """Whether there is more than what a run killed at its first write leaves."""
+    return any(path.name != "config.yaml.partial" for path in root.iterdir())
 
 
 def _list(differences: dict[str, tuple[Any, Any]], side: int) -> str:
