@@ -8,6 +8,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import ALL_IOUS, NUMBERS, SIZES, ClassResult, Evaluation
 from retinanet.evaluation.detect import DetectionArrays
@@ -170,19 +172,16 @@ def _detections_json(data: CocoData, detections: DetectionArrays) -> str:
     """COCO's results format, one detection a line.
 
     Floats are written with all their digits, so that an evaluator that reads the file sees the
-    numbers that ours saw. Formatting lines is five times as fast as ``json.dumps``.
+    numbers that ours saw.
     """
-    ids = data.category_ids
-    lines = [
-        f'{{"image_id": {image}, "category_id": {ids[label]}, "bbox": {box}, "score": {score}}}'
-        for image, label, box, score in zip(
-            detections.image_ids.tolist(),
-            detections.labels.tolist(),
-            detections.boxes.tolist(),
-            detections.scores.tolist(),
-            strict=True,
-        )
-    ]
+    columns = {
+        "image_id": detections.image_ids.tolist(),
+        "category_id": np.array(data.category_ids)[detections.labels].tolist(),
+        "bbox": detections.boxes.tolist(),
+        "score": detections.scores.tolist(),
+    }
+    rows = zip(*columns.values(), strict=True)
+    lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
