@@ -83,8 +83,9 @@ class TrainingRun:
             if self._evaluation_due():  # the run was killed while it evaluated
                 self._evaluate()
                 self._save()
-            steps = self.stream.steps(self.trainer.step, self.total_steps)
-            self.trainer.run(steps, self._after_step)
+            if not self._finished():
+                steps = self.stream.steps(self.trainer.step, self.total_steps)
+                self.trainer.run(steps, self._after_step)
             self._report_finished()
         finally:
             self.progress.close()
@@ -197,12 +198,18 @@ class TrainingRun:
 
     def _log_row(self) -> None:
         means = self.progress.row(self.trainer)
-        if self.trainer.step == 1 and self.settings.init_from is None:
+        if self.trainer.step == 1 and self._first_loss_is_known():
             num_classes = self.model.num_classes
             line = announce.compare_first_loss(
                 means, num_classes=num_classes, **self._loss_settings()
             )
             logger.info("%s", line)
+
+    def _first_loss_is_known(self) -> bool:
+        """Whether the closed form holds for a batch, not only on average over the data."""
+        settings = self.settings
+        one_alpha = settings.loss.alpha is None or isinstance(settings.loss.alpha, int | float)
+        return settings.init_from is None and settings.loss.normalizer == "batch" and one_alpha
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""
