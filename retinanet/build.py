@@ -48,8 +48,18 @@ def build_data(data: DataConfig, split: str) -> CocoData:
 
 
 def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
-    """Both splits, with the same classes."""
+    """Both splits, with the same classes.
+
+    Raises:
+        ValueError: a split without annotations, or other classes in each.
+    """
     train, val = build_data(data, "train"), build_data(data, "val")
+    for split, read in (("train", train), ("val", val)):
+        if not read.annotated:
+            raise ValueError(
+                f"data.{split}_annotations={read.path} has no list of annotations; training needs "
+                f"boxes in both sets. eval.py takes such a file, to detect without scoring."
+            )
     check_same_classes(train, val)
     return train, val
 
