@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from tqdm import tqdm
@@ -62,7 +63,8 @@ class Progress:
             "loss/class": means.class_loss,
             "loss/box": means.box_loss,
             "lr": trainer.schedule(trainer.step - 1),
-            "grad_norm": means.grad_norm,
+            # With fp16 a gradient may overflow; JSON has no word for infinity.
+            "grad_norm": means.grad_norm if math.isfinite(means.grad_norm) else None,
             "positives": means.positives,
             "images_per_s": means.images / (now - self.since),
             "memory_gib": peak_memory(trainer.device),
@@ -94,7 +96,7 @@ def _explain(means: Means, step: int) -> str:
     images = f"; images {means.bad_images}" if means.bad_images else ""
     return (
         f"loss or gradient is not finite in {means.bad_steps} of the {means.steps} steps up to "
-        f"step {step}: loss/class={means.class_loss:.4g} loss/box={means.box_loss:.4g}{images}. Those "
-        f"steps changed no weights. Lower optim.lr, lengthen schedule.warmup_steps, or inspect "
-        f"those images."
+        f"step {step}: loss/class={means.class_loss:.4g} loss/box={means.box_loss:.4g}{images}. "
+        f"Those steps changed no weights. Lower optim.lr, lengthen schedule.warmup_steps, or "
+        f"inspect those images."
     )
