@@ -58,10 +58,9 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(image.shape[1:]) == tuple(size):
         return image
-    if 1 in (*image.shape[1:], *size):
-        # torch 2.15's uint8 kernel gives wrong pixels or fails where a side is one pixel.
-        resized = TF.resize(image.float(), list(size), antialias=True)
-        return resized.round().clamp(0, 255).to(torch.uint8)
+    # Channels last in memory is fast, and in other layouts torch 2.15 gives wrong pixels, or
+    # fails, where a side is one pixel long.
+    image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # (3, H, W)
     return TF.resize(image, list(size), antialias=True)
 
 
