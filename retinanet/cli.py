@@ -8,10 +8,12 @@ torch is imported.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,14 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import (
+    FloatRange,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +39,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from retinanet.command import Command, Job, run_job
 from retinanet.config import EvalConfig, TrainConfig, check_settings
+from retinanet.files import check_file, plain_message, settings_folders
 from retinanet.keys import (
     check_choice,
     check_complete,
@@ -53,11 +63,8 @@ def main(job: Job) -> None:
     run_job(job, composer)
 
 
-def configs_folder() -> Path:
-    """``configs/``: inside an installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+for _job, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(name=f"{_job}_schema", node=_schema)
 
 
 @contextmanager
@@ -69,27 +76,18 @@ def composer(job: Job, config_dir: str | None = None) -> Iterator[Composer]:
         config_dir: a folder of the user's laid out as ``configs/``; its files come before ours.
 
     Raises:
-        ValueError: also for what Hydra, OmegaConf or YAML refuse inside the ``with``.
+        NotADirectoryError: ``config_dir`` does not exist.
+        ValueError: ``config_dir`` has a root file.
     """
-    folders = [configs_folder()]
-    if config_dir is not None:
-        user = Path(config_dir).expanduser().resolve()
-        folders.insert(0, user)
-        if not user.is_dir():
-            raise NotADirectoryError(f"--config-dir {config_dir} is not a folder.")
-        if (user / f"{job}.yaml").exists():
-            raise ValueError(
-                f"--config-dir {config_dir} has a {job}.yaml of its own; put what differs into "
-                f"experiment/NAME.yaml there and type experiment=NAME."
-            )
-    ConfigStore.instance().store(name="schema", node=SCHEMAS[job])
+    folders = settings_folders(job, config_dir)
+    # A reader may be open while another is: Hydra itself knows only one.
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(folders[-1]), job_name=job, version_base="1.3"):
             yield Composer(job, folders)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_plain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 class Composer:
@@ -106,6 +104,7 @@ class Composer:
         self.file = f"{job}.py"
         self.keys = keys_of(SCHEMAS[job])
         self._folders = folders
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
         self._loader = GlobalHydra.instance().config_loader()
         if len(folders) > 1:
             # Hydra's own option would put the user's folder behind ours, and ignore every file
@@ -232,47 +231,37 @@ class Composer:
         return parsed
 
     def _compose(self, read: dict[str, Override]) -> tuple[DictConfig, dict[str, Any]]:
-        """Hydra's composition of checked files and overrides, and the choice of each group."""
-        lines = [override.input_line for override in read.values()]
-        defaults = self._loader.compute_defaults_list(self.job, lines, RunMode.RUN)
-        for default in defaults.defaults:
-            self._check_file(default.config_path, default.package)
-        config = compose(self.job, lines)
-        for name, override in read.items():
-            # Hydra would merge a new map into the file's, and keep names that nobody typed.
-            if isinstance(override.value(), dict):
-                OmegaConf.update(config, name, override.value(), merge=False)
-        # Once more, now that interpolations have values.
-        check_tree(OmegaConf.to_container(config, resolve=True), self.keys, self.file)
-        return config, dict(defaults.overrides.known_choices)
+        """The composition of checked files and overrides, and the choice of each group."""
+        groups = tuple(read[name].input_line for name in read if name in self.choices)
+        with _told_plainly():
+            if groups not in self._composed:
+                self._composed[groups] = self._compose_files(list(groups))
+            config, chosen = copy.deepcopy(self._composed[groups])
+            for name, override in read.items():
+                # As Hydra does it, but not merged: a new map replaces the old one, names and all.
+                if name in self.keys:
+                    OmegaConf.update(config, name, override.value(), merge=False)
+            # Once more, now that interpolations have values.
+            check_tree(OmegaConf.to_container(config, resolve=True), self.keys, self.file)
+        return config, chosen
 
-    def _check_file(self, config_path: str, package: str | None) -> None:
-        """Refuse a YAML file with unknown keys or wrong types, naming the file."""
-        found = (folder / f"{config_path}.yaml" for folder in self._folders)
-        path = next((path for path in found if path.is_file()), None)
-        if path is None:  # Hydra's own, and the schema
-            return
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        if not isinstance(tree, dict):
-            raise ValueError(f"{path} must hold keys and values, got {tree!r}.")
-        tree.pop("defaults", None)
-        if package == "experiment":
-            raise ValueError(f"{path} must begin with the line `# @package _global_`.")
-        for part in reversed((package or "").split(".") if package else []):
-            tree = {part: tree}
-        check_tree(tree, self.keys, self.file, f" in {path}")
+    def _compose_files(self, groups: list[str]) -> tuple[DictConfig, dict[str, Any]]:
+        """The composition of the files alone, each of them checked."""
+        found = self._loader.compute_defaults_list(self.job, groups, RunMode.RUN)
+        for file in found.defaults:
+            check_file(self._folders, file.config_path, file.package, self.keys, self.file)
+        return compose(self.job, groups), dict(found.overrides.known_choices)
 
 
-def _plain(error: BaseException) -> str:
-    """What Hydra or OmegaConf say, with the key first and without their inner types."""
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException):
-        return _plain(cause)
-    message = str(error).partition("Config search path")[0]
-    lines = [x.strip() for x in message.splitlines()]
-    kept = [x for x in lines if x and not x.startswith(("full_key:", "reference_", "object_"))]
-    full_key = getattr(error, "full_key", None)
-    return (f"{full_key}: " if full_key else "") + " ".join(kept)
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """Turn what Hydra, OmegaConf and YAML refuse into a ValueError without their inner terms."""
+    try:
+        yield
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"a settings file is not valid YAML: {error}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(plain_message(error)) from error
 
 
 def _quoted(text: str) -> str:
@@ -291,10 +280,15 @@ def _values(override: Override) -> list[Any]:
     """Every value an override gives, as plain Python."""
     if not override.is_sweep_override():
         return [override.value()]
-    typed = override.input_line
-    if isinstance(override.value(), IntervalSweep):
+    typed, swept = override.input_line, override.value()
+    if isinstance(swept, IntervalSweep):
         raise ValueError(f"{typed}: an interval has no list of values; use range() or a list.")
-    values = [Override._convert_value(value) for value in override.sweep_iterator()]
+    if isinstance(swept, RangeSweep) and not isinstance(swept.range(), range):
+        # Hydra steps through binary fractions: range(0.1,0.4,0.1) would end in 0.4.
+        exact = FloatRange(*(Decimal(str(x)) for x in (swept.start, swept.stop, swept.step)))
+        values = list(exact)
+    else:
+        values = [Override._convert_value(value) for value in override.sweep_iterator()]
     if not values:
         raise ValueError(f"{typed} has no value to sweep over.")
     return values

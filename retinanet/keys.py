@@ -88,7 +88,9 @@ def nearest(name: str, keys: Mapping[str, Key]) -> list[str]:
     The last part decides before the whole name: a right key in a wrong place is more common
     than two misspelt parts. Words of the meaning come last: ``learning_rate`` is ``optim.lr``.
     """
-    name = name.replace("/", ".").strip(".").lower()
+    name = name.partition("@")[0].replace("/", ".").strip(".").lower()
+    if name in keys or name in groups_of(keys):
+        return [name]
     group, last = group_of(name), name.rpartition(".")[2]
     lasts = {key: key.rpartition(".")[2] for key in keys}
     same = [key for key in keys if lasts[key] == last]
@@ -236,7 +238,7 @@ def check_tree(
     for name, value in leaves(tree, keys):
         if name in groups:
             raise ValueError(
-                f"{name} is a group of settings{where}, got {shown(value)}; give its keys, such as "
+                f"{name} is a group of settings, got {shown(value)}{where}; give its keys, such as "
                 f"{next(key for key in keys if group_of(key) == name)}."
             )
         if name not in keys:

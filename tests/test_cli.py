@@ -1,0 +1,648 @@
+"""What the command line accepts, refuses and says."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from retinanet.cli import composer
+from retinanet.config import TrainConfig
+from retinanet.keys import keys_of, nearest
+from retinanet.naming import MAX_LENGTH, changes_weights, run_name, sweep_name
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS = keys_of(TrainConfig)
+
+# Runs a program with torch forbidden: whatever it says, it says before torch.
+WITHOUT_TORCH = f"""
+import runpy, sys
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise SystemExit("torch was imported")
+sys.meta_path.insert(0, Forbid())
+sys.argv = sys.argv[1:]
+sys.path.insert(0, {str(ROOT)!r})
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+# train.py with jobs that only write the file a sweep reads.
+PRETEND = f"""
+import json, sys, types
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+import retinanet
+
+def train(settings, overrides):
+    if settings.loss.gamma == 1:
+        raise ValueError("this run\\nis broken")
+    if settings.loss.gamma == 7:
+        raise KeyError("a mistake of ours")
+    if settings.loss.gamma == 8:
+        raise KeyboardInterrupt
+    folder = Path(settings.output_dir) / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {{"AP": 0.25 + settings.loss.gamma / 10, "AP50": 0.5, "APs": None}}
+    (folder / "metrics.json").write_text(json.dumps(numbers))
+
+retinanet.jobs = types.ModuleType("retinanet.jobs")
+retinanet.jobs.train, retinanet.jobs.evaluate = train, None
+sys.modules["retinanet.jobs"] = retinanet.jobs
+from retinanet.cli import main
+main("train")
+"""
+
+
+@pytest.fixture(scope="module")
+def train():
+    with composer("train") as reader:
+        yield reader
+
+
+def run(program, *arguments, cwd, **env):
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "OMP_NUM_THREADS": "1", **env},
+    )
+
+
+def refused(reader, *typed):
+    with pytest.raises(ValueError) as caught:
+        reader.command(list(typed))
+    return " ".join(str(caught.value).split())
+
+
+def user_file(tmp_path, path, text):
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def refused_file(tmp_path, text, path="experiment/mine.yaml", typed="experiment=mine"):
+    user_file(tmp_path, path, text)
+    with pytest.raises(ValueError) as caught, composer("train", str(tmp_path)) as reader:
+        reader.command([typed])
+    return " ".join(str(caught.value).split())
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("loss.gama=1", "loss.gamma"),
+        ("gamma=1", "loss.gamma"),
+        ("model.alpha=0.5", "loss.alpha"),
+        ("loss/gamma=1", "loss.gamma"),
+        ("Loss.Gamma=1", "loss.gamma"),
+        ("loss.prior=0.1", "model.prior"),
+        ("pi=0.1", "model.prior"),
+        ("learning_rate=0.1", "optim.lr"),
+        ("num_workers=1", "data.workers"),
+        ("bachsize=4", "optim.batch_size"),
+        ("modle=tiny", "model"),
+        ("outputdir=x", "output_dir"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
+def test_an_unknown_key_is_refused_with_the_nearest(train, typed, meant, prefix):
+    message = refused(train, prefix + typed)
+    assert message.startswith(f"unknown key {typed.partition('=')[0]}; did you mean {meant}")
+
+
+def test_a_name_in_two_groups_is_answered_with_both(train):
+    assert "did you mean data.name or optim.name?" in refused(train, "name=x")
+
+
+def test_a_key_without_likeness_points_to_help(train):
+    assert "`python train.py --help` lists every key" in refused(train, "+xyzzy=1")
+
+
+def test_the_number_of_classes_is_never_typed(train):
+    assert "comes from the annotation file" in refused(train, "model.num_classes=3")
+
+
+def test_every_key_is_its_own_nearest():
+    assert all(name in nearest(name, KEYS) for name in KEYS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("~loss.gamma", "settings cannot be removed"),
+        ("~model", "settings cannot be removed"),
+        ("loss.gamma", "write loss.gamma=VALUE"),
+        ("hydra.run.dir=x", "would have no effect"),
+        ("hydra/launcher=x", "would have no effect"),
+        ("model@other=tiny", "did you mean model?"),
+        ("loss.alpha.person=1", "loss.alpha has no parts; give it whole"),
+        ("anchors.sizes.0=16", "anchors.sizes has no parts; give it whole"),
+        ("loss={gamma:1}", "single settings are typed as loss.KEY=VALUE"),
+        ("loss.gamma=[1", "cannot read"),
+        ("=1", "unknown key"),
+    ],
+)
+def test_what_is_no_assignment_is_refused(train, typed, says):
+    assert says in refused(train, typed)
+
+
+def test_a_plus_before_a_known_key_changes_nothing(train):
+    for prefix in ("", "+", "++"):
+        assert train.command([f"{prefix}loss.gamma=1"]).settings.loss.gamma == 1
+
+
+def test_one_key_with_two_values_is_refused(train):
+    assert "given twice" in refused(train, "loss.gamma=1", "++loss.gamma=2")
+    assert train.command(["seed=1", "seed=1"]).settings.seed == 1
+
+
+def test_eval_knows_only_its_own_keys():
+    with composer("eval") as reader:
+        assert "unknown key loss.gamma" in refused(reader, "checkpoint=x", "loss.gamma=1")
+        assert reader.choices.keys() == {"data", "postprocess", "evaluation"}
+
+
+# Choices.
+
+
+def test_a_choice_that_does_not_exist_lists_the_choices(train):
+    message = refused(train, "model=resnet51")
+    assert "did you mean resnet50?" in message
+    assert "choices: " in message and "resnet101" in message and "tiny" in message
+
+
+@pytest.mark.parametrize("typed", ["data=recorded", "postprocess=recorded", "loss=null", "ema=1"])
+def test_choices_of_another_program_and_none_are_refused(train, typed):
+    assert "does not exist" in refused(train, typed)
+
+
+# Types and ranges.
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("loss.gamma=two", "must be a number such as 0.5 or 1e-4 (at least 0), got 'two'"),
+        ("loss.gamma=true", "must be a number"),
+        ("loss.gamma=null", "must be a number"),
+        ("loss.gamma=[1]", "must be a number"),
+        ("loss.gamma=nan", "must be at least 0, got nan"),
+        ("loss.gamma=inf", "must be at least 0, got inf"),
+        ("loss.gamma=1e400", "must be at least 0, got inf"),
+        ("loss.gamma=-1", "must be at least 0, got -1"),
+        ("model.prior=0", "must lie in (0, 1)"),
+        ("model.prior=1", "must lie in (0, 1)"),
+        ("optim.batch_size=16.0", "must be a whole number"),
+        ("schedule.max_steps=1e4", "must be a whole number such as 8 or null"),
+        ("data.workers=true", "must be a whole number"),
+        ("overwrite=2", "must be true or false"),
+        ("data.on_bad_image=ignore", "one of stop, skip"),
+        ("loss.box=l2", "one of l1, smooth_l1"),
+        ("init_from=none", "write null"),
+        ("init_from=true", "must be text"),
+        ("output_dir=", "must be text"),
+        ("anchors.ratios=1", "must be a list of numbers"),
+        ("anchors.sizes=[32,64]", "must have 5 numbers"),
+        ("anchors.ratios=[]", "must not be empty"),
+        ("anchors.ratios=[1,x]", "must be a list of numbers"),
+        ("augment.scale=[2,1]", "must not decrease"),
+        ("loss.alpha=1.5", "must lie in [0, 1]"),
+        ("loss.alpha=x", "must be a number, a list"),
+        ("loss.alpha=true", "must be a number, a list"),
+        ("loss.alpha=[0.5,x]", "must be a number, a list"),
+        ("loss.alpha=[0.5,2]", "loss.alpha[1] must lie in [0, 1]"),
+        ("loss.alpha=[]", "must be a number, a list"),
+        ("loss.alpha={}", "must be a number, a list"),
+        ("loss.alpha={a:0.5,b:nan}", "loss.alpha[b] must lie in [0, 1]"),
+        ("loss.alpha={a:{b:1}}", "must be a number, a list"),
+        ("loss.gamma=0,1", "sweep over them with -m"),
+        ("anchors.ratios=0.5,1", "give a list: 'anchors.ratios=[0.5,1]'"),
+        ("data.max_size=5", "raise data.max_size"),
+        ("matching.negative_iou=0.6", "above matching.positive_iou"),
+        ("optim.accumulate=3", "equal micro-batches"),
+        ("loss.gamma=${nowhere}", "loss.gamma: Interpolation key 'nowhere' not found"),
+        ("data.root=${oc.env:NO_SUCH_VARIABLE}", "data.root: "),
+        ("output_dir=${now:%H}", "changes with the clock"),
+        ("loss.gamma=${data.name}", "loss.gamma"),
+        ("data.root=???", "train.py needs data.root=..."),
+    ],
+)
+def test_a_wrong_value_is_refused_by_key(train, typed, says):
+    message = refused(train, typed)
+    assert typed.partition("=")[0] in message
+    assert says in message
+
+
+def test_the_trunk_without_weights_needs_a_norm(train):
+    assert "model.norm=group" in refused(train, "model=resnet50", "model.weights=null")
+
+
+def test_missing_values_are_named_with_what_to_type(train):
+    message = refused(train, "data=custom", "data.root=x")
+    assert "train.py needs data.train_images=... data.train_annotations=..." in message
+    assert "data.root=" not in message
+    with composer("eval") as reader:
+        assert "eval.py needs checkpoint=..." in refused(reader)
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("loss.alpha=null", None),
+        ("loss.alpha=1", 1),
+        ("loss.alpha=[0.25,0.5]", [0.25, 0.5]),
+        ("loss.alpha={person:0.5,default:0.25}", {"person": 0.5, "default": 0.25}),
+        ("loss.alpha={traffic light:0.5,default:0}", {"traffic light": 0.5, "default": 0}),
+    ],
+)
+def test_alpha_is_a_number_a_list_or_a_map(train, typed, value):
+    assert train.command([typed]).settings.loss.alpha == value
+
+
+def test_a_typed_map_replaces_the_files(tmp_path):
+    user_file(tmp_path, "experiment/mine.yaml", "# @package _global_\nloss: {alpha: {a: 0.5}}\n")
+    with composer("train", str(tmp_path)) as reader:
+        assert reader.command(["experiment=mine"]).settings.loss.alpha == {"a": 0.5}
+        command = reader.command(["experiment=mine", "loss.alpha={b:0.1}"])
+        assert command.settings.loss.alpha == {"b": 0.1}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/shapes,loss.gamma=0/checkpoints/best.pt",
+        "/data/my set/{a}",
+        "a'b",
+        "C:/x",
+        "007",
+        "1e3",
+        "a(b)[c]",
+        "x#y",
+        "back\\slash",
+    ],
+)
+def test_paths_are_taken_as_typed(train, path):
+    assert train.command([f"init_from={path}"]).settings.init_from == path
+    assert train.command([f"init_from='{path}'"] if "'" not in path else []).settings
+
+
+def test_interpolations_of_keys_and_environment_work(train, monkeypatch):
+    monkeypatch.setenv("SOME_FOLDER", "/datasets")
+    settings = train.command(["data.root=${oc.env:SOME_FOLDER}/x", "optim.lr=${optim.momentum}"])
+    assert settings.settings.data.root == "/datasets/x"
+    assert settings.settings.optim.lr == 0.9
+
+
+# Mutations.
+
+
+def mutated_name(rng, name):
+    """A name that no key has, one edit or one wrong place away."""
+    i = rng.randrange(len(name))
+    edited = rng.choice(
+        [
+            name[:i] + name[i + 1 :],
+            name[:i] + rng.choice("abcxyz_") + name[i:],
+            name[:i] + name[i : i + 2][::-1] + name[i + 2 :],
+            name.rpartition(".")[2] if "." in name else f"data.{name}",
+            f"{rng.choice(['loss', 'model', 'optim', 'hyd', 'experiment'])}.{name}",
+            f"{name}.value",
+        ]
+    )
+    return edited if edited not in KEYS and "=" not in edited else f"{name}_"
+
+
+BAD_VALUES = {
+    bool: ["2", "maybe", "null", "[true]", "0.5", "{a:1}", "''"],
+    int: ["two", "1.5", "nan", "inf", "1e400", "-1e400", "true", "[1]", "{a:1}", "''", "-5"],
+    float: ["two", "nan", "inf", "1e400", "true", "[0.1]", "{a:1}", "''", "-5"],
+    str: ["true", "''", "[a]", "{a:1}", "''"],
+    list[int]: ["3", "two", "[0.5]", "[]", "[two]", "[null]", "{a:1}", "[-1]", "[nan]"],
+    list[float]: ["3", "two", "[]", "[two]", "[null]", "{a:1}", "[-1]", "[nan]", "[inf]"],
+}
+ALPHA = ["two", "[]", "{}", "nan", "true", "-1", "[[1]]", "{a:b}", "1e400", "''"]
+
+
+def literal_text(key, text):
+    """Whether a text key takes these characters as they are."""
+    return key.type is str and text[0] in "[{" and key.limit is None
+
+
+def test_no_mutated_override_is_ignored(train):
+    rng = random.Random(0)
+    for _ in range(500):
+        name = rng.choice(list(KEYS))
+        prefix = rng.choice(["", "+", "++", "~"])
+        key = KEYS[name]
+        if rng.random() < 0.5:
+            typed = f"{prefix}{mutated_name(rng, name)}={rng.choice(['1', 'x', 'null', '[1]'])}"
+        else:
+            text = rng.choice(BAD_VALUES.get(key.type, ALPHA))
+            if literal_text(key, text):
+                continue
+            typed = f"{prefix}{name}={text}"
+        message = refused(train, typed)
+        assert name in message or "unknown key" in message, typed
+
+
+def test_no_mutated_file_is_ignored(tmp_path):
+    rng = random.Random(1)
+    names = rng.sample(list(KEYS), 20)
+    files = tmp_path / "experiment"
+    files.mkdir()
+    for number, name in enumerate(names):
+        *groups, last = mutated_name(rng, name).split(".")
+        lines = [f"{'  ' * depth}{group}:" for depth, group in enumerate(groups)]
+        lines.append(f"{'  ' * len(groups)}{last}: 1")
+        (files / f"e{number}.yaml").write_text("\n".join(["# @package _global_", *lines]))
+    with composer("train", str(tmp_path)) as reader:
+        for number in range(len(names)):
+            assert f"e{number}.yaml" in refused(reader, f"experiment=e{number}")
+
+
+# Files of the user's.
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("loss: {gama: 1}", "unknown key loss.gama in"),
+        ("gamma: 1", "did you mean loss.gamma?"),
+        ("loss: {gamma: two}", "must be a number such as 0.5 or 1e-4 (at least 0), got 'two' in"),
+        ("loss: {gamma: true}", "must be a number"),
+        ("loss: {gamma: -1}", "loss.gamma must be at least 0"),
+        ("loss: {gamma: .nan}", "loss.gamma must be at least 0"),
+        ("loss: {_target_: os.system}", "unknown key loss._target_"),
+        ("loss: 3", "loss is a group of settings, got 3"),
+        ("loss: null", "loss is a group of settings, got null"),
+        ("loss:\n  gamma: ???", "needs loss.gamma=..."),
+        ("hydra: {run: {dir: x}}", "unknown key hydra.run.dir"),
+        ("- 1", "must hold keys and values"),
+        ("loss: [1", "not valid YAML"),
+        ("seed: 1\nseed: 2", "not valid YAML"),
+        ("defaults:\n  - override /modle: tiny", "Could not override 'modle'"),
+        ("defaults:\n  - override /model: resnet51", "Could not find 'model/resnet51'"),
+        ("defaults:\n  - /loss@other: focal", "unknown key other.alpha"),
+        ("seed: ${nowhere}", "seed: Interpolation key 'nowhere' not found"),
+        ("output_dir: runs/${now:%H}", "changes with the clock"),
+    ],
+)
+def test_a_wrong_experiment_file_is_refused(tmp_path, text, says):
+    assert says in refused_file(tmp_path, f"# @package _global_\n{text}\n")
+
+
+def test_an_experiment_file_must_say_where_it_belongs(tmp_path):
+    message = refused_file(tmp_path, "loss: {gamma: 1}")
+    assert "must begin with the line `# @package _global_`" in message
+
+
+def test_a_wrong_group_file_is_refused_by_name(tmp_path):
+    message = refused_file(tmp_path, "gama: 1\n", "loss/mine.yaml", "loss=mine")
+    assert message.startswith("unknown key loss.gama in ") and "loss/mine.yaml" in message
+
+
+def test_a_users_file_comes_before_ours_of_the_same_name(tmp_path):
+    ours = (ROOT / "configs/loss/focal.yaml").read_text()
+    user_file(tmp_path, "loss/focal.yaml", ours.replace("gamma: 2.0", "gamma: 3.0"))
+    with composer("train", str(tmp_path)) as reader:
+        assert reader.command([]).settings.loss.gamma == 3
+
+
+def test_a_users_experiment_changes_settings_and_the_name(tmp_path):
+    user_file(tmp_path, "experiment/mine.yaml", "# @package _global_\noptim: {lr: 1e-3}\n")
+    with composer("train", str(tmp_path)) as reader:
+        settings = reader.command(["experiment=mine"]).settings
+    assert (settings.optim.lr, settings.output_dir) == (0.001, "runs/mine")
+
+
+def test_a_folder_of_settings_must_exist_and_has_no_root_file(tmp_path):
+    with pytest.raises(NotADirectoryError, match="is not a folder"), composer("train", "/no/where"):
+        pass
+    user_file(tmp_path, "train.yaml", "seed: 1\n")
+    message = refused_file(tmp_path, "# @package _global_\nseed: 1\n")
+    assert "put what differs into experiment/NAME.yaml" in message
+
+
+# Run directories.
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ([], "shapes"),
+        (["loss.gamma=0"], "shapes,loss.gamma=0"),
+        (["loss.gamma=1.0"], "shapes,loss.gamma=1"),
+        (["+loss.gamma=1e0"], "shapes,loss.gamma=1"),
+        (["seed=3", "loss.gamma=1"], "shapes,loss.gamma=1,seed=3"),
+        (["model=resnet18"], "shapes,model=resnet18"),
+        (["data=coco", "data.root=/d"], "coco"),
+        (["experiment=coco_r50_1x", "data.root=/d"], "coco_r50_1x"),
+        (["experiment=coco_r50_1x", "model=resnet18"], "coco_r50_1x,model=resnet18"),
+        (["device=cpu", "data.workers=0", "log_images=1", "save_every_steps=5"], "shapes"),
+        (["evaluation.max_images=5", "overwrite=true", "compile=true"], "shapes"),
+        (["loss.alpha=null", "schedule.epochs=2"], "shapes,loss.alpha=null,schedule.epochs=2"),
+        (["matching.low_quality=false"], "shapes,matching.low_quality=false"),
+    ],
+)
+def test_the_run_directory_is_named_by_the_command(train, typed, name):
+    assert train.command(typed).settings.output_dir == f"runs/{name}"
+
+
+def test_a_given_run_directory_is_kept(train):
+    assert train.command(["output_dir=a,b=c"]).settings.output_dir == "a,b=c"
+
+
+def test_names_are_safe_short_and_different():
+    names = [
+        run_name("shapes", {"init_from": path}) for path in ("a/b", "a_b", "a b", "x" * 200, "é")
+    ]
+    names.append(run_name("shapes", {"init_from": "x" * 201}))
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= MAX_LENGTH and "/" not in name and name.isascii() for name in names)
+    assert run_name("a", {"x": 1, "b": 2}) == run_name("a", {"b": 2, "x": 1}) == "a,b=2,x=1"
+
+
+def test_only_settings_that_give_another_run_are_in_its_name():
+    free = {name for name in KEYS if not changes_weights(name)}
+    assert {n for n in free if not n.startswith("evaluation.")} == {
+        "data.root", "data.workers", "device", "compile", "overwrite", "output_dir",
+        "log_every_steps", "log_images", "save_every_steps",
+    }  # fmt: skip
+    assert {n for n in free if n.startswith("evaluation.")} == {
+        name for name in KEYS if name.startswith("evaluation.")
+    }
+
+
+# Sweeps.
+
+
+def test_a_sweep_is_every_combination_in_order(train):
+    swept, commands = train.sweep(["loss.gamma=0,0.5", "seed=range(1,3)", "optim=sgd"])
+    assert swept == ["loss.gamma", "seed"]
+    found = [(c.settings.loss.gamma, c.settings.seed, c.settings.optim.name) for c in commands]
+    assert found == [(0, 1, "sgd"), (0, 2, "sgd"), (0.5, 1, "sgd"), (0.5, 2, "sgd")]
+
+
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("loss.alpha=0.1,null", [0.1, None]),
+        ("loss.alpha=[0.1,0.2],{a:0.5}", [[0.1, 0.2], {"a": 0.5}]),
+        ("loss.box=l1,giou", ["l1", "giou"]),
+        ("init_from='a,b','c d'", ["a,b", "c d"]),
+        ("init_from=a/b.pt,c.pt", ["a/b.pt", "c.pt"]),
+        ("model.prior=range(0.1,0.4,0.1)", [0.1, 0.2, 0.3]),
+    ],
+)
+def test_a_sweep_gives_the_values_as_typed(train, typed, values):
+    key = typed.partition("=")[0]
+    _, commands = train.sweep([typed])
+    assert [c.changed[key] for c in commands] == values
+    # Each run's own command line, read again, gives the same settings.
+    assert all(train.command(c.typed).settings == c.settings for c in commands)
+
+
+def test_a_sweep_is_checked_before_its_first_run(train):
+    with pytest.raises(ValueError, match="loss.gamma must be at least 0"):
+        train.sweep(["loss.gamma=1,-1"])
+    with pytest.raises(ValueError, match="did you mean loss.gamma"):
+        train.sweep(["loss.gama=1,2"])
+    with pytest.raises(ValueError, match="interval"):
+        train.sweep(["loss.gamma=interval(0,1)"])
+
+
+def test_the_folder_of_a_sweep_is_named_by_the_command():
+    assert sweep_name("shapes", {}, ["loss.gamma"]) == "sweep_shapes,loss.gamma"
+    name = sweep_name("shapes", {"seed": 3, "device": "cpu"}, ["model.prior", "loss.gamma"])
+    assert name == "sweep_shapes,seed=3,loss.gamma,model.prior"
+
+
+@pytest.fixture
+def pretend(tmp_path):
+    (tmp_path / "train.py").write_text(PRETEND)
+    return lambda *arguments, **env: run(["train.py"], *arguments, cwd=tmp_path, **env)
+
+
+def test_a_sweep_runs_every_value_and_writes_table_and_plot(pretend, tmp_path):
+    done = pretend("-m", "loss.gamma=0,1,2", "seed=3")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "ValueError: this run is broken",
+        "sweep: runs/shapes,loss.gamma=1,seed=3 failed with exit status 1",
+    ]
+    assert "2 of 3 runs finished" in done.stdout
+    folder = tmp_path / "runs/sweep_shapes,seed=3,loss.gamma"
+    header, *rows = (folder / "table.csv").read_text().splitlines()
+    metrics = "AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl"
+    assert header == f"loss.gamma,{metrics},run"
+    assert rows == [
+        '0,0.250000,0.500000,,,,,,,,,,,"runs/shapes,loss.gamma=0,seed=3"',
+        '2,0.450000,0.500000,,,,,,,,,,,"runs/shapes,loss.gamma=2,seed=3"',
+    ]
+    assert (folder / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    # Other values of the same keys join the table.
+    assert pretend("-m", "loss.gamma=3,4", "seed=3").returncode == 0
+    assert len((folder / "table.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-m", "device=cpu,cuda"], "two runs of the sweep would write to runs/shapes"),
+        (["-m", "loss.gamma=0,2", "output_dir=x"], "two runs of the sweep would write to x"),
+        (["-m", "loss.gamma=2"], "-m without values"),
+        (["-m", "loss.gamma=0,-2"], "must be at least 0"),
+        (["-m", "-c", "job", "loss.gamma=0,2"], "leave out -m"),
+    ],
+)
+def test_a_sweep_that_cannot_work_starts_nothing(pretend, tmp_path, arguments, says):
+    done = pretend(*arguments)
+    assert done.returncode == 1 and says in done.stderr and done.stdout == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_under_torchrun_is_refused(pretend):
+    for env in ({"TORCHELASTIC_RUN_ID": "x"}, {"WORLD_SIZE": "2"}):
+        done = pretend("-m", "loss.gamma=0,2", **env)
+        assert done.returncode == 1 and "-m under torchrun" in done.stderr
+
+
+def test_an_interrupted_sweep_stops(pretend, tmp_path):
+    done = pretend("-m", "loss.gamma=8,2")
+    assert done.returncode == 130 and done.stderr == ""
+    assert not (tmp_path / "runs/shapes,loss.gamma=2").exists()
+
+
+# The programs.
+
+
+def test_a_users_mistake_is_one_line_and_ours_a_traceback(pretend):
+    done = pretend("loss.gamma=1")
+    assert (done.returncode, done.stderr) == (1, "ValueError: this run is broken\n")
+    assert pretend("loss.gamma=1", RANK="2").stderr.startswith("[rank 2] ValueError")
+    assert "Traceback" in pretend("loss.gamma=1", HYDRA_FULL_ERROR="1").stderr
+    done = pretend("loss.gamma=7")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_mistakes_are_told_at_once_without_torch_and_without_a_trace(tmp_path):
+    program = ["-c", WITHOUT_TORCH, str(ROOT / "train.py")]
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = run(program, "loss.gama=1", cwd=tmp_path)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 2
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "ValueError: unknown key loss.gama; did you mean loss.gamma?\n"
+    for typed in ("loss.gamma=two", "loss.gamma=-1", "model=resnet51", "data=custom", "--gamma=1"):
+        done = run(program, typed, cwd=tmp_path)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert done.stderr.startswith("ValueError: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_help_lists_every_key_and_choice_without_torch(tmp_path, name):
+    program = ["-c", WITHOUT_TORCH, str(ROOT / f"{name}.py")]
+    done = run(program, "--help", "evaluation.batch_size=3", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    with composer(name) as reader:
+        flat = " ".join(done.stdout.split())
+        for key in reader.keys.values():
+            assert f"{key.name}=" in flat and key.meaning in flat
+            allowed = key.allowed.replace("at least", ">=").replace("above", ">")
+            assert allowed.removeprefix("one of ") in flat
+        for group, choices in reader.choices.items():
+            assert f"{group}= {', '.join(choices)}" in flat
+    assert "evaluation.batch_size=3 " in flat
+
+
+def test_settings_are_shown_as_yaml(tmp_path):
+    done = run([str(ROOT / "train.py")], "--cfg", "job", "loss.gamma=1", cwd=tmp_path)
+    assert "  gamma: 1.0\n" in done.stdout and "runs/shapes,loss.gamma=1" in done.stdout
+
+
+def test_options_that_do_not_exist_are_refused(tmp_path):
+    done = run([str(ROOT / "train.py")], "--loss.gamma=1", cwd=tmp_path)
+    assert "settings have no dashes: loss.gamma=1" in done.stderr
+    done = run([str(ROOT / "eval.py")], "-m", "checkpoint=a,b", cwd=tmp_path)
+    assert "-m sweeps train.py" in done.stderr and done.returncode == 1
+
+
+def test_metrics_are_read_from_a_report(tmp_path):
+    from retinanet.evaluation.sweep import read_metrics
+
+    assert read_metrics(tmp_path) is None
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval/metrics.json").write_text(json.dumps({"metrics": {"AP": 0.5}}))
+    assert read_metrics(tmp_path) == {"AP": 0.5}
