@@ -1,0 +1,231 @@
+"""Anchors to boxes: by hand, and equal to torchvision's Matcher on real boxes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision.ops
+from torch import Tensor
+from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
+
+from retinanet import matching
+from retinanet.data.coco import read_coco
+from retinanet.data.transforms import resized_size
+from retinanet.matching import IGNORED, NEGATIVE, Matcher
+from retinanet.model.anchors import AnchorGenerator
+
+NO_CROWDS = torch.zeros(1, 0, 4)
+SPLITS = [
+    ("coco_slice", "annotations/instances_train2017.json", "train2017"),
+    ("bccd", "annotations/val.json", "val"),
+]
+
+
+def squares(*corners: tuple[float, float, float]) -> Tensor:
+    """Boxes of (left, top, side)."""
+    return torch.tensor([[x, y, x + s, y + s] for x, y, s in corners]).float()
+
+
+def match_one(matcher: Matcher, anchors: Tensor, boxes: Tensor, labels=None) -> matching.Match:
+    labels = torch.arange(len(boxes)) if labels is None else labels
+    return matcher(anchors, boxes[None], labels[None], NO_CROWDS)
+
+
+def positives_of(match: matching.Match) -> int:
+    return int((match.label >= 0).sum())
+
+
+def test_thresholds_by_hand():
+    # Heights 10 x 8, 4.5, 4 and 3.9 of a 10 x 10 box: IoU .8, .45, .4 and .39.
+    anchors = torch.tensor([[0, 0, 10, 8], [0, 0, 10, 4.5], [0, 0, 10, 4], [0, 0, 10, 3.9]])
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    match = match_one(Matcher(), anchors, box, torch.tensor([6]))
+    assert match.label.tolist() == [[6, IGNORED, IGNORED, NEGATIVE]]
+    assert torch.equal(match.box, torch.stack([box[0], anchors[1], anchors[2], anchors[3]])[None])
+
+
+def test_an_iou_of_exactly_one_half_is_positive():
+    match = match_one(Matcher(), torch.tensor([[0.0, 0, 10, 5]]), torch.tensor([[0.0, 0, 10, 10]]))
+    assert match.label.tolist() == [[0]]
+
+
+def test_the_best_anchor_of_a_box_is_positive_whatever_its_overlap():
+    anchors = squares((0, 0, 32), (16, 0, 32))
+    box = squares((2, 2, 4))  # IoU 16 / 1024 with the first, nothing with the second
+    assert match_one(Matcher(), anchors, box).label.tolist() == [[0, NEGATIVE]]
+    strict = Matcher(low_quality=False)
+    assert match_one(strict, anchors, box).label.tolist() == [[NEGATIVE, NEGATIVE]]
+
+
+def test_a_forced_anchor_keeps_the_box_it_overlaps_most():
+    # The only anchor that the small box meets belongs to the big one: as in torchvision.
+    anchors = squares((0, 0, 32))
+    boxes = squares((0, 0, 30), (2, 2, 4))
+    assert match_one(Matcher(), anchors, boxes).label.tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param([50.0, 10.0, 50.0, 90.0], id="no width"),
+        pytest.param([10.0, 10.0, 10.0, 10.0], id="a point"),
+        pytest.param([9000.0, 9000.0, 9100.0, 9100.0], id="outside"),
+    ],
+)
+def test_a_box_without_overlap_adds_no_positives(bad):
+    anchors = AnchorGenerator()(256, 256)
+    good = torch.tensor([[20.0, 30.0, 90.0, 110.0]])
+    alone = match_one(Matcher(), anchors, good)
+    both = match_one(
+        Matcher(), anchors, torch.cat([torch.tensor([bad]), good]), torch.tensor([1, 0])
+    )
+    assert torch.equal(alone.label, both.label)
+    assert torch.equal(alone.box, both.box)
+    # Torchvision's turns every anchor positive: the trap that this guards against.
+    theirs = TorchvisionMatcher(0.5, 0.4, allow_low_quality_matches=True)(
+        torchvision.ops.box_iou(torch.tensor([bad]), anchors)
+    )
+    assert (theirs >= 0).all()
+
+
+def test_small_boxes_need_low_quality_matches():
+    anchors = AnchorGenerator()(128, 128)
+    for side in (4, 8, 16, 20):
+        box = squares((61.3, 58.9, side))
+        assert positives_of(match_one(Matcher(low_quality=False), anchors, box)) == 0
+        assert positives_of(match_one(Matcher(), anchors, box)) >= 1
+
+
+def torchvision_label(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Label and index of the box of every anchor, by torchvision."""
+    matcher = TorchvisionMatcher(0.5, 0.4, allow_low_quality_matches=True)
+    index = matcher(torchvision.ops.box_iou(boxes, anchors))  # (A,)
+    label = labels[index.clamp(min=0)]
+    label[index == TorchvisionMatcher.BELOW_LOW_THRESHOLD] = NEGATIVE
+    label[index == TorchvisionMatcher.BETWEEN_THRESHOLDS] = IGNORED
+    return label, index
+
+
+@pytest.mark.parametrize(("name", "annotations", "images"), SPLITS)
+def test_real_boxes_are_matched_as_by_torchvision(real_data, name, annotations, images):
+    root: Path = real_data(name)
+    data = read_coco(root / annotations, root / images)
+    generator, matcher = AnchorGenerator(), Matcher()
+    compared = 0
+    for i in range(min(len(data), 40)):
+        boxes, labels = data.boxes(i)
+        if not len(boxes):
+            continue
+        height, width = map(int, data.sizes[i])
+        resized = resized_size(height, width, 320, 533)
+        boxes = boxes * torch.tensor([resized[1] / width, resized[0] / height] * 2).float()
+        anchors = generator(*(-(-side // 128) * 128 for side in resized))
+        match = match_one(matcher, anchors, boxes, labels)
+        label, index = torchvision_label(anchors, boxes, labels)
+        assert torch.equal(match.label[0], label)
+        positive = label >= 0
+        assert torch.equal(match.box[0, positive], boxes[index[positive]])
+        assert torch.equal(match.box[0, ~positive], anchors[~positive])
+        compared += int(positive.sum())
+    assert compared > 500
+
+
+def random_batch(*counts: int) -> tuple[Tensor, Tensor]:
+    """Padded boxes (B, G, 4) and labels of images with so many boxes."""
+    G = max(counts)
+    low = torch.rand(len(counts), G, 2) * 200
+    boxes = torch.cat([low, low + 4 + torch.rand(len(counts), G, 2) * 120], dim=2)
+    labels = torch.randint(0, 5, (len(counts), G))
+    real = torch.arange(G) < torch.tensor(counts)[:, None]
+    return boxes * real[..., None], labels.masked_fill(~real, NEGATIVE)
+
+
+def test_every_image_of_a_batch_is_matched_as_if_alone():
+    anchors = AnchorGenerator()(256, 256)
+    counts = (3, 0, 11, 1)
+    boxes, labels = random_batch(*counts)
+    together = Matcher()(anchors, boxes, labels, torch.zeros(4, 0, 4))
+    for i, count in enumerate(counts):
+        alone = match_one(Matcher(), anchors, boxes[i, :count], labels[i, :count])
+        assert torch.equal(together.label[i], alone.label[0])
+        assert torch.equal(together.box[i], alone.box[0])
+
+
+@pytest.mark.parametrize("limit", [1, 20_000, 100_000])
+def test_memory_is_bounded_without_changing_the_result(monkeypatch, limit):
+    anchors = AnchorGenerator()(128, 256)
+    boxes, labels = random_batch(17, 5)
+    boxes[0, 7] = boxes[0, 3]  # a tie: the first box wins
+    crowds = random_batch(3, 4)[0]
+    dense = Matcher()(anchors, boxes, labels, crowds)
+    seen = []
+    original = matching.box_intersection
+
+    def record(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(len(a) * a.shape[1] * len(b))
+        return original(a, b)
+
+    monkeypatch.setattr(matching, "box_intersection", record)
+    monkeypatch.setattr(matching, "MAX_OVERLAPS", limit)
+    chunked = Matcher()(anchors, boxes, labels, crowds)
+    assert len(seen) > 2
+    assert max(seen) <= max(limit, 2 * len(anchors))  # at least one box at a time
+    assert torch.equal(dense.label, chunked.label)
+    assert torch.equal(dense.box, chunked.box)
+
+
+def test_padding_is_never_matched():
+    # A padded row lies at the origin, where a real anchor lies too.
+    anchors = squares((0, 0, 32), (-16, -16, 32), (100, 100, 32))
+    boxes = torch.zeros(1, 4, 4)
+    boxes[0, 0] = squares((101, 101, 32))[0]
+    labels = torch.tensor([[2, NEGATIVE, NEGATIVE, NEGATIVE]])
+    match = Matcher()(anchors, boxes, labels, NO_CROWDS)
+    assert match.label.tolist() == [[NEGATIVE, NEGATIVE, 2]]
+
+
+def test_a_padded_row_with_an_area_is_not_matched_either():
+    anchors = squares((0, 0, 32))
+    match = Matcher()(anchors, anchors[None], torch.tensor([[NEGATIVE]]), NO_CROWDS)
+    assert match.label.tolist() == [[NEGATIVE]]
+
+
+def test_without_boxes_all_is_background():
+    anchors = squares((0, 0, 32), (50, 0, 32))
+    match = Matcher()(anchors, torch.zeros(2, 0, 4), torch.zeros(2, 0).long(), torch.zeros(2, 0, 4))
+    assert (match.label == NEGATIVE).all()
+    assert torch.equal(match.box, anchors.expand(2, -1, -1))
+
+
+def test_background_inside_a_crowd_is_ignored_and_positives_are_not():
+    # Of the four anchors: an object, all inside, half inside, less than half inside.
+    anchors = squares((0, 0, 10), (200, 0, 10), (215, 0, 10), (216, 0, 10))
+    crowds = torch.tensor([[[0.0, 0.0, 220.0, 50.0], [0.0, 0.0, 0.0, 0.0]]])
+    boxes, labels = squares((0, 0, 10))[None], torch.tensor([[3]])
+    match = Matcher()(anchors, boxes, labels, crowds)
+    assert match.label.tolist() == [[3, IGNORED, IGNORED, NEGATIVE]]
+    match = Matcher(ignore_crowd=False)(anchors, boxes, labels, crowds)
+    assert match.label.tolist() == [[3, NEGATIVE, NEGATIVE, NEGATIVE]]
+    match = Matcher(crowd_iof=0.6)(anchors, boxes, labels, crowds)
+    assert match.label.tolist() == [[3, IGNORED, NEGATIVE, NEGATIVE]]
+
+
+def test_the_crowd_of_one_image_does_not_touch_another():
+    anchors = squares((0, 0, 10))
+    crowds = torch.stack([squares((0, 0, 50)), torch.zeros(1, 4)])
+    match = Matcher()(anchors, torch.zeros(2, 0, 4), torch.zeros(2, 0).long(), crowds)
+    assert match.label.tolist() == [[IGNORED], [NEGATIVE]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"positive_iou": 1.5}, "matching.positive_iou must lie in"),
+        ({"negative_iou": 0.0}, "matching.negative_iou must lie in"),
+        ({"crowd_iof": float("nan")}, "matching.crowd_iof"),
+        ({"positive_iou": 0.3}, "matching.negative_iou=0.4 is above matching.positive_iou=0.3"),
+    ],
+)
+def test_wrong_thresholds_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Matcher(**settings)
