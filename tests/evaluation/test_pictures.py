@@ -116,3 +116,10 @@ def test_a_category_and_a_file_may_have_any_name(make_data, make_detections, nam
 def test_classes_have_different_colors():
     assert class_color(0) == COLORS[0]
     assert len({class_color(label) for label in range(200)}) == 200
+
+
+def test_the_best_prediction_is_drawn_last_on_top_of_the_others(make_set, make_detections):
+    data = make_set(1, [(1, 1, BOX)])
+    found = make_detections(data, [(1, 1, BOX, 0.9), (1, 2, BOX, 0.4), (1, 2, BOX, 0.6)])
+    captions = panels_of(data, found, 0)[1].captions
+    assert captions == ["dog 0.40", "dog 0.60", "cat 0.90"]
