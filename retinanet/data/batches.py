@@ -6,17 +6,16 @@ import logging
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retinanet.config import check
 from retinanet.data import draws
 from retinanet.data.coco import CocoData
-from retinanet.data.samples import Sample, Samples
+from retinanet.data.padding import Batch, pad
+from retinanet.data.samples import Samples
 from retinanet.data.transforms import Augment
 
 logger = logging.getLogger(__name__)
@@ -24,34 +23,9 @@ logger = logging.getLogger(__name__)
 # Stride of P7. Padded sizes are multiples, so that every level's cells cover the image exactly.
 DIVISOR = 128
 
-# Label where a row of boxes is padding.
-NO_BOX = -1
-
 # With data.on_bad_image=skip a run stops when more than this share of its images is bad: then
 # the folder is wrong, not a few files.
 MAX_BAD_SHARE = 0.1
-
-
-class Batch(NamedTuple):
-    """Images of one padded size with their boxes."""
-
-    images: Tensor  # (B, 3, H, W) uint8 RGB, zeros at right and bottom; channels last in memory
-    sizes: Tensor  # (B, 2) int64 valid height, width
-    boxes: Tensor  # (B, G, 4) float32, zeros where there are fewer than G
-    labels: Tensor  # (B, G) int64, NO_BOX there
-    crowds: Tensor  # (B, C, 4) float32, zeros where there are fewer than C
-    image_ids: Tensor  # (B,) int64
-    original_sizes: Tensor  # (B, 2) int64 height, width of the files
-    replaced: tuple[str, ...] = ()  # why images were replaced, one message each
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch on another device."""
-        tensors = (tensor.to(device, non_blocking=non_blocking) for tensor in self[:-1])
-        return Batch(*tensors, self.replaced)
-
-    def pin_memory(self) -> Batch:
-        """The batch in memory that a GPU reads without waiting."""
-        return Batch(*(tensor.pin_memory() for tensor in self[:-1]), self.replaced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,36 +161,7 @@ class Batches(Dataset):
             ]
         except (ValueError, OSError) as error:
             return error.with_traceback(None)
-        return _pad(samples, request.padded, self.samples.data, tuple(replaced))
-
-
-def _pad(
-    samples: Sequence[Sample], padded: tuple[int, int], data: CocoData, replaced: tuple[str, ...]
-) -> Batch:
-    """Samples -> batch."""
-    B, (H, W) = len(samples), padded
-    G = max(len(sample.boxes) for sample in samples)
-    C = max(len(sample.crowds) for sample in samples)
-    images = torch.zeros(B, H, W, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # (B, 3, H, W)
-    boxes, crowds = torch.zeros(B, G, 4), torch.zeros(B, C, 4)
-    labels = torch.full((B, G), NO_BOX)
-    for i, sample in enumerate(samples):
-        _, height, width = sample.image.shape
-        images[i, :, :height, :width] = sample.image
-        boxes[i, : len(sample.boxes)] = sample.boxes
-        labels[i, : len(sample.labels)] = sample.labels
-        crowds[i, : len(sample.crowds)] = sample.crowds
-    indices = [sample.index for sample in samples]
-    return Batch(
-        images=images,
-        sizes=torch.tensor([sample.image.shape[1:] for sample in samples]),
-        boxes=boxes,
-        labels=labels,
-        crowds=crowds,
-        image_ids=torch.from_numpy(data.image_ids[indices]),
-        original_sizes=torch.from_numpy(data.sizes[indices].astype(np.int64)),
-        replaced=replaced,
-    )
+        return pad(samples, request.padded, self.samples.data, tuple(replaced))
 
 
 class Loader:
@@ -234,6 +179,7 @@ class Loader:
     ) -> None:
         self.bad: set[str] = set()
         self._num_images = len(samples.data)
+        self._training = samples.augment.train
         self._requests = requests
         self._loader = DataLoader(
             Batches(samples),
@@ -267,10 +213,11 @@ class Loader:
 
     def _count(self, messages: Sequence[str]) -> None:
         """Warn once of every bad image, and stop when there are too many."""
+        what = "Another image takes its place." if self._training else "Its objects are missed."
         for message in messages:
             if message not in self.bad:
                 self.bad.add(message)
-                logger.warning("%s Another image takes its place.", message)
+                logger.warning("%s %s", message, what)
         if len(self.bad) > max(1, MAX_BAD_SHARE * self._num_images):
             raise ValueError(
                 f"{len(self.bad)} of {self._num_images} images are unreadable, more than "

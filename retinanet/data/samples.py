@@ -67,9 +67,9 @@ class Samples:
     ) -> Sample:
         """What stands in for an unreadable image.
 
-        In evaluation a black image without detections: its objects count as missed. In training
-        the next readable image of the file that fits into the batch, so that the choice depends
-        on the files alone.
+        In evaluation a black image, so that its objects count as missed. In training the next
+        readable image of the file that fits into the batch, with objects if the unreadable one
+        has some: the choice depends on the files alone.
         """
         if not self.augment.train:
             geometry = self._geometry(index, epoch)
@@ -77,15 +77,17 @@ class Samples:
             none = torch.zeros(0, 4)
             return Sample(black, none, torch.zeros(0, dtype=torch.int64), none, index)
         N = len(self.data)
+        has_boxes = len(self.data.boxes(index)[0]) > 0
         for other in ((index + step) % N for step in range(1, N)):
             geometry = self._geometry(other, epoch)
-            if geometry.valid[0] > padded[0] or geometry.valid[1] > padded[1]:
+            fits = geometry.valid[0] <= padded[0] and geometry.valid[1] <= padded[1]
+            if not fits or (has_boxes and not len(self.data.boxes(other)[0])):
                 continue
             try:
                 return self._read(other, geometry, epoch)
             except (BadImage, FileNotFoundError) as error:
                 replaced.append(str(error))
-        raise BadImage(f"{replaced[0]} No other image can take its place.")
+        raise BadImage(f"{replaced[-1]} No other image can take its place.")
 
     def _geometry(self, index: int, epoch: int) -> Geometry:
         height, width = self.data.sizes[index].tolist()
