@@ -1,0 +1,358 @@
+"""Focal loss and box losses: by hand, by limit, by gradient, by torchvision, by shares of a step."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.ops
+from torch import Tensor
+
+from retinanet.boxes import encode_boxes
+from retinanet.losses import EMA_START, RetinaNetLoss, box_loss, focal_loss
+from retinanet.matching import IGNORED, NEGATIVE, Match
+from retinanet.model.anchors import AnchorGenerator
+from retinanet.training.expect import expected_class_loss
+
+TRUE, FALSE = torch.tensor([True]), torch.tensor([False])
+IOU_KINDS = ["giou", "diou", "ciou"]
+KINDS = ["l1", "smooth_l1", *IOU_KINDS]
+
+
+def make_match(labels: list[list[int]]) -> tuple[Tensor, Match]:
+    """Anchors (A, 4) in a row, and a match whose objects lie 2 px right of their anchors."""
+    label = torch.tensor(labels)
+    low = torch.arange(label.shape[1])[:, None] * torch.tensor([40.0, 0.0])
+    anchors = torch.cat([low, low + 32], dim=1)
+    shift = torch.tensor([2.0, 0.0, 2.0, 0.0])
+    box = torch.where((label >= 0)[..., None], anchors + shift, anchors)
+    return anchors, Match(label, box)
+
+
+def run_loss(loss: RetinaNetLoss, logits: Tensor, deltas: Tensor, labels: list[list[int]]) -> dict:
+    anchors, match = make_match(labels)
+    (divisors,) = loss.divisors([match])
+    return loss(logits, deltas, anchors, match, divisors)
+
+
+# Focal loss
+
+
+def test_value_by_hand():
+    # p = 0.9 and the class is present: -0.25 * (1 - 0.9)^2 * ln 0.9.
+    logit = torch.tensor([math.log(0.9 / 0.1)])
+    assert focal_loss(logit, TRUE).item() == pytest.approx(-0.25 * 0.1**2 * math.log(0.9))
+    # The class is absent: -0.75 * 0.9^2 * ln 0.1.
+    assert focal_loss(logit, FALSE).item() == pytest.approx(-0.75 * 0.9**2 * math.log(0.1))
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2, 5])
+@pytest.mark.parametrize("alpha", [0.25, 0.0, 0.9, 1.0])
+def test_equal_to_torchvision_in_float64_with_its_gradient(gamma, alpha):
+    ours = torch.linspace(-30, 30, 121, dtype=torch.float64).repeat(2).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    is_class = torch.arange(242) < 121
+    loss = focal_loss(ours, is_class, alpha, gamma)
+    expected = torchvision.ops.sigmoid_focal_loss(theirs, is_class.double(), alpha, gamma)
+    torch.testing.assert_close(loss, expected, rtol=1e-7, atol=1e-8)
+    loss.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-7, atol=1e-8)
+
+
+def test_gamma_zero_is_half_cross_entropy():
+    logits = torch.linspace(-8, 8, 33)
+    is_class = torch.arange(33) % 2 == 0
+    expected = 0.5 * F.binary_cross_entropy_with_logits(logits, is_class.float(), reduction="none")
+    torch.testing.assert_close(focal_loss(logits, is_class, alpha=0.5, gamma=0), expected)
+
+
+def test_without_alpha_both_sides_weigh_one():
+    logits = torch.linspace(-8, 8, 33)
+    is_class = torch.arange(33) % 2 == 0
+    expected = F.binary_cross_entropy_with_logits(logits, is_class.float(), reduction="none")
+    torch.testing.assert_close(focal_loss(logits, is_class, alpha=None, gamma=0), expected)
+    twice = 2 * focal_loss(logits, is_class, alpha=0.5, gamma=1.5)
+    torch.testing.assert_close(focal_loss(logits, is_class, alpha=None, gamma=1.5), twice)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("is_class", [TRUE, FALSE])
+def test_value_and_gradient_are_finite_for_extreme_logits(gamma, is_class):
+    logits = torch.tensor([-3e38, -1e4, -120.0, -20.0, 0.0, 20.0, 120.0, 1e4, 3e38])
+    logits.requires_grad_()
+    loss = focal_loss(logits, is_class, gamma=gamma)
+    loss.clamp(max=1e5).sum().backward()
+    assert loss.isfinite().all()
+    assert (loss >= 0).all()
+    assert logits.grad.isfinite().all()
+
+
+def test_torchvision_has_no_gradient_where_ours_has_one():
+    # Why the loss is not the common form; recipes of small gamma need it.
+    logits = torch.tensor([120.0], requires_grad=True)
+    torchvision.ops.sigmoid_focal_loss(logits, torch.ones(1), gamma=0.5).sum().backward()
+    assert logits.grad.isnan().all()
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 1.5, 2.0])
+def test_the_gradient_is_the_slope(gamma):
+    logits = torch.linspace(-6, 6, 9, dtype=torch.float64, requires_grad=True)
+    is_class = torch.arange(9) % 2 == 0
+    assert torch.autograd.gradcheck(lambda x: focal_loss(x, is_class, 0.25, gamma), logits)
+
+
+@pytest.mark.parametrize(("alpha", "silent"), [(0.0, TRUE), (1.0, FALSE)])
+def test_alpha_0_and_1_silence_one_side_exactly(alpha, silent):
+    logits = torch.tensor([-50.0, -1.0, 0.0, 3.0, 50.0], requires_grad=True)
+    loss = focal_loss(logits, silent.expand(5), alpha=alpha)
+    loss.sum().backward()
+    assert (loss == 0).all()
+    assert (logits.grad == 0).all()
+    assert (focal_loss(logits, ~silent.expand(5), alpha=alpha) > 0)[1:4].all()
+
+
+def test_every_class_may_have_its_own_alpha():
+    logits = torch.randn(6, 3)
+    is_class = torch.rand(6, 3) < 0.5
+    alphas = [0.1, 0.5, 0.9]
+    loss = focal_loss(logits, is_class, torch.tensor(alphas))
+    for k, alpha in enumerate(alphas):
+        torch.testing.assert_close(loss[:, k], focal_loss(logits[:, k], is_class[:, k], alpha))
+
+
+# The loss before the first step
+
+
+@pytest.mark.parametrize(
+    ("prior", "expected"), [(0.5, 41_900), (0.1, 255), (0.01, 1.372), (0.001, 1.724)]
+)
+def test_the_first_class_loss_of_an_image_of_coco(prior, expected):
+    # 201,600 anchors (800 x 1344), 80 classes, 50 positives.
+    logits = torch.full((1, 201_600, 80), math.log(prior) - math.log1p(-prior))
+    label = torch.full((1, 201_600), NEGATIVE)
+    label[0, :50] = torch.arange(50)
+    anchors = torch.tensor([[0.0, 0.0, 32.0, 32.0]]).expand(201_600, 4)
+    match = Match(label, anchors[None])
+    loss = RetinaNetLoss()
+    (divisors,) = loss.divisors([match])
+    measured = loss(logits, torch.zeros(1, 201_600, 4), anchors, match, divisors)["class"].item()
+    assert measured == pytest.approx(expected, rel=2e-3)
+    counts = {"num_classes": 80, "num_positives": 50, "num_background": 201_550}
+    predicted = expected_class_loss(0.25, 2.0, prior, **counts)
+    assert measured == pytest.approx(predicted.total, rel=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.25, None, [0.1, 0.3, 0.8]])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_closed_form_equals_the_loss_of_equal_scores(alpha, gamma):
+    labels = [[0, 1, 2, *[NEGATIVE] * 20, IGNORED]]
+    logits = torch.full((1, 24, 3), math.log(0.03 / 0.97))
+    measured = run_loss(
+        RetinaNetLoss(alpha=alpha, gamma=gamma), logits, torch.zeros(1, 24, 4), labels
+    )
+    counts = {"num_classes": 3, "num_positives": 3, "num_background": 20}
+    predicted = expected_class_loss(alpha, gamma, 0.03, **counts)
+    assert measured["class"].item() == pytest.approx(predicted.total, rel=1e-5)
+
+
+# Box losses
+
+
+@pytest.mark.parametrize("kind", IOU_KINDS)
+def test_iou_losses_equal_torchvision_with_their_gradients(kind):
+    anchors = AnchorGenerator()(64, 64).double()
+    shift = torch.tensor([5.0, -3.0, 9.0, 4.0], dtype=torch.float64)
+    target = (anchors + shift)[None]
+    deltas = (0.3 * torch.randn(1, len(anchors), 4, dtype=torch.float64)).requires_grad_()
+    ours = box_loss(kind, deltas, target, anchors, 1.0)[0]
+    (gradient,) = torch.autograd.grad(ours.sum(), deltas)
+    size = anchors[:, 2:] - anchors[:, :2]
+    center = anchors[:, :2] + 0.5 * size + deltas[0, :, :2] * size
+    new = size * deltas[0, :, 2:].exp()
+    decoded = torch.cat([center - 0.5 * new, center + 0.5 * new], dim=1)
+    theirs = {
+        "giou": torchvision.ops.generalized_box_iou_loss,
+        "diou": torchvision.ops.distance_box_iou_loss,
+        "ciou": torchvision.ops.complete_box_iou_loss,
+    }[kind](decoded, target[0])
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    (expected,) = torch.autograd.grad(theirs.sum(), deltas)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_perfect_box_costs_nothing(kind):
+    anchors = AnchorGenerator()(64, 64)
+    target = (anchors + torch.tensor([5.0, -3.0, 9.0, 4.0]))[None]
+    loss = box_loss(kind, encode_boxes(target, anchors), target, anchors, 1 / 9)
+    assert loss.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "delta",
+    [
+        pytest.param([0.0, 0.0, -200.0, -200.0], id="no size"),
+        pytest.param([0.0, 0.0, -200.0, 0.0], id="no width"),
+        pytest.param([1e5, -1e5, 0.0, 0.0], id="far away"),
+        pytest.param([0.0, 0.0, 1e6, 1e6], id="beyond the cap"),
+    ],
+)
+def test_wild_boxes_have_finite_losses_and_gradients(kind, delta):
+    anchors = torch.tensor([[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 900.0, 450.0]])
+    target = torch.tensor([[[3.0, 0.0, 35.0, 30.0], [0.0, 0.0, 899.0, 2.0]]])
+    deltas = torch.tensor([[delta, delta]], requires_grad=True)
+    loss = box_loss(kind, deltas, target, anchors, 1 / 9)
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert (loss >= 0).all()
+    assert deltas.grad.isfinite().all()
+
+
+def test_l1_and_smooth_l1_by_hand():
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    target = anchors[None] + torch.tensor([1.0, 0.0, 1.0, 0.0])  # dx = 0.1
+    deltas = torch.tensor([[[0.3, -0.02, 0.0, 0.0]]])
+    assert box_loss("l1", deltas, target, anchors, 9.0).item() == pytest.approx(0.22)
+    # Of .2 and .02 the first lies beyond beta = .1: .2 - .05, and .02^2 / .2.
+    expected = 0.15 + 0.002
+    assert box_loss("smooth_l1", deltas, target, anchors, 0.1).item() == pytest.approx(expected)
+
+
+# Both together
+
+
+def test_ignored_anchors_do_not_matter():
+    labels = [[1, NEGATIVE, IGNORED]]
+    logits, deltas = torch.zeros(1, 3, 2), torch.zeros(1, 3, 4)
+    before = run_loss(RetinaNetLoss(), logits, deltas, labels)
+    logits[0, 2] = 50.0
+    deltas[0, 1:] = 50.0  # background has no box either
+    assert run_loss(RetinaNetLoss(), logits, deltas, labels) == before
+
+
+def test_only_positives_have_a_box_loss():
+    labels = [[0, NEGATIVE, IGNORED]]
+    loss = run_loss(RetinaNetLoss(), torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), labels)
+    assert loss["box"].item() == pytest.approx(2 / 32)  # 2 px of an anchor of 32
+    twice = RetinaNetLoss(box_weight=2.0)
+    assert run_loss(twice, torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), labels)["box"].item() == (
+        pytest.approx(4 / 32)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_of_half_precision_are_computed_in_fp32(dtype):
+    labels = [[0, 1, *[NEGATIVE] * 500]]
+    logits = (torch.randn(1, 502, 3) - 4).to(dtype).requires_grad_()
+    deltas = torch.randn(1, 502, 4).to(dtype)
+    half = run_loss(RetinaNetLoss(), logits, deltas, labels)
+    full = run_loss(RetinaNetLoss(), logits.detach().float(), deltas.float(), labels)
+    assert half["class"].dtype == half["box"].dtype == torch.float32
+    assert half["class"].item() == full["class"].item()
+    assert half["box"].item() == full["box"].item()
+    half["class"].backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_without_a_prior_the_sum_still_fits():
+    # 2.1e6 before the division: more than fp16 can hold.
+    logits = torch.zeros(1, 50_000, 80, dtype=torch.float16)
+    label = torch.full((1, 50_000), NEGATIVE)
+    anchors = torch.tensor([[0.0, 0.0, 32.0, 32.0]]).expand(50_000, 4)
+    match = Match(label, anchors[None])
+    loss = RetinaNetLoss()
+    losses = loss(logits, torch.zeros(1, 50_000, 4), anchors, match, loss.divisors([match])[0])
+    assert losses["class"].item() == pytest.approx(4e6 * 0.75 * 0.25 * math.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("normalizer", ["batch", "image", "ema"])
+def test_empty_images_teach_background_and_keep_the_box_loss_in_the_graph(normalizer):
+    logits = torch.zeros(2, 4, 3, requires_grad=True)
+    deltas = torch.zeros(2, 4, 4, requires_grad=True)
+    losses = run_loss(RetinaNetLoss(normalizer=normalizer), logits, deltas, [[NEGATIVE] * 4] * 2)
+    assert losses["box"].item() == 0
+    (losses["class"] + losses["box"]).backward()
+    assert (logits.grad > 0).all()
+    assert (deltas.grad == 0).all()
+    # 24 terms of .75 * .5^2 * ln 2, divided by 1 (an image by 1, and their mean; an EMA's 90.1).
+    divisor = {"batch": 1, "image": 2, "ema": 0.9 * EMA_START + 0.1}[normalizer]
+    assert losses["class"].item() == pytest.approx(24 * 0.75 * 0.25 * math.log(2) / divisor)
+
+
+def parts_of_a_step() -> tuple[Tensor, Tensor, list[list[int]]]:
+    """Four images with 3, 0, 1 and 2 positives."""
+    labels = torch.full((4, 12), NEGATIVE)
+    labels[0, :3], labels[2, 0], labels[3, :2] = torch.tensor([0, 1, 0]), 1, 0
+    labels[:, 11] = IGNORED
+    return torch.randn(4, 12, 2).double(), torch.randn(4, 12, 4).double(), labels.tolist()
+
+
+@pytest.mark.parametrize("normalizer", ["batch", "image", "ema"])
+def test_micro_batches_add_up_to_the_whole_batch(normalizer):
+    logits, deltas, labels = parts_of_a_step()
+    whole = run_loss(RetinaNetLoss(normalizer=normalizer), logits, deltas, labels)
+    loss = RetinaNetLoss(normalizer=normalizer)
+    parts = [make_match(labels[:2])[1], make_match(labels[2:])[1]]
+    anchors, _ = make_match(labels)
+    sums = {"class": 0.0, "box": 0.0}
+    for i, (match, divisors) in enumerate(zip(parts, loss.divisors(parts), strict=True)):
+        part = slice(2 * i, 2 * i + 2)
+        losses = loss(logits[part], deltas[part], anchors, match, divisors)
+        sums = {name: sums[name] + losses[name] for name in sums}
+    torch.testing.assert_close(sums, whole)
+
+
+def test_the_batch_normalizer_divides_once_by_all_positives():
+    logits, deltas, labels = parts_of_a_step()
+    whole = run_loss(RetinaNetLoss(), logits, deltas, labels)
+    is_class = torch.tensor(labels)[..., None] == torch.arange(2)
+    counted = (torch.tensor(labels) != IGNORED)[..., None]
+    expected = (focal_loss(logits.float(), is_class) * counted).sum() / 6
+    torch.testing.assert_close(whole["class"], expected)
+
+
+def test_the_image_normalizer_is_torchvisions():
+    from torchvision.models.detection.retinanet import RetinaNetClassificationHead
+
+    head = RetinaNetClassificationHead(8, 9, 2)
+    logits, deltas, labels = parts_of_a_step()
+    losses = run_loss(RetinaNetLoss(normalizer="image"), logits, deltas, labels)
+    matched = [
+        torch.tensor([min(label, 0) if label < 0 else i for i, label in enumerate(image)])
+        for image in labels
+    ]
+    targets = [{"labels": torch.tensor(image).clamp(min=0)} for image in labels]
+    theirs = head.compute_loss(targets, {"cls_logits": logits.float()}, matched)
+    torch.testing.assert_close(losses["class"], theirs)
+
+
+def test_the_average_of_positives_is_state_that_moves_by_a_tenth():
+    loss = RetinaNetLoss(normalizer="ema")
+    _, match = make_match([[0, 1, 0, NEGATIVE]])
+    (divisors,) = loss.divisors([match])
+    assert divisors.tolist() == [pytest.approx(0.9 * 100 + 0.1 * 3)]
+    (divisors,) = loss.divisors([match])
+    assert divisors.tolist() == [pytest.approx(0.9 * 90.3 + 0.3)]
+    restored = RetinaNetLoss(normalizer="ema")
+    restored.load_state_dict(loss.state_dict())
+    assert torch.equal(restored.average_positives, loss.average_positives)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 25.0}, r"loss.alpha must lie in \[0, 1\], got 25.0"),
+        ({"alpha": [0.5, -0.1]}, r"loss.alpha\[1\]"),
+        ({"gamma": -1.0}, "loss.gamma must be at least 0"),
+        ({"gamma": float("nan")}, "loss.gamma"),
+        ({"box": "l2"}, "loss.box must be one of"),
+        ({"normalizer": "none"}, "loss.normalizer must be one of"),
+        ({"box_beta": 0.0}, "loss.box_beta must be above 0"),
+        ({"box_weight": -1.0}, "loss.box_weight"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RetinaNetLoss(**settings)
