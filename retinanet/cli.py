@@ -131,6 +131,9 @@ class Composer:
         config, chosen = self._compose(read)
         check_complete(OmegaConf.to_container(config, resolve=True), self.keys, self.file)
         settings = OmegaConf.to_object(config)
+        if self.job == "train" and isinstance(settings.loss.alpha, dict):
+            # Class names may look like numbers.
+            settings.loss.alpha = {str(k): v for k, v in settings.loss.alpha.items()}
         check_settings(settings)
         changed = {
             name: override.value() if name in self.choices else attrgetter(name)(settings)

@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from retinanet.keys import MISSING, Key, group_of, groups_of, leaves
-from retinanet.naming import value_text
+from retinanet.keys import MISSING, Key, group_of, groups_of, leaves, value_text
 
 WIDTH = 98
 LEFT = 34  # columns of key=value

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from retinanet.keys import value_text
 from retinanet.training.directory import MAY_DIFFER
 
 MAX_LENGTH = 100
@@ -20,19 +21,6 @@ UNSAFE = re.compile(r"[^A-Za-z0-9._,=+-]")
 def changes_weights(key: str) -> bool:
     """Whether another value of this key (or choice of this group) makes it another run."""
     return not f"{key}.".startswith(MAY_DIFFER)
-
-
-def value_text(value: Any) -> str:
-    """One text for equal values, however they were typed: 1, 1.0 and 1e0 are ``1``."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0")
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{value_text(value[k])}" for k in sorted(value)) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(value_text, value)) + "]"
-    return str(value)
 
 
 def safe_name(name: str) -> str:
