@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_image
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.evaluation.plots import BLACK, COLORS, house_style, plain_text, save_bytes
+from retinanet.evaluation.plots import BLACK, COLORS, house_style, plain_text
 
 # Predictions below this score are not drawn.
 DRAWN_SCORE = 0.3
@@ -77,7 +78,7 @@ def draw_predictions(
         first = sheet if first is None else first
         memory = io.BytesIO()
         Image.fromarray(sheet).save(memory, format="png")
-        save_bytes(memory.getvalue(), folder / f"predictions_{number}.png")
+        write_whole(folder / f"predictions_{number}.png", memory.getvalue())
     return first
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from retinanet.atomic import write_whole
 from retinanet.evaluation.coco import Evaluation
 
 # Figures are made without pyplot: no window, no global state, nothing to close.
@@ -63,15 +64,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG whole or not at all."""
     memory = io.BytesIO()
     figure.savefig(memory, format="png", dpi=150)
-    save_bytes(memory.getvalue(), path)
-
-
-def save_bytes(content: bytes, path: Path) -> None:
-    """Write a file whole or not at all; its folder is made when missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_whole(path, memory.getvalue())
 
 
 def plot_curves(metrics_jsonl: Path, out: Path) -> None:

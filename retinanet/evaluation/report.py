@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import ALL_IOUS, NUMBERS, SIZES, ClassResult, Evaluation
 from retinanet.evaluation.detect import DetectionArrays
@@ -116,12 +117,11 @@ def write_report(
         evaluation: None for data without annotations.
         extra: more entries for metrics.json, such as the checkpoint and its step.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "detections.json", _detections_json(data, detections))
+    write_whole(folder / "detections.json", _detections_json(data, detections))
     if evaluation is not None:
         found = metrics_dict(evaluation) | (extra or {})
-        _write(folder / "metrics.json", json.dumps(found, indent=2) + "\n")
-        _write(folder / "per_class.csv", _classes_csv(evaluation))
+        write_whole(folder / "metrics.json", json.dumps(found, indent=2) + "\n")
+        write_whole(folder / "per_class.csv", _classes_csv(evaluation))
 
 
 def metrics_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -193,10 +193,3 @@ def _classes_csv(evaluation: Evaluation) -> str:
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in evaluation.per_class)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

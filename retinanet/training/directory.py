@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from retinanet.atomic import write_whole
+
 # What a continued run may change: none of it changes the weights.
 MAY_DIFFER = (
     "data.root",
@@ -93,9 +95,9 @@ class RunDirectory:
         self.root.mkdir(parents=True, exist_ok=True)
         config = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         # First of all: killed at any moment, what is left is empty or known to be a run.
-        write_text(self.root / "config.yaml", config)
+        write_whole(self.root / "config.yaml", config)
         self.checkpoints.mkdir(exist_ok=True)
-        write_text(self.root / "overrides.txt", "".join(f"{o}\n" for o in overrides))
+        write_whole(self.root / "overrides.txt", "".join(f"{o}\n" for o in overrides))
         self.record_environment(**facts)
 
     def record_environment(self, **facts: Any) -> None:
@@ -107,7 +109,7 @@ class RunDirectory:
         path = self.root / "environment.json"
         starts = json.loads(path.read_text()) if path.exists() else []
         starts.append({**environment(), **facts})
-        write_text(path, json.dumps(starts, indent=2) + "\n")
+        write_whole(path, json.dumps(starts, indent=2) + "\n")
 
     def forget_after(self, step: int, evaluated_step: int) -> None:
         """Drop rows of metrics.jsonl that a resumed run will write again.
@@ -126,7 +128,7 @@ class RunDirectory:
                 continue  # the row that was being written when the run was killed
             if row["step"] <= (evaluated_step if "AP" in row else step):
                 rows.append(line + "\n")
-        write_text(self.metrics, "".join(rows))
+        write_whole(self.metrics, "".join(rows))
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -161,13 +163,6 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def environment() -> dict[str, Any]:
