@@ -30,14 +30,14 @@ LONG_SIDE = (208, 256)
 ASPECTS = (1.0, 1.25, 4 / 3, 1.5)
 # Diameters of the circle around a figure, pixels; drawn log-uniformly, as small things are
 # common. COCO's three sizes (areas below 32^2, below 96^2 and larger) all occur.
-OBJECT_DIAMETER = (12.0, 190.0)
-LOOKALIKE_DIAMETER = (18.0, 90.0)  # below 18 pixels nobody could tell it from an object
+OBJECT_DIAMETER = (30.0, 180.0)
+LOOKALIKE_DIAMETER = (30.0, 100.0)
 BLOB_DIAMETER = (20.0, 110.0)
 LINE_LENGTH = (20.0, 150.0)
 CROWD_MEMBER_DIAMETER = (7.0, 11.0)
 # How many there are in a picture, both ends included.
-OBJECTS = (2, 9)
-LOOKALIKES_IN_PICTURE = (0, 3)
+OBJECTS = (1, 7)
+LOOKALIKES_IN_PICTURE = (0, 2)
 LINES = (0, 4)  # twice: below the objects, and above them
 BLOBS = (0, 3)
 CROWD_MEMBERS = (24, 44)
@@ -47,12 +47,15 @@ CROWD_SHARE = 0.08
 BLURRED_SHARE = 0.3
 NOISY_SHARE = 0.6
 # Shares of figures.
-LOW_CONTRAST_SHARE = 0.15
+LOW_CONTRAST_SHARE = 0.08
 SHADOW_SHARE = 0.4
 # Places tried for a figure before it is left out.
 TRIES = 6
+# Figures are turned by up to this many radians (30 degrees) either way: at any angle a small
+# network needs more than a demo's minutes to tell them apart.
+TILT = math.pi / 6
 
-TEXTURES = ("plain", "plain", "stripes", "dots", "checks", "gradient")
+TEXTURES = ("plain", "plain", "plain", "stripes", "dots", "checks", "gradient")
 
 
 def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[Drawn]]:
@@ -103,7 +106,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
         for _ in range(4)
     ]
     canvas = _enlarge(np.stack(corners).reshape(2, 2, 3), height, width)
-    for cells, strength in ((rng.integers(3, 7), 18.0), (rng.integers(12, 40), 12.0)):
+    for cells, strength in ((rng.integers(3, 7), 16.0), (rng.integers(12, 40), 9.0)):
         grain = rng.normal(0, strength * rng.random(), (cells, cells, 1)).astype(np.float32)
         tint = rng.uniform(0.6, 1.4, 3).astype(np.float32)
         canvas += _enlarge(grain, height, width) * tint
@@ -141,8 +144,7 @@ def _place(
     squeeze = rng.uniform(0.85, 1.0)
     for _ in range(TRIES):
         center = (rng.uniform(0.05, 0.95) * width, rng.uniform(0.05, 0.95) * height)
-        angle = rng.uniform(0, 2 * math.pi)
-        figure = rasterize(outlines, center, radius, angle, squeeze)
+        figure = rasterize(outlines, center, radius, rng.uniform(-TILT, TILT), squeeze)
         if scene.admits(figure, as_object=label is not None):
             if rng.random() < SHADOW_SHARE:
                 scene.shade(figure, offset=2 + int(radius / 12))
@@ -199,9 +201,9 @@ def _colours(rng: np.random.Generator, scene: Scene, figure: Figure) -> tuple[np
         _colour(rng.random(), rng.uniform(0.35, 0.95), rng.uniform(0.35, 1.0)) for _ in range(3)
     ]
     first = max(candidates, key=lambda colour: np.abs(colour - below).sum())
-    second = first + rng.uniform(0.35, 0.8) * (rng.choice([0.0, 255.0]) - first)
+    second = first + rng.uniform(0.25, 0.6) * (rng.choice([0.0, 255.0]) - first)
     if rng.random() < LOW_CONTRAST_SHARE:
-        first, second = below + 0.3 * (first - below), below + 0.3 * (second - below)
+        first, second = below + 0.4 * (first - below), below + 0.4 * (second - below)
     return first.astype(np.float32), second.astype(np.float32)
 
 
@@ -235,7 +237,7 @@ def _pattern(rng: np.random.Generator, figure: Figure) -> np.ndarray:
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8: the painting, at times a little out of focus and noisy."""
     blur = rng.uniform(0.4, 1.2) if rng.random() < BLURRED_SHARE else 0.0
-    noise = rng.uniform(2, 10) if rng.random() < NOISY_SHARE else 0.0
+    noise = rng.uniform(2, 8) if rng.random() < NOISY_SHARE else 0.0
     if noise:
         canvas = canvas + noise * rng.standard_normal(canvas.shape[:2], dtype=np.float32)[..., None]
     picture = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))

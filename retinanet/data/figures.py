@@ -19,7 +19,7 @@ SUPERSAMPLE = 4
 SOLID = 0.5
 # No figure may hide an object further than this share of its pixels, or leave fewer pixels:
 # what cannot be recognised is not asked for.
-MIN_VISIBLE_SHARE = 0.3
+MIN_VISIBLE_SHARE = 0.5
 MIN_VISIBLE_PIXELS = 30
 
 
@@ -29,14 +29,13 @@ def _arc(start: float, stop: float, radius: float = 1.0, center: float = 0.0) ->
     return np.stack([center + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-def _regular(corners: int) -> np.ndarray:
-    """(corners, 2) points of a regular polygon within the unit circle."""
-    return _spikes(np.ones(corners))
+# Directions of the first corner; y grows downwards.
+_UP, _DIAGONAL = -math.pi / 2, math.pi / 4
 
 
-def _spikes(radii: np.ndarray) -> np.ndarray:
-    """(n, 2) points at equal angles and the given distances from the center."""
-    angle = np.arange(len(radii)) * 2 * math.pi / len(radii)
+def _spikes(radii: np.ndarray, first: float = 0.0) -> np.ndarray:
+    """(n, 2) points at equal angles from ``first`` on, at the given distances from (0, 0)."""
+    angle = first + np.arange(len(radii)) * 2 * math.pi / len(radii)
     return np.stack([radii * np.cos(angle), radii * np.sin(angle)], axis=1)
 
 
@@ -48,13 +47,12 @@ def _points(*points: tuple[float, float]) -> np.ndarray:
 _ARM = 0.3
 _END = math.sqrt(1 - _ARM**2)
 
-# Name -> outline within the unit circle, and the outline of its hole, if any. Discs and
-# hexagons, discs and rings are easily mistaken for each other when small.
+# Name -> outline within the unit circle, and the outline of its hole, if any.
 CLASSES: dict[str, tuple[np.ndarray, ...]] = {
     "disc": (_arc(0, 2 * math.pi),),
-    "square": (_regular(4),),
-    "triangle": (_regular(3),),
-    "star": (_spikes(np.tile([1.0, 0.45], 5)),),
+    "square": (_spikes(np.ones(4), _DIAGONAL),),
+    "triangle": (_spikes(np.ones(3), _UP),),
+    "star": (_spikes(np.tile([1.0, 0.45], 5), _UP),),
     "ring": (_arc(0, 2 * math.pi), _arc(0, 2 * math.pi, radius=0.55)),
     "cross": (
         _points(
@@ -63,7 +61,6 @@ CLASSES: dict[str, tuple[np.ndarray, ...]] = {
             *[(-_ARM, -_END), (_ARM, -_END), (_ARM, -_ARM)],
         ),
     ),
-    "hexagon": (_regular(6),),
 }
 NAMES = tuple(CLASSES)
 
@@ -84,7 +81,7 @@ def blob(rng: np.random.Generator) -> np.ndarray:
     """(n, 2) points of an irregular round outline within the unit circle."""
     angle = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     waves = sum(
-        rng.uniform(0, 0.25) * np.sin(k * angle + rng.uniform(0, 2 * math.pi)) for k in (2, 3, 5)
+        rng.uniform(0, 0.25) * np.sin(k * angle + rng.uniform(0, 2 * math.pi)) for k in (2, 3, 4)
     )
     return _spikes((1 + waves) / (1 + np.abs(waves).max()))
 
