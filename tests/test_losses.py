@@ -1,4 +1,4 @@
-"""Focal loss and box losses: by hand, by limit, by gradient, by torchvision, by shares of a step."""
+"""Focal loss and box losses: by hand, by limit, by gradient, by torchvision, by parts of a step."""
 
 import math
 
@@ -319,8 +319,9 @@ def test_the_image_normalizer_is_torchvisions():
     head = RetinaNetClassificationHead(8, 9, 2)
     logits, deltas, labels = parts_of_a_step()
     losses = run_loss(RetinaNetLoss(normalizer="image"), logits, deltas, labels)
+    # Index of the object of every anchor, or -1 and -2: the same signs as ours.
     matched = [
-        torch.tensor([min(label, 0) if label < 0 else i for i, label in enumerate(image)])
+        torch.tensor([label if label < 0 else i for i, label in enumerate(image)])
         for image in labels
     ]
     targets = [{"labels": torch.tensor(image).clamp(min=0)} for image in labels]
