@@ -1,0 +1,248 @@
+"""Trunks: equal to torchvision's, frozen where they are to be, and particular about weights."""
+
+import os
+import pickle
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from retinanet.model.backbone import build_trunk
+
+# The smallest of each family, and one of every kind of block.
+SMALL = ["resnet18", "resnet50", "mobilenet_v2", "tiny"]
+IMAGES = torch.randn(2, 3, 96, 64)
+
+
+def trunk_of(name: str, **settings) -> nn.Module:
+    return build_trunk(name, **{"weights": None, "norm": "batch", "frozen_stages": 0, **settings})
+
+
+def write_weights(path: Path, name: str = "resnet18") -> dict[str, torch.Tensor]:
+    """A weights file of torchvision's, with random numbers everywhere."""
+    model = torchvision.models.get_model(name)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    torch.save(model.state_dict(), path)
+    return model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    write_weights(path)
+    return path
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_stages_halve_the_image_and_channels_are_announced(name):
+    trunk = trunk_of(name)
+    outputs = trunk(torch.zeros(1, 3, 100, 70))
+    assert [tuple(c.shape[2:]) for c in outputs] == [(13, 9), (7, 5), (4, 3)]
+    assert tuple(c.shape[1] for c in outputs) == tuple(trunk.channels)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet34", "resnet101", "resnet152", "resnext50_32x4d"]
+    + ["resnext101_32x8d", "resnext101_64x4d"],
+)
+def test_the_large_trunks_have_the_channels_they_announce(name):
+    with torch.device("meta"):
+        trunk = trunk_of(name)
+        outputs = trunk(torch.zeros(1, 3, 64, 64))
+    assert tuple(c.shape[1] for c in outputs) == trunk.channels
+
+
+@pytest.mark.parametrize(("name", "norm"), [("resnet18", "frozen"), ("resnet18", "batch")])
+def test_features_equal_torchvisions(tmp_path, name, norm):
+    state = write_weights(tmp_path / "w.pth", name)
+    theirs = torchvision.models.get_model(name).eval()
+    theirs.load_state_dict(state)
+    trunk = build_trunk(name, weights=str(tmp_path / "w.pth"), norm=norm, frozen_stages=2).eval()
+    nodes = {"layer2": "c3", "layer3": "c4", "layer4": "c5"}
+    expected = torchvision.models._utils.IntermediateLayerGetter(theirs, nodes)(IMAGES)
+    for ours, other in zip(trunk(IMAGES), expected.values(), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_last_features_of_mobilenet_equal_torchvisions(tmp_path):
+    state = write_weights(tmp_path / "w.pth", "mobilenet_v2")
+    theirs = torchvision.models.mobilenet_v2().eval()
+    theirs.load_state_dict(state)
+    trunk = build_trunk(
+        "mobilenet_v2", weights=str(tmp_path / "w.pth"), norm="frozen", frozen_stages=0
+    )
+    c3, c4, c5 = trunk(IMAGES)
+    torch.testing.assert_close(c5, theirs.features(IMAGES), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(c4, theirs.features[:14](IMAGES), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(c3, theirs.features[:7](IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_real_mobilenet_weights_fit():
+    data = os.environ.get("RETINANET_TEST_DATA", "")
+    path = Path(data).parent / "weights" / "mobilenet_v2_features_torchvision.pth"
+    if not data or not path.is_file():
+        pytest.skip("put mobilenet_v2_features_torchvision.pth into weights/ beside the test data")
+    trunk = build_trunk("mobilenet_v2", weights=str(path), norm="frozen", frozen_stages=2)
+    given = torch.load(path, weights_only=True)
+    own = trunk.state_dict()
+    for key, value in given.items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(own[key], value)
+    assert all(c.isfinite().all() for c in trunk(IMAGES))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("frozen_stages", [0, 2, 5])
+def test_frozen_stages_have_no_gradient_and_the_others_have_one(name, frozen_stages):
+    trunk = trunk_of(name, frozen_stages=frozen_stages)
+    frozen = tuple(f"{stage}." for names in trunk.stages[:frozen_stages] for stage in names)
+    for key, parameter in trunk.named_parameters():
+        assert parameter.requires_grad != key.startswith(frozen), key
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_stages_hold_every_parameter_once(name):
+    trunk = trunk_of(name)
+    prefixes = [f"{stage}." for names in trunk.stages for stage in names]
+    for key, _ in trunk.named_parameters():
+        assert sum(key.startswith(prefix) for prefix in prefixes) == 1, key
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_statistics_of_frozen_stages_stand_still_and_the_others_move(name):
+    trunk = trunk_of(name, frozen_stages=2)
+    before = {key: value.clone() for key, value in trunk.state_dict().items()}
+    trunk.eval().train()  # as every epoch does
+    trunk(IMAGES)
+    frozen = tuple(f"{stage}." for names in trunk.stages[:2] for stage in names)
+    statistics = [key for key in before if key.endswith(("running_mean", "running_var"))]
+    assert statistics
+    for key in statistics:
+        assert torch.equal(trunk.state_dict()[key], before[key]) == key.startswith(frozen), key
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "tiny"])
+def test_group_norm_fits_every_trunk(name):
+    trunk = trunk_of(name, norm="group")
+    assert any(isinstance(module, nn.GroupNorm) for module in trunk.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in trunk.modules())
+    assert all(c.isfinite().all() for c in trunk(IMAGES))
+
+
+def test_frozen_norms_are_buffers_with_the_usual_epsilon(weights):
+    trunk = build_trunk("resnet18", weights=str(weights), norm="frozen", frozen_stages=0)
+    norms = [module for module in trunk.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert len(norms) == 20
+    assert {norm.eps for norm in norms} == {1e-5}
+    assert not any("bn" in key for key, _ in trunk.named_parameters())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_frozen_norms_with_random_weights_are_refused(name):
+    with pytest.raises(ValueError, match="model.norm=frozen with model.weights=null.*norm=group"):
+        build_trunk(name, weights=None, norm="frozen", frozen_stages=0)
+    build_trunk(name, weights=None, norm="frozen", frozen_stages=0, load_later=True)
+
+
+# Weights
+
+
+def test_an_unknown_name_of_weights_lists_those_there_are():
+    with pytest.raises(
+        ValueError, match="model.weights=COCO: resnet50 has IMAGENET1K_V1"
+    ):
+        build_trunk("resnet50", weights="COCO", norm="frozen", frozen_stages=0)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file .*none.pth; check model.weights"):
+        build_trunk("resnet18", weights=str(tmp_path / "none.pth"), norm="frozen", frozen_stages=0)
+
+
+def load_file(path: Path, **settings) -> nn.Module:
+    return build_trunk(
+        "resnet18", **{"weights": str(path), "norm": "frozen", "frozen_stages": 0, **settings}
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02}q\x00.", b"PK\x03\x04" + b"x" * 50])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.pth"):
+        load_file(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.999])
+def test_a_truncated_file_is_refused(tmp_path, weights, share):
+    path = tmp_path / "w.pth"
+    content = weights.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="not a readable state dict"):
+        load_file(path)
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+def test_code_in_a_file_does_not_run(tmp_path):
+    torch.save({"conv1.weight": Evil(tmp_path / "ran")}, tmp_path / "w.pth")
+    (tmp_path / "p.pth").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    for name in ("w.pth", "p.pth"):
+        with pytest.raises(ValueError, match="not a readable state dict"):
+            load_file(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("state", [{"model": {"a": torch.ones(1)}}, [torch.ones(1)]])
+def test_a_whole_checkpoint_is_not_a_trunk(tmp_path, state):
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="no plain state dict of tensors.*init_from"):
+        load_file(tmp_path / "w.pth")
+
+
+def test_parameters_missing_left_over_or_of_another_shape_are_counted(tmp_path, weights):
+    state = torch.load(weights, weights_only=True)
+    del state["layer1.0.conv1.weight"]
+    state["layer9.weight"] = torch.ones(1)
+    state["conv1.weight"] = torch.ones(64, 1, 7, 7)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="1 parameters missing.*1 left over.*1 of another shape"):
+        load_file(tmp_path / "w.pth")
+
+
+def test_batch_norm_weights_do_not_become_group_norms(weights):
+    with pytest.raises(ValueError, match="do not fit model.norm=group"):
+        load_file(weights, norm="group")
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
+    with socket.socket() as closed:  # a port where nobody listens
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/resnet18-00000000.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    original = torch.hub.load_state_dict_from_url
+    monkeypatch.setattr(
+        torchvision.models._api,
+        "load_state_dict_from_url",
+        lambda _, **settings: original(url, **settings),
+    )
+    with pytest.raises(ValueError, match="could not be downloaded.*model.weights=PATH.*norm=group"):
+        build_trunk("resnet18", weights="IMAGENET1K_V1", norm="frozen", frozen_stages=2)
