@@ -1,0 +1,1 @@
+"""What ``scripts.compare_peers`` compares, and how a comparison is held."""

@@ -1,0 +1,49 @@
+"""The settings that the two peers of an equal-time comparison have of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from retinanet.cli import composer
+from retinanet.config import TrainConfig
+
+# Settings of ours for a short training from pretrained weights on CPU cores.
+RECOMMENDED = (
+    "precision=bf16",
+    "model.head_norm=group",
+    "loss.box=giou",
+    "loss.box_weight=2.0",
+    "optim=adamw",
+    "optim.lr=0.0005",
+    "optim.batch_size=8",
+    "schedule.decay=cosine",
+    "schedule.warmup_steps=30",
+    "schedule.warmup_factor=0.01",
+    "ema=average",
+)
+# Recipe of pytorch/vision, references/detection: SGD .01, decay of every parameter, drops after
+# 16 and 22 of 26 epochs, left-right flips, no clipping, no averaging. Its warm-up lasts
+# min(1000, steps of the first epoch - 1) from 1/1000; see rates.py.
+REFERENCES = (
+    "precision=bf16",
+    "augment=flip",
+    "optim=sgd",
+    "optim.lr=0.01",
+    "optim.reference_batch=null",
+    "optim.norm_weight_decay=0.0001",
+    "optim.bias_weight_decay=0.0001",
+    "optim.max_grad_norm=null",
+    "optim.batch_size=8",
+    "schedule.decay=steps",
+    "schedule.milestones=[0.6153846153846154,0.8461538461538461]",
+    "schedule.warmup_steps=1000",
+    "schedule.warmup_factor=0.001",
+    "ema=none",
+)
+
+
+def compose(*typed: Sequence[str]) -> TrainConfig:
+    """Settings of several lists, in which a later one replaces the same key of one before."""
+    latest = {text.partition("=")[0]: text for texts in typed for text in texts}
+    with composer("train") as reader:
+        return reader.command(list(latest.values())).settings
