@@ -98,6 +98,9 @@ def _check_every_byte(path: Path) -> None:
     """Refuse a file that is no zip file, or whose entries differ from their checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
+            # Torch compresses nothing: another method is a flipped bit, or somebody else's file.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its entries are compressed")
             damaged = archive.testzip()
     except PermissionError:
         raise
