@@ -1,0 +1,228 @@
+"""Checkpoints: whole or not at all, every bit checked, nothing executed."""
+
+import os
+import random
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from retinanet.training import checkpoint
+from retinanet.training.checkpoint import load_checkpoint, load_latest, save_checkpoint
+
+
+def state_of(step: int) -> dict:
+    return {"step": step, "model": {"weight": torch.arange(1000.0) + step}, "names": ["a", "b"]}
+
+
+def same(first: dict, second: dict) -> bool:
+    return first["step"] == second["step"] and torch.equal(
+        first["model"]["weight"], second["model"]["weight"]
+    )
+
+
+@pytest.fixture
+def last(tmp_path) -> Path:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, state_of(1), keep_previous=True)
+    return path
+
+
+def test_what_is_saved_is_loaded_and_nothing_else_is_left(last):
+    loaded = load_checkpoint(last)
+    assert same(loaded, state_of(1))
+    assert loaded["names"] == ["a", "b"]
+    assert [path.name for path in last.parent.iterdir()] == ["last.pt"]
+
+
+def test_the_one_before_is_kept(last):
+    save_checkpoint(last, state_of(2), keep_previous=True)
+    save_checkpoint(last, state_of(3), keep_previous=True)
+    assert load_checkpoint(last)["step"] == 3
+    assert load_checkpoint(last.with_name("previous.pt"))["step"] == 2
+    assert sorted(path.name for path in last.parent.iterdir()) == ["last.pt", "previous.pt"]
+
+
+def test_the_one_before_is_kept_on_file_systems_without_links(last, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    save_checkpoint(last, state_of(2), keep_previous=True)
+    assert load_checkpoint(last.with_name("previous.pt"))["step"] == 1
+    assert load_checkpoint(last)["step"] == 2
+
+
+def test_checkpoints_load_without_trust(last):
+    assert torch.load(last, weights_only=True)["step"] == 1
+
+
+def test_every_flipped_bit_is_noticed_or_harmless(last):
+    content = last.read_bytes()
+    generator = random.Random(0)
+    refused = 0
+    # All of the directory at the end, and places all over.
+    places = [
+        *range(len(content) - 1000, len(content)),
+        *generator.sample(range(len(content)), 600),
+    ]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << generator.randrange(8)
+        last.write_bytes(damaged)
+        try:
+            assert same(load_checkpoint(last), state_of(1))
+        except ValueError as error:
+            assert str(last) in str(error)
+            refused += 1
+    assert refused > len(places) / 3
+
+
+def test_a_flipped_bit_in_the_weights_is_an_error_although_torch_takes_it(last):
+    content = last.read_bytes()
+    weights = state_of(1)["model"]["weight"].numpy().tobytes()
+    place = content.index(weights) + 4 * 500 + 2
+    last.write_bytes(content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :])
+    assert not same(torch.load(last, weights_only=True), state_of(1))
+    with pytest.raises(ValueError, match="damaged.*previous.pt or best.pt"):
+        load_checkpoint(last)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_an_error(last, share):
+    content = last.read_bytes()
+    last.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="damaged or no checkpoint of this project"):
+        load_checkpoint(last)
+
+
+@pytest.mark.parametrize("state", [{"weight": torch.ones(2)}, [1, 2], {"format": 99}])
+def test_files_of_others_are_refused(tmp_path, state):
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"not a checkpoint of this project \(format 1\)"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*x\.pt"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    torch.save({"format": 1, "model": Evil(tmp_path / "ran")}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="damaged or no checkpoint"):
+        load_checkpoint(tmp_path / "x.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+# Killed, or out of space, while saving
+
+
+def in_child(action: Callable[[], None]) -> int:
+    """Exit status of a process that only runs ``action``."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        except OSError:
+            os._exit(3)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def save_until(path: Path, moment: int) -> None:
+    """Save, but die at the given one of the moments that matter."""
+    passed = 0
+
+    def dying(original: Callable) -> Callable:
+        def call(*arguments: object) -> object:
+            nonlocal passed
+            if passed == moment:
+                os._exit(9)
+            passed += 1
+            return original(*arguments)
+
+        return call
+
+    os.fsync, os.link = dying(os.fsync), dying(os.link)
+    Path.replace = dying(Path.replace)
+    save_checkpoint(path, state_of(3), keep_previous=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_at_any_moment_a_whole_checkpoint_is_left(last):
+    save_checkpoint(last, state_of(2), keep_previous=True)
+    before = {path.name: path.read_bytes() for path in last.parent.iterdir()}
+    statuses = []
+    for moment in range(10):
+        for name, content in before.items():
+            last.with_name(name).unlink(missing_ok=True)
+            last.with_name(name).write_bytes(content)
+        statuses.append(in_child(lambda moment=moment: save_until(last, moment)))
+        found, problems = load_latest(last.parent)
+        assert found["step"] in (2, 3)
+        assert problems == []
+        assert load_checkpoint(last.with_name("previous.pt"))["step"] in (1, 2)
+        # What was left lying does not disturb the next save.
+        save_checkpoint(last, state_of(4), keep_previous=True)
+        assert load_checkpoint(last)["step"] == 4
+    assert statuses[0] == 9
+    assert statuses[-1] == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_full_disk_is_an_error_that_leaves_what_was_there(last):
+    def save_too_much() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        state = {"model": {"weight": torch.zeros(100_000)}}
+        save_checkpoint(last, state, keep_previous=True)
+
+    assert in_child(save_too_much) == 3
+    assert same(load_checkpoint(last), state_of(1))
+    assert [path.name for path in last.parent.iterdir()] == ["last.pt"]
+
+
+# The newest of a folder
+
+
+def test_the_newest_that_can_be_read_is_taken(last):
+    save_checkpoint(last, state_of(2), keep_previous=True)
+    assert load_latest(last.parent)[0]["step"] == 2
+    last.write_bytes(last.read_bytes()[:-100])
+    found, problems = load_latest(last.parent)
+    assert found["step"] == 1
+    assert len(problems) == 1
+    assert "last.pt is damaged" in problems[0]
+    last.unlink()
+    found, problems = load_latest(last.parent)
+    assert (found["step"], problems) == (1, [])
+
+
+def test_an_empty_folder_has_none(tmp_path):
+    assert load_latest(tmp_path) is None
+    assert load_latest(tmp_path / "nowhere") is None
+
+
+def test_when_none_can_be_read_starting_anew_is_not_decided_for_the_user(last):
+    shutil.copy(last, last.with_name("previous.pt"))
+    for name in ("last.pt", "previous.pt"):
+        last.with_name(name).write_bytes(b"x")
+    with pytest.raises(ValueError, match="no readable checkpoint in .*Move the folder aside"):
+        load_latest(last.parent)
+
+
+def test_the_format_is_part_of_every_checkpoint(last):
+    assert load_checkpoint(last)["format"] == checkpoint.FORMAT
