@@ -1,0 +1,246 @@
+"""One step, its parts, what a bad gradient does, and going on exactly."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from retinanet.losses import RetinaNetLoss
+from retinanet.matching import Matcher
+from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
+from retinanet.training.logs import MetricsLog
+from retinanet.training.loop import Trainer
+from retinanet.training.progress import Progress
+
+GOLDEN = Path(__file__).parent.parent / "assets" / "golden_losses.json"
+
+
+def step(trainer: Trainer, *micro_batches) -> None:
+    trainer.model.train()
+    trainer.one_step(list(micro_batches))
+
+
+def poison(batch):
+    """The batch with one pixel that is not a number."""
+    images = batch.images.float()
+    images[0, 0, 5, 5] = float("nan")
+    return batch._replace(images=images)
+
+
+def part(batch, start: int, end: int):
+    return type(batch)(*(tensor[start:end] for tensor in batch[:-1]))
+
+
+def copy_of(state):
+    """A nested state, detached from what it came from."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: copy_of(value) for key, value in state.items()}
+    return [copy_of(item) for item in state] if isinstance(state, list | tuple) else state
+
+
+def assert_same_bits(first, second) -> None:
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same_bits(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        for a, b in zip(first, second, strict=True):
+            assert_same_bits(a, b)
+    else:
+        assert first == second
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.05])
+def test_a_step_is_matching_losses_gradient_clipping_and_sgd(
+    make_trainer, make_model, make_batch, max_grad_norm
+):
+    batch = make_batch(1, 3, 1)
+    trainer = make_trainer(max_grad_norm=max_grad_norm)
+    step(trainer, batch)
+
+    model, loss = make_model(), RetinaNetLoss()
+    logits, deltas, anchors = model(batch.images, batch.sizes)
+    match = Matcher()(anchors, batch.boxes, batch.labels, batch.crowds)
+    losses = loss(logits, deltas, anchors, match, loss.divisors([match])[0])
+    gradients = torch.autograd.grad(losses["class"] + losses["box"], list(model.parameters()))
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    factor = 1.0 if max_grad_norm is None else max_grad_norm / norm
+    assert factor <= 1
+    decayed = {id(p) for g in trainer.optimizer.param_groups[:1] for p in g["params"]}
+    for own, p, g in zip(trainer.model.parameters(), model.parameters(), gradients, strict=True):
+        update = factor * g + (1e-4 * p if id(own) in decayed else 0)
+        torch.testing.assert_close(own, p - 0.05 * update, rtol=1e-5, atol=1e-6)
+    means = trainer.totals.take()
+    assert means.class_loss == pytest.approx(losses["class"].item(), rel=1e-5)
+    assert means.box_loss == pytest.approx(losses["box"].item(), rel=1e-5)
+    assert means.grad_norm == pytest.approx(norm.item(), rel=1e-4)
+    assert means.positives == (match.label >= 0).sum()
+    assert means.images == 2
+
+
+@pytest.mark.parametrize("normalizer", ["batch", "image", "ema"])
+def test_micro_batches_make_the_step_of_the_whole_batch(make_trainer, make_batch, normalizer):
+    whole, parts = (make_trainer(normalizer=normalizer) for _ in range(2))
+    for seed in (1, 2):
+        batch = make_batch(seed, 3, 0, 1, 2)
+        step(whole, batch)
+        step(parts, part(batch, 0, 2), part(batch, 2, 4))
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    mine, other = whole.totals.take(), parts.totals.take()
+    assert mine.class_loss == pytest.approx(other.class_loss, rel=1e-5)
+    assert mine.positives == other.positives
+    assert (mine.steps, mine.images) == (other.steps, other.images) == (2, 8)
+
+
+def test_images_without_objects_are_a_step_like_any_other(make_trainer, make_batch):
+    trainer = make_trainer()
+    before = copy_of(trainer.model.state_dict())
+    step(trainer, make_batch(1, 0, 0))
+    means = trainer.totals.take()
+    assert means.positives == means.box_loss == means.bad_steps == 0
+    assert means.class_loss > 0
+    name = "head.cls.pred.bias"
+    assert not torch.equal(trainer.model.state_dict()[name], before[name])
+
+
+def test_bf16_gives_about_the_same_losses(make_trainer, make_batch):
+    means = []
+    for precision in ("fp32", "bf16"):
+        trainer = make_trainer(precision=precision)
+        step(trainer, make_batch(1, 3, 1))
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+        means.append(trainer.totals.take())
+    assert means[0].class_loss == pytest.approx(means[1].class_loss, rel=0.03)
+    assert means[0].box_loss == pytest.approx(means[1].box_loss, rel=0.03)
+    assert means[0].class_loss != means[1].class_loss
+
+
+# A gradient that is not a number
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_bad_gradient_changes_nothing(make_trainer, make_batch, name, steps_before):
+    trainer = make_trainer(name=name, max_grad_norm=10.0)
+    for seed in range(steps_before):
+        step(trainer, make_batch(seed, 2))
+    weights = copy_of(trainer.model.state_dict())
+    state = copy_of(trainer.optimizer.state_dict()["state"])
+    # Memory that is not cleared must not become momentum.
+    junk = [torch.full_like(p, 7.0) for p in trainer.model.parameters()]
+    del junk
+    step(trainer, poison(make_batch(50, 2)))
+    assert_same_bits(trainer.model.state_dict(), weights)
+    if steps_before or name == "sgd":
+        assert_same_bits(trainer.optimizer.state_dict()["state"], state)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_after_a_bad_first_step_the_next_is_a_first_step(make_trainer, make_batch, name):
+    trainer, fresh = make_trainer(name=name), make_trainer(name=name)
+    step(trainer, poison(make_batch(50, 2)))
+    for each in (trainer, fresh):
+        step(each, make_batch(1, 2))
+    assert_same_bits(copy_of(trainer.model.state_dict()), copy_of(fresh.model.state_dict()))
+
+
+def test_the_bad_step_and_its_images_are_named(make_trainer, make_batch):
+    trainer = make_trainer()
+    log = MetricsLog(None, step=0)
+    progress = Progress(log, step=0, total_steps=9, steps_per_epoch=3, main=False)
+    step(trainer, make_batch(1, 2, first_id=10))
+    step(trainer, make_batch(2, 1, 1, first_id=20), poison(make_batch(3, 1, first_id=33)))
+    step(trainer, make_batch(4, 2, first_id=40))
+    with pytest.raises(FloatingPointError) as error:
+        progress.row(trainer)
+    assert "in 1 of the 3 steps up to step 3" in str(error.value)
+    assert "images [20, 21, 33]" in str(error.value)
+    assert "Lower optim.lr" in str(error.value)
+
+
+def test_after_a_row_the_sums_begin_again(make_trainer, make_batch):
+    trainer = make_trainer()
+    step(trainer, poison(make_batch(1, 2)))
+    assert trainer.totals.take().bad_steps == 1
+    step(trainer, make_batch(2, 2))
+    means = trainer.totals.take()
+    assert (means.steps, means.bad_steps, means.bad_images) == (1, 0, [])
+
+
+# Looking at it
+
+
+def test_p_t_is_the_probability_of_the_truth(make_trainer, make_model, make_batch):
+    model = make_model(prior=0.2)
+    torch.nn.init.zeros_(model.head["cls"].pred.weight)
+    trainer = make_trainer(model=model)
+    batch = make_batch(1, 2, 0)
+    found = trainer.p_t(batch)
+    positives = int((trainer.match(batch).label >= 0).sum())
+    torch.testing.assert_close(found["positives"], torch.full((positives,), 0.2))
+    torch.testing.assert_close(found["background"], torch.full_like(found["background"], 0.8))
+
+
+def test_looking_does_not_change_the_model(make_trainer, make_model, make_batch):
+    trainer = make_trainer(model=make_model(norm="batch"))
+    trainer.model.train()
+    before = copy_of(trainer.model.state_dict())
+    trainer.p_t(make_batch(1, 2, 1))
+    assert_same_bits(trainer.model.state_dict(), before)
+    assert trainer.model.training
+
+
+# Going on
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ema": 0.9},
+        {"name": "adamw", "normalizer": "ema", "max_grad_norm": 0.5},
+        {"precision": "bf16", "normalizer": "image"},
+    ],
+)
+def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(
+    tmp_path, make_trainer, make_batch, settings
+):
+    batches = [make_batch(seed, 2, 0, 1) for seed in range(5)]
+    whole, first = make_trainer(**settings), make_trainer(**settings)
+    for batch in batches:
+        step(whole, batch)
+    for batch in batches[:3]:
+        step(first, batch)
+    save_checkpoint(tmp_path / "last.pt", first.state_dict())
+    second = make_trainer(**settings)
+    second.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    for batch in batches[3:]:
+        step(second, batch)
+    assert second.step == whole.step == 5
+    assert_same_bits(copy_of(second.state_dict()), copy_of(whole.state_dict()))
+
+
+def test_run_stops_when_it_is_told_to(make_trainer, make_batch):
+    trainer = make_trainer()
+    endless = ([make_batch(seed, 1)] for seed in range(100))
+    trainer.run(endless, lambda: trainer.step == 3)
+    assert trainer.step == 3
+    assert trainer.latest is not None
+
+
+def test_the_first_losses_are_the_recorded_ones(make_trainer, make_batch):
+    # A change of numbers is a change of the file, said in its commit: paste what is measured.
+    trainer = make_trainer(lr=0.2)
+    measured = []
+    for _ in range(3):
+        step(trainer, make_batch(0, 2, 0, 1))
+        means = trainer.totals.take()
+        measured.append({"class": means.class_loss, "box": means.box_loss})
+    recorded = json.loads(GOLDEN.read_text())
+    expected = [pytest.approx(losses, rel=1e-4) for losses in recorded]
+    assert measured == expected, json.dumps(measured)
