@@ -1,0 +1,109 @@
+"""What is said before the first step: by hand, and what would balance it."""
+
+import math
+
+import pytest
+
+from retinanet.training.announce import announce_loss, compare_first_loss, describe_rate
+from retinanet.training.expect import (
+    ClassLoss,
+    balancing_alpha,
+    balancing_prior,
+    expected_class_loss,
+)
+from retinanet.training.survey import Survey
+from retinanet.training.totals import Means
+
+COCO = {"num_classes": 80, "num_positives": 50, "num_background": 201_550}
+
+
+@pytest.mark.parametrize(
+    ("prior", "expected"), [(0.5, 41_900), (0.1, 255), (0.01, 1.372), (0.001, 1.724)]
+)
+def test_known_values_of_an_image_of_coco(prior, expected):
+    assert expected_class_loss(0.25, 2.0, prior, **COCO).total == pytest.approx(expected, rel=2e-3)
+
+
+def test_both_sides_by_hand():
+    loss = expected_class_loss(0.25, 2.0, 0.1, num_classes=3, num_positives=2, num_background=10)
+    assert loss.positives == pytest.approx(0.25 * 0.9**2 * -math.log(0.1))
+    zeros = 2 * 2 + 10 * 3  # two positive anchors lack two classes, ten anchors lack three
+    assert loss.background == pytest.approx(zeros * 0.75 * 0.1**2 * -math.log(0.9) / 2)
+    assert loss.total == loss.positives + loss.background
+    assert loss.ratio == pytest.approx(loss.background / loss.positives)
+
+
+def test_equal_alphas_for_classes_are_one_alpha_and_none_is_twice_one_half():
+    one = expected_class_loss(0.3, 1.0, 0.05, **COCO)
+    assert expected_class_loss([0.3] * 80, 1.0, 0.05, **COCO).total == pytest.approx(one.total)
+    half = expected_class_loss(0.5, 1.0, 0.05, **COCO)
+    assert expected_class_loss(None, 1.0, 0.05, **COCO).total == pytest.approx(2 * half.total)
+
+
+def test_without_positives_the_loss_is_divided_by_one():
+    loss = expected_class_loss(0.25, 0.0, 0.5, num_classes=2, num_positives=0, num_background=3)
+    assert loss == ClassLoss(0, pytest.approx(6 * 0.75 * math.log(2)))
+    assert loss.ratio == math.inf
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_balancing_prior_balances(gamma):
+    prior = balancing_prior(0.25, gamma, **COCO)
+    assert expected_class_loss(0.25, gamma, prior, **COCO).ratio == pytest.approx(1, rel=1e-6)
+    worse = expected_class_loss(0.25, gamma, min(2 * prior, 0.9), **COCO)
+    assert worse.ratio > 1
+
+
+def test_the_balancing_alpha_balances():
+    alpha = balancing_alpha(expected_class_loss(0.25, 0.0, 0.01, **COCO), 0.25)
+    assert expected_class_loss(alpha, 0.0, 0.01, **COCO).ratio == pytest.approx(1)
+
+
+# What the log says of it
+
+
+def make_survey(positives: float = 50.0, background: float = 201_550.0) -> Survey:
+    return Survey(1, 0, 5, 0, (5,), 201_600.0, positives, background, 0.0)
+
+
+def say(positives: float = 50.0, **settings) -> str:
+    names = [f"class_{i}" for i in range(80)]
+    settings = {"alpha": 0.25, "gamma": 2.0, "prior": 0.01, **settings}
+    return "\n".join(announce_loss(make_survey(positives), class_names=names, **settings))
+
+
+def test_the_papers_settings_raise_no_warning():
+    assert "first loss class 1.37" in say()
+    assert "warning" not in say()
+
+
+def test_cross_entropy_without_a_prior_is_warned_of_with_a_remedy():
+    said = say(gamma=0.0, prior=0.5)
+    assert "background outweighs positives" in said
+    assert "model.prior=" in said
+    assert "loss.alpha=" in said
+
+
+@pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"positives": 0.0}])
+def test_no_remedy_is_given_where_nothing_can_be_balanced(settings):
+    said = say(**settings)
+    assert "warning" in said
+    assert "model.prior=" not in said
+
+
+def test_alpha_per_class_is_printed_by_name():
+    alphas = [0.5] * 79 + [0.9]
+    assert "class_78 0.5, class_79 0.9" in say(alpha=alphas)
+
+
+def test_the_rate_says_where_it_comes_from():
+    assert "0.0025 = 0.01 x 4 images a step / 16" in describe_rate(0.01, 4, 16)
+    assert "0.0001, not scaled to the 4 images" in describe_rate(1e-4, 4, None)
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1.05, "as expected"), (1.5, "NOT as expected")])
+def test_the_first_loss_is_compared_with_its_closed_form(factor, words):
+    loss = expected_class_loss(0.25, 2.0, 0.01, **COCO).total * factor
+    means = Means(1, 1, loss, 0.0, 0.0, 50.0, 201_550.0, 0, [])
+    said = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=80)
+    assert said.split(": ")[1].startswith(words)
