@@ -121,7 +121,7 @@ class Training:
         progress, saved = self.progress, time.monotonic()
         batches = None
         name, unit = f"{self.peer} seed {self.seed}", f" {self.length.unit}"
-        shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit} [{remaining} left{postfix}]"
+        shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit}, {remaining}{postfix}"
         with tqdm(total=self.length.amount, desc=name, unit=unit, bar_format=shape) as bar:
             bar.update(self._done(contestant))
             while self._done(contestant) < end:
