@@ -10,7 +10,7 @@ import torch
 
 from retinanet import distributed
 from retinanet.config import DataConfig, TrainConfig
-from retinanet.data.coco import CocoData, check_same_classes, read_coco
+from retinanet.data.coco import CocoData, check_images_exist, check_same_classes, read_coco
 from retinanet.data.shapes import ensure_shapes
 from retinanet.data.stream import TrainingStream
 from retinanet.data.transforms import Augment
@@ -61,6 +61,9 @@ def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
                 f"boxes in both sets. eval.py takes such a file, to detect without scoring."
             )
     check_same_classes(train, val)
+    if data.on_bad_image == "stop":
+        check_images_exist(train)
+        check_images_exist(val)
     return train, val
 
 

@@ -20,8 +20,9 @@ from retinanet.data.transforms import Augment
 
 logger = logging.getLogger(__name__)
 
-# Stride of P7. Padded sizes are multiples, so that every level's cells cover the image exactly.
-DIVISOR = 128
+# Padded sizes are multiples of this, as in torchvision, detectron2 and mmdetection: the stride of
+# C5. The strides of P6 and P7 are given, not derived, so their last cells may reach beyond.
+DIVISOR = 32
 
 # With data.on_bad_image=skip a run stops when more than this share of its images is bad: then
 # the folder is wrong, not a few files.

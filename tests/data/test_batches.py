@@ -262,7 +262,7 @@ def test_evaluation_batches_have_one_padded_size_largest_first(tmp_path):
     for request in requests:
         for i in request.indices:
             height, width = wide.plan(*data.sizes[i].tolist(), 0, 0, 0).valid
-            assert request.padded == (-(-height // 128) * 128, -(-width // 128) * 128)
+            assert request.padded == (-(-height // 32) * 32, -(-width // 32) * 32)
     areas = [H * W for H, W in (request.padded for request in requests)]
     assert areas == sorted(areas, reverse=True)
 
