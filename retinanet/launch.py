@@ -47,19 +47,22 @@ def run_all(
 
 def _run(command: Sequence[str]) -> int:
     """Exit status of one process; a signal that ends us ends it first."""
+    ended_by: list[int] = []
     with subprocess.Popen(command) as process:
 
         def forward(number: int, _frame: Any) -> None:
+            ended_by.append(number)
             process.send_signal(number)
-            process.wait()
-            raise SystemExit(128 + number)
 
         previous = signal.signal(signal.SIGTERM, forward)
         try:
-            return process.wait()
+            status = process.wait()
         except KeyboardInterrupt:
             # The terminal sent it to the child too; let it save and end.
             process.wait()
             raise
         finally:
             signal.signal(signal.SIGTERM, previous)
+    if ended_by:
+        raise SystemExit(128 + ended_by[0])
+    return status

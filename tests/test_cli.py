@@ -1,7 +1,9 @@
 """What the command line accepts, refuses and says."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +34,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 # train.py with jobs that only write the file a sweep reads.
 PRETEND = f"""
-import json, sys, types
+import json, os, sys, time, types
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 import retinanet
@@ -44,6 +46,9 @@ def train(settings, overrides):
         raise KeyError("a mistake of ours")
     if settings.loss.gamma == 8:
         raise KeyboardInterrupt
+    if settings.loss.gamma == 9:
+        Path("pid").write_text(str(os.getpid()))
+        time.sleep(60)
     folder = Path(settings.output_dir) / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {{"AP": 0.25 + settings.loss.gamma / 10, "AP50": 0.5, "APs": None}}
@@ -578,6 +583,21 @@ def test_a_sweep_under_torchrun_is_refused(pretend):
 def test_an_interrupted_sweep_stops(pretend, tmp_path):
     done = pretend("-m", "loss.gamma=8,2")
     assert done.returncode == 130 and done.stderr == ""
+    assert not (tmp_path / "runs/shapes,loss.gamma=2").exists()
+
+
+def test_a_sweep_that_is_ended_takes_its_run_along(tmp_path):
+    (tmp_path / "train.py").write_text(PRETEND)
+    command = [sys.executable, "train.py", "-m", "loss.gamma=9,2"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as sweep:
+        pid = tmp_path / "pid"
+        while not (pid.exists() and pid.read_text()):
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        sweep.terminate()
+        assert sweep.wait(timeout=20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
     assert not (tmp_path / "runs/shapes,loss.gamma=2").exists()
 
 
