@@ -12,7 +12,7 @@ train.py. The same command continues what was interrupted and reports what is fi
 one may add seeds.
 
   python -m scripts.compare_peers steps --steps 400 --output runs/compare -- \\
-    data=custom data.root=/data/cells ... model=resnet18 ema=none
+    data=custom data.root=/data/cells ... model=mobilenet_v2
   python -m scripts.compare_peers time --minutes 20 --output runs/race -- data=custom ...
 """
 

@@ -21,6 +21,11 @@ from scripts.peers.torchvision_model import check_comparable, torchvision_model
 
 SMALL = (
     "data=custom",
+    "model=tiny",
+    "anchors=paper",
+    "optim=sgd",
+    "schedule=demo",
+    "augment=flip",
     "data.workers=0",
     "data.min_size=96",
     "data.max_size=128",
@@ -118,10 +123,10 @@ def test_both_match_against_the_same_anchors(setup):
     settings = setup().settings
     ours = build.build_model(settings, 2)
     theirs = torchvision_model(settings, ours, same_input=True)
-    images, _ = theirs.transform([torch.zeros(3, 96, 128)])
+    images, _ = theirs.transform([torch.zeros(3, 128, 160)])
     (anchors,) = theirs.anchor_generator(images, [torch.zeros(1, dtype=torch.bfloat16)])
     assert anchors.dtype == torch.float32
-    assert torch.equal(anchors, ours.anchors(128, 128))
+    assert torch.equal(anchors, ours.anchors(128, 160))
 
 
 def test_the_plain_loop_has_torchvisions_rounded_anchors(setup):
