@@ -106,12 +106,12 @@ class Composer:
         self._folders = folders
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
         self._loader = GlobalHydra.instance().config_loader()
-        if len(folders) > 1:
-            # Hydra's own option would put the user's folder behind ours, and ignore every file
-            # in it that has the name of one of ours.
-            path = self._loader.get_search_path()
-            path.prepend("user", f"file://{folders[0]}", SearchPathQuery(provider="main"))
-            self._loader.repository.initialize_sources(path)
+        # Hydra's own option would put the user's folder behind ours, and ignore every file in
+        # it that has the name of one of ours.
+        path = self._loader.get_search_path()
+        for folder in folders[:-1]:
+            path.prepend("before", f"file://{folder}", SearchPathQuery(provider="main"))
+        self._loader.repository.initialize_sources(path)
         groups = [*groups_of(self.keys), *(["experiment"] if job == "train" else [])]
         self.choices = {group: self._options(group) for group in groups}
 

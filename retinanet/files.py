@@ -29,8 +29,11 @@ def settings_folders(job: str, config_dir: str | None) -> list[Path]:
         NotADirectoryError: no such folder.
         ValueError: the folder has a root file, which would replace ours.
     """
+    # A file there stands for one that brings settings of training along.
+    ours = [configs_folder() / "eval_only"] if job == "eval" else []
+    ours.append(configs_folder())
     if config_dir is None:
-        return [configs_folder()]
+        return ours
     user = Path(config_dir).expanduser().resolve()
     if not user.is_dir():
         raise NotADirectoryError(f"--config-dir {config_dir} is not a folder.")
@@ -39,7 +42,7 @@ def settings_folders(job: str, config_dir: str | None) -> list[Path]:
             f"--config-dir {config_dir} has a {job}.yaml of its own; put what differs into "
             f"experiment/NAME.yaml there and type experiment=NAME."
         )
-    return [user, configs_folder()]
+    return [user, *ours]
 
 
 def check_file(

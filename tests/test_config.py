@@ -39,11 +39,19 @@ INERT: dict[str, str] = {}
 
 
 def group_files():
-    return sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "experiment")
+    files = [*CONFIGS.glob("*/*.yaml"), *CONFIGS.glob("eval_only/*/*.yaml")]
+    return sorted(path for path in files if path.parent.name != "experiment")
+
+
+def given(path):
+    """What a group file says about its group."""
+    values = yaml.safe_load(path.read_text())
+    is_bundle = path.read_text().startswith("# @package _global_\n")
+    return values[path.parent.name] if is_bundle else values
 
 
 def file_id(path):
-    return f"{path.parent.name}/{path.stem}"
+    return str(path.relative_to(CONFIGS))
 
 
 # YAML files.
@@ -52,22 +60,27 @@ def file_id(path):
 @pytest.mark.parametrize("path", group_files(), ids=file_id)
 def test_a_group_file_gives_every_key_of_its_group_in_order(path):
     fields = get_type_hints(TrainConfig)[path.parent.name]
-    assert list(yaml.safe_load(path.read_text())) == [f.name for f in dataclasses.fields(fields)]
+    assert list(given(path)) == [f.name for f in dataclasses.fields(fields)]
 
 
 @pytest.mark.parametrize(("job", "schema"), [("train", TrainConfig), ("eval", EvalConfig)])
 def test_a_root_file_gives_every_key_of_the_root_and_every_group(job, schema):
-    given = yaml.safe_load((CONFIGS / f"{job}.yaml").read_text())
-    chosen = {name for item in given.pop("defaults") if isinstance(item, dict) for name in item}
+    root = yaml.safe_load((CONFIGS / f"{job}.yaml").read_text())
+    chosen = {name for item in root.pop("defaults") if isinstance(item, dict) for name in item}
     hints = get_type_hints(schema)
     groups = {name for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
-    assert set(given) == set(hints) - groups
+    assert set(root) == set(hints) - groups
     assert chosen - {"experiment"} == groups
 
 
 def test_every_folder_is_a_group_and_every_group_a_folder():
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "experiment"}
+    assert folders == {*GROUPS, "experiment", "eval_only"}
+
+
+def test_eval_reads_the_same_values_as_train():
+    for path in CONFIGS.glob("eval_only/*/*.yaml"):
+        assert given(path) == given(CONFIGS / path.relative_to(CONFIGS / "eval_only"))
 
 
 def all_choices():
@@ -169,10 +182,10 @@ def test_numbers_outside_a_range_are_refused_and_its_ends_are_not(key):
 )
 def test_defaults_of_constructors_are_the_files_values(cls, files):
     ((group, name),) = files.items()
-    given = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+    values = given(CONFIGS / group / f"{name}.yaml")
     parameters = inspect.signature(cls).parameters
-    assert set(given) <= set(parameters), "a setting that the constructor does not take"
-    for key, value in given.items():
+    assert set(values) <= set(parameters), "a setting that the constructor does not take"
+    for key, value in values.items():
         default = parameters[key].default
         default = list(default) if isinstance(default, tuple) else default
         assert default is inspect.Parameter.empty or default == pytest.approx(value), key

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "retinanet"
 
 # A part may import from the layers above its own, and from its own as named in WITHIN.
 LAYERS = [
-    {"limits", "config", "boxes", "distributed", "devices", "loading"},
+    {"limits", "config", "boxes", "distributed", "devices", "loading", "atomic"},
     {"keys", "data", "model", "matching", "losses", "postprocess"},
     {"training", "evaluation", "exchange"},
     {"naming", "files"},
