@@ -23,11 +23,13 @@ RECOMMENDED = (
     "ema=average",
 )
 # Recipe of pytorch/vision, references/detection: SGD .01, decay of every parameter, drops after
-# 16 and 22 of 26 epochs, left-right flips, no clipping, no averaging. Its warm-up lasts
-# min(1000, steps of the first epoch - 1) from 1/1000; see rates.py.
+# 16 and 22 of 26 epochs, left-right flips, no clipping, no averaging; four layers without norm in
+# each subnet. Its warm-up lasts min(1000, steps of the first epoch - 1) from 1/1000; see rates.py.
 REFERENCES = (
     "precision=bf16",
     "augment=flip",
+    "model.head_depth=4",
+    "model.head_norm=none",
     "optim=sgd",
     "optim.lr=0.01",
     "optim.reference_batch=null",
