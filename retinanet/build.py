@@ -219,12 +219,8 @@ def build_trainer(
         model: moved to ``device``.
         class_names: in the order of labels.
         total_steps: length of the run.
-        device: of this rank.
-
-    Raises:
-        ValueError: settings that this device cannot serve.
+        device: of this rank, which :func:`check_device` found fit.
     """
-    check_device(settings, device)
     model.to(device)
     # Copied before compiling: a compiled method stays bound to the model it was taken from.
     ema = None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay)

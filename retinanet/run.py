@@ -42,6 +42,7 @@ class TrainingRun:
             ValueError: data, settings or a directory that do not fit.
             FileNotFoundError: a file that is named but not there.
         """
+        build.check_device(settings, device)
         self.settings = settings
         self.overrides = overrides
         self.device = device
