@@ -1,0 +1,525 @@
+"""Whole runs on a few small images: complete, exact after interruptions, strict on mistakes."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from retinanet import build, jobs
+from retinanet.cli import composer
+from retinanet.config import TrainConfig
+from retinanet.detector import load
+from retinanet.training.checkpoint import load_checkpoint
+from retinanet.training.loop import Trainer
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ("square", "bar")
+# Everything small: 3 steps an epoch, milliseconds each.
+SMALL = [
+    "data=custom",
+    "model=tiny",
+    "optim=sgd",
+    "schedule=demo",
+    "ema=average",
+    "data.train_images=images",
+    "data.train_annotations=train.json",
+    "data.val_images=images",
+    "data.val_annotations=val.json",
+    "data.min_size=96",
+    "data.max_size=128",
+    "data.workers=0",
+    "model.fpn_channels=16",
+    "model.head_channels=16",
+    "model.head_depth=1",
+    "optim.batch_size=2",
+    "optim.reference_batch=2",
+    "schedule.warmup_steps=2",
+    "schedule.epochs=2",
+    "evaluation.every_epochs=10",
+    "evaluation.backend=pycocotools",
+    "log_every_steps=1",
+    "log_images=0",
+    "device=cpu",
+]
+TIMES = ("images_per_s", "memory_gib")
+# pycocotools 2.0 calls numpy the way numpy 1 expected.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def write_split(root: Path, name: str, ids: range, *, classes: tuple[str, ...] = CLASSES) -> None:
+    """Images of 96 x 128 with one bright box each; every third has none."""
+    generator = np.random.default_rng(ids.start)
+    images, annotations = [], []
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    for i in ids:
+        picture = generator.integers(0, 90, (96, 128, 3), dtype=np.uint8)
+        images.append({"id": i, "file_name": f"{i}.png", "height": 96, "width": 128})
+        if i % 3:
+            x, y = generator.integers(0, 50, 2).tolist()
+            width, height = 40, 40 if i % 2 else 20
+            picture[y : y + height, x : x + width] = 240
+            box = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
+            category = 1 + (height == 20)
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": i, "category_id": category, **box}
+            )
+        Image.fromarray(picture).save(root / "images" / f"{i}.png")
+    categories = [{"id": n, "name": name} for n, name in enumerate(classes, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_split(root, "train", range(10, 16))
+    write_split(root, "val", range(20, 23))
+    return root
+
+
+def command(data: Path, output: Path, *overrides: str) -> list[str]:
+    typed = [*SMALL, f"data.root={data}", f"output_dir={output}", *overrides]
+    return list({override.partition("=")[0]: override for override in typed}.values())
+
+
+def settings_of(typed: list[str]) -> TrainConfig:
+    with composer("train") as reader:
+        return reader.command(typed).settings
+
+
+def train(data: Path, output: Path, *overrides: str) -> None:
+    typed = command(data, output, *overrides)
+    jobs.train(settings_of(typed), typed)
+
+
+def rows(output: Path) -> list[dict]:
+    """The metrics without what depends on the clock."""
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in TIMES}
+        for line in lines
+    ]
+
+
+def leaves(state, path: str = "") -> dict[str, object]:
+    """Dotted path -> tensor or value, of everything a resumed run goes on from."""
+    if isinstance(state, dict):
+        items = [(key, value) for key, value in state.items() if key != "settings"]
+    elif isinstance(state, list | tuple):
+        items = list(enumerate(state))
+    else:
+        return {path: state}
+    found = {}
+    for key, value in items:
+        found |= leaves(value, f"{path}.{key}")
+    return found
+
+
+def assert_same_bits(first: Path, second: Path) -> None:
+    a, b = (leaves(load_checkpoint(path / "checkpoints/last.pt")) for path in (first, second))
+    assert a.keys() == b.keys()
+    assert any("momentum" in key for key in a)
+    assert any(key.startswith(".ema.") for key in a)
+    for key, value in a.items():
+        same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
+        assert same, key
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """A run of six steps with an evaluation after the third, not interrupted."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    train(data, output, "evaluation.every_epochs=1", "log_images=2")
+    return output
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch):
+    """Plots take most of the time of a small run; ``whole`` draws them, before this begins."""
+    monkeypatch.setattr("retinanet.run.plot_curves", lambda *_: None)
+    monkeypatch.setattr("retinanet.evaluation.publish.plot_pr", lambda *_: None)
+
+
+class Killed(BaseException):
+    """Ends a run where it stands."""
+
+
+def interrupt(monkeypatch, when: int) -> None:
+    """Kill the run before it has made ``when`` steps."""
+    original = Trainer.one_step
+
+    def one_step(self, micro_batches):
+        if self.step == when:
+            raise Killed
+        original(self, micro_batches)
+
+    monkeypatch.setattr(Trainer, "one_step", one_step)
+
+
+# A run
+
+
+def test_a_run_leaves_what_the_readme_says(whole):
+    files = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "overrides.txt", "environment.json", "train.log", "metrics.jsonl"}
+    expected |= {f"checkpoints/{name}.pt" for name in ("last", "previous", "best")}
+    expected |= {f"eval/{name}" for name in ("metrics.json", "detections.json", "per_class.csv")}
+    expected |= {"plots/curves.png", "plots/pr_curves.png"}
+    assert expected <= files
+    assert any(name.startswith("plots/predictions") for name in files)
+    assert any(name.startswith("tensorboard/events") for name in files)
+    assert not any("partial" in name for name in files)
+
+
+def test_rows_carry_the_promised_names(whole):
+    training = [row for row in rows(whole) if "AP" not in row]
+    evaluations = [row for row in rows(whole) if "AP" in row]
+    assert [row["step"] for row in training] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in evaluations] == [3, 6]
+    assert {"step", "epoch", "loss/class", "loss/box", "lr"} <= training[0].keys()
+    assert "images_per_s" in (whole / "metrics.jsonl").read_text()
+    names = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
+    assert evaluations[0].keys() == {"step", "epoch"} | names
+    assert json.loads((whole / "eval/metrics.json").read_text()).keys() >= names
+
+
+def test_the_rates_of_the_rows_follow_the_schedule(whole):
+    lr = settings_of(command(whole, whole)).optim.lr
+    expected = [
+        lr * (0.1 + 0.9 * min(step / 2, 1)) * 0.5 * (1 + math.cos(math.pi * step / 6))
+        for step in range(6)
+    ]
+    assert [row["lr"] for row in rows(whole) if "lr" in row] == pytest.approx(expected)
+
+
+def test_the_log_says_what_to_expect_and_compares(whole):
+    log = (whole / "train.log").read_text()
+    for words in ("6 (2 without objects), 4 boxes", "first loss class", "anchors", "as expected"):
+        assert words in log
+    assert "NOT as expected" not in log
+
+
+def test_the_first_row_has_the_predicted_class_loss(whole):
+    # "first step class loss 1.13, closed form for its 9 positives 1.13: as expected"
+    (line,) = [
+        line for line in (whole / "train.log").read_text().splitlines() if "closed form" in line
+    ]
+    predicted = float(line.split("positives ")[1].split(":")[0])
+    assert rows(whole)[0]["loss/class"] == pytest.approx(predicted, rel=0.05)
+
+
+def test_the_best_checkpoint_is_all_that_detection_needs(whole, data):
+    state = load_checkpoint(whole / "checkpoints/best.pt")
+    assert state["classes"] == {"names": list(CLASSES), "ids": [1, 2]}
+    detector = load(whole / "checkpoints/best.pt", device="cpu")
+    detector.postprocess.score_threshold = 0.0
+    (found,) = detector([data / "images" / "20.png"])
+    assert len(found.boxes) == len(found.scores) == len(found.names) > 0
+    assert (found.boxes[:, 2] <= 128).all()
+    assert (found.boxes[:, 3] <= 96).all()
+    assert set(found.names) <= set(CLASSES)
+
+
+def test_the_best_checkpoint_holds_the_average(whole):
+    last = load_checkpoint(whole / "checkpoints/last.pt")
+    best = load_checkpoint(whole / "checkpoints/best.pt")
+    assert best["step"] == last["best"]["step"]
+    if best["step"] == last["step"]:
+        assert all(torch.equal(best["model"][key], last["ema"][key]) for key in last["ema"])
+    name = "head.cls.pred.bias"
+    assert not torch.equal(last["ema"][name], last["model"][name])
+
+
+# Continued
+
+
+@pytest.mark.parametrize(("when", "workers"), [(4, 0), (5, 2)])
+def test_interrupted_and_continued_is_the_same_to_the_bit(
+    data, whole, tmp_path, monkeypatch, when, workers
+):
+    overrides = ["evaluation.every_epochs=1", "log_images=2", f"data.workers={workers}"]
+    with monkeypatch.context() as patched:
+        interrupt(patched, when)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", *overrides)
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == 3
+    train(data, tmp_path / "run", *overrides)
+    assert rows(tmp_path / "run") == rows(whole)
+    assert_same_bits(tmp_path / "run", whole)
+
+
+def test_rows_are_the_same_when_saving_and_logging_do_not_meet(data, tmp_path, monkeypatch):
+    overrides = ["save_every_steps=2", "log_every_steps=3", "schedule.epochs=3"]
+    train(data, tmp_path / "whole", *overrides)
+    with monkeypatch.context() as patched:
+        interrupt(patched, 5)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", *overrides)
+    train(data, tmp_path / "run", *overrides)
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+def test_killed_during_an_evaluation_it_is_made_again_once(data, whole, tmp_path, monkeypatch):
+    overrides = ["evaluation.every_epochs=1", "log_images=2"]
+    # After the row of the evaluation is written, before the checkpoint knows of it.
+    with monkeypatch.context() as patched:
+        patched.setattr("retinanet.run.publish", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", *overrides)
+    assert [row["step"] for row in rows(tmp_path / "run") if "AP" in row] == [3]
+    train(data, tmp_path / "run", *overrides)
+    assert rows(tmp_path / "run") == rows(whole)
+    assert_same_bits(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_a_process_killed_without_warning_continues_to_the_same_bits(data, whole, tmp_path):
+    output = tmp_path / "run"
+    typed = command(data, output, "evaluation.every_epochs=1", "log_images=2", "data.workers=2")
+    line = [sys.executable, str(ROOT / "train.py"), *typed]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (output / "checkpoints/last.pt").exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (output / "eval/metrics.json").exists() or rows(output)[-1]["step"] < 6
+    subprocess.run(line, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert rows(output) == rows(whole)
+    assert_same_bits(output, whole)
+
+
+def test_a_finished_run_is_reported_and_left_alone(data, whole, monkeypatch):
+    before = (whole / "checkpoints/last.pt").read_bytes(), rows(whole)
+    interrupt(monkeypatch, 6)
+    train(data, whole, "evaluation.every_epochs=1", "log_images=2")
+    assert ((whole / "checkpoints/last.pt").read_bytes(), rows(whole)) == before
+    assert (whole / "train.log").read_text().count("finished   6 steps") == 2
+
+
+def test_epochs_may_rise(data, tmp_path):
+    train(data, tmp_path / "run", "schedule.epochs=1")
+    train(data, tmp_path / "run", "schedule.epochs=2")
+    assert [row["step"] for row in rows(tmp_path / "run") if "lr" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_setting_is_refused_before_anything_changes(data, whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    with pytest.raises(ValueError, match="loss.gamma=2.0, this command asks for loss.gamma=1.0"):
+        train(data, whole, "evaluation.every_epochs=1", "log_images=2", "loss.gamma=1")
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_changed_annotations_are_not_continued_on(tmp_path):
+    write_split(tmp_path / "data", "train", range(10, 14))
+    write_split(tmp_path / "data", "val", range(20, 21))
+    train(tmp_path / "data", tmp_path / "run", "schedule.epochs=1")
+    write_split(tmp_path / "data", "train", range(10, 15))
+    with pytest.raises(ValueError, match=r"train\.json has changed since .*init_from="):
+        train(tmp_path / "data", tmp_path / "run", "schedule.epochs=2")
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path):
+    output = tmp_path / "run"
+    train(data, output, "save_every_steps=2", "schedule.epochs=1")
+    last = output / "checkpoints/last.pt"
+    last.write_bytes(last.read_bytes()[:-500])
+    train(data, output, "save_every_steps=2", "schedule.epochs=2")
+    assert load_checkpoint(last)["step"] == 6
+    assert "The checkpoint before it is used" not in (output / "metrics.jsonl").read_text()
+
+
+def test_early_stopping_ends_a_run_that_does_not_get_better(data, tmp_path):
+    # The rate is too small to change anything: no evaluation is better than the first.
+    overrides = ["evaluation.every_epochs=1", "evaluation.patience=2", "optim.lr=1e-12"]
+    train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
+    assert [row["step"] for row in rows(tmp_path / "run") if "AP" in row] == [3, 6, 9]
+    train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
+    assert max(row["step"] for row in rows(tmp_path / "run")) == 9
+
+
+# Other starts
+
+
+def test_a_run_may_start_from_another_with_other_classes(data, whole, tmp_path):
+    write_split(tmp_path / "data", "train", range(10, 14), classes=("disc", "square"))
+    write_split(tmp_path / "data", "val", range(20, 21), classes=("disc", "square"))
+    best = whole / "checkpoints/best.pt"
+    train(tmp_path / "data", tmp_path / "run", f"init_from={best}", "schedule.max_steps=1")
+    log = (tmp_path / "run/train.log").read_text()
+    assert "kept square; restarted from model.prior: disc" in log
+    assert "closed form" not in log
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_training_needs_annotations_in_both_sets(tmp_path, name):
+    for split, ids in (("train", range(10, 14)), ("val", range(20, 21))):
+        write_split(tmp_path / "data", split, ids)
+    path = tmp_path / "data" / f"{name}.json"
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"data.{name}_annotations=.*no list of annotations"):
+        train(tmp_path / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_with_its_images(data, tmp_path, monkeypatch):
+    original = Trainer.one_step
+
+    def one_step(self, micro_batches):
+        if self.step == 4:
+            first = micro_batches[0]
+            micro_batches = [first._replace(images=first.images.float() * math.nan)]
+            seen.extend(first.image_ids.tolist())
+        original(self, micro_batches)
+
+    seen: list[int] = []
+    monkeypatch.setattr(Trainer, "one_step", one_step)
+    overrides = ["log_every_steps=3", "save_every_steps=1"]
+    with pytest.raises(FloatingPointError, match="not finite in 1 of the 1 steps") as error:
+        train(data, tmp_path / "run", *overrides)
+    assert f"images {seen}" in str(error.value)
+    state = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert state["step"] == 4
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_compiled_model_is_not_what_the_average_predicts_with(monkeypatch, data, tmp_path):
+    monkeypatch.setattr(torch, "compile", lambda method: lambda *arguments: method(*arguments))
+    settings = settings_of(command(data, tmp_path, "compile=true"))
+    model = build.build_model(settings, 2)
+    trainer = build.build_trainer(
+        settings, model, CLASSES, total_steps=1, device=torch.device("cpu")
+    )
+    images, sizes = torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])
+    torch.nn.init.constant_(trainer.ema.model.head["cls"].pred.bias, 5.0)
+    assert trainer.ema.model.eval()(images, sizes)[0].mean() > 3
+    assert model.eval()(images, sizes)[0].mean() < 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["precision=fp16"], "precision=fp16 needs a GPU"),
+        (["model.norm=sync"], "model.norm=sync needs GPUs"),
+        (["device=cuda"], "device=cuda, but torch finds no GPU"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_needs_a_gpu_says_so_and_leaves_nothing(data, tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        train(data, tmp_path / "run", *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+# The three settings of the paper
+
+
+def first_class_loss(output: Path) -> float:
+    return rows(output)[0]["loss/class"]
+
+
+def closed_form(output: Path, alpha: float | None, gamma: float, prior: float) -> float:
+    """Written out again: alpha (1 - pi)^gamma (-ln pi), (1 - alpha) pi^gamma (-ln(1 - pi))."""
+    ones, zeros = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    P = rows(output)[0]["positives"]
+    line = next(
+        line for line in (output / "train.log").read_text().splitlines() if "anchors  " in line
+    )
+    anchors = 2 * float(line.split("anchors    ")[1].split()[0])  # of the two images of a step
+    positive = ones * (1 - prior) ** gamma * -math.log(prior)
+    negative = zeros * prior**gamma * -math.log(1 - prior)
+    # Between 1 and 2 y = 0 of every anchor; ignored anchors are few.
+    return positive + (P * 1 + (anchors - P) * 2) * negative / P
+
+
+@pytest.mark.parametrize(
+    ("overrides", "alpha", "gamma", "prior"),
+    [
+        ([], 0.25, 2.0, 0.01),
+        (["loss.alpha=0.75"], 0.75, 2.0, 0.01),
+        (["loss.alpha=null"], None, 2.0, 0.01),
+        (["loss.gamma=0"], 0.25, 0.0, 0.01),
+        (["loss.gamma=0.5"], 0.25, 0.5, 0.01),
+        (["model.prior=0.1"], 0.25, 2.0, 0.1),
+        (["loss.alpha=0.5", "loss.gamma=1", "model.prior=0.5"], 0.5, 1.0, 0.5),
+    ],
+)
+def test_alpha_gamma_and_prior_make_the_first_loss(data, tmp_path, overrides, alpha, gamma, prior):
+    train(data, tmp_path / "run", "schedule.max_steps=1", *overrides)
+    expected = closed_form(tmp_path / "run", alpha, gamma, prior)
+    assert first_class_loss(tmp_path / "run") == pytest.approx(expected, rel=0.05)
+
+
+def test_the_three_settings_arrive_from_the_command_line(data, tmp_path):
+    typed = ["schedule.max_steps=1", "loss.alpha=0.5", "loss.gamma=1", "model.prior=0.1"]
+    line = [sys.executable, str(ROOT / "train.py"), *command(data, tmp_path / "run", *typed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(line, env=environment, check=True, capture_output=True)
+    expected = closed_form(tmp_path / "run", 0.5, 1.0, 0.1)
+    assert first_class_loss(tmp_path / "run") == pytest.approx(expected, rel=0.05)
+
+
+def test_alpha_by_name_reaches_the_loss(data, tmp_path):
+    settings = settings_of(command(data, tmp_path, "loss.alpha={square: 0.1, default: 0.9}"))
+    loss = build.build_loss(settings, CLASSES)
+    assert loss.alpha.tolist() == pytest.approx([0.1, 0.9])
+    with pytest.raises(ValueError, match="loss.alpha names circle.*its classes are square, bar"):
+        build.resolve_alpha({"circle": 0.1, "default": 0.5}, CLASSES)
+    with pytest.raises(ValueError, match="no value for bar; add them, or an entry 'default'"):
+        build.resolve_alpha({"square": 0.1}, CLASSES)
+    with pytest.raises(ValueError, match="3 numbers for 2 classes"):
+        build.resolve_alpha([0.1, 0.2, 0.3], CLASSES)
+
+
+# Evaluation of a checkpoint
+
+
+def evaluate(checkpoint: Path, *overrides: str) -> None:
+    typed = [f"checkpoint={checkpoint}", "device=cpu", "log_images=0", *overrides]
+    with composer("eval") as reader:
+        settings = reader.command(typed).settings
+    jobs.evaluate(settings, typed)
+
+
+def test_the_checkpoint_gives_the_ap_of_its_run(whole, tmp_path):
+    evaluate(whole / "checkpoints/best.pt", f"output_dir={tmp_path}")
+    ours, of_run = (
+        json.loads((root / "eval/metrics.json").read_text()) for root in (tmp_path, whole)
+    )
+    assert {key: ours[key] for key in ("AP", "AP50", "AR100")} == {
+        key: of_run[key] for key in ("AP", "AP50", "AR100")
+    }
+    assert json.loads((tmp_path / "eval/detections.json").read_text()) == json.loads(
+        (whole / "eval/detections.json").read_text()
+    )
+
+
+def test_data_of_other_classes_is_refused(whole, tmp_path):
+    write_split(tmp_path / "data", "val", range(20, 21), classes=("disc", "ring"))
+    overrides = ["data=custom", f"data.root={tmp_path / 'data'}", "data.val_images=images"]
+    overrides += ["data.val_annotations=val.json", "data.train_images=x"]
+    overrides += ["data.train_annotations=x", f"output_dir={tmp_path / 'out'}"]
+    with pytest.raises(ValueError, match=r"detects 2 classes \(square, bar\).*\(disc, ring\)"):
+        evaluate(whole / "checkpoints/best.pt", *overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_survive_the_checkpoint(whole, data):
+    state = load_checkpoint(whole / "checkpoints/best.pt")
+    typed = command(data, whole, "evaluation.every_epochs=1", "log_images=2")
+    assert state["settings"] == dataclasses.asdict(settings_of(typed))
