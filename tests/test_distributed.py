@@ -1,0 +1,244 @@
+"""Two processes over gloo do what one does; one process needs no group."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import nn
+
+from retinanet import distributed
+from retinanet.data.batches import Batch
+from retinanet.losses import EMA_START, RetinaNetLoss
+from retinanet.matching import NEGATIVE, Match, Matcher
+from retinanet.model.retinanet import RetinaNet
+from retinanet.training.logs import MetricsLog
+from retinanet.training.loop import Trainer
+from retinanet.training.optim import build_optimizer
+from retinanet.training.progress import Progress
+from retinanet.training.schedule import Schedule
+
+# Positives differ between the ranks, and the second has an image without any.
+OBJECTS = (3, 2, 0, 1)
+NORMALIZERS = ("batch", "image", "ema")
+
+
+def make_batch(images: slice) -> Batch:
+    """Part of a batch of four images of 64 x 64."""
+    generator = torch.Generator().manual_seed(3)
+    B, G = len(OBJECTS), max(OBJECTS)
+    low = torch.rand(B, G, 2, generator=generator) * 20
+    boxes = torch.cat([low, low + 20 + torch.rand(B, G, 2, generator=generator) * 20], dim=2)
+    labels = torch.randint(0, 2, (B, G), generator=generator)
+    real = torch.arange(G) < torch.tensor(OBJECTS)[:, None]
+    whole = (
+        torch.randint(0, 256, (B, 3, 64, 64), dtype=torch.uint8, generator=generator),
+        torch.full((B, 2), 64),
+        boxes * real[..., None],
+        labels.masked_fill(~real, NEGATIVE),
+        torch.zeros(B, 0, 4),
+        torch.arange(70, 70 + B),
+        torch.full((B, 2), 64),
+    )
+    return Batch(*(tensor[images] for tensor in whole))
+
+
+def make_trainer(normalizer: str) -> Trainer:
+    torch.manual_seed(0)
+    settings = {"weights": None, "norm": "group", "frozen_stages": 0, "fpn_channels": 8}
+    model = RetinaNet("tiny", 2, head_depth=0, head_channels=8, **settings)
+    decays = {"weight_decay": 1e-4, "norm_weight_decay": 0.0, "bias_weight_decay": 0.0}
+    return Trainer(
+        model,
+        Matcher(),
+        RetinaNetLoss(normalizer=normalizer),
+        build_optimizer(model, name="sgd", lr=0.05, momentum=0.9, **decays),
+        Schedule(lr=0.05, total_steps=9, decay="constant"),
+        network=distributed.wrap(model, torch.device("cpu")),
+        max_grad_norm=1.0,
+    )
+
+
+def two_steps(normalizer: str, parts: list[slice]) -> dict:
+    """Weights and logged means after two steps on the given micro-batches."""
+    trainer = make_trainer(normalizer)
+    trainer.network.train()
+    for _ in range(2):
+        trainer.one_step([make_batch(part) for part in parts])
+    means = trainer.totals.take()
+    return {
+        "weights": trainer.model.state_dict(),
+        "means": [means.class_loss, means.box_loss, means.grad_norm, means.positives],
+        "images": means.images,
+        "average": trainer.loss.average_positives,
+    }
+
+
+def bad_step() -> dict:
+    """What is said on each rank after the second one saw a pixel that is not a number."""
+    trainer = make_trainer("batch")
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.network.train()
+    rank = distributed.rank()
+    batch = make_batch(slice(2 * rank, 2 * rank + 2))
+    images = batch.images.float()
+    if rank == 1:
+        images[0, 0, 0, 0] = float("nan")
+    trainer.one_step([batch._replace(images=images)])
+    after = trainer.model.state_dict()
+    progress = Progress(
+        MetricsLog(None, step=0), step=0, total_steps=9, steps_per_epoch=3, main=False
+    )
+    said = ""
+    try:
+        progress.row(trainer)
+    except FloatingPointError as error:
+        said = str(error)
+    return {"said": said, "same": all(torch.equal(after[key], before[key]) for key in before)}
+
+
+def failing_main() -> str:
+    def fail() -> None:
+        raise ValueError("no such file on rank 0")
+
+    try:
+        distributed.on_main(fail)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    """All that needs two processes, in one go: starting them takes longest."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    distributed.start("cpu")
+    half = slice(2 * rank, 2 * rank + 2)
+    quarters = [slice(2 * rank, 2 * rank + 1), slice(2 * rank + 1, 2 * rank + 2)]
+    found = {
+        "who": [distributed.rank(), distributed.local_rank(), distributed.world_size()],
+        "main": distributed.is_main(),
+        "sum": distributed.all_reduce_sum(torch.tensor(10.0 + rank)),
+        "gathered": distributed.gather_objects({"rank": rank}),
+        "on_main": distributed.on_main(lambda: f"made by {distributed.rank()}"),
+        "failing": failing_main(),
+        "halves": {name: two_steps(name, [half]) for name in NORMALIZERS},
+        "quarters": {name: two_steps(name, quarters) for name in NORMALIZERS},
+        "bad": bad_step(),
+    }
+    distributed.barrier()
+    distributed.stop()
+    found["after"] = [distributed.world_size(), distributed.is_main()]
+    torch.save(found, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (port, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_every_process_knows_who_it_is(ranks):
+    assert [found["who"] for found in ranks] == [[0, 0, 2], [1, 1, 2]]
+    assert [found["main"] for found in ranks] == [True, False]
+    assert [found["after"] for found in ranks] == [[1, True], [1, True]]
+
+
+def test_sums_and_gathered_objects_are_the_same_everywhere(ranks):
+    assert [found["sum"].item() for found in ranks] == [21, 21]
+    assert [found["gathered"] for found in ranks] == [[{"rank": 0}, {"rank": 1}]] * 2
+
+
+def test_what_the_main_process_makes_or_fails_at_reaches_all(ranks):
+    assert [found["on_main"] for found in ranks] == ["made by 0"] * 2
+    assert [found["failing"] for found in ranks] == ["no such file on rank 0"] * 2
+
+
+@pytest.mark.parametrize("parts", ["halves", "quarters"])
+@pytest.mark.parametrize("normalizer", ["batch", "image"])
+def test_a_step_on_two_ranks_is_the_step_of_one(ranks, normalizer, parts):
+    one = two_steps(normalizer, [slice(0, 4)])
+    for found in ranks:
+        two = found[parts][normalizer]
+        assert two["images"] == one["images"] == 8
+        torch.testing.assert_close(two["means"], one["means"], rtol=1e-5, atol=1e-6)
+        for key, value in one["weights"].items():
+            torch.testing.assert_close(two["weights"][key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", ["halves", "quarters"])
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_ranks_never_drift_apart(ranks, normalizer, parts):
+    first, second = (found[parts][normalizer] for found in ranks)
+    assert torch.equal(first["average"], second["average"])
+    assert first["means"] == second["means"]
+    for key, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][key]), key
+
+
+def test_the_average_of_positives_is_that_of_the_ranks(ranks):
+    found = ranks[0]["halves"]["ema"]
+    positives = found["means"][3]  # of a step, over both ranks
+    expected = 0.9 * (0.9 * EMA_START + 0.1 * positives / 2) + 0.1 * positives / 2
+    assert found["average"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_bad_image_on_one_rank_stops_both_and_changes_no_weights(ranks):
+    assert all(found["bad"]["same"] for found in ranks)
+    assert all("not finite in 1 of the 1 steps" in found["bad"]["said"] for found in ranks)
+    assert "images [72, 73]" in ranks[1]["bad"]["said"]
+
+
+def test_one_process_needs_no_group(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    distributed.start("cpu")
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.gather_objects(5) == [5]
+    assert distributed.on_main(lambda: 7) == 7
+    assert distributed.all_reduce_sum(torch.tensor(3.0)).item() == 3
+    model = nn.Linear(1, 1)
+    assert distributed.wrap(model, torch.device("cpu")) is model
+    distributed.barrier()
+    distributed.stop()
+
+
+def test_a_step_without_positives_anywhere_is_divided_by_one():
+    match = Match(torch.full((2, 5), NEGATIVE), torch.zeros(2, 5, 4))
+    (divisors,) = RetinaNetLoss().divisors([match])
+    assert divisors.tolist() == [1, 1]
+
+
+@pytest.mark.slow
+def test_torchrun_makes_one_run_directory_with_one_set_of_rows(tmp_path):
+    from retinanet.data.shapes import write_shapes
+
+    write_shapes(tmp_path / "data", train_images=4, val_images=3, seed=0)
+    root = Path(__file__).parent.parent
+    typed = ["data=custom", f"data.root={tmp_path / 'data'}", "data.train_images=train2017"]
+    typed += ["data.val_images=val2017", "data.min_size=96", "data.max_size=128"]
+    for split in ("train", "val"):
+        typed.append(f"data.{split}_annotations=annotations/instances_{split}2017.json")
+    typed += ["data.workers=0", "model=tiny", "model.head_depth=0", "optim.batch_size=4"]
+    typed += ["schedule.max_steps=2", "log_every_steps=1", "log_images=0", "device=cpu"]
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    line += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(root / "train.py"), *typed]
+    line.append(f"output_dir={tmp_path / 'runs' / 'two'}")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["two"]
+    steps = (tmp_path / "runs/two/metrics.jsonl").read_text().count('"loss/class"')
+    assert steps == 2
+    # And the same command again finds the run finished, on both ranks.
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "finished   2 steps" in done.stdout
