@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from retinanet.data.batches import DIVISOR
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator
@@ -56,7 +57,8 @@ def test_counts_by_hand(data):
 
 def test_anchors_are_counted_as_training_matches_them(data):
     found, _ = look(data)
-    anchors = AnchorGenerator()(128, 256)  # 100 x 200, padded
+    padded = [-(-side // DIVISOR) * DIVISOR for side in (100, 200)]
+    anchors = AnchorGenerator()(*padded)
     positives = background = 0
     for i in range(3):
         boxes, labels = data.boxes(i)
