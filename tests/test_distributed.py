@@ -101,6 +101,16 @@ def bad_step() -> dict:
     return {"said": said, "same": all(torch.equal(after[key], before[key]) for key in before)}
 
 
+def divisors_of_few() -> list[float]:
+    """What losses are divided by when one positive on rank 0, or none at all, is all there is."""
+    divisors = []
+    for first in (0, NEGATIVE):
+        label = torch.full((1, 5), NEGATIVE)
+        label[0, 0] = first if distributed.is_main() else NEGATIVE
+        divisors += RetinaNetLoss().divisors([Match(label, torch.zeros(1, 5, 4))])[0].tolist()
+    return divisors
+
+
 def failing_main() -> str:
     def fail() -> None:
         raise ValueError("no such file on rank 0")
@@ -130,6 +140,7 @@ def work(rank: int, port: int, folder: Path) -> None:
         "halves": {name: two_steps(name, [half]) for name in NORMALIZERS},
         "quarters": {name: two_steps(name, quarters) for name in NORMALIZERS},
         "bad": bad_step(),
+        "divisors": divisors_of_few(),
     }
     distributed.barrier()
     distributed.stop()
@@ -190,6 +201,11 @@ def test_the_average_of_positives_is_that_of_the_ranks(ranks):
     positives = found["means"][3]  # of a step, over both ranks
     expected = 0.9 * (0.9 * EMA_START + 0.1 * positives / 2) + 0.1 * positives / 2
     assert found["average"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_number_of_positives_is_clamped_once_over_all_ranks(ranks):
+    # Gradients are averaged over ranks: half of 1 on each of two is 1. Clamped on each, it is 2.
+    assert [found["divisors"] for found in ranks] == [[0.5, 0.5]] * 2
 
 
 def test_a_bad_image_on_one_rank_stops_both_and_changes_no_weights(ranks):

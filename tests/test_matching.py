@@ -156,6 +156,7 @@ def test_memory_is_bounded_without_changing_the_result(monkeypatch, limit):
     anchors = AnchorGenerator()(128, 256)
     boxes, labels = random_batch(17, 5)
     boxes[0, 7] = boxes[0, 3]  # a tie: the first box wins
+    labels[0, 3], labels[0, 7] = 8, 9
     crowds = random_batch(3, 4)[0]
     dense = Matcher()(anchors, boxes, labels, crowds)
     seen = []
@@ -170,6 +171,7 @@ def test_memory_is_bounded_without_changing_the_result(monkeypatch, limit):
     chunked = Matcher()(anchors, boxes, labels, crowds)
     assert len(seen) > 2
     assert max(seen) <= max(limit, 2 * len(anchors))  # at least one box at a time
+    assert (dense.label == 8).any()
     assert torch.equal(dense.label, chunked.label)
     assert torch.equal(dense.box, chunked.box)
 
@@ -188,6 +190,14 @@ def test_a_padded_row_with_an_area_is_not_matched_either():
     anchors = squares((0, 0, 32))
     match = Matcher()(anchors, anchors[None], torch.tensor([[NEGATIVE]]), NO_CROWDS)
     assert match.label.tolist() == [[NEGATIVE]]
+
+
+def test_a_padded_row_does_not_stand_before_a_real_box():
+    anchors = squares((0, 0, 32))
+    boxes = torch.stack([anchors[0], squares((4, 0, 32))[0]])[None]  # IoU 1 and .78
+    match = Matcher()(anchors, boxes, torch.tensor([[NEGATIVE, 3]]), NO_CROWDS)
+    assert match.label.tolist() == [[3]]
+    assert torch.equal(match.box[0, 0], boxes[0, 1])
 
 
 def test_without_boxes_all_is_background():

@@ -158,9 +158,7 @@ def test_frozen_norms_with_random_weights_are_refused(name):
 
 
 def test_an_unknown_name_of_weights_lists_those_there_are():
-    with pytest.raises(
-        ValueError, match="model.weights=COCO: resnet50 has IMAGENET1K_V1"
-    ):
+    with pytest.raises(ValueError, match="model.weights=COCO: resnet50 has IMAGENET1K_V1"):
         build_trunk("resnet50", weights="COCO", norm="frozen", frozen_stages=0)
 
 
