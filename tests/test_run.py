@@ -351,6 +351,23 @@ def test_early_stopping_ends_a_run_that_does_not_get_better(data, tmp_path):
     assert max(row["step"] for row in rows(tmp_path / "run")) == 9
 
 
+def test_early_stopping_that_was_interrupted_makes_no_further_step(data, tmp_path, monkeypatch):
+    overrides = ["evaluation.every_epochs=1", "evaluation.patience=1", "optim.lr=1e-12"]
+    train(data, tmp_path / "whole", *overrides, "schedule.epochs=9")
+
+    def tell(*_: object, **__: object) -> None:
+        if len(rows(tmp_path / "run")) == 8:  # six steps and the second evaluation
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("retinanet.run.tell", tell)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
+    train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
 # Other starts
 
 

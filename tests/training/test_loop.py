@@ -12,6 +12,7 @@ from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.logs import MetricsLog
 from retinanet.training.loop import Trainer
 from retinanet.training.progress import Progress
+from retinanet.training.schedule import Schedule
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "golden_losses.json"
 
@@ -96,6 +97,15 @@ def test_micro_batches_make_the_step_of_the_whole_batch(make_trainer, make_batch
     assert mine.class_loss == pytest.approx(other.class_loss, rel=1e-5)
     assert mine.positives == other.positives
     assert (mine.steps, mine.images) == (other.steps, other.images) == (2, 8)
+
+
+def test_every_step_has_the_rate_of_the_schedule(make_trainer, make_batch):
+    trainer = make_trainer()
+    trainer.schedule = Schedule(lr=0.05, total_steps=4, decay="cosine")
+    for done in range(3):
+        step(trainer, make_batch(done, 1))
+        rates = {group["lr"] for group in trainer.optimizer.param_groups}
+        assert rates == {trainer.schedule(done)}
 
 
 def test_images_without_objects_are_a_step_like_any_other(make_trainer, make_batch):
