@@ -64,8 +64,7 @@ class MetricsLog:
         self.file = self.board = None
         if directory is not None:
             self.file = directory.metrics.open("a")
-            purge = step + 1 if step else None
-            self.board = SummaryWriter(str(directory.tensorboard), purge_step=purge)
+            self.board = SummaryWriter(str(directory.tensorboard), purge_step=step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         """One row: ``step`` and numbers; None is null and does not reach TensorBoard."""
