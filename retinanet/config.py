@@ -325,7 +325,8 @@ def check_settings(settings: Any, prefix: str = "") -> None:
     """Refuse values out of range, and values that do not go together.
 
     Args:
-        settings: a :class:`TrainConfig` or :class:`EvalConfig`.
+        settings: a :class:`TrainConfig` or :class:`EvalConfig`, or a group of one.
+        prefix: of the keys in messages, such as ``"loss."``.
 
     Raises:
         ValueError: the first offending key, its value, what is allowed, what to do.

@@ -30,24 +30,24 @@ LONG_SIDE = (208, 256)
 ASPECTS = (1.0, 1.25, 4 / 3, 1.5)
 # Diameters of the circle around a figure, pixels; drawn log-uniformly, as small things are
 # common. COCO's three sizes (areas below 32^2, below 96^2 and larger) all occur.
-OBJECT_DIAMETER = (30.0, 180.0)
+OBJECT_DIAMETER = (28.0, 150.0)
 LOOKALIKE_DIAMETER = (30.0, 100.0)
 BLOB_DIAMETER = (20.0, 110.0)
 LINE_LENGTH = (20.0, 150.0)
 CROWD_MEMBER_DIAMETER = (7.0, 11.0)
 # How many there are in a picture, both ends included.
-OBJECTS = (1, 7)
-LOOKALIKES_IN_PICTURE = (0, 2)
-LINES = (0, 4)  # twice: below the objects, and above them
-BLOBS = (0, 3)
+OBJECTS = (3, 12)
+LOOKALIKES_IN_PICTURE = (0, 1)
+LINES = (0, 2)  # twice: below the objects, and above them
+BLOBS = (0, 2)
 CROWD_MEMBERS = (24, 44)
 # Shares of pictures.
 EMPTY_SHARE = 0.04
 CROWD_SHARE = 0.08
-BLURRED_SHARE = 0.3
-NOISY_SHARE = 0.6
+BLURRED_SHARE = 0.2
+NOISY_SHARE = 0.5
 # Shares of figures.
-LOW_CONTRAST_SHARE = 0.08
+LOW_CONTRAST_SHARE = 0.05
 SHADOW_SHARE = 0.4
 # Places tried for a figure before it is left out.
 TRIES = 6
@@ -55,7 +55,7 @@ TRIES = 6
 # network needs more than a demo's minutes to tell them apart.
 TILT = math.pi / 6
 
-TEXTURES = ("plain", "plain", "plain", "stripes", "dots", "checks", "gradient")
+TEXTURES = ("plain", "plain", "plain", "plain", "stripes", "dots", "checks", "gradient")
 
 
 def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[Drawn]]:
