@@ -18,7 +18,6 @@ from retinanet.limits import (
     POSITIVE,
     PROBABILITY,
     Limit,
-    check_value,
     one_of,
     setting,
 )
@@ -294,94 +293,6 @@ class EvalConfig:
     device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
     precision: str = setting("of the model's forward pass", one_of("fp32", "bf16", "fp16"))
     log_images: int = setting("images drawn", NOT_NEGATIVE)
-
-
-def _limits(cls: type, prefix: str = "") -> dict[str, Limit]:
-    """Dotted key -> limit of every setting of ``cls`` that has one."""
-    limits: dict[str, Limit] = {}
-    hints = get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[f.name]):
-            limits |= _limits(hints[f.name], f"{prefix}{f.name}.")
-        elif f.metadata["limit"] is not None:
-            limits[prefix + f.name] = f.metadata["limit"]
-    return limits
-
-
-LIMITS = _limits(TrainConfig)
-
-
-def check(key: str, value: Any) -> None:
-    """Refuse a value that the setting ``key`` (such as ``"loss.alpha"``) may not have.
-
-    Raises:
-        ValueError: the value, what is allowed, what the setting means where that helps.
-    """
-    if value is not None and key in LIMITS:
-        check_value(key, value, LIMITS[key])
-
-
-def check_settings(settings: Any, prefix: str = "") -> None:
-    """Refuse values out of range, and values that do not go together.
-
-    Args:
-        settings: a :class:`TrainConfig` or :class:`EvalConfig`, or a group of one.
-        prefix: of the keys in messages, such as ``"loss."``.
-
-    Raises:
-        ValueError: the first offending key, its value, what is allowed, what to do.
-    """
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if dataclasses.is_dataclass(value):
-            check_settings(value, f"{prefix}{f.name}.")
-        else:
-            check(prefix + f.name, value)
-    if isinstance(settings, TrainConfig):
-        _check_together(settings)
-
-
-def _check_together(settings: TrainConfig) -> None:
-    """Refuse settings that contradict each other."""
-    data, model, matching, optim = settings.data, settings.model, settings.matching, settings.optim
-    if data.min_size > data.max_size:
-        raise ValueError(
-            f"data.min_size={data.min_size} is above data.max_size={data.max_size}; "
-            f"raise data.max_size or lower data.min_size."
-        )
-    check_thresholds(matching.positive_iou, matching.negative_iou)
-    check_norm(
-        model.backbone, model.norm, model.weights if settings.init_from is None else "init_from"
-    )
-    if model.backbone == "tiny" and model.weights == "IMAGENET1K_V1":
-        raise ValueError(
-            "model.backbone=tiny has no weights IMAGENET1K_V1; choose model=tiny (group norm, no "
-            "weights) or another backbone."
-        )
-    if optim.batch_size % optim.accumulate:
-        raise ValueError(
-            f"optim.batch_size={optim.batch_size} cannot be split into "
-            f"optim.accumulate={optim.accumulate} equal micro-batches; change one of them."
-        )
-
-
-def check_thresholds(positive_iou: float, negative_iou: float) -> None:
-    """Refuse a background threshold above the positive one."""
-    if negative_iou > positive_iou:
-        raise ValueError(
-            f"matching.negative_iou={negative_iou:g} is above matching.positive_iou="
-            f"{positive_iou:g}; an anchor between the two would be both background and positive."
-        )
-
-
-def check_norm(backbone: str, norm: str, weights: str | None) -> None:
-    """Refuse a trunk whose frozen norms would normalize nothing."""
-    if norm == "frozen" and weights is None:
-        raise ValueError(
-            f"model.norm=frozen with model.weights=null: the frozen batch norms of a random "
-            f"{backbone} would normalize nothing. Give model.weights a name or a path, or set "
-            f"model.norm=group."
-        )
 
 
 def restore(cls: type, plain: dict[str, Any]) -> Any:

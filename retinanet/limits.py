@@ -84,3 +84,16 @@ def _check_list(key: str, values: Sequence[Any], limit: Limit) -> None:
         check_value(f"{key}[{index}]", item, limit)
     if limit.increasing and any(a > b for a, b in zip(values, values[1:], strict=False)):
         raise ValueError(f"{key} must not decrease, got {values}.")
+
+
+def value_text(value: Any) -> str:
+    """One text for equal values, however they were typed: 1, 1.0 and 1e0 are ``1``."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{value_text(value[k])}" for k in sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(value_text, value)) + "]"
+    return str(value)

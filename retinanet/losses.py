@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retinanet.boxes import decode_boxes, encode_boxes, paired_iou
-from retinanet.config import check
+from retinanet.checks import check
 from retinanet.distributed import all_reduce_sum, world_size
 from retinanet.matching import NEGATIVE, Match
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.boxes import box_area, box_intersection
-from retinanet.config import check, check_thresholds
+from retinanet.checks import check, check_thresholds
 
 NEGATIVE = -1  # background: contributes to the class loss only
 IGNORED = -2  # overlap between the two thresholds, or crowd: contributes to nothing

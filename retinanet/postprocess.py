@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from retinanet.boxes import clip_boxes, decode_boxes
-from retinanet.config import check
+from retinanet.checks import check
 
 
 class Detections(NamedTuple):

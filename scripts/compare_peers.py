@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from retinanet import build
-from retinanet.command import INTERRUPTED, MISTAKES, complain
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
 from retinanet.config import TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.devices import choose_device

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from retinanet.cli import composer
+from retinanet.cli.keys import keys_of, nearest
+from retinanet.cli.main import composer
+from retinanet.cli.naming import MAX_LENGTH, changes_weights, run_name, sweep_name
 from retinanet.config import TrainConfig
-from retinanet.keys import keys_of, nearest
-from retinanet.naming import MAX_LENGTH, changes_weights, run_name, sweep_name
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = keys_of(TrainConfig)
@@ -57,7 +57,7 @@ def train(settings, overrides):
 retinanet.jobs = types.ModuleType("retinanet.jobs")
 retinanet.jobs.train, retinanet.jobs.evaluate = train, None
 sys.modules["retinanet.jobs"] = retinanet.jobs
-from retinanet.cli import main
+from retinanet.cli.main import main
 main("train")
 """
 

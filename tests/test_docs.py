@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from retinanet.cli import composer
-from retinanet.command import read_arguments
+from retinanet.cli.command import read_arguments
+from retinanet.cli.main import composer
 from scripts.first_loss import tables
 
 ROOT = Path(__file__).parent.parent

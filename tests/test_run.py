@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from retinanet import build, jobs
-from retinanet.cli import composer
+from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.detector import load
 from retinanet.training.checkpoint import load_checkpoint

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from retinanet.config import check
+from retinanet.checks import check
 from retinanet.data import draws
 from retinanet.data.coco import CocoData
 from retinanet.data.padding import Batch, pad

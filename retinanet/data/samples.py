@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retinanet.config import check
+from retinanet.checks import check
 from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_image
 from retinanet.data.transforms import Augment, Geometry

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from retinanet.config import check
+from retinanet.checks import check
 from retinanet.data import draws
 
 # Smaller boxes show no object, and a box without width makes encode_boxes divide by zero.

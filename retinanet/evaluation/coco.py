@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retinanet.config import check
+from retinanet.checks import check
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retinanet.config import check
+from retinanet.checks import check
 
 # Pixels between cells of P3 to P7. A level is always half of the one before, rounded up.
 STRIDES = (8, 16, 32, 64, 128)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.config import check, check_norm
+from retinanet.checks import check, check_norm
 from retinanet.loading import read_tensors
 from retinanet.model.heads import group_norm
 

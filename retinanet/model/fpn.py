@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retinanet.config import check
+from retinanet.checks import check
 
 
 class FeaturePyramid(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retinanet.config import check
+from retinanet.checks import check
 
 # Section 4.1: new layers are drawn from a Gaussian of this standard deviation, bias 0.
 HEAD_STD = 0.01

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from retinanet.config import check
+from retinanet.checks import check
 
 
 class WeightAverage:

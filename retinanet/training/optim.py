@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from retinanet.config import check
+from retinanet.checks import check
 
 NORM_TYPES = (nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
 

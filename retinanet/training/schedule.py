@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from retinanet.config import check
+from retinanet.checks import check
 
 
 class Schedule:

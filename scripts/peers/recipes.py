@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from retinanet.cli import composer
+from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 
 # Settings of ours for a short training from pretrained weights on CPU cores.

@@ -209,19 +209,6 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
-def value_text(value: Any) -> str:
-    """One text for equal values, however they were typed: 1, 1.0 and 1e0 are ``1``."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0")
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{value_text(value[k])}" for k in sorted(value)) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(value_text, value)) + "]"
-    return str(value)
-
-
 def leaves(tree: Mapping[Any, Any], keys: Mapping[str, Key], prefix: str = "") -> Iterator:
     """(dotted name, value) of everything in nested maps that is not a group of ``keys``."""
     groups = groups_of(keys)

@@ -8,12 +8,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from retinanet.keys import Key, check_complete, check_tree
+from retinanet.cli.keys import Key, check_complete, check_tree
 
 
 def configs_folder() -> Path:
     """``configs/``: inside an installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 

@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from retinanet.keys import MISSING, Key, group_of, groups_of, leaves, value_text
+from retinanet.cli.keys import MISSING, Key, group_of, groups_of, leaves
+from retinanet.limits import value_text
 
 WIDTH = 98
 LEFT = 34  # columns of key=value

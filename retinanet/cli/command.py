@@ -12,25 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from retinanet.help import help_text
-from retinanet.launch import run_all
-from retinanet.naming import sweep_name
+from retinanet.cli.help import help_text
+from retinanet.cli.launch import run_all
+from retinanet.cli.naming import sweep_name
 
 if TYPE_CHECKING:
-    from retinanet.cli import Composer
+    from retinanet.cli.main import Composer
 
 Job = Literal["train", "eval"]
 
 # What a user can cause: one line, no traceback. Everything else is a mistake of ours.
-MISTAKES = (
-    ValueError,
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-    PermissionError,
-    FloatingPointError,
-)
+# OSError: missing, unreadable, a full disk.
+MISTAKES = (ValueError, OSError, FloatingPointError)
 INTERRUPTED = 130
 
 
@@ -50,7 +43,7 @@ def run_job(job: Job, composer: Callable[..., Any]) -> None:
     Args:
         job: ``train`` or ``eval``.
         composer: context manager ``composer(job, config_dir)`` that gives a
-            :class:`retinanet.cli.Composer`.
+            :class:`retinanet.cli.main.Composer`.
     """
     try:
         sys.exit(_run(job, composer, sys.argv[1:]))
@@ -190,7 +183,7 @@ def _program() -> list[str]:
     script = Path(sys.argv[0])
     if script.is_file():
         return [sys.executable, str(script.resolve())]
-    return [sys.executable, "-c", "from retinanet.cli import main; main('train')"]
+    return [sys.executable, "-c", "from retinanet.cli.main import main; main('train')"]
 
 
 def _swept_value(command: Command, name: str) -> Any:

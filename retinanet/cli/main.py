@@ -1,9 +1,9 @@
 """Settings from the command line and the files of ``configs/``; the only module with Hydra.
 
 Hydra composes the files and reads the values. Which keys exist, what type and range they have
-and what was probably meant is ours (:mod:`retinanet.keys`, :mod:`retinanet.config`): Hydra takes
-``+loss.gama=1`` and forgets it, and takes ``true`` for a number. All of it is checked before
-torch is imported.
+and what was probably meant is ours (:mod:`retinanet.cli.keys`, :mod:`retinanet.checks`): Hydra
+takes ``+loss.gama=1`` and forgets it, and takes ``true`` for a number. All of it is checked
+before torch is imported.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from retinanet.command import Command, Job, run_job
-from retinanet.config import EvalConfig, TrainConfig, check_settings
-from retinanet.files import check_file, plain_message, settings_folders
-from retinanet.keys import (
+from retinanet.checks import check_settings
+from retinanet.cli.command import Command, Job, run_job
+from retinanet.cli.files import check_file, plain_message, settings_folders
+from retinanet.cli.keys import (
     check_choice,
     check_complete,
     check_tree,
@@ -49,7 +49,8 @@ from retinanet.keys import (
     keys_of,
     unknown,
 )
-from retinanet.naming import run_name
+from retinanet.cli.naming import run_name
+from retinanet.config import EvalConfig, TrainConfig
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig}
 OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<name>[^=]*)(=(?P<text>.*))?", re.DOTALL)

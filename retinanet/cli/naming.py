@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from retinanet.keys import value_text
+from retinanet.limits import value_text
 from retinanet.training.directory import MAY_DIFFER
 
 MAX_LENGTH = 100
