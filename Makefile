@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Where `make demo` keeps its run, and further settings for it: make demo ARGS="loss.gamma=0"
+# Where `make demo` keeps its run, and further settings for it: make demo RUN=runs/no_focus ARGS="loss.gamma=0"
 RUN ?= runs/demo
 ARGS ?=
 

@@ -63,13 +63,13 @@ def _check_together(settings: TrainConfig) -> None:
             f"raise data.max_size or lower data.min_size."
         )
     check_thresholds(matching.positive_iou, matching.negative_iou)
-    check_norm(
-        model.backbone, model.norm, model.weights if settings.init_from is None else "init_from"
-    )
-    if model.backbone == "tiny" and model.weights == "IMAGENET1K_V1":
+    if settings.init_from is None:
+        check_trunk(model.backbone, model.norm, model.weights, model.frozen_stages)
+    larger = [size for size in settings.augment.min_sizes or () if size > data.max_size]
+    if larger:
         raise ValueError(
-            "model.backbone=tiny has no weights IMAGENET1K_V1; choose model=tiny (group norm, no "
-            "weights) or another backbone."
+            f"augment.min_sizes={settings.augment.min_sizes} goes above data.max_size="
+            f"{data.max_size}, so images would never get that large; raise data.max_size."
         )
     if optim.batch_size % optim.accumulate:
         raise ValueError(
@@ -87,11 +87,26 @@ def check_thresholds(positive_iou: float, negative_iou: float) -> None:
         )
 
 
-def check_norm(backbone: str, norm: str, weights: str | None) -> None:
-    """Refuse a trunk whose frozen norms would normalize nothing."""
+def check_trunk(backbone: str, norm: str, weights: str | None, frozen_stages: int) -> None:
+    """Refuse random weights that could never become better, and weights that do not exist."""
+    remedy = "Give model.weights a name or a path, or set model.norm=group model.frozen_stages=0."
     if norm == "frozen" and weights is None:
         raise ValueError(
             f"model.norm=frozen with model.weights=null: the frozen batch norms of a random "
-            f"{backbone} would normalize nothing. Give model.weights a name or a path, or set "
-            f"model.norm=group."
+            f"{backbone} would normalize nothing. {remedy}"
         )
+    if frozen_stages and weights is None:
+        raise ValueError(
+            f"model.frozen_stages={frozen_stages} with model.weights=null: random stages would "
+            f"stay random. {remedy}"
+        )
+    if backbone == "tiny" and weights is not None and not is_path(weights):
+        raise ValueError(
+            f"model.backbone=tiny has no weights {weights}; choose model=tiny (group norm, no "
+            f"weights), a path, or another backbone."
+        )
+
+
+def is_path(weights: str) -> bool:
+    """Whether ``model.weights`` names a file rather than weights of torchvision."""
+    return "/" in weights or "\\" in weights or weights.endswith((".pth", ".pt"))

@@ -113,7 +113,7 @@ class AnchorsConfig:
     )
     scales: list[float] = setting("factors on each size", POSITIVE)
     ratios: list[float] = setting("height / width", POSITIVE)
-    offset: float = setting("center of the first anchor, in strides: 0 or 0.5", Limit(0, 1))
+    offset: float = setting("center of the first anchor of a level, in strides", Limit(0, 1))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -291,7 +291,9 @@ class EvalConfig:
         "files go to output_dir/eval; null: the run, or <run>/eval_<data>"
     )
     device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
-    precision: str = setting("of the model's forward pass", one_of("fp32", "bf16", "fp16"))
+    precision: Optional[str] = setting(
+        "of the model's forward pass; null: as recorded", one_of("fp32", "bf16", "fp16")
+    )
     log_images: int = setting("images drawn", NOT_NEGATIVE)
 
 

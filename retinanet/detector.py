@@ -13,14 +13,13 @@ from torch import Tensor
 
 from retinanet import build
 from retinanet.config import TrainConfig, restore
-from retinanet.data.batches import DIVISOR
+from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
 from retinanet.data.transforms import resize, resized_size
 from retinanet.devices import autocast, choose_device
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import to_original
-from retinanet.training.checkpoint import load_checkpoint
-from retinanet.training.transfer import shipped_weights
+from retinanet.training.checkpoint import load_checkpoint, shipped_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,12 @@ class Detector:
     """Photos in, detections out."""
 
     def __init__(
-        self, model: RetinaNet, settings: TrainConfig, names: Sequence[str], ids: Sequence[int]
+        self,
+        model: RetinaNet,
+        settings: TrainConfig,
+        names: Sequence[str],
+        ids: Sequence[int],
+        precision: str = "fp32",
     ) -> None:
         """Take a loaded model; see :func:`load`.
 
@@ -47,7 +51,9 @@ class Detector:
             settings: it was trained with.
             names: of its classes, in the order of labels.
             ids: category ids of its classes.
+            precision: of the forward pass.
         """
+        self.precision = precision
         self.model = model.eval()
         self.settings = settings
         self.names = tuple(names)
@@ -77,10 +83,11 @@ class Detector:
             image = read_image(photo)  # (3, height, width)
             original = torch.tensor(image.shape[1:])
             size = resized_size(*image.shape[1:], data.min_size, data.max_size)
-            padding = [(0, -side % DIVISOR) for side in reversed(size)]
-            images = F.pad(resize(image, size), sum(padding, ()))[None].to(device)  # (1, 3, H, W)
+            bottom, right = (padded_size(size) - size).tolist()
+            image = F.pad(resize(image, size), (0, right, 0, bottom))
+            images = image[None].to(device)  # (1, 3, H, W)
             sizes = torch.tensor([size], device=device)
-            with autocast(device, self.settings.precision):
+            with autocast(device, self.precision):
                 logits, deltas, anchors = self.model(images, sizes)
             levels = self.model.level_sizes(*images.shape[-2:])
             (found,) = self.postprocess(logits, deltas, anchors, sizes, levels)
@@ -95,12 +102,13 @@ class Detector:
             )
 
 
-def load(path: str | Path, device: str = "auto") -> Detector:
+def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Detector:
     """A detector from a checkpoint; nothing but that file is needed.
 
     Args:
         path: such as ``runs/NAME/checkpoints/best.pt``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        precision: of the forward pass: ``"fp32"``, ``"bf16"`` or, on GPUs, ``"fp16"``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -109,7 +117,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     state = load_checkpoint(Path(path))
     settings = recorded_settings(state)
     model = load_model(state, settings).to(choose_device(device))
-    return Detector(model, settings, state["classes"]["names"], state["classes"]["ids"])
+    return Detector(model, settings, state["classes"]["names"], state["classes"]["ids"], precision)
 
 
 def recorded_settings(state: dict[str, Any]) -> TrainConfig:

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+# Ranks wait for the main one while it scores an evaluation; torch's ten minutes can be too few.
+TIMEOUT = timedelta(hours=1)
 
 
 def start(device_type: str) -> None:
@@ -23,7 +27,7 @@ def start(device_type: str) -> None:
     store, rank, size = next(dist.rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt{attempt}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
 def stop() -> None:
@@ -89,7 +93,7 @@ def on_main(action: Callable[[], Any]) -> Any:
     if is_main():
         try:
             outcome[0] = action()
-        except (ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - the other ranks wait for any outcome
             outcome[1] = error
     dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
@@ -105,4 +109,13 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        # Frozen norms have nothing to send; running statistics are sent before each evaluation.
+        broadcast_buffers=False,
     )
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the main rank's buffers: the running statistics of batch norms differ."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

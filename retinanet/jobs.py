@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from retinanet import build, distributed
+from retinanet.checks import check_settings
 from retinanet.config import EvalConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.detector import load_model, recorded_settings
@@ -59,16 +60,17 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
     distributed.start(device.type)
     try:
         start_logging(None, main=distributed.is_main())
-        _evaluate(settings, overrides, device)
+        _evaluate(settings, device)
     finally:
         distributed.stop()
 
 
-def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) -> None:
+def _evaluate(settings: EvalConfig, device: torch.device) -> None:
     checkpoint = Path(settings.checkpoint)
     state = load_checkpoint(checkpoint)
     recorded = recorded_settings(state)
-    apply_choices(recorded, settings, overrides)
+    apply_choices(recorded, settings)
+    build.check_device(recorded, device)
     data = build.build_data(recorded.data, "val")
     check_classes(data, checkpoint, state["classes"]["names"])
     model = load_model(state, recorded).to(device)
@@ -83,7 +85,7 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
         build.build_augment(recorded, train=False),
         build.build_postprocess(recorded),
         device=device,
-        precision=settings.precision,
+        precision=recorded.precision,
         batch_size=how.batch_size,
         workers=data_settings.workers,
         on_bad_image=data_settings.on_bad_image,
@@ -105,25 +107,22 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
 
 
-def apply_choices(recorded: TrainConfig, settings: EvalConfig, overrides: list[str]) -> None:
+def apply_choices(recorded: TrainConfig, settings: EvalConfig) -> None:
     """Put what eval.py was told over what the checkpoint records, in place.
-
-    Image sizes belong to the checkpoint: ``data=coco`` brings its paths, and its sizes only
-    where they are typed.
 
     Args:
         recorded: of the checkpoint.
         settings: of eval.py.
-        overrides: as typed.
     """
-    typed = {override.partition("=")[0].lstrip("+") for override in overrides}
     for group in ("data", "postprocess"):
         chosen, own = getattr(settings, group), getattr(recorded, group)
         for f in dataclasses.fields(chosen):
             value = getattr(chosen, f.name)
-            is_size = f.name in ("min_size", "max_size")
-            if value is not None and (not is_size or f"data.{f.name}" in typed):
+            if value is not None:
                 setattr(own, f.name, value)
+    if settings.precision is not None:
+        recorded.precision = settings.precision
+    check_settings(recorded)
 
 
 def check_classes(data: CocoData, checkpoint: Path, names: list[str]) -> None:

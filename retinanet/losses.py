@@ -171,6 +171,6 @@ class RetinaNetLoss(nn.Module):
         is_class = match.label[..., None] == torch.arange(K, device=logits.device)  # (B, A, K)
         class_loss = focal_loss(logits.float(), is_class, self.alpha, self.gamma).sum(dim=-1)
         of_boxes = box_loss(self.box, deltas.float(), match.box, anchors, self.box_beta)
-        class_loss = (class_loss * counted).sum(dim=1) / divisors  # (B,)
+        class_loss = class_loss.where(counted, 0).sum(dim=1) / divisors  # (B,)
         of_boxes = of_boxes.where(positive, 0).sum(dim=1) / divisors  # (B,)
         return {"class": class_loss.sum(), "box": self.box_weight * of_boxes.sum()}

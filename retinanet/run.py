@@ -83,7 +83,8 @@ class TrainingRun:
                 return
             if self._evaluation_due():  # the run was killed while it evaluated
                 self._evaluate()
-                self._save()
+                self._save(keep_previous=False)
+                self.progress.restart_clock()
             if not self._finished():
                 steps = self.stream.steps(self.trainer.step, self.total_steps)
                 self.trainer.run(steps, self._after_step)
@@ -151,10 +152,13 @@ class TrainingRun:
                 settings.optim.lr, settings.optim.batch_size, settings.optim.reference_batch
             )
         )
+        alpha = self._loss_settings()["alpha"]
+        lines.append(announce.describe_alpha(alpha, data.category_names))
+        lines += announce.warn_of_warmup(settings.schedule.warmup_steps, self.total_steps)
         if settings.init_from is not None:
             return lines + self.init_lines
         return lines + announce.announce_loss(
-            found, class_names=data.category_names, **self._loss_settings()
+            found, num_classes=self.model.num_classes, **self._loss_settings()
         )
 
     def _loss_settings(self) -> dict[str, Any]:
@@ -181,7 +185,7 @@ class TrainingRun:
         if due:
             self._save()
             self._evaluate()
-            self._save()
+            self._save(keep_previous=False)  # the same step: previous.pt stays an older one
             self.progress.restart_clock()
         elif saves:
             self._save()
@@ -230,16 +234,12 @@ class TrainingRun:
             backend=settings.backend,
             max_dets=settings.max_dets,
         )
-        # Only the main rank has numbers; all must agree on when to stop.
-        better = distributed.on_main(lambda: self._is_better(evaluation))
+        better = self._is_better(evaluation)
         self.evaluated_step = step
         self.fruitless = 0 if better else self.fruitless + 1
         if better:
-            AP = distributed.on_main(lambda: evaluation.metrics["AP"])
-            self.best = {"AP": AP, "step": step}
-        if distributed.is_main():
-            self._keep(model, evaluation, found, better)
-        distributed.barrier()
+            self.best = {"AP": evaluation.metrics["AP"], "step": step}
+        distributed.on_main(lambda: self._keep(model, evaluation, found, better))
 
     def _is_better(self, evaluation: Evaluation) -> bool:
         AP, best = evaluation.metrics["AP"], self.best["AP"]
@@ -287,17 +287,16 @@ class TrainingRun:
             "val_data": self.val_data.fingerprint,
         }
 
-    def _save(self) -> None:
+    def _save(self, *, keep_previous: bool = True) -> None:
         """Write last.pt; the one before stays as previous.pt."""
-        if not distributed.is_main():
-            return
         state = {
             **self.trainer.state_dict(),
             **self._description(),
             "evaluated_step": self.evaluated_step,
             "fruitless": self.fruitless,
         }
-        save_checkpoint(self.directory.last, state, keep_previous=True)
+        last = self.directory.last
+        distributed.on_main(lambda: save_checkpoint(last, state, keep_previous=keep_previous))
 
     def _load(self, stored: dict[str, Any]) -> None:
         """Continue from a checkpoint of this run.
@@ -321,6 +320,8 @@ class TrainingRun:
         logger.info(
             "finished   %d steps; best AP %s at step %d", self.trainer.step, AP, self.best["step"]
         )
+        if self.stream.bad_images:
+            logger.info("replaced   %d unreadable images", len(self.stream.bad_images))
         logger.info("best       %s", self.directory.best)
         logger.info("pictures   %s", self.directory.plots)
         logger.info("curves     tensorboard --logdir %s", self.directory.root / "tensorboard")

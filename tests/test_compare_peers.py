@@ -102,7 +102,7 @@ def test_the_same_pixels_enter_both_trunks(setup):
     [
         ["model.head_norm=group", "model.head_depth=2"],
         ["model.head_norm=none", "model.head_depth=4", "model.p6_from=p5"],
-        ["model.backbone=mobilenet_v2", "model.frozen_stages=2"],
+        ["model.backbone=mobilenet_v2"],
         ["model.backbone=resnet18", "model.head_depth=1"],
     ],
 )

@@ -86,7 +86,7 @@ def train_plan(
         )
     steps = _steps(data, seed, epoch, batch_size, keep_empty)  # (steps, batch_size)
     geometries = augment.plan_all(data.sizes, seed, epoch, data.image_ids)
-    padded = _padded(geometries.window[steps, 2:].max(axis=1)).tolist()
+    padded = padded_size(geometries.window[steps, 2:].max(axis=1)).tolist()
     mine = steps.reshape(len(steps), accumulate, world_size, -1)[:, :, rank].tolist()
     return [
         [Request(epoch, tuple(indices), (H, W)) for indices in step]
@@ -112,9 +112,9 @@ def _steps(data: CocoData, seed: int, epoch: int, batch_size: int, keep_empty: b
     return steps[np.argsort(keys, kind="stable")]
 
 
-def _padded(sizes: np.ndarray) -> np.ndarray:
-    """Sizes rounded up to multiples of ``DIVISOR``."""
-    return -(-sizes // DIVISOR) * DIVISOR
+def padded_size(size: np.ndarray) -> np.ndarray:
+    """Heights and widths rounded up to multiples of ``DIVISOR``."""
+    return -(-np.asarray(size) // DIVISOR) * DIVISOR
 
 
 def eval_plan(
@@ -130,7 +130,7 @@ def eval_plan(
     """
     count = len(data) if max_images is None else min(max_images, len(data))
     geometries = augment.plan_all(data.sizes[:count], 0, 0, data.image_ids[:count])
-    padded = _padded(geometries.window[:, 2:])
+    padded = padded_size(geometries.window[:, 2:])
     shapes, group = np.unique(padded, axis=0, return_inverse=True)
     requests = []
     for number in np.argsort(-shapes.prod(axis=1), kind="stable"):

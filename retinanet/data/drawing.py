@@ -1,6 +1,6 @@
 """One picture of the built-in data set: textured objects over a busy background.
 
-Figures that resemble the classes, lines and blobs wear the same colours and textures as the
+Figures that resemble the classes, lines and blobs wear the same colors and textures as the
 objects, so only the outline tells an object from the background: the easy negatives are many
 and the hard ones are there, which is what focal loss is about.
 """
@@ -27,16 +27,16 @@ from retinanet.data.figures import (
 
 # The longer side of a picture, pixels, and longer side / shorter side.
 LONG_SIDE = (208, 256)
-ASPECTS = (1.0, 1.25, 4 / 3, 1.5)
+ASPECTS = (1.0, 1.125, 1.25)
 # Diameters of the circle around a figure, pixels; drawn log-uniformly, as small things are
 # common. COCO's three sizes (areas below 32^2, below 96^2 and larger) all occur.
-OBJECT_DIAMETER = (28.0, 150.0)
+OBJECT_DIAMETER = (34.0, 190.0)
 LOOKALIKE_DIAMETER = (30.0, 100.0)
 BLOB_DIAMETER = (20.0, 110.0)
 LINE_LENGTH = (20.0, 150.0)
 CROWD_MEMBER_DIAMETER = (7.0, 11.0)
 # How many there are in a picture, both ends included.
-OBJECTS = (3, 12)
+OBJECTS = (3, 10)
 LOOKALIKES_IN_PICTURE = (0, 1)
 LINES = (0, 2)  # twice: below the objects, and above them
 BLOBS = (0, 2)
@@ -45,15 +45,15 @@ CROWD_MEMBERS = (24, 44)
 EMPTY_SHARE = 0.04
 CROWD_SHARE = 0.08
 BLURRED_SHARE = 0.2
-NOISY_SHARE = 0.5
+NOISY_SHARE = 0.4
 # Shares of figures.
-LOW_CONTRAST_SHARE = 0.05
+LOW_CONTRAST_SHARE = 0.03
 SHADOW_SHARE = 0.4
 # Places tried for a figure before it is left out.
 TRIES = 6
-# Figures are turned by up to this many radians (30 degrees) either way: at any angle a small
+# Figures are turned by up to this many radians (15 degrees) either way: at any angle a small
 # network needs more than a demo's minutes to tell them apart.
-TILT = math.pi / 6
+TILT = math.pi / 12
 
 TEXTURES = ("plain", "plain", "plain", "plain", "stripes", "dots", "checks", "gradient")
 
@@ -98,11 +98,11 @@ def _size(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float32: a gradient between muted colours, and noise of two grains."""
+    """(height, width, 3) float32: a gradient between muted colors, and noise of two grains."""
     hue = rng.random()
     value = rng.uniform(0.3, 0.9)
     corners = [
-        _colour(hue + rng.normal(0, 0.08), rng.uniform(0.1, 0.5), value + rng.normal(0, 0.12))
+        _color(hue + rng.normal(0, 0.08), rng.uniform(0.1, 0.5), value + rng.normal(0, 0.12))
         for _ in range(4)
     ]
     canvas = _enlarge(np.stack(corners).reshape(2, 2, 3), height, width)
@@ -124,7 +124,7 @@ def _enlarge(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+def _color(hue: float, saturation: float, value: float) -> np.ndarray:
     """(3,) float32 RGB, 0..255."""
     value = min(max(value, 0.1), 1.0)
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), dtype=np.float32) * 255
@@ -163,7 +163,7 @@ def _draw_lines(rng: np.random.Generator, scene: Scene) -> None:
         line = band(start, start + along, rng.uniform(0.8, 3.5))
         figure = rasterize((line,), (0.0, 0.0), 1.0, 0.0)
         if scene.admits(figure, as_object=False):
-            first, _ = _colours(rng, scene, figure)
+            first, _ = _colors(rng, scene, figure)
             scene.paint(figure, first, 0)
 
 
@@ -183,24 +183,24 @@ def _draw_crowd(rng: np.random.Generator, scene: Scene) -> None:
 
 
 def _texture(rng: np.random.Generator, scene: Scene, figure: Figure) -> np.ndarray:
-    """(h, w, 3) colours of a figure's patch, two mixed by a pattern; or (3,), one colour."""
-    first, second = _colours(rng, scene, figure)
+    """(h, w, 3) colors of a figure's patch, two mixed by a pattern; or (3,), one color."""
+    first, second = _colors(rng, scene, figure)
     weight = _pattern(rng, figure)
     if not weight.any():
         return first
     return first + weight[..., None] * (second - first)
 
 
-def _colours(rng: np.random.Generator, scene: Scene, figure: Figure) -> tuple[np.ndarray, ...]:
-    """Two colours that stand out from what is below, or hardly do."""
+def _colors(rng: np.random.Generator, scene: Scene, figure: Figure) -> tuple[np.ndarray, ...]:
+    """Two colors that stand out from what is below, or hardly do."""
     rows, columns, coverage = scene.window(figure)
     # Every third pixel says enough, and a mean over all of them is what would take longest.
     below = scene.canvas[rows, columns][::3, ::3].reshape(-1, 3)
     below = below.mean(axis=0) if len(below) else np.full(3, 128, dtype=np.float32)
     candidates = [
-        _colour(rng.random(), rng.uniform(0.35, 0.95), rng.uniform(0.35, 1.0)) for _ in range(3)
+        _color(rng.random(), rng.uniform(0.35, 0.95), rng.uniform(0.35, 1.0)) for _ in range(3)
     ]
-    first = max(candidates, key=lambda colour: np.abs(colour - below).sum())
+    first = max(candidates, key=lambda color: np.abs(color - below).sum())
     second = first + rng.uniform(0.25, 0.6) * (rng.choice([0.0, 255.0]) - first)
     if rng.random() < LOW_CONTRAST_SHARE:
         first, second = below + 0.4 * (first - below), below + 0.4 * (second - below)

@@ -18,8 +18,8 @@ SUPERSAMPLE = 4
 # A pixel belongs to a figure that covers this share of it.
 SOLID = 0.5
 # No figure may hide an object further than this share of its pixels, or leave fewer pixels:
-# what cannot be recognised is not asked for.
-MIN_VISIBLE_SHARE = 0.5
+# what cannot be recognized is not asked for.
+MIN_VISIBLE_SHARE = 0.6
 MIN_VISIBLE_PIXELS = 30
 
 
@@ -180,7 +180,7 @@ class Scene:
 
         Args:
             figure: where.
-            texture: (h, w, 3) colours of its patch, or (3,) one colour.
+            texture: (h, w, 3) colors of its patch, or (3,) one color.
             owner: what `add` returned, or 0 for a figure that is no object.
         """
         rows, columns, coverage = self.window(figure)

@@ -46,6 +46,7 @@ class TrainingStream:
         Raises:
             ValueError: no image to train on, or a batch that cannot be shared out.
         """
+        self.bad_images: set[str] = set()
         self.data = data
         self.augment = augment
         self.accumulate = accumulate
@@ -63,7 +64,9 @@ class TrainingStream:
             end: length of the run.
         """
         requests = self._requests(first, end)
-        batches = iter(make_loader(self.data, self.augment, requests, **self._load))
+        loader = make_loader(self.data, self.augment, requests, **self._load)
+        self.bad_images = loader.bad  # messages; grows while the loader works
+        batches = iter(loader)
         while step := list(itertools.islice(batches, self.accumulate)):
             yield step
 

@@ -6,6 +6,7 @@ Imports no torch: the process that starts the runs stays small.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retinanet.atomic import write_whole
 from retinanet.limits import value_text
 
 METRICS = (
@@ -117,9 +119,9 @@ def plot_sweep(path: Path, rows: Sequence[dict[str, str]], keys: Sequence[str]) 
     _label_axes(axes, key, place, numeric)
     if others and lines:
         axes.legend(frameon=False)
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=150)
-    partial.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_whole(path, picture.getvalue())
 
 
 def _label_axes(axes: Any, key: str, place: dict[str, float], numeric: bool) -> None:
@@ -136,13 +138,11 @@ def _label_axes(axes: Any, key: str, place: dict[str, float], numeric: bool) -> 
 
 
 def _write_table(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> None:
-    """Write a CSV file whole or not at all."""
-    partial = path.with_suffix(".partial.csv")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def _cell(value: float | None) -> str:

@@ -9,7 +9,7 @@ import torch
 from retinanet.data.batches import eval_plan, make_loader
 from retinanet.data.coco import CocoData
 from retinanet.data.transforms import Augment
-from retinanet.distributed import rank, world_size
+from retinanet.distributed import on_main, rank, share_buffers, world_size
 from retinanet.evaluation.coco import Evaluation, evaluate
 from retinanet.evaluation.detect import DetectionArrays, detect
 from retinanet.model.retinanet import RetinaNet
@@ -51,8 +51,7 @@ def validate(
         max_dets: see :func:`retinanet.evaluation.coco.evaluate`.
 
     Returns:
-        The evaluation (None on other ranks than the first, and for data without annotations)
-        and all detections.
+        The evaluation (None for data without annotations) and all detections, on every rank.
     """
     requests = eval_plan(data, augment, batch_size=batch_size, max_images=max_images)
     loader = make_loader(
@@ -64,7 +63,8 @@ def validate(
         on_bad_image=on_bad_image,
         pin_memory=device.type == "cuda",
     )
+    share_buffers(model)
     found = detect(model, postprocess, loader, device, precision, progress=True)
-    if rank() != 0 or not data.annotated:
+    if not data.annotated:
         return None, found
-    return evaluate(data, found, found.evaluated, backend, max_dets), found
+    return on_main(lambda: evaluate(data, found, found.evaluated, backend, max_dets)), found

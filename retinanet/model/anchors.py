@@ -13,6 +13,9 @@ STRIDES = (8, 16, 32, 64, 128)
 # Section 4: three scales per octave.
 OCTAVE_SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 
+# Padded sizes whose anchors are kept, 3 MiB each at 800 x 1344.
+KEPT_SIZES = 32
+
 
 class AnchorGenerator:
     """Makes the anchors of a padded image; keeps those of the sizes seen."""
@@ -77,6 +80,8 @@ class AnchorGenerator:
         """
         key = (height, width, torch.device(device))
         if key not in self._made:
+            if len(self._made) >= KEPT_SIZES:
+                self._made.pop(next(iter(self._made)))  # the oldest
             levels = [
                 self._level(size, stride, *grid)
                 for size, stride, grid in zip(

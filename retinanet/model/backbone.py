@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.checks import check, check_norm
+from retinanet.checks import check, check_trunk, is_path
 from retinanet.loading import read_tensors
 from retinanet.model.heads import group_norm
 
@@ -175,7 +175,7 @@ def build_trunk(
     check("model.backbone", name)
     check("model.norm", norm)
     if not load_later:
-        check_norm(name, norm, weights)
+        check_trunk(name, norm, weights, frozen_stages)
     norm_layer = NORM_LAYERS[norm]
     if name == "tiny":
         trunk: Trunk = TinyTrunk(norm_layer)
@@ -196,8 +196,7 @@ def load_trunk(trunk: Trunk, name: str, weights: str) -> None:
         ValueError: an unknown name, a failed download, parameters missing or left over.
         FileNotFoundError: no such file.
     """
-    is_path = "/" in weights or "\\" in weights or Path(weights).suffix in (".pth", ".pt")
-    state = _read_weights(Path(weights)) if is_path else _fetch_weights(name, weights)
+    state = _read_weights(Path(weights)) if is_path(weights) else _fetch_weights(name, weights)
     wanted = trunk.state_dict()
     given = {
         key: value
@@ -252,5 +251,5 @@ def _fetch_weights(name: str, weights: str) -> dict[str, Tensor]:
         raise ValueError(
             f"model.weights={weights} could not be downloaded from {choices[weights].url} "
             f"({error}). Offline: fetch that file elsewhere and set model.weights=PATH, or train "
-            f"from random weights with model.weights=null model.norm=group."
+            f"from random weights with model.weights=null model.norm=group model.frozen_stages=0."
         ) from error

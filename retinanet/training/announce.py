@@ -15,6 +15,9 @@ from retinanet.training.optim import scaled_lr
 from retinanet.training.survey import Survey
 from retinanet.training.totals import Means
 
+# A warm-up longer than this share of the run is probably meant for a longer one.
+MAX_WARMUP_SHARE = 0.25
+
 Alpha = float | Sequence[float] | None
 
 
@@ -26,8 +29,28 @@ def describe_rate(lr: float, batch_size: int, reference_batch: int | None) -> st
     return f"lr         {rate:g} = {lr:g} x {batch_size} images a step / {reference_batch}"
 
 
+def describe_alpha(alpha: Alpha, class_names: Sequence[str]) -> str:
+    """One line: which side alpha weights, as resolved for the classes."""
+    if alpha is None:
+        return "alpha      off: y = 1 and y = 0 both weigh 1"
+    if isinstance(alpha, Sequence):
+        pairs = zip(class_names, alpha, strict=True)
+        return "alpha      of y = 1: " + ", ".join(f"{name} {a:g}" for name, a in pairs)
+    return f"alpha      {alpha:g} weighs y = 1 (the object's class), {1 - alpha:g} weighs y = 0"
+
+
+def warn_of_warmup(warmup_steps: int, total_steps: int) -> list[str]:
+    """A warning when the learning rate is still rising for much of the run."""
+    if warmup_steps <= MAX_WARMUP_SHARE * total_steps:
+        return []
+    return [
+        f"warning    schedule.warmup_steps={warmup_steps} of {total_steps} steps in all: the "
+        f"learning rate hardly gets where it should; set about {max(1, total_steps // 20)}"
+    ]
+
+
 def announce_loss(
-    found: Survey, *, alpha: Alpha, gamma: float, prior: float, class_names: Sequence[str]
+    found: Survey, *, alpha: Alpha, gamma: float, prior: float, num_classes: int
 ) -> list[str]:
     """The first class loss to expect, and a warning when background would drown the positives.
 
@@ -36,16 +59,15 @@ def announce_loss(
         alpha: as resolved for the classes.
         gamma: focusing exponent.
         prior: pi.
-        class_names: in the order of labels.
+        num_classes: K.
     """
     counts = {
-        "num_classes": len(class_names),
+        "num_classes": num_classes,
         "num_positives": found.positives,
         "num_background": found.background,
     }
     loss = expected_class_loss(alpha, gamma, prior, **counts)
     lines = [
-        f"alpha      {_alpha_text(alpha, class_names)}",
         f"first loss class {loss.total:.4g} = positives {loss.positives:.4g} + background "
         f"{loss.background:.4g}, from alpha={_short(alpha)} gamma={gamma:g} pi={prior:g}",
     ]
@@ -89,15 +111,6 @@ def compare_first_loss(
         f"{line}: NOT as expected. The class subnet does not start at model.prior={prior:g} "
         f"(weights loaded over it?) or its features are out of scale"
     )
-
-
-def _alpha_text(alpha: Alpha, class_names: Sequence[str]) -> str:
-    if alpha is None:
-        return "off: y = 1 and y = 0 both weigh 1"
-    if isinstance(alpha, Sequence):
-        pairs = zip(class_names, alpha, strict=True)
-        return "per class, for y = 1: " + ", ".join(f"{name} {a:g}" for name, a in pairs)
-    return f"{alpha:g} weighs y = 1 (the object's class), {1 - alpha:g} weighs y = 0"
 
 
 def _short(alpha: Alpha) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from retinanet.loading import UNREADABLE, read_tensors
 
@@ -136,3 +137,8 @@ def load_latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
             f"start again."
         )
     return None
+
+
+def shipped_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that are evaluated: the average's where there is one."""
+    return state["model"] if state.get("ema") is None else state["ema"]

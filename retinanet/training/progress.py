@@ -79,9 +79,10 @@ class Progress:
             f"{row['images_per_s']:.1f} images/s {row['memory_gib']:.1f} GiB"
         )
         logger.debug(
-            f"step {trainer.step}/{self.total_steps}  class {means.class_loss:.4f}  box "
-            f"{means.box_loss:.4f}  lr {row['lr']:.3g}  grad norm {means.grad_norm:.3g}  "
-            f"{row['images_per_s']:.1f} images/s"
+            f"epoch {row['epoch']:.2f}  step {trainer.step}/{self.total_steps}  "
+            f"class {means.class_loss:.4f}  box {means.box_loss:.4f}  lr {row['lr']:.3g}  "
+            f"grad norm {means.grad_norm:.3g}  {row['images_per_s']:.1f} images/s  "
+            f"{row['memory_gib']:.1f} GiB"
         )
         return means
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from retinanet.boxes import box_iou
-from retinanet.data.batches import DIVISOR
+from retinanet.data.batches import padded_size
 from retinanet.data.coco import CocoData
 from retinanet.data.transforms import resized_size
 from retinanet.matching import NEGATIVE, Matcher
@@ -16,6 +16,8 @@ from retinanet.model.anchors import AnchorGenerator
 
 # Images whose anchors are matched for the survey; spread evenly over the data set.
 SAMPLED_IMAGES = 100
+# Boxes whose overlaps with all anchors are held at once.
+CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +77,20 @@ def _match_image(
     """Numbers of anchors, positives, background, boxes, and boxes without a good anchor."""
     height, width = map(int, data.sizes[index])
     resized = resized_size(height, width, min_size, max_size)
-    anchors = generator(*(-(-side // DIVISOR) * DIVISOR for side in resized))
+    anchors = generator(*padded_size(resized).tolist())
     factors = torch.tensor([resized[1] / width, resized[0] / height] * 2, dtype=torch.float32)
     boxes, labels = data.boxes(index)
     boxes = boxes * factors
     crowds = data.crowds(index) * factors
     match = matcher(anchors, boxes[None], labels[None], crowds[None])
-    best = box_iou(boxes, anchors).amax(dim=1) if len(boxes) else torch.zeros(0)
+    # In parts: a crowded image has more overlaps than memory.
+    best = [box_iou(part, anchors).amax(dim=1) for part in boxes.split(CHUNK) if len(part)]
     return (
         len(anchors),
         int((match.label >= 0).sum()),
         int((match.label == NEGATIVE).sum()),
         len(boxes),
-        int((best < matcher.positive_iou).sum()),
+        sum(int((part < matcher.positive_iou).sum()) for part in best),
     )
 
 

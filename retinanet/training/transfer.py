@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.checkpoint import load_checkpoint
+from retinanet.training.checkpoint import load_checkpoint, shipped_weights
 
 # A trunk that matches less than this of its parameters is another trunk.
 MIN_TRUNK_SHARE = 0.95
 
 # Parameters with one group of rows for each class.
 CLASS_PARAMETERS = ("head.cls.pred.weight", "head.cls.pred.bias")
-
-
-def shipped_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint that are evaluated: the average's where there is one."""
-    return state["model"] if state.get("ema") is None else state["ema"]
 
 
 def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[str]:

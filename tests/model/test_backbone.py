@@ -19,7 +19,10 @@ IMAGES = torch.randn(2, 3, 96, 64)
 
 
 def trunk_of(name: str, **settings) -> nn.Module:
-    return build_trunk(name, **{"weights": None, "norm": "batch", "frozen_stages": 0, **settings})
+    return build_trunk(
+        name,
+        **{"weights": None, "norm": "batch", "frozen_stages": 0, "load_later": True, **settings},
+    )
 
 
 def write_weights(path: Path, name: str = "resnet18") -> dict[str, torch.Tensor]:

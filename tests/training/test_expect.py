@@ -4,7 +4,12 @@ import math
 
 import pytest
 
-from retinanet.training.announce import announce_loss, compare_first_loss, describe_rate
+from retinanet.training.announce import (
+    announce_loss,
+    compare_first_loss,
+    describe_alpha,
+    describe_rate,
+)
 from retinanet.training.expect import (
     ClassLoss,
     balancing_alpha,
@@ -67,9 +72,8 @@ def make_survey(positives: float = 50.0, background: float = 201_550.0) -> Surve
 
 
 def say(positives: float = 50.0, **settings) -> str:
-    names = [f"class_{i}" for i in range(80)]
     settings = {"alpha": 0.25, "gamma": 2.0, "prior": 0.01, **settings}
-    return "\n".join(announce_loss(make_survey(positives), class_names=names, **settings))
+    return "\n".join(announce_loss(make_survey(positives), num_classes=80, **settings))
 
 
 def test_the_papers_settings_raise_no_warning():
@@ -93,7 +97,14 @@ def test_no_remedy_is_given_where_nothing_can_be_balanced(settings):
 
 def test_alpha_per_class_is_printed_by_name():
     alphas = [0.5] * 79 + [0.9]
-    assert "class_78 0.5, class_79 0.9" in say(alpha=alphas)
+    names = [f"class_{i}" for i in range(80)]
+    assert "class_78 0.5, class_79 0.9" in describe_alpha(alphas, names)
+
+
+def test_alpha_says_which_side_it_weights():
+    assert "0.25 weighs y = 1" in describe_alpha(0.25, ["cat"])
+    assert "0.75 weighs y = 0" in describe_alpha(0.25, ["cat"])
+    assert "both weigh 1" in describe_alpha(None, ["cat"])
 
 
 def test_the_rate_says_where_it_comes_from():

@@ -34,7 +34,7 @@ def test_every_parameter_is_in_the_group_of_its_kind(make_model):
 
 
 def test_frozen_parameters_are_in_no_group(make_model):
-    model = make_model(frozen_stages=2)
+    model = make_model(frozen_stages=2, load_later=True)
     optimized = set().union(*(names_of(model, g) for g in parameter_groups(model, **DECAYS)))
     assert not any(name.startswith(("backbone.stem", "backbone.block2")) for name in optimized)
     assert optimized == {name for name, p in model.named_parameters() if p.requires_grad}
