@@ -664,5 +664,5 @@ def test_metrics_are_read_from_a_report(tmp_path):
 
     assert read_metrics(tmp_path) is None
     (tmp_path / "eval").mkdir()
-    (tmp_path / "eval/metrics.json").write_text(json.dumps({"metrics": {"AP": 0.5}}))
+    (tmp_path / "eval/metrics.json").write_text(json.dumps({"AP": 0.5}))
     assert read_metrics(tmp_path) == {"AP": 0.5}

@@ -50,7 +50,7 @@ NOISY_SHARE = 0.4
 LOW_CONTRAST_SHARE = 0.03
 SHADOW_SHARE = 0.4
 # Places tried for a figure before it is left out.
-TRIES = 6
+TRIES = 8
 # Figures are turned by up to this many radians (15 degrees) either way: at any angle a small
 # network needs more than a demo's minutes to tell them apart.
 TILT = math.pi / 12

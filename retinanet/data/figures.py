@@ -19,7 +19,7 @@ SUPERSAMPLE = 4
 SOLID = 0.5
 # No figure may hide an object further than this share of its pixels, or leave fewer pixels:
 # what cannot be recognized is not asked for.
-MIN_VISIBLE_SHARE = 0.6
+MIN_VISIBLE_SHARE = 0.75
 MIN_VISIBLE_PIXELS = 30
 
 
@@ -164,14 +164,14 @@ class Scene:
         return slice(top, max(bottom, top)), slice(left, max(right, left)), inside
 
     def admits(self, figure: Figure, *, as_object: bool) -> bool:
-        """Whether all objects, and the figure if it is one, would stay recognisable."""
+        """Whether all objects, and the figure if it is one, would stay recognizable."""
         rows, columns, coverage = self.window(figure)
         solid = coverage >= SOLID
-        if as_object and not _recognisable(solid.sum(), (figure.coverage >= SOLID).sum()):
+        if as_object and not _recognizable(solid.sum(), (figure.coverage >= SOLID).sum()):
             return False
         hidden = np.bincount(self.owner[rows, columns][solid], minlength=1)
         return all(
-            _recognisable((self.owner == number).sum() - hidden[number], self.full_area[number - 1])
+            _recognizable((self.owner == number).sum() - hidden[number], self.full_area[number - 1])
             for number in np.flatnonzero(hidden[1:]) + 1
         )
 
@@ -212,5 +212,5 @@ class Scene:
         ]
 
 
-def _recognisable(visible: int, full: int) -> bool:
+def _recognizable(visible: int, full: int) -> bool:
     return visible >= max(MIN_VISIBLE_SHARE * full, MIN_VISIBLE_PIXELS)

@@ -4,41 +4,16 @@ import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from retinanet.checks import check
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.numbers import NUMBERS, Number
 
-
-class Number(NamedTuple):
-    """One of COCO's twelve numbers: what it is the mean of, and its words in the report."""
-
-    mean_of: str  # "precision" or "recall"
-    threshold: int | slice  # index of the IoU threshold, 0.50 to 0.95 in steps of 0.05
-    area: int  # index of the size of objects: all, small, medium, large
-    max_dets: int  # index into evaluation.max_dets
-
-
-ALL_IOUS = slice(None)
 ALL_CLASSES = slice(None)
-SIZES = ("all", "small", "medium", "large")
-NUMBERS = {
-    "AP": Number("precision", ALL_IOUS, 0, 2),
-    "AP50": Number("precision", 0, 0, 2),
-    "AP75": Number("precision", 5, 0, 2),
-    "APs": Number("precision", ALL_IOUS, 1, 2),
-    "APm": Number("precision", ALL_IOUS, 2, 2),
-    "APl": Number("precision", ALL_IOUS, 3, 2),
-    "AR1": Number("recall", ALL_IOUS, 0, 0),
-    "AR10": Number("recall", ALL_IOUS, 0, 1),
-    "AR100": Number("recall", ALL_IOUS, 0, 2),
-    "ARs": Number("recall", ALL_IOUS, 1, 2),
-    "ARm": Number("recall", ALL_IOUS, 2, 2),
-    "ARl": Number("recall", ALL_IOUS, 3, 2),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import numpy as np
 
 from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import ALL_IOUS, NUMBERS, SIZES, ClassResult, Evaluation
+from retinanet.evaluation.coco import ClassResult, Evaluation
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES
 
 # Above this share of images with as many detections as a cap allows, the cap may cost AP.
 CAPPED_SHARE = 0.01

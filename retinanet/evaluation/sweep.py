@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from retinanet.atomic import write_whole
+from retinanet.evaluation.numbers import NUMBERS
 from retinanet.limits import value_text
 
-METRICS = (
-    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
-)  # fmt: skip
 RUN = "run"
 # From this ratio of largest to smallest value on, the axis is logarithmic.
 LOG_RATIO = 50
@@ -56,11 +54,11 @@ def write_sweep(folder: Path, runs: Sequence[SweepRun]) -> list[dict[str, str]]:
     for row in known.values():
         metrics = read_metrics(Path(row[RUN]))
         if metrics is not None:
-            rows.append({**row, **{name: _cell(metrics.get(name)) for name in METRICS}})
+            rows.append({**row, **{name: _cell(metrics.get(name)) for name in NUMBERS}})
     rows.sort(key=lambda row: [_rank(row[key]) for key in keys])
     if rows:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_table(folder / "table.csv", rows, [*keys, *METRICS, RUN])
+        _write_table(folder / "table.csv", rows, [*keys, *NUMBERS, RUN])
         plot_sweep(folder / "plot.png", rows, keys)
     return rows
 
@@ -68,10 +66,9 @@ def write_sweep(folder: Path, runs: Sequence[SweepRun]) -> list[dict[str, str]]:
 def read_metrics(run: Path) -> dict[str, float | None] | None:
     """The twelve numbers of a run directory; None while it has none."""
     try:
-        found = json.loads((run / "eval" / "metrics.json").read_text())
+        return json.loads((run / "eval" / "metrics.json").read_text())
     except FileNotFoundError:
         return None
-    return found.get("metrics", found)
 
 
 def read_table(path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
