@@ -219,15 +219,15 @@ def square_at(x: float, side: float) -> figures.Figure:
 def test_a_figure_that_would_hide_too_much_is_not_admitted():
     scene = figures.Scene(np.zeros((100, 100, 3), dtype=np.float32))
     scene.paint(square_at(50, 20), np.ones(3, dtype=np.float32), scene.add(0))
-    # 20 px wide, half of it must stay: shifted by 8 px it leaves 40 %, by 12 px 60 %.
-    assert not scene.admits(square_at(58, 20), as_object=False)
-    assert scene.admits(square_at(62, 20), as_object=False)
+    # 20 px wide, three quarters must stay: shifted by 12 px it leaves 60 %, by 16 px 80 %.
+    assert not scene.admits(square_at(62, 20), as_object=False)
+    assert scene.admits(square_at(66, 20), as_object=False)
 
 
 def test_an_object_mostly_outside_the_picture_is_not_admitted():
     scene = figures.Scene(np.zeros((100, 100, 3), dtype=np.float32))
-    assert not scene.admits(square_at(-2, 20), as_object=True)
-    assert scene.admits(square_at(2, 20), as_object=True)
+    assert not scene.admits(square_at(2, 20), as_object=True)  # 60 % of it is inside
+    assert scene.admits(square_at(6, 20), as_object=True)
     assert scene.admits(square_at(-60, 20), as_object=False)
 
 
