@@ -1,10 +1,11 @@
 """Checkpoints: whole or not at all, every bit checked, nothing executed."""
 
+import json
 import os
 import random
-import resource
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,47 +132,35 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path):
 # Killed, or out of space, while saving
 
 
-def in_child(action: Callable[[], None]) -> int:
-    """Exit status of a process that only runs ``action``."""
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        except OSError:
-            os._exit(3)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+MOMENTS = 10
 
 
-def save_until(path: Path, moment: int) -> None:
-    """Save, but die at the given one of the moments that matter."""
-    passed = 0
+@pytest.fixture(scope="module")
+def died(tmp_path_factory) -> tuple[Path, dict[str, int]]:
+    """Folders in which a save was cut short at every moment, and how it ended."""
+    root = tmp_path_factory.mktemp("died")
+    for name in [*map(str, range(MOMENTS)), "full"]:
+        (root / name).mkdir()
+        save_checkpoint(root / name / "last.pt", state_of(1))
+        if name != "full":
+            save_checkpoint(root / name / "last.pt", state_of(2), keep_previous=True)
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("save_and_die.py"), root],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return root, json.loads(done.stdout)
 
-    def dying(original: Callable) -> Callable:
-        def call(*arguments: object) -> object:
-            nonlocal passed
-            if passed == moment:
-                os._exit(9)
-            passed += 1
-            return original(*arguments)
 
-        return call
-
-    os.fsync, os.link = dying(os.fsync), dying(os.link)
-    Path.replace = dying(Path.replace)
-    save_checkpoint(path, state_of(3), keep_previous=True)
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_killed_at_any_moment_a_whole_checkpoint_is_left(last):
-    save_checkpoint(last, state_of(2), keep_previous=True)
-    before = {path.name: path.read_bytes() for path in last.parent.iterdir()}
-    statuses = []
-    for moment in range(10):
-        for name, content in before.items():
-            last.with_name(name).unlink(missing_ok=True)
-            last.with_name(name).write_bytes(content)
-        statuses.append(in_child(lambda moment=moment: save_until(last, moment)))
+def test_killed_at_any_moment_a_whole_checkpoint_is_left(died):
+    root, statuses = died
+    assert statuses["0"] == 9
+    assert statuses[str(MOMENTS - 1)] == 0
+    for moment in range(MOMENTS):
+        last = root / str(moment) / "last.pt"
         found, problems = load_latest(last.parent)
         assert found["step"] in (2, 3)
         assert problems == []
@@ -179,20 +168,13 @@ def test_killed_at_any_moment_a_whole_checkpoint_is_left(last):
         # What was left lying does not disturb the next save.
         save_checkpoint(last, state_of(4), keep_previous=True)
         assert load_checkpoint(last)["step"] == 4
-    assert statuses[0] == 9
-    assert statuses[-1] == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_full_disk_is_an_error_that_leaves_what_was_there(last):
-    def save_too_much() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        state = {"model": {"weight": torch.zeros(100_000)}}
-        save_checkpoint(last, state, keep_previous=True)
-
-    assert in_child(save_too_much) == 3
-    assert same(load_checkpoint(last), state_of(1))
-    assert [path.name for path in last.parent.iterdir()] == ["last.pt"]
+def test_a_full_disk_is_an_error_that_leaves_what_was_there(died):
+    root, statuses = died
+    assert statuses["full"] == 3
+    assert same(load_checkpoint(root / "full" / "last.pt"), state_of(1))
+    assert [path.name for path in (root / "full").iterdir()] == ["last.pt"]
 
 
 # The newest of a folder
