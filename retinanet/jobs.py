@@ -50,7 +50,7 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
 
     Args:
         settings: checked; what is None comes from the checkpoint.
-        overrides: as typed, for the record.
+        overrides: as typed; not used, so that both jobs are called alike.
 
     Raises:
         ValueError: a damaged checkpoint, or data of other classes.

@@ -119,11 +119,9 @@ class Records:
         self._refuse(field, values, {int}, _is_int64, "an integer", "Write it without quotes.")
         return np.array(values, dtype=np.int64)
 
-    def numbers(self, field: str, missing: float | None = None) -> np.ndarray:
-        """(N,) float64: a field of finite numbers; ``missing`` stands for absent and null."""
+    def numbers(self, field: str) -> np.ndarray:
+        """(N,) float64: a field of finite numbers."""
         values = self.column(field)
-        if missing is not None and not all(value is not None for value in values):
-            values = [missing if value is None else value for value in values]
         self._refuse(field, values, {int, float}, is_finite, "a finite number", "Correct it.")
         return np.array(values, dtype=np.float64)
 
