@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from retinanet import distributed
-from retinanet.config import DataConfig, TrainConfig
+from retinanet.config import DataConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, check_images_exist, check_same_classes, read_coco
 from retinanet.data.shapes import ensure_shapes
 from retinanet.data.stream import TrainingStream
@@ -202,6 +202,26 @@ def build_postprocess(settings: TrainConfig) -> Postprocess:
         nms_iou=post.nms_iou,
         detections=post.detections,
     )
+
+
+def build_validation(settings: TrainConfig, how: EvaluationConfig) -> dict[str, Any]:
+    """What :func:`retinanet.evaluation.validate.validate` needs beside model, data and device.
+
+    Args:
+        settings: of the run that the model comes from.
+        how: that run's ``evaluation``, or that of eval.py.
+    """
+    return {
+        "augment": build_augment(settings, train=False),
+        "postprocess": build_postprocess(settings),
+        "precision": settings.precision,
+        "batch_size": how.batch_size,
+        "workers": settings.data.workers,
+        "on_bad_image": settings.data.on_bad_image,
+        "max_images": how.max_images,
+        "backend": how.backend,
+        "max_dets": how.max_dets,
+    }
 
 
 def build_trainer(

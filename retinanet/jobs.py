@@ -12,7 +12,7 @@ import torch
 from retinanet import build, distributed
 from retinanet.checks import check_settings
 from retinanet.config import EvalConfig, TrainConfig
-from retinanet.data.coco import CocoData
+from retinanet.data.coco import CocoData, check_images_exist
 from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device
 from retinanet.evaluation.publish import publish, tell
@@ -73,25 +73,15 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
     build.check_device(recorded, device)
     data = build.build_data(recorded.data, "val")
     check_classes(data, checkpoint, state["classes"]["names"])
+    if recorded.data.on_bad_image == "stop" and settings.evaluation.max_images is None:
+        check_images_exist(data)  # now rather than after hours
     model = load_model(state, recorded).to(device)
-    data_settings, how = recorded.data, settings.evaluation
     logger.info(
         "evaluate   %s (step %d) on %d images of %s, shorter side %d px",
-        *(checkpoint, state["step"], len(data), data.path, data_settings.min_size),
+        *(checkpoint, state["step"], len(data), data.path, recorded.data.min_size),
     )
     evaluation, found = validate(
-        model,
-        data,
-        build.build_augment(recorded, train=False),
-        build.build_postprocess(recorded),
-        device=device,
-        precision=recorded.precision,
-        batch_size=how.batch_size,
-        workers=data_settings.workers,
-        on_bad_image=data_settings.on_bad_image,
-        max_images=how.max_images,
-        backend=how.backend,
-        max_dets=how.max_dets,
+        model, data, device=device, **build.build_validation(recorded, settings.evaluation)
     )
     if distributed.is_main():
         folder = output_folder(settings, state, checkpoint, data)

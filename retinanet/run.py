@@ -70,7 +70,6 @@ class TrainingRun:
         self.trainer = build.build_trainer(
             settings, self.model, names, total_steps=self.total_steps, device=self.device
         )
-        self.postprocess = build.build_postprocess(settings)
         if stored is not None:
             self._load(stored)
 
@@ -218,21 +217,13 @@ class TrainingRun:
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""
-        settings, step = self.settings.evaluation, self.trainer.step
+        step = self.trainer.step
         model = self.model if self.trainer.ema is None else self.trainer.ema.model
         evaluation, found = validate(
             model,
             self.val_data,
-            build.build_augment(self.settings, train=False),
-            self.postprocess,
             device=self.device,
-            precision=self.settings.precision,
-            batch_size=settings.batch_size,
-            workers=self.settings.data.workers,
-            on_bad_image=self.settings.data.on_bad_image,
-            max_images=settings.max_images,
-            backend=settings.backend,
-            max_dets=settings.max_dets,
+            **build.build_validation(self.settings, self.settings.evaluation),
         )
         better = self._is_better(evaluation)
         self.evaluated_step = step
