@@ -202,18 +202,22 @@ class TrainingRun:
 
     def _log_row(self) -> None:
         means = self.progress.row(self.trainer)
-        if self.trainer.step == 1 and self._first_loss_is_known():
+        if self.trainer.step > 1 or self.settings.init_from is not None:
+            return
+        if self._closed_form_holds():
             num_classes = self.model.num_classes
             line = announce.compare_first_loss(
                 means, num_classes=num_classes, **self._loss_settings()
             )
-            logger.info("%s", line)
+        else:
+            line = announce.describe_first_loss(means)
+        logger.info("%s", line)
 
-    def _first_loss_is_known(self) -> bool:
-        """Whether the closed form holds for a batch, not only on average over the data."""
-        settings = self.settings
-        one_alpha = settings.loss.alpha is None or isinstance(settings.loss.alpha, int | float)
-        return settings.init_from is None and settings.loss.normalizer == "batch" and one_alpha
+    def _closed_form_holds(self) -> bool:
+        """Whether it gives the loss of a batch, and not only an average over the data."""
+        loss = self.settings.loss
+        one_alpha = loss.alpha is None or isinstance(loss.alpha, int | float)
+        return loss.normalizer == "batch" and one_alpha
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""

@@ -504,6 +504,14 @@ def test_alpha_by_name_reaches_the_loss(data, tmp_path):
         build.resolve_alpha([0.1, 0.2, 0.3], CLASSES)
 
 
+@pytest.mark.parametrize("override", ["loss.normalizer=ema", "loss.alpha=[0.2,0.4]"])
+def test_a_first_loss_without_closed_form_is_not_compared(data, tmp_path, override):
+    train(data, tmp_path / "run", "schedule.max_steps=1", override)
+    log = (tmp_path / "run/train.log").read_text()
+    assert "need not be equal" in log
+    assert "as expected" not in log
+
+
 # Evaluation of a checkpoint
 
 

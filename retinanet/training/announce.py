@@ -113,5 +113,13 @@ def compare_first_loss(
     )
 
 
+def describe_first_loss(means: Means) -> str:
+    """One line for settings under which the forecast does not hold for a single batch."""
+    return (
+        f"first step class loss {means.class_loss:.4g}; the forecast is for loss.normalizer=batch "
+        f"and one alpha for all classes, so the two need not be equal"
+    )
+
+
 def _short(alpha: Alpha) -> str:
     return "per class" if isinstance(alpha, Sequence) else str(alpha)
