@@ -277,15 +277,20 @@ def build_trainer(
     )
 
 
-def check_device(settings: TrainConfig, device: torch.device) -> None:
+def check_device(settings: TrainConfig, device: torch.device, *, train: bool) -> None:
     """Refuse settings that only a GPU can serve.
+
+    Args:
+        settings: of the run.
+        device: of this rank.
+        train: for training; synchronized norms predict anywhere.
 
     Raises:
         ValueError: the setting and what to use instead.
     """
     if device.type == "cpu" and settings.precision == "fp16":
         raise ValueError("precision=fp16 needs a GPU; on a CPU use precision=bf16 or fp32.")
-    if device.type == "cpu" and settings.model.norm == "sync":
+    if train and device.type == "cpu" and settings.model.norm == "sync":
         raise ValueError(
             "model.norm=sync needs GPUs (torch has it for CUDA only); use batch, group or frozen."
         )

@@ -15,6 +15,7 @@ from retinanet.limits import (
     COUNT,
     FRACTION,
     NOT_NEGATIVE,
+    PIXELS,
     POSITIVE,
     PROBABILITY,
     Limit,
@@ -39,9 +40,9 @@ class DataConfig:
     val_images: Optional[str] = setting("folder of the validation images")
     val_annotations: Optional[str] = setting("COCO JSON of the validation images")
     min_size: int = setting(
-        "shorter side after resizing, pixels; training, evaluation, prediction", COUNT
+        "shorter side after resizing, pixels; training, evaluation, prediction", PIXELS
     )
-    max_size: int = setting("the longer side is never resized above this, pixels", COUNT)
+    max_size: int = setting("the longer side is never resized above this, pixels", PIXELS)
     workers: int = setting(
         "loader processes on each rank; 0 loads in the main process", NOT_NEGATIVE
     )
@@ -57,11 +58,11 @@ class AugmentConfig:
 
     flip: float = setting("probability of a left-right flip", FRACTION)
     min_sizes: Optional[list[int]] = setting(
-        "shorter sides to draw from, pixels; null: data.min_size", COUNT
+        "shorter sides to draw from, pixels; null: data.min_size", PIXELS
     )
     scale: Optional[list[float]] = setting(
         "factor range [low, high] on the resized image, cropped back where larger; null: off",
-        Limit(low=0, open_low=True, length=2, increasing=True),
+        Limit(0, 10, open_low=True, length=2, increasing=True),
     )
     color: float = setting(
         "strength of brightness, contrast and saturation changes; 0: off",

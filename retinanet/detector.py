@@ -19,7 +19,7 @@ from retinanet.data.transforms import resize, resized_size
 from retinanet.devices import autocast, choose_device
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import to_original
-from retinanet.training.checkpoint import load_checkpoint, shipped_weights
+from retinanet.training.checkpoint import load_trained, shipped_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
         FileNotFoundError: no such file.
         ValueError: damaged, or not a checkpoint of this project.
     """
-    state = load_checkpoint(Path(path))
+    state = load_trained(Path(path))
     settings = recorded_settings(state)
     model = load_model(state, settings).to(choose_device(device))
     return Detector(model, settings, state["classes"]["names"], state["classes"]["ids"], precision)
@@ -129,7 +129,7 @@ def load_model(state: dict[str, Any], settings: TrainConfig) -> RetinaNet:
     """The model of a checkpoint with the weights to ship: the average's where there is one.
 
     Args:
-        state: from :func:`retinanet.training.checkpoint.load_checkpoint`.
+        state: from :func:`retinanet.training.checkpoint.load_trained`.
         settings: :func:`recorded_settings` of it.
     """
     model = build.build_model(settings, len(state["classes"]["names"]), load_later=True)

@@ -6,19 +6,20 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from retinanet import build, distributed
 from retinanet.checks import check_settings
-from retinanet.config import EvalConfig, TrainConfig
+from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, check_images_exist
 from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device
 from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.run import TrainingRun
-from retinanet.training.checkpoint import load_checkpoint
+from retinanet.training.checkpoint import load_trained
 from retinanet.training.logs import start_logging
 
 logger = logging.getLogger(__name__)
@@ -67,14 +68,18 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
 
 def _evaluate(settings: EvalConfig, device: torch.device) -> None:
     checkpoint = Path(settings.checkpoint)
-    state = load_checkpoint(checkpoint)
+    state = load_trained(checkpoint)
     recorded = recorded_settings(state)
+    as_trained = how_scored(recorded, recorded.evaluation)
     apply_choices(recorded, settings)
-    build.check_device(recorded, device)
+    changed = how_scored(recorded, settings.evaluation) != as_trained
+    build.check_device(recorded, device, train=False)
     data = build.build_data(recorded.data, "val")
-    check_classes(data, checkpoint, state["classes"]["names"])
+    data = match_classes(data, checkpoint, state["classes"]["names"])
     if recorded.data.on_bad_image == "stop" and settings.evaluation.max_images is None:
         check_images_exist(data)  # now rather than after hours
+    folder = output_folder(settings, state, data, changed=changed)
+    distributed.on_main(lambda: (folder / "eval").mkdir(parents=True, exist_ok=True))
     model = load_model(state, recorded).to(device)
     logger.info(
         "evaluate   %s (step %d) on %d images of %s, shorter side %d px",
@@ -84,7 +89,6 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
         model, data, device=device, **build.build_validation(recorded, settings.evaluation)
     )
     if distributed.is_main():
-        folder = output_folder(settings, state, checkpoint, data)
         tell(evaluation, found, cap=recorded.postprocess.detections, classes=True)
         publish(
             folder,
@@ -115,38 +119,56 @@ def apply_choices(recorded: TrainConfig, settings: EvalConfig) -> None:
     check_settings(recorded)
 
 
-def check_classes(data: CocoData, checkpoint: Path, names: list[str]) -> None:
-    """Refuse data whose classes are not the checkpoint's.
+def how_scored(settings: TrainConfig, evaluation: EvaluationConfig) -> tuple[Any, ...]:
+    """All that the numbers of one model on one data set depend on."""
+    data = settings.data
+    images_and_cap = evaluation.max_images, list(evaluation.max_dets)
+    model = data.min_size, data.max_size, settings.precision
+    return *images_and_cap, *model, dataclasses.asdict(settings.postprocess)
+
+
+def match_classes(data: CocoData, checkpoint: Path, names: list[str]) -> CocoData:
+    """Give data the labels of a checkpoint: classes are the same by name, in any order.
 
     Raises:
-        ValueError: both lists, and what to do.
+        ValueError: the names that only one of them has, and what to do.
     """
-    if list(data.category_names) != names:
+    own = data.category_names
+    if sorted(own) != sorted(names):
+        only_here = [name for name in own if name not in names]
+        only_there = [name for name in names if name not in own]
         raise ValueError(
-            f"the checkpoint {checkpoint} detects {len(names)} classes ({_some(names)}), "
-            f"{data.path} lists {len(data.category_names)} categories "
-            f"({_some(data.category_names)}). Evaluate it on data with its classes, or start from "
-            f"it with init_from={checkpoint}."
+            f"the checkpoint {checkpoint} detects {len(names)} classes, {data.path} lists "
+            f"{len(own)} categories; only the checkpoint has {_some(only_there)}, only the data "
+            f"{_some(only_here)}. Evaluate it on data with its classes, or start from it with "
+            f"init_from={checkpoint}."
         )
+    return data.relabelled(names)
 
 
-def output_folder(settings: EvalConfig, state: dict, checkpoint: Path, data: CocoData) -> Path:
-    """Where the files go: the run itself for its own data, else a folder in it.
+def output_folder(settings: EvalConfig, state: dict, data: CocoData, *, changed: bool) -> Path:
+    """Where the files go: ``<run>/eval`` is best.pt as it was trained, other folders the rest.
 
     Args:
         settings: of eval.py.
         state: the checkpoint.
-        checkpoint: its path.
         data: what was evaluated.
+        changed: it is scored in another way than in training.
     """
     if settings.output_dir is not None:
         return Path(settings.output_dir)
+    checkpoint = Path(settings.checkpoint)
     run = checkpoint.parent.parent
     if not (run / "config.yaml").exists():
         run = checkpoint.with_suffix("")
     own = state["val_data"] == data.fingerprint
-    return run if own else run / f"eval_{settings.data.name or data.path.stem}"
+    if own and not changed and checkpoint.name == "best.pt":
+        return run
+    parts = [] if checkpoint.name == "best.pt" else [checkpoint.stem]
+    parts += [] if own else [settings.data.name or data.path.stem]
+    parts += ["changed"] if changed else []
+    return run / "_".join(["eval", *parts])
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "none"

@@ -41,7 +41,9 @@ class Limit:
 
 FRACTION = Limit(0, 1)
 PROBABILITY = Limit(0, 1, open_low=True, open_high=True)
-COUNT = Limit(low=1)
+COUNT = Limit(1, 2**31 - 1)
+# More than any camera's; sides of images that fit in no memory are mistakes.
+PIXELS = Limit(1, 2**16)
 NOT_NEGATIVE = Limit(low=0)
 POSITIVE = Limit(low=0, open_low=True)
 

@@ -43,5 +43,7 @@ def read_tensors(path: Path) -> Any:
     except PermissionError:
         raise
     except UNREADABLE as error:
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to trust the file
+            raise ValueError("no file of tensors and plain containers alone") from error
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{type(error).__name__}: {reason}") from error

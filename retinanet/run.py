@@ -42,7 +42,7 @@ class TrainingRun:
             ValueError: data, settings or a directory that do not fit.
             FileNotFoundError: a file that is named but not there.
         """
-        build.check_device(settings, device)
+        build.check_device(settings, device, train=True)
         self.settings = settings
         self.overrides = overrides
         self.device = device
@@ -133,6 +133,7 @@ class TrainingRun:
         elif main:
             for line in self._announcement():
                 logger.info("%s", line)
+            self.progress.restart_clock()
 
     def _announcement(self) -> list[str]:
         """What to expect of the first step."""
@@ -143,6 +144,7 @@ class TrainingRun:
             self.trainer.matcher,
             min_size=settings.data.min_size,
             max_size=settings.data.max_size,
+            keep_empty=settings.data.keep_empty,
         )
         lines = [f"repaired   {what}: {count}" for what, count in data.repairs.items()]
         lines += describe(found, data.category_names)
@@ -156,9 +158,10 @@ class TrainingRun:
         lines += announce.warn_of_warmup(settings.schedule.warmup_steps, self.total_steps)
         if settings.init_from is not None:
             return lines + self.init_lines
-        return lines + announce.announce_loss(
+        lines += announce.announce_loss(
             found, num_classes=self.model.num_classes, **self._loss_settings()
         )
+        return lines if self._closed_form_holds() else [*lines, announce.FORECAST_LIMITS]
 
     def _loss_settings(self) -> dict[str, Any]:
         alpha = build.resolve_alpha(self.settings.loss.alpha, self.train_data.category_names)
@@ -210,7 +213,7 @@ class TrainingRun:
                 means, num_classes=num_classes, **self._loss_settings()
             )
         else:
-            line = announce.describe_first_loss(means)
+            line = f"first step class loss {means.class_loss:.4g}, not compared"
         logger.info("%s", line)
 
     def _closed_form_holds(self) -> bool:
@@ -252,7 +255,7 @@ class TrainingRun:
             evaluation,
             found,
             cap=self.settings.postprocess.detections,
-            classes=step == self.total_steps,
+            classes=self._finished(),
         )
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
@@ -299,12 +302,16 @@ class TrainingRun:
         Raises:
             ValueError: the annotations are not those it was trained on.
         """
-        if stored["train_data"] != self.train_data.fingerprint:
-            raise ValueError(
-                f"{self.train_data.path} has changed since {self.directory.root} was started; "
-                f"restore it, or choose another output_dir (with init_from="
-                f"{self.directory.best} to keep the weights)."
-            )
+        for data, fingerprint in (
+            (self.train_data, stored["train_data"]),
+            (self.val_data, stored["val_data"]),
+        ):
+            if data.fingerprint != fingerprint:
+                raise ValueError(
+                    f"{data.path} is not the file that {self.directory.root} was started with; "
+                    f"restore it, or choose another output_dir (with init_from="
+                    f"{self.directory.best} to keep the weights)."
+                )
         self.trainer.load_state_dict(stored)
         self.best = stored["best"]
         self.evaluated_step = stored["evaluated_step"]

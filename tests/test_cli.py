@@ -452,7 +452,8 @@ def test_a_folder_of_settings_must_exist_and_has_no_root_file(tmp_path):
         (["experiment=coco_r50_1x", "data.root=/d"], "coco_r50_1x"),
         (["experiment=coco_r50_1x", "model=resnet18"], "coco_r50_1x,model=resnet18"),
         (["device=cpu", "data.workers=0", "log_images=1", "save_every_steps=5"], "shapes"),
-        (["evaluation.max_images=5", "overwrite=true", "compile=true"], "shapes"),
+        (["evaluation.backend=pycocotools", "overwrite=true", "compile=true"], "shapes"),
+        (["evaluation.max_images=5"], "shapes,evaluation.max_images=5"),
         (["loss.alpha=null", "schedule.epochs=2"], "shapes,loss.alpha=null,schedule.epochs=2"),
         (["matching.low_quality=false"], "shapes,matching.low_quality=false"),
     ],
@@ -477,13 +478,11 @@ def test_names_are_safe_short_and_different():
 
 def test_only_settings_that_give_another_run_are_in_its_name():
     free = {name for name in KEYS if not changes_weights(name)}
-    assert {n for n in free if not n.startswith("evaluation.")} == {
+    assert free == {
         "data.root", "data.workers", "device", "compile", "overwrite", "output_dir",
-        "log_every_steps", "log_images", "save_every_steps",
+        "log_every_steps", "log_images", "save_every_steps", "evaluation.backend",
+        "evaluation.batch_size", "evaluation.every_epochs", "evaluation.patience",
     }  # fmt: skip
-    assert {n for n in free if n.startswith("evaluation.")} == {
-        name for name in KEYS if name.startswith("evaluation.")
-    }
 
 
 # Sweeps.

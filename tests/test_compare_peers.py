@@ -230,8 +230,8 @@ def test_the_references_warm_up_within_the_first_epoch(data_settings):
     settings = compose(REFERENCES, data_settings, ["data=custom"])
     rates = make_rates(settings, total_steps=None, clock=lambda: 0.0, num_images=292)
     assert rates.warmup_steps == 35  # 36 steps of 8
-    assert rates(0) == pytest.approx(0.01 / 1000)
-    assert rates(35) == pytest.approx(0.01)
+    assert rates(0) == pytest.approx(0.005 / 1000)
+    assert rates(35) == pytest.approx(0.005)
 
 
 def test_recipes_are_settings_of_ours(data_settings):
@@ -239,7 +239,7 @@ def test_recipes_are_settings_of_ours(data_settings):
     theirs = compose(REFERENCES, data_settings, ["data=custom", "model=mobilenet_v2"])
     assert (theirs.model.head_depth, theirs.model.head_norm) == (4, "none")
     assert ours.precision == "fp32"  # typed later
-    assert (theirs.optim.lr, theirs.optim.reference_batch) == (0.01, None)
+    assert (theirs.optim.lr, theirs.optim.reference_batch) == (0.01, 16)
     assert theirs.optim.norm_weight_decay == theirs.optim.bias_weight_decay == 1e-4
     assert theirs.ema.decay is theirs.optim.max_grad_norm is None
 

@@ -111,6 +111,18 @@ def test_every_choice_composes_within_its_ranges(job, choice):
     assert type(command.settings) is expected
 
 
+@pytest.mark.parametrize("path", group_files(), ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_a_choice_keeps_its_values_on_the_built_in_set(path):
+    group = path.parent.name
+    if group == "data" or path.stem == "recorded":
+        pytest.skip("chooses the data itself, or is for eval.py")
+    needed = ["data.min_size=256", "data.max_size=2000"] if group == "augment" else []
+    with composer("train") as reader:
+        settings = reader.command([f"{group}={path.stem}", *needed]).settings
+    found = dataclasses.asdict(getattr(settings, group))
+    assert {key: found[key] for key in given(path)} == given(path)
+
+
 def test_every_experiment_states_its_command():
     for path in (CONFIGS / "experiment").glob("*.yaml"):
         text = path.read_text()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -329,8 +330,27 @@ def test_changed_annotations_are_not_continued_on(tmp_path):
     write_split(tmp_path / "data", "val", range(20, 21))
     train(tmp_path / "data", tmp_path / "run", "schedule.epochs=1")
     write_split(tmp_path / "data", "train", range(10, 15))
-    with pytest.raises(ValueError, match=r"train\.json has changed since .*init_from="):
+    with pytest.raises(ValueError, match=r"train\.json is not the file that .*init_from="):
         train(tmp_path / "data", tmp_path / "run", "schedule.epochs=2")
+
+
+def test_a_changed_validation_set_is_not_continued_on(tmp_path):
+    write_split(tmp_path / "data", "train", range(10, 14))
+    write_split(tmp_path / "data", "val", range(20, 21))
+    train(tmp_path / "data", tmp_path / "run", "schedule.epochs=1")
+    write_split(tmp_path / "data", "val", range(20, 22))
+    with pytest.raises(ValueError, match=r"val\.json is not the file that .*init_from="):
+        train(tmp_path / "data", tmp_path / "run", "schedule.epochs=2")
+
+
+def test_a_run_stopped_by_a_bad_image_continues_without_it(tmp_path):
+    write_split(tmp_path / "data", "train", range(10, 14))
+    write_split(tmp_path / "data", "val", range(20, 21))
+    (tmp_path / "data/images/12.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"12\.png.*data\.on_bad_image=skip"):
+        train(tmp_path / "data", tmp_path / "run")
+    train(tmp_path / "data", tmp_path / "run", "data.on_bad_image=skip")
+    assert "finished   4 steps" in (tmp_path / "run/train.log").read_text()
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path):
@@ -508,7 +528,8 @@ def test_alpha_by_name_reaches_the_loss(data, tmp_path):
 def test_a_first_loss_without_closed_form_is_not_compared(data, tmp_path, override):
     train(data, tmp_path / "run", "schedule.max_steps=1", override)
     log = (tmp_path / "run/train.log").read_text()
-    assert "need not be equal" in log
+    assert "so the first step may differ too" in log
+    assert ", not compared" in log
     assert "as expected" not in log
 
 
@@ -540,9 +561,64 @@ def test_data_of_other_classes_is_refused(whole, tmp_path):
     overrides = ["data=custom", f"data.root={tmp_path / 'data'}", "data.val_images=images"]
     overrides += ["data.val_annotations=val.json", "data.train_images=x"]
     overrides += ["data.train_annotations=x", f"output_dir={tmp_path / 'out'}"]
-    with pytest.raises(ValueError, match=r"detects 2 classes \(square, bar\).*\(disc, ring\)"):
+    with pytest.raises(ValueError, match="checkpoint has square, bar, only the data disc, ring"):
         evaluate(whole / "checkpoints/best.pt", *overrides)
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_the_same_by_name_in_any_order(whole, tmp_path, data):
+    ids = range(20, 23)
+    write_split(tmp_path / "data", "val", ids, classes=CLASSES)
+    file = tmp_path / "data/val.json"
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": 9, "name": "square"}, {"id": 4, "name": "bar"}]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = {1: 9, 2: 4}[annotation["category_id"]]
+    file.write_text(json.dumps(content))
+    for root, output in ((data, "same"), (tmp_path / "data", "other")):
+        evaluate(
+            whole / "checkpoints/best.pt",
+            "data=custom",
+            f"data.root={root}",
+            "data.val_images=images",
+            "data.val_annotations=val.json",
+            "data.train_images=x",
+            "data.train_annotations=x",
+            "data.workers=0",
+            "postprocess.score_threshold=0",
+            f"output_dir={tmp_path / output}",
+        )
+    same, other = (
+        json.loads((tmp_path / output / "eval/metrics.json").read_text())["classes"]
+        for output in ("same", "other")
+    )
+    for first, second in zip(same, other, strict=True):
+        assert (first["name"], first["AP"]) == (second["name"], second["AP"])
+    assert {row["name"]: row["category_id"] for row in other} == {"square": 9, "bar": 4}
+    detections = json.loads((tmp_path / "other/eval/detections.json").read_text())
+    assert {row["category_id"] for row in detections} == {4, 9}
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "folder"),
+    [
+        ("last.pt", None, "eval_last"),
+        ("best.pt", "evaluation.max_images=1", "eval_changed"),
+        ("best.pt", "postprocess.score_threshold=0.5", "eval_changed"),
+    ],
+)
+def test_only_the_best_as_trained_is_written_over_the_run(whole, name, override, folder):
+    before = (whole / "eval/metrics.json").read_bytes()
+    evaluate(whole / "checkpoints" / name, *([override] if override else []))
+    assert (whole / folder / "eval/metrics.json").exists()
+    assert (whole / "eval/metrics.json").read_bytes() == before
+    shutil.rmtree(whole / folder)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_evaluation(whole, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        evaluate(whole / "checkpoints/best.pt", f"output_dir={tmp_path / 'file'}")
 
 
 def test_settings_survive_the_checkpoint(whole, data):

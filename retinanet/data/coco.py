@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +45,10 @@ class CocoData:
     first: np.ndarray  # (N + 1,) int64: annotations of image i are rows first[i]:first[i + 1]
     bbox: np.ndarray  # (M, 4) float64 x, y, width, height, exactly as in the file
     area: np.ndarray  # (M,) float64
-    labels: np.ndarray  # (M,) int64 rank of the category id
+    labels: np.ndarray  # (M,) int64; as read, the rank of the category id
     crowd: np.ndarray  # (M,) bool
     usable: np.ndarray  # (M,) bool: false for boxes without area inside the image
-    category_ids: tuple[int, ...]  # sorted
+    category_ids: tuple[int, ...]  # category_ids[label]; sorted as read
     category_names: tuple[str, ...]  # category_names[label]
     annotated: bool  # false: a test set, the file has no list of annotations
     repairs: dict[str, int]  # what was mended while reading -> how often
@@ -100,6 +102,22 @@ class CocoData:
             if name not in present[folder] and not self.image_path(index).exists():
                 lost.append(index)
         return lost
+
+    def relabelled(self, names: Sequence[str]) -> CocoData:
+        """The same data with the classes in another order.
+
+        Args:
+            names: the same names as ``category_names``.
+        """
+        if tuple(names) == self.category_names:
+            return self
+        old = [self.category_names.index(name) for name in names]  # new label -> old label
+        return dataclasses.replace(
+            self,
+            labels=np.argsort(old)[self.labels],
+            category_ids=tuple(self.category_ids[label] for label in old),
+            category_names=tuple(names),
+        )
 
     def _rows(self, index: int, crowd: bool) -> np.ndarray:
         """Usable annotations of one image that are crowds, or that are not."""

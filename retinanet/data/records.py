@@ -104,7 +104,10 @@ class Records:
     def problem(self, index: int, field: str, allowed: str, remedy: str) -> ValueError:
         """The error of one record: file, record, field, value, what is allowed, what to do."""
         record = self.items[index]
-        got = f"got {shown(record[field])}" if field in record else "which is missing"
+        if field not in record:
+            got, remedy = "which is missing", "Add it."
+        else:
+            got = f"got {shown(record[field])}"
         return ValueError(
             f"{self.path}: {self.where(index)}: {field} must be {allowed}, {got}. {remedy}"
         )

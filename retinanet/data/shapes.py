@@ -37,7 +37,7 @@ SEED = 0
 FINGERPRINT_FILE = "shapes.json"
 # One per class, with gaps like COCO's, so that ids and labels cannot be mixed up unnoticed.
 CATEGORY_IDS = (1, 2, 4, 7, 8, 11)
-# JPEG quality at which the set takes about 45 MB and small figures keep their edges.
+# JPEG quality at which the set takes about 50 MB and small figures keep their edges.
 QUALITY = 92
 # Split name -> which stream of random numbers, and the id of its first image.
 SPLITS = {"train2017": (0, 100_000), "val2017": (1, 1_000)}

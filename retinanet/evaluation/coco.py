@@ -77,6 +77,8 @@ def evaluate(
     precision, recall = run(
         _ground_truth(data, image_ids, rows), _results(data, detections, image_ids), list(max_dets)
     )
+    by_id = np.argsort(np.argsort(data.category_ids))  # evaluators put classes in this order
+    precision, recall = precision[:, :, by_id], recall[:, by_id]
     num_gt = np.bincount(data.labels[rows][~data.crowd[rows]], minlength=len(data.category_ids))
     curves = precision[:, :, :, 0, 2]  # (10, 101, K)
     return Evaluation(

@@ -90,9 +90,10 @@ def detect_batch(
         logits, deltas, anchors = model(batch.images, batch.sizes)
     undefined = logits.amax(dim=(1, 2)).isnan()  # (B,)
     if undefined.any():
+        remedy = "" if precision == "fp32" else f", or precision={precision} overflows: try fp32"
         raise FloatingPointError(
             f"the model gives nan as logits of images {batch.image_ids[undefined].tolist()}; its "
-            f"weights are not finite, or precision={precision} overflows: try precision=fp32."
+            f"weights are not finite{remedy}."
         )
     level_sizes = model.level_sizes(*batch.images.shape[-2:])
     found = postprocess(logits, deltas, anchors, batch.sizes, level_sizes)

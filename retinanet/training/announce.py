@@ -17,6 +17,11 @@ from retinanet.training.totals import Means
 
 # A warm-up longer than this share of the run is probably meant for a longer one.
 MAX_WARMUP_SHARE = 0.25
+# Said where the closed form gives the mean over the data, not the loss of a batch.
+FORECAST_LIMITS = (
+    "           it is for loss.normalizer=batch and one alpha for all classes; yours differ, so "
+    "the first step may differ too"
+)
 
 Alpha = float | Sequence[float] | None
 
@@ -110,14 +115,6 @@ def compare_first_loss(
     return (
         f"{line}: NOT as expected. The class subnet does not start at model.prior={prior:g} "
         f"(weights loaded over it?) or its features are out of scale"
-    )
-
-
-def describe_first_loss(means: Means) -> str:
-    """One line for settings under which the forecast does not hold for a single batch."""
-    return (
-        f"first step class loss {means.class_loss:.4g}; the forecast is for loss.normalizer=batch "
-        f"and one alpha for all classes, so the two need not be equal"
     )
 
 

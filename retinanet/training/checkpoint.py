@@ -15,6 +15,8 @@ from retinanet.loading import UNREADABLE, read_tensors
 
 # Raised when the meaning of a key changes; load_checkpoint refuses what it does not know.
 FORMAT = 1
+# What a trained model is: the weights, and what it takes to use them.
+NEEDED = {"model", "settings", "classes"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
@@ -84,13 +86,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = read_tensors(path)
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged or no checkpoint of this project ({error}); "
-            f"use previous.pt or best.pt beside it."
+            f"{path} is damaged or no checkpoint of this project ({error}); give another, such as "
+            f"previous.pt or best.pt of the same run."
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a checkpoint of this project (format {FORMAT}); weights of a trunk "
             f"belong into model.weights."
+        )
+    return state
+
+
+def load_trained(path: Path) -> dict[str, Any]:
+    """As :func:`load_checkpoint`, for the model that a run trained.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: as there, or the checkpoint is of something else.
+    """
+    state = load_checkpoint(path)
+    if not state.keys() >= NEEDED:
+        raise ValueError(
+            f"{path} holds {', '.join(sorted(state))}, but no model of train.py; give a "
+            f"checkpoint from the checkpoints folder of a run."
         )
     return state
 

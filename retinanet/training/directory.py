@@ -16,7 +16,7 @@ import yaml
 
 from retinanet.atomic import write_whole
 
-# What a continued run may change: none of it changes the weights.
+# What a continued run may change: none of it changes the weights, or which are the best.
 MAY_DIFFER = (
     "data.root",
     "data.workers",
@@ -25,11 +25,16 @@ MAY_DIFFER = (
     "log_every_steps",
     "log_images",
     "save_every_steps",
-    "evaluation.",
+    "evaluation.backend",
+    "evaluation.batch_size",
+    "evaluation.every_epochs",
+    "evaluation.patience",
     "output_dir",
     "overwrite",
 )
 MAY_RISE = ("schedule.epochs", "schedule.max_steps")
+# A run that stopped at a bad image may go on without it: nothing before depended on it.
+MAY_BECOME = {"data.on_bad_image": "skip"}
 
 RECORDED_VERSIONS = (
     "torch",
@@ -148,6 +153,8 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[An
         if values[0] == values[1] or key.startswith(MAY_DIFFER):
             continue
         if key in MAY_RISE and None not in values and values[1] > values[0]:
+            continue
+        if MAY_BECOME.get(key, values[0]) == values[1]:
             continue
         changed[key] = values
     return changed

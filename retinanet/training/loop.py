@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -138,7 +139,9 @@ class Trainer:
         positive = match.label >= 0
         own = scores[positive].gather(1, match.label[positive][:, None])[:, 0]
         background = 1 - scores[match.label == NEGATIVE].flatten()
-        stride = max(1, len(background) // P_T_SAMPLES)
+        stride = -(-len(background) // P_T_SAMPLES) or 1
+        while math.gcd(stride, scores.shape[-1]) > 1:  # or some classes would never be met
+            stride += 1
         return {"positives": own.cpu(), "background": background[::stride].cpu()}
 
     def _update_weights(self, grad_norm: Tensor) -> None:

@@ -36,7 +36,13 @@ class Survey:
 
 
 def survey(
-    data: CocoData, generator: AnchorGenerator, matcher: Matcher, *, min_size: int, max_size: int
+    data: CocoData,
+    generator: AnchorGenerator,
+    matcher: Matcher,
+    *,
+    min_size: int,
+    max_size: int,
+    keep_empty: bool = True,
 ) -> Survey:
     """Count images, boxes and anchors at the training size.
 
@@ -46,9 +52,11 @@ def survey(
         matcher: assigns them.
         min_size: shorter side after resizing, pixels.
         max_size: bound of the longer side, pixels.
+        keep_empty: also images without a box are trained on.
     """
     usable = data.usable & ~data.crowd
-    sampled = np.unique(np.linspace(0, len(data) - 1, SAMPLED_IMAGES).astype(int))
+    images = np.arange(len(data)) if keep_empty else np.flatnonzero(data.num_boxes())
+    sampled = images[np.unique(np.linspace(0, len(images) - 1, SAMPLED_IMAGES).astype(int))]
     rows = [_match_image(data, i, generator, matcher, min_size, max_size) for i in sampled]
     anchors, positives, background, boxes, uncovered = np.array(rows, dtype=float).sum(axis=0)
     return Survey(

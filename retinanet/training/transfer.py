@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.checkpoint import load_checkpoint, shipped_weights
+from retinanet.training.checkpoint import load_trained, shipped_weights
 
 # A trunk that matches less than this of its parameters is another trunk.
 MIN_TRUNK_SHARE = 0.95
@@ -33,7 +33,7 @@ def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[s
         FileNotFoundError: no such file.
         ValueError: not a checkpoint, or of another trunk.
     """
-    state = load_checkpoint(path)
+    state = load_trained(path)
     given, own = shipped_weights(state), model.state_dict()
     fits = {
         name: value

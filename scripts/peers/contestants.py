@@ -128,7 +128,10 @@ class TorchvisionTrainer:
         with autocast(self.device, self.precision):
             loss = sum(self.model(images, targets).values())
         if not loss.isfinite():
-            raise FloatingPointError(f"torchvision's loss is {loss.item()} at step {self.step}.")
+            raise FloatingPointError(
+                f"torchvision's loss is {loss.item()} at step {self.step}; lower optim.lr (mode "
+                f"time: --theirs optim.lr=...) and choose another --output."
+            )
         self.optimizer.zero_grad()
         loss.backward()
         if self.max_grad_norm is not None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.logs import MetricsLog
-from retinanet.training.loop import Trainer
+from retinanet.training.loop import P_T_SAMPLES, Trainer
 from retinanet.training.progress import Progress
 from retinanet.training.schedule import Schedule
 
@@ -204,6 +205,59 @@ def test_looking_does_not_change_the_model(make_trainer, make_model, make_batch)
     trainer.p_t(make_batch(1, 2, 1))
     assert_same_bits(trainer.model.state_dict(), before)
     assert trainer.model.training
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 80])
+def test_the_background_sample_meets_every_class(make_trainer, make_model, make_batch, num_classes):
+    model = make_model(num_classes=num_classes)
+    torch.nn.init.zeros_(model.head["cls"].pred.weight)
+    probabilities = torch.linspace(0.1, 0.9, num_classes)
+    a = model.anchor_generator.num_per_cell
+    model.head["cls"].pred.bias.data = probabilities.logit().repeat(a)
+    found = make_trainer(model=model).p_t(make_batch(1, 1, 0, 0, 0))["background"]
+    assert len(found) <= P_T_SAMPLES
+    shares = ((found[:, None] - (1 - probabilities)).abs() < 1e-4).float().mean(dim=0)
+    assert (shares - 1 / num_classes).abs().max() < 0.01
+
+
+# The host
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations whose result the host must wait for when the device is a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name()
+        indexed = name.startswith(("aten::index.", "aten::index_put"))
+        masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if indexed else []
+        if masks or name in WAITING:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique2"}
+
+
+@pytest.mark.parametrize("normalizer", ["batch", "image", "ema"])
+@pytest.mark.parametrize("box", ["l1", "smooth_l1", "giou", "diou", "ciou"])
+def test_no_step_waits_for_the_device(make_trainer, make_batch, normalizer, box):
+    trainer = make_trainer(normalizer=normalizer, ema=0.9, max_grad_norm=1.0)
+    trainer.loss.box = box
+    step(trainer, make_batch(1, 2, 0))  # the first one makes anchors and momentum
+    with Waits() as waits:
+        step(trainer, make_batch(2, 2, 1))
+    assert waits.found == []
+
+
+def test_waiting_is_noticed():
+    x = torch.arange(4.0)
+    with Waits() as waits:
+        x[x > 1], x.sum().item(), torch.nonzero(x)
+    assert waits.found == ["aten::index.Tensor", "aten::_local_scalar_dense", "aten::nonzero"]
 
 
 # Going on
