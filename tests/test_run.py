@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from retinanet import build, jobs
 from retinanet.cli.main import composer
@@ -192,6 +193,18 @@ def test_rows_carry_the_promised_names(whole):
     names = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
     assert evaluations[0].keys() == {"step", "epoch"} | names
     assert json.loads((whole / "eval/metrics.json").read_text()).keys() >= names
+
+
+def test_the_board_has_the_rows_and_the_pictures(whole):
+    board = EventAccumulator(str(whole / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    tags = board.Tags()
+    assert tags["images"] == ["predictions"]
+    assert set(tags["histograms"]) == {"p_t/positives", "p_t/background"}
+    expected = [(row["step"], row["loss/class"]) for row in rows(whole) if "loss/class" in row]
+    found = [(event.step, event.value) for event in board.Scalars("loss/class")]
+    assert found == [(step, pytest.approx(value)) for step, value in expected]
+    assert len(board.Scalars("val/AP")) == sum("AP" in row for row in rows(whole))
 
 
 def test_the_rates_of_the_rows_follow_the_schedule(whole):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -22,6 +23,9 @@ except ImportError:
 # Images above this are refused before they are decoded: a file of a megabyte can claim
 # gigabytes. Pillow's own limit.
 MAX_PIXELS = 178_956_970
+
+# torchvision's messages begin with the place in its source.
+_PLACE = re.compile(r"^\w+, \S+\.cpp:\d+, ")
 
 # What decoders raise on files that are damaged, one way or another.
 _DECODING_ERRORS = (
@@ -77,7 +81,7 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is empty or not an image"
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
+    return _PLACE.sub("", lines[0]).rstrip(".")
 
 
 def _decode(file: BinaryIO) -> Tensor:
