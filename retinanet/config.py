@@ -214,7 +214,7 @@ class EvaluationConfig:
         "COCO evaluator; both give the same numbers", one_of("faster", "pycocotools")
     )
     every_epochs: float = setting(
-        "epochs between evaluations, fractions allowed; the last step always", POSITIVE
+        "in training: epochs between evaluations, fractions allowed; the last step always", POSITIVE
     )
     max_images: Optional[int] = setting(
         "evaluate only the first images of the list; null: all", COUNT
@@ -224,7 +224,7 @@ class EvaluationConfig:
     )
     batch_size: int = setting("images of one padded size per forward pass", COUNT)
     patience: Optional[int] = setting(
-        "stop after this many evaluations without a better AP; null: off", COUNT
+        "in training: stop after this many evaluations without a better AP; null: off", COUNT
     )
 
 
