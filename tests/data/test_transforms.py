@@ -309,7 +309,7 @@ def test_colors_change_within_their_strength():
         ({"scale": (2.0, 1.0)}, r"augment\.scale must not decrease"),
         ({"color": 1.0}, r"augment\.color"),
         ({"min_sizes": ()}, r"augment\.min_sizes must not be empty"),
-        ({"min_size": 0}, r"data\.min_size must be at least 1"),
+        ({"min_size": 0}, r"data\.min_size must lie in \[1, 65536\], got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, message):
