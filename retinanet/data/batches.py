@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -246,12 +247,20 @@ def make_loader(
         requests: from :func:`train_plan` or :func:`eval_plan`; several epochs may follow on each
             other.
         seed: of the run, as given to the plan.
-        workers: processes; 0 for none.
+        workers: processes, as far as there are CPU cores; 0 for none.
         on_bad_image: ``stop`` or ``skip``.
         pin_memory: for a GPU.
     """
     check("data.workers", workers)
+    workers = min(workers, _cores())
     return Loader(Samples(data, augment, seed, on_bad_image), requests, workers, pin_memory)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _as_is(batch: Batch) -> Batch:

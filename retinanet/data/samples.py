@@ -110,7 +110,7 @@ class Samples:
         return (
             f"{str(error).rstrip('.')}, listed in {self.data.path} as images[{index}] (id "
             f"{self.data.image_ids[index]}). Replace the file, or set data.on_bad_image=skip to "
-            f"use another image in its place."
+            f"{'use another image in its place' if self.augment.train else 'miss its objects'}."
         )
 
     def _explain_size(self, index: int, image: Tensor) -> str:

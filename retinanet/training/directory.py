@@ -97,7 +97,12 @@ class RunDirectory:
         """
         if self.check(settings, overwrite=True):
             self.root.rename(_free_name(self.root))
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"cannot make output_dir={self.root} ({error.strerror}); choose another."
+            ) from error
         config = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         # First of all: killed at any moment, what is left is empty or known to be a run.
         write_whole(self.root / "config.yaml", config)
