@@ -44,7 +44,7 @@ class DataConfig:
     )
     max_size: int = setting("the longer side is never resized above this, pixels", PIXELS)
     workers: int = setting(
-        "loader processes on each rank, at most one per core; 0: the main process loads", NOT_NEGATIVE
+        "loader processes on each rank, at most one per core; 0: main process", NOT_NEGATIVE
     )
     keep_empty: bool = setting("train on images without boxes too")
     on_bad_image: str = setting(
