@@ -338,21 +338,13 @@ def test_another_setting_is_refused_before_anything_changes(data, whole):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-def test_changed_annotations_are_not_continued_on(tmp_path):
+@pytest.mark.parametrize(("split", "more"), [("train", range(10, 15)), ("val", range(20, 22))])
+def test_changed_annotations_are_not_continued_on(tmp_path, split, more):
     write_split(tmp_path / "data", "train", range(10, 14))
     write_split(tmp_path / "data", "val", range(20, 21))
     train(tmp_path / "data", tmp_path / "run", "schedule.epochs=1")
-    write_split(tmp_path / "data", "train", range(10, 15))
-    with pytest.raises(ValueError, match=r"train\.json is not the file that .*init_from="):
-        train(tmp_path / "data", tmp_path / "run", "schedule.epochs=2")
-
-
-def test_a_changed_validation_set_is_not_continued_on(tmp_path):
-    write_split(tmp_path / "data", "train", range(10, 14))
-    write_split(tmp_path / "data", "val", range(20, 21))
-    train(tmp_path / "data", tmp_path / "run", "schedule.epochs=1")
-    write_split(tmp_path / "data", "val", range(20, 22))
-    with pytest.raises(ValueError, match=r"val\.json is not the file that .*init_from="):
+    write_split(tmp_path / "data", split, more)
+    with pytest.raises(ValueError, match=rf"{split}\.json is not the file that .*init_from="):
         train(tmp_path / "data", tmp_path / "run", "schedule.epochs=2")
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Number(NamedTuple):
-    """One of COCO's twelve numbers: what it is the mean of, and its words in the report."""
+    """One of COCO's twelve numbers: what it is the mean of."""
 
     mean_of: str  # "precision" or "recall"
     threshold: int | slice  # index of the IoU threshold, 0.50 to 0.95 in steps of 0.05

@@ -69,8 +69,8 @@ def draw_predictions(
     """
     chosen = choose_images(data, detections, num_images)
     first = None
-    for sheet in folder.glob("predictions_*.png"):
-        sheet.unlink()  # of an earlier evaluation, perhaps of more images
+    for old in folder.glob("predictions_*.png"):
+        old.unlink()  # of an earlier evaluation, perhaps of more images
     for number, start in enumerate(range(0, len(chosen), ROWS_PER_SHEET), start=1):
         rows = [
             panels_of(data, detections, index, min_score)
