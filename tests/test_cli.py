@@ -479,7 +479,8 @@ def test_names_are_safe_short_and_different():
 def test_only_settings_that_give_another_run_are_in_its_name():
     free = {name for name in KEYS if not changes_weights(name)}
     assert free == {
-        "data.root", "data.workers", "device", "compile", "overwrite", "output_dir",
+        "data.root", "data.workers", "data.on_bad_image", "device", "compile",
+        "overwrite", "output_dir",
         "log_every_steps", "log_images", "save_every_steps", "evaluation.backend",
         "evaluation.batch_size", "evaluation.every_epochs", "evaluation.patience",
     }  # fmt: skip

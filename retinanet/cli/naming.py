@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retinanet.limits import value_text
-from retinanet.training.directory import MAY_DIFFER
+from retinanet.training.directory import MAY_BECOME, MAY_DIFFER
 
 MAX_LENGTH = 100
 UNSAFE = re.compile(r"[^A-Za-z0-9._,=+-]")
@@ -20,7 +20,7 @@ UNSAFE = re.compile(r"[^A-Za-z0-9._,=+-]")
 
 def changes_weights(key: str) -> bool:
     """Whether another value of this key (or choice of this group) makes it another run."""
-    return not f"{key}.".startswith(MAY_DIFFER)
+    return key not in MAY_BECOME and not f"{key}.".startswith(MAY_DIFFER)
 
 
 def safe_name(name: str) -> str:
