@@ -16,6 +16,7 @@ from retinanet.data.stream import TrainingStream
 from retinanet.data.transforms import Augment
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
+from retinanet.mining import HardAnchors
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
@@ -73,6 +74,7 @@ def build_augment(settings: TrainConfig, *, train: bool) -> Augment:
     return Augment(
         min_size=data.min_size,
         max_size=data.max_size,
+        rule=data.resize,
         flip=augment.flip,
         min_sizes=augment.min_sizes,
         scale=augment.scale,
@@ -116,6 +118,8 @@ def build_model(settings: TrainConfig, num_classes: int, *, load_later: bool = F
         norm=model.norm,
         head_norm=model.head_norm,
         frozen_stages=model.frozen_stages,
+        norm_eps=model.norm_eps,
+        stride_in_1x1=model.stride_in_1x1,
         fpn_channels=model.fpn_channels,
         p6_from=model.p6_from,
         relu_before_p7=model.relu_before_p7,
@@ -126,6 +130,7 @@ def build_model(settings: TrainConfig, num_classes: int, *, load_later: bool = F
             scales=anchors.scales,
             ratios=anchors.ratios,
             offset=anchors.offset,
+            rounding=anchors.rounding,
         ),
         load_later=load_later,
     )
@@ -147,8 +152,13 @@ def build_loss(settings: TrainConfig, class_names: Sequence[str]) -> RetinaNetLo
     """Both losses of a step."""
     loss = settings.loss
     return RetinaNetLoss(
+        name=loss.name,
         alpha=resolve_alpha(loss.alpha, class_names),
         gamma=loss.gamma,
+        star_beta=loss.star_beta,
+        ohem=HardAnchors(
+            anchors=loss.ohem_anchors, nms_iou=loss.ohem_nms_iou, ratio=loss.ohem_ratio
+        ),
         normalizer=loss.normalizer,
         box=loss.box,
         box_weight=loss.box_weight,
@@ -201,6 +211,7 @@ def build_postprocess(settings: TrainConfig) -> Postprocess:
         pre_nms=post.pre_nms,
         nms_iou=post.nms_iou,
         detections=post.detections,
+        clip=post.clip,
     )
 
 

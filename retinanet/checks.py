@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, get_type_hints
 
-from retinanet.config import TrainConfig
+from retinanet.config import DetectorConfig, TrainConfig
 from retinanet.limits import Limit, check_value
 
 
@@ -50,6 +50,8 @@ def check_settings(settings: Any, prefix: str = "") -> None:
             check_settings(value, f"{prefix}{f.name}.")
         else:
             check(prefix + f.name, value)
+    if isinstance(settings, TrainConfig | DetectorConfig):
+        check_sizes(settings.data.min_size, settings.data.max_size)
     if isinstance(settings, TrainConfig):
         _check_together(settings)
 
@@ -57,12 +59,14 @@ def check_settings(settings: Any, prefix: str = "") -> None:
 def _check_together(settings: TrainConfig) -> None:
     """Refuse settings that contradict each other."""
     data, model, matching, optim = settings.data, settings.model, settings.matching, settings.optim
-    if data.min_size > data.max_size:
-        raise ValueError(
-            f"data.min_size={data.min_size} is above data.max_size={data.max_size}; "
-            f"raise data.max_size or lower data.min_size."
-        )
     check_thresholds(matching.positive_iou, matching.negative_iou)
+    check_gamma(settings.loss.name, settings.loss.gamma)
+    check_strides(model.backbone, model.stride_in_1x1)
+    if settings.augment.color and data.resize == "torchvision":
+        raise ValueError(
+            f"augment.color={settings.augment.color:g} changes pixels of 8 bits, which "
+            f"data.resize=torchvision does not keep; use data.resize=antialias."
+        )
     if settings.init_from is None:
         check_trunk(model.backbone, model.norm, model.weights, model.frozen_stages)
     larger = [size for size in settings.augment.min_sizes or () if size > data.max_size]
@@ -75,6 +79,15 @@ def _check_together(settings: TrainConfig) -> None:
         raise ValueError(
             f"optim.batch_size={optim.batch_size} cannot be split into "
             f"optim.accumulate={optim.accumulate} equal micro-batches; change one of them."
+        )
+
+
+def check_sizes(min_size: int, max_size: int) -> None:
+    """Refuse a shorter side that the longer one does not allow."""
+    if min_size > max_size:
+        raise ValueError(
+            f"data.min_size={min_size} is above data.max_size={max_size}; "
+            f"raise data.max_size or lower data.min_size."
         )
 
 
@@ -109,4 +122,22 @@ def check_trunk(backbone: str, norm: str, weights: str | None, frozen_stages: in
 
 def is_path(weights: str) -> bool:
     """Whether ``model.weights`` names a file rather than weights of torchvision."""
-    return "/" in weights or "\\" in weights or weights.endswith((".pth", ".pt"))
+    return "/" in weights or "\\" in weights or weights.endswith((".pth", ".pt", ".pkl"))
+
+
+def check_gamma(name: str, gamma: float) -> None:
+    """Refuse the exponent that FL* divides by."""
+    if name == "focal_star" and gamma == 0:
+        raise ValueError(
+            "loss.gamma=0 with loss.name=focal_star, which divides by it; give gamma above 0, or "
+            "use loss.name=focal, whose gamma 0 is cross entropy."
+        )
+
+
+def check_strides(backbone: str, stride_in_1x1: bool) -> None:
+    """Refuse to move strides where there are no bottlenecks."""
+    if stride_in_1x1 and not backbone.startswith(("resnet50", "resnet101", "resnet152", "resnext")):
+        raise ValueError(
+            f"model.stride_in_1x1=true with model.backbone={backbone}: it has no bottlenecks with "
+            f"a first 1x1 convolution; set it to false, or use resnet50 or a larger one."
+        )

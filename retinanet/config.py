@@ -43,6 +43,10 @@ class DataConfig:
         "shorter side after resizing, pixels; training, evaluation, prediction", PIXELS
     )
     max_size: int = setting("the longer side is never resized above this, pixels", PIXELS)
+    resize: str = setting(
+        "resampling: antialias, or what torchvision's or OpenCV's checkpoints were trained with",
+        one_of("antialias", "torchvision", "opencv"),
+    )
     workers: int = setting(
         "loader processes on each rank, at most one per core; 0: main process", NOT_NEGATIVE
     )
@@ -83,6 +87,7 @@ class ModelConfig:
             "resnet101",
             "resnet152",
             "resnext50_32x4d",
+            "resnext101_32x4d",
             "resnext101_32x8d",
             "resnext101_64x4d",
             "mobilenet_v2",
@@ -97,6 +102,10 @@ class ModelConfig:
     frozen_stages: int = setting(
         "trunk stages that do not train: 1 is the stem, 2 adds C2, ...", Limit(0, 5)
     )
+    norm_eps: float = setting(
+        "added to the variance by the trunk's frozen and batch norms", NOT_NEGATIVE
+    )
+    stride_in_1x1: bool = setting("bottlenecks shrink in their first convolution (Caffe, MSRA)")
     fpn_channels: int = setting("channels of P3 to P7", COUNT)
     p6_from: str = setting("input of P6's convolution", one_of("c5", "p5"))
     relu_before_p7: bool = setting("ReLU between P6 and P7's convolution")
@@ -115,6 +124,10 @@ class AnchorsConfig:
     scales: list[float] = setting("factors on each size", POSITIVE)
     ratios: list[float] = setting("height / width", POSITIVE)
     offset: float = setting("center of the first anchor of a level, in strides", Limit(0, 1))
+    rounding: str = setting(
+        "none, or whole pixels and strides from the padded size, for torchvision's checkpoints",
+        one_of("none", "torchvision"),
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,11 +149,21 @@ class MatchingConfig:
 class LossConfig:
     """configs/loss -> retinanet/losses.py"""
 
+    name: str = setting(
+        "class loss: focal; its other form FL* (appendix A); or cross entropy of hard anchors",
+        one_of("focal", "focal_star", "ohem"),
+    )
     # Any: OmegaConf has no union of a number with a list or a map.
     alpha: Any = setting(
         "weight of y = 1, 1 - alpha of y = 0; a list or name map per class; null: off", FRACTION
     )
     gamma: float = setting("focusing exponent; 0 is alpha-balanced cross entropy", NOT_NEGATIVE)
+    star_beta: float = setting("focal_star only: shift of the logits", Limit(-100, 100))
+    ohem_anchors: int = setting("ohem only: anchors that count in each image", COUNT)
+    ohem_nms_iou: float = setting("ohem only: anchors with more overlap count once", FRACTION)
+    ohem_ratio: Optional[float] = setting(
+        "ohem only: background anchors for each positive; null: as it comes", POSITIVE
+    )
     normalizer: str = setting(
         "losses are divided by positives of the batch, the image, or their average over steps",
         one_of("batch", "image", "ema"),
@@ -204,6 +227,9 @@ class PostprocessConfig:
         "of two boxes of one class with more IoU the weaker is dropped", FRACTION
     )
     detections: int = setting("best detections kept in each image", COUNT)
+    clip: str = setting(
+        "boxes are cut at the image's edges before or after NMS", one_of("before_nms", "after_nms")
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -278,6 +304,18 @@ def optional(cls: type) -> type:
 
 RecordedDataConfig = optional(DataConfig)
 RecordedPostprocessConfig = optional(PostprocessConfig)
+
+
+@dataclass(slots=True, kw_only=True)
+class DetectorConfig:
+    """What a trained model needs to detect: the part of TrainConfig read from checkpoints."""
+
+    data: RecordedDataConfig  # type: ignore[valid-type]
+    model: ModelConfig
+    anchors: AnchorsConfig
+    postprocess: PostprocessConfig
+    precision: str
+    seed: int
 
 
 @dataclass(slots=True, kw_only=True)

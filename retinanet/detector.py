@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet import build
-from retinanet.config import TrainConfig, restore
+from retinanet.config import DetectorConfig, restore
 from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
 from retinanet.data.transforms import resize, resized_size
 from retinanet.devices import autocast, choose_device
+from retinanet.exchange.read import read_trained
+from retinanet.model.heads import count_classes
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import to_original
-from retinanet.training.checkpoint import load_trained, shipped_weights
+from retinanet.training.checkpoint import shipped_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Detector:
     def __init__(
         self,
         model: RetinaNet,
-        settings: TrainConfig,
+        settings: DetectorConfig,
         names: Sequence[str],
         ids: Sequence[int],
         precision: str = "fp32",
@@ -48,7 +51,7 @@ class Detector:
 
         Args:
             model: on its device.
-            settings: it was trained with.
+            settings: that it detects with.
             names: of its classes, in the order of labels.
             ids: category ids of its classes.
             precision: of the forward pass.
@@ -77,21 +80,13 @@ class Detector:
     @torch.inference_mode()
     def stream(self, photos: Sequence[str | Path]) -> Iterator[ImageDetections]:
         """As calling, but each result as soon as it is there."""
-        data = self.settings.data
-        device = next(self.model.parameters()).device
         for photo in photos:
-            image = read_image(photo)  # (3, height, width)
-            original = torch.tensor(image.shape[1:])
-            size = resized_size(*image.shape[1:], data.min_size, data.max_size)
-            bottom, right = (padded_size(size) - size).tolist()
-            image = F.pad(resize(image, size), (0, right, 0, bottom))
-            images = image[None].to(device)  # (1, 3, H, W)
-            sizes = torch.tensor([size], device=device)
-            with autocast(device, self.precision):
+            images, sizes, original = self.prepare(photo)
+            with autocast(images.device, self.precision):
                 logits, deltas, anchors = self.model(images, sizes)
             levels = self.model.level_sizes(*images.shape[-2:])
             (found,) = self.postprocess(logits, deltas, anchors, sizes, levels)
-            found = to_original(found, sizes[0], original.to(device))
+            found = to_original(found, sizes[0], original)
             labels = found.labels.cpu()
             yield ImageDetections(
                 boxes=found.boxes.cpu(),
@@ -101,37 +96,79 @@ class Detector:
                 names=tuple(self.names[i] for i in labels.tolist()),
             )
 
+    def prepare(self, photo: str | Path) -> tuple[Tensor, Tensor, Tensor]:
+        """A photo as the model takes it, on its device.
+
+        Args:
+            photo: path.
+
+        Returns:
+            The padded image (1, 3, H, W), its size without padding (1, 2), that of the file (2,).
+        """
+        data = self.settings.data
+        device = next(self.model.parameters()).device
+        image = read_image(photo)  # (3, height, width)
+        original = torch.tensor(image.shape[1:], device=device)
+        size = resized_size(*image.shape[1:], data.min_size, data.max_size, data.resize)
+        bottom, right = (padded_size(size) - size).tolist()
+        image = F.pad(resize(image, size, data.resize), (0, right, 0, bottom))
+        return image[None].to(device), torch.tensor([size], device=device), original
+
 
 def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Detector:
     """A detector from a checkpoint; nothing but that file is needed.
 
     Args:
-        path: such as ``runs/NAME/checkpoints/best.pt``.
+        path: such as ``runs/NAME/checkpoints/best.pt``; or a RetinaNet of torchvision, detectron2
+            or mmdetection, which then resizes, rounds and clips as it does there.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         precision: of the forward pass: ``"fp32"``, ``"bf16"`` or, on GPUs, ``"fp16"``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or not a checkpoint of this project.
+        ValueError: damaged, or nobody's RetinaNet.
     """
-    state = load_trained(Path(path))
+    state = read_trained(Path(path))
     settings = recorded_settings(state)
     model = load_model(state, settings).to(choose_device(device))
-    return Detector(model, settings, state["classes"]["names"], state["classes"]["ids"], precision)
+    names, ids = known_classes(state, model.num_classes)
+    return Detector(model, settings, names, ids, precision)
 
 
-def recorded_settings(state: dict[str, Any]) -> TrainConfig:
-    """The settings that a checkpoint was trained with."""
-    return restore(TrainConfig, state["settings"])
+def recorded_settings(state: dict[str, Any]) -> DetectorConfig:
+    """The settings of a checkpoint that its model detects with."""
+    wanted = {f.name: state["settings"][f.name] for f in dataclasses.fields(DetectorConfig)}
+    return restore(DetectorConfig, wanted)
 
 
-def load_model(state: dict[str, Any], settings: TrainConfig) -> RetinaNet:
+def known_classes(state: dict[str, Any], num_classes: int) -> tuple[list[str], list[int]]:
+    """Names and category ids of a checkpoint's classes; numbers where nobody wrote them down."""
+    classes = state["classes"]
+    if classes["names"] is None:
+        return [f"class_{label}" for label in range(num_classes)], list(range(num_classes))
+    return classes["names"], classes["ids"]
+
+
+def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
     """The model of a checkpoint with the weights to ship: the average's where there is one.
 
     Args:
-        state: from :func:`retinanet.training.checkpoint.load_trained`.
+        state: from :func:`retinanet.exchange.read.read_trained`.
         settings: :func:`recorded_settings` of it.
+
+    Raises:
+        ValueError: parameters are missing or left over.
     """
-    model = build.build_model(settings, len(state["classes"]["names"]), load_later=True)
-    model.load_state_dict(shipped_weights(state))
+    weights = shipped_weights(state)
+    K = count_classes(weights)
+    model = build.build_model(settings, K, load_later=True)
+    wanted = model.state_dict()
+    wrong = sorted(name for name in weights.keys() ^ wanted.keys())
+    wrong += [n for n in weights.keys() & wanted.keys() if weights[n].shape != wanted[n].shape]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint does not hold the model it describes: {len(wrong)} parameters are "
+            f"missing, left over or of another shape, such as {', '.join(wrong[:3])}."
+        )
+    model.load_state_dict(weights)
     return model.eval()

@@ -12,15 +12,23 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.checks import check_settings
-from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
+from retinanet.config import (
+    DetectorConfig,
+    EvalConfig,
+    EvaluationConfig,
+    TrainConfig,
+    restore,
+)
 from retinanet.data.coco import CocoData, check_images_exist
 from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device
 from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
+from retinanet.exchange.read import read_trained
+from retinanet.model.heads import count_classes
 from retinanet.run import TrainingRun
-from retinanet.training.checkpoint import load_trained
 from retinanet.training.logs import start_logging
+from retinanet.training.transfer import describe_source
 
 logger = logging.getLogger(__name__)
 
@@ -68,22 +76,30 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
 
 def _evaluate(settings: EvalConfig, device: torch.device) -> None:
     checkpoint = Path(settings.checkpoint)
-    state = load_trained(checkpoint)
+    state = read_trained(checkpoint)
     recorded = recorded_settings(state)
-    as_trained = how_scored(recorded, recorded.evaluation)
+    as_trained = how_scored(recorded, recorded_evaluation(state))
     apply_choices(recorded, settings)
     changed = how_scored(recorded, settings.evaluation) != as_trained
     build.check_device(recorded, device, train=False)
+    if recorded.data.val_annotations is None:
+        raise ValueError(
+            f"{checkpoint} ({describe_source(state)}) does not say which data to evaluate on; "
+            f"add data=coco data.root=PATH, or data=custom with its paths."
+        )
     data = build.build_data(recorded.data, "val")
-    data = match_classes(data, checkpoint, state["classes"]["names"])
+    if state["classes"]["names"] is None:
+        check_num_classes(data, checkpoint, count_classes(state["model"]))
+    else:
+        data = match_classes(data, checkpoint, state["classes"]["names"])
     if recorded.data.on_bad_image == "stop" and settings.evaluation.max_images is None:
         check_images_exist(data)  # now rather than after hours
     folder = output_folder(settings, state, data, changed=changed)
     distributed.on_main(lambda: (folder / "eval").mkdir(parents=True, exist_ok=True))
     model = load_model(state, recorded).to(device)
     logger.info(
-        "evaluate   %s (step %d) on %d images of %s, shorter side %d px",
-        *(checkpoint, state["step"], len(data), data.path, recorded.data.min_size),
+        "evaluate   %s (%s) on %d images of %s, shorter side %d px",
+        *(checkpoint, describe_source(state), len(data), data.path, recorded.data.min_size),
     )
     evaluation, found = validate(
         model, data, device=device, **build.build_validation(recorded, settings.evaluation)
@@ -101,7 +117,7 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
 
 
-def apply_choices(recorded: TrainConfig, settings: EvalConfig) -> None:
+def apply_choices(recorded: DetectorConfig, settings: EvalConfig) -> None:
     """Put what eval.py was told over what the checkpoint records, in place.
 
     Args:
@@ -119,12 +135,28 @@ def apply_choices(recorded: TrainConfig, settings: EvalConfig) -> None:
     check_settings(recorded)
 
 
-def how_scored(settings: TrainConfig, evaluation: EvaluationConfig) -> tuple[Any, ...]:
+def recorded_evaluation(state: dict[str, Any]) -> EvaluationConfig | None:
+    """How the run of a checkpoint evaluated; None for another project's."""
+    recorded = state["settings"].get("evaluation")
+    return None if recorded is None else restore(EvaluationConfig, recorded)
+
+
+def how_scored(settings: DetectorConfig, evaluation: EvaluationConfig | None) -> tuple[Any, ...]:
     """All that the numbers of one model on one data set depend on."""
     data = settings.data
-    images_and_cap = evaluation.max_images, list(evaluation.max_dets)
-    model = data.min_size, data.max_size, settings.precision
-    return *images_and_cap, *model, dataclasses.asdict(settings.postprocess)
+    model = data.min_size, data.max_size, data.resize, settings.precision
+    images = evaluation and (evaluation.max_images, list(evaluation.max_dets))
+    return *model, images, dataclasses.asdict(settings.postprocess)
+
+
+def check_num_classes(data: CocoData, checkpoint: Path, num_classes: int) -> None:
+    """Refuse data that cannot be what a checkpoint without names was trained on."""
+    if len(data.category_names) != num_classes:
+        raise ValueError(
+            f"{checkpoint} detects {num_classes} classes and does not name them; {data.path} lists "
+            f"{len(data.category_names)} categories. It can be evaluated on data with exactly as "
+            f"many, whose ids are in the order of its labels."
+        )
 
 
 def match_classes(data: CocoData, checkpoint: Path, names: list[str]) -> CocoData:

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retinanet.boxes import decode_boxes, encode_boxes, paired_iou
-from retinanet.checks import check
+from retinanet.checks import check, check_gamma
 from retinanet.distributed import all_reduce_sum, world_size
 from retinanet.matching import NEGATIVE, Match
+from retinanet.mining import HardAnchors
 
 # loss.normalizer=ema: start and momentum. Source: detectron2, meta_arch/retinanet.py.
 EMA_START = 100.0
@@ -42,10 +43,107 @@ def focal_loss(
     # (1 - p_t) ** gamma in log space. As a power it has gradient 0 * inf = nan once p_t
     # rounds to 1 and gamma < 1.
     modulation = torch.exp(-gamma * F.softplus(margin))
-    loss = modulation * F.softplus(-margin)
+    return _balanced(modulation * F.softplus(-margin), is_class, alpha)
+
+
+def focal_star_loss(
+    logits: Tensor,
+    is_class: Tensor,
+    alpha: float | Tensor | None = 0.25,
+    gamma: float = 2.0,
+    beta: float = 1.0,
+) -> Tensor:
+    """The other form of focal loss, of every (anchor, class) pair, not reduced.
+
+    ``FL*(p_t) = -alpha_t * log(sigmoid(gamma * x_t + beta)) / gamma``, where x_t is x for y = 1 and
+    -x for y = 0: appendix A of the paper, weighted as its equation 5 is.
+
+    Args:
+        logits: (..., K), any real number.
+        is_class: (..., K) bool, true where y = 1.
+        alpha: as in :func:`focal_loss`.
+        gamma: steepness, above 0.
+        beta: shift. The paper's table 3 has gamma 2, beta 1 and gamma 4, beta 0.
+
+    Returns:
+        (..., K) of the logits' type, at least 0.
+    """
+    margin = torch.where(is_class, logits, -logits)
+    return _balanced(F.softplus(-(gamma * margin + beta)) / gamma, is_class, alpha)
+
+
+def softmax_focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float | Tensor | None = None,
+    gamma: float = 2.0,
+    *,
+    background: int | None = 0,
+) -> Tensor:
+    """Focal loss of classes that exclude each other, of every sample, not reduced.
+
+    ``FL(p_t) = -alpha_t * (1 - p_t) ** gamma * log(p_t)`` with p_t the softmax probability of the
+    true class. With ``gamma=0`` and ``alpha=None`` it is the cross entropy. The network of this
+    package does not use it: there every class has its own sigmoid and there is no background
+    class. Beside :func:`focal_loss`:
+
+    - sigmoid: K outputs; alpha weights y = 1, 1 - alpha weights y = 0, in every class's own
+      yes-or-no question. An anchor of class 3 is y = 1 once and y = 0 K - 1 times.
+    - softmax: K + 1 outputs, or K without background; each sample has one p_t and one weight. A
+      number ``alpha`` is the weight of all foreground and 1 - alpha that of background.
+
+    A weight per class ("I have 95 % background, so alpha = [0.05, 0.95]") does what it does in
+    ``cross_entropy(weight=...)``; gamma has then already turned easy background down, so that the
+    rare side may need less weight than its rarity suggests.
+
+    Args:
+        logits: (..., C).
+        target: (...) int64 in [0, C).
+        alpha: None: all weigh 1. A number in [0, 1]: weight of every class but ``background``,
+            which gets 1 - alpha. A (C,) tensor: weight of each class, at least 0, as in
+            ``torch.nn.functional.cross_entropy(weight=...)`` with ``reduction="none"``.
+        gamma: focusing exponent, at least 0.
+        background: its class; None: there is none.
+
+    Returns:
+        (...) at least 0. The gradient is finite for every finite logit.
+
+    Raises:
+        ValueError: fewer than two classes, a number alpha without a background, or as many
+            weights as there are no classes.
+    """
+    C = logits.shape[-1]
+    if C < 2:
+        raise ValueError(f"softmax_focal_loss needs at least 2 classes, got {C}.")
+    chosen = target[..., None] == torch.arange(C, device=logits.device)  # (..., C)
+    total = logits.logsumexp(dim=-1)
+    log_p = logits.gather(-1, target[..., None]).squeeze(-1) - total
+    # The probability of all other classes, in log space: 1 - p_t is 0 once p_t rounds to 1.
+    log_rest = logits.masked_fill(chosen, -torch.inf).logsumexp(dim=-1) - total
+    loss = -torch.exp(gamma * log_rest) * log_p
     if alpha is None:
         return loss
-    alpha = torch.as_tensor(alpha, dtype=logits.dtype, device=logits.device)
+    weight = torch.as_tensor(alpha, dtype=logits.dtype, device=logits.device)
+    if weight.dim() == 0:
+        if background is None:
+            raise ValueError(
+                "softmax_focal_loss: alpha as one number weighs foreground against background; "
+                "name the background class, or give one weight for each class."
+            )
+        return torch.where(target == background, 1 - weight, weight) * loss
+    if weight.shape != (C,):
+        raise ValueError(
+            f"softmax_focal_loss: alpha has shape {tuple(weight.shape)} for {C} classes; give one "
+            f"number, or one for each class."
+        )
+    return weight[target] * loss
+
+
+def _balanced(loss: Tensor, is_class: Tensor, alpha: float | Tensor | None) -> Tensor:
+    """Loss of each pair times alpha where y = 1, times 1 - alpha where y = 0."""
+    if alpha is None:
+        return loss
+    alpha = torch.as_tensor(alpha, dtype=loss.dtype, device=loss.device)
     return torch.where(is_class, alpha, 1 - alpha) * loss
 
 
@@ -82,8 +180,11 @@ class RetinaNetLoss(nn.Module):
     def __init__(
         self,
         *,
+        name: str = "focal",
         alpha: float | Sequence[float] | None = 0.25,
         gamma: float = 2.0,
+        star_beta: float = 1.0,
+        ohem: HardAnchors | None = None,
         normalizer: str = "batch",
         box: str = "l1",
         box_weight: float = 1.0,
@@ -92,8 +193,11 @@ class RetinaNetLoss(nn.Module):
         """Check and remember; see :class:`retinanet.config.LossConfig`.
 
         Args:
+            name: of the class loss: ``"focal"``, ``"focal_star"`` or ``"ohem"``.
             alpha: weight of y = 1, one number or one for each class; None: no balancing.
-            gamma: focusing exponent, at least 0.
+            gamma: focusing exponent, at least 0; of FL* its steepness, above 0. OHEM has none.
+            star_beta: shift of FL*.
+            ohem: chooses the anchors of ``"ohem"``, which are taken by cross entropy.
             normalizer: ``"batch"`` (positives of the whole step over all ranks), ``"image"``
                 (each image by its own positives, then the mean: torchvision) or ``"ema"``
                 (average over the steps: detectron2).
@@ -105,11 +209,16 @@ class RetinaNetLoss(nn.Module):
             ValueError: a setting outside its range.
         """
         super().__init__()
-        settings = {"alpha": alpha, "gamma": gamma, "normalizer": normalizer, "box": box}
+        settings = {"name": name, "alpha": alpha, "gamma": gamma, "star_beta": star_beta}
+        settings |= {"normalizer": normalizer, "box": box}
         settings |= {"box_weight": box_weight, "box_beta": box_beta}
-        for name, value in settings.items():
-            check(f"loss.{name}", value)
+        for key, value in settings.items():
+            check(f"loss.{key}", value)
+        check_gamma(name, gamma)
+        self.name = name
         self.gamma = gamma
+        self.star_beta = star_beta
+        self.ohem = ohem or HardAnchors()
         self.normalizer = normalizer
         self.box = box
         self.box_weight = box_weight
@@ -169,8 +278,19 @@ class RetinaNetLoss(nn.Module):
 
         # Dense masks, no indexing with booleans: that would make the GPU wait for a count.
         is_class = match.label[..., None] == torch.arange(K, device=logits.device)  # (B, A, K)
-        class_loss = focal_loss(logits.float(), is_class, self.alpha, self.gamma).sum(dim=-1)
+        class_loss = self.class_loss(logits.float(), is_class).sum(dim=-1).where(counted, 0)
+        if self.name == "ohem":
+            predicted = decode_boxes(deltas.float(), anchors)  # (B, A, 4)
+            class_loss = class_loss.where(self.ohem(class_loss, predicted, positive), 0)
         of_boxes = box_loss(self.box, deltas.float(), match.box, anchors, self.box_beta)
-        class_loss = class_loss.where(counted, 0).sum(dim=1) / divisors  # (B,)
+        class_loss = class_loss.sum(dim=1) / divisors  # (B,)
         of_boxes = of_boxes.where(positive, 0).sum(dim=1) / divisors  # (B,)
         return {"class": class_loss.sum(), "box": self.box_weight * of_boxes.sum()}
+
+    def class_loss(self, logits: Tensor, is_class: Tensor) -> Tensor:
+        """(..., K) loss of every (anchor, class) pair, before any is left out."""
+        if self.name == "focal":
+            return focal_loss(logits, is_class, self.alpha, self.gamma)
+        if self.name == "focal_star":
+            return focal_star_loss(logits, is_class, self.alpha, self.gamma, self.star_beta)
+        return focal_loss(logits, is_class, self.alpha, gamma=0.0)

@@ -33,6 +33,7 @@ class Postprocess:
         pre_nms: int = 1000,
         nms_iou: float = 0.5,
         detections: int = 100,
+        clip: str = "before_nms",
     ) -> None:
         """Keep the settings.
 
@@ -41,6 +42,8 @@ class Postprocess:
             pre_nms: (anchor, class) pairs kept on each level, at least 1.
             nms_iou: of two boxes of one class with a higher IoU the weaker is dropped.
             detections: best detections kept in each image, at least 1.
+            clip: boxes are cut at the image's edges ``"before_nms"``, as torchvision and
+                mmdetection do, or ``"after_nms"``, as detectron2 does.
 
         Raises:
             ValueError: a setting is out of range.
@@ -49,10 +52,12 @@ class Postprocess:
         check("postprocess.pre_nms", pre_nms)
         check("postprocess.nms_iou", nms_iou)
         check("postprocess.detections", detections)
+        check("postprocess.clip", clip)
         self.score_threshold = score_threshold
         self.pre_nms = pre_nms
         self.nms_iou = nms_iou
         self.detections = detections
+        self.clips_first = clip == "before_nms"
 
     def __call__(
         self,
@@ -102,13 +107,23 @@ class Postprocess:
         return decode_boxes(deltas.float(), anchors[anchor]), scores, pair % K
 
     def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: Tensor) -> Detections:
-        """One image: clip (P, 4) boxes, drop the weak, the empty and the doubled."""
-        boxes = clip_boxes(boxes, size)
-        has_extent = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        kept = ((scores > self.score_threshold) & has_extent).nonzero().squeeze(1)
+        """One image: of (P, 4) boxes drop the weak, the doubled and the empty."""
+        if self.clips_first:
+            boxes = clip_boxes(boxes, size)
+        kept = ((scores > self.score_threshold) & _has_extent(boxes)).nonzero().squeeze(1)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         best = batched_nms(boxes, scores, labels, self.nms_iou)[: self.detections]
-        return Detections(boxes[best], scores[best], labels[best])
+        boxes, scores, labels = boxes[best], scores[best], labels[best]
+        if self.clips_first:
+            return Detections(boxes, scores, labels)
+        boxes = clip_boxes(boxes, size)
+        inside = _has_extent(boxes)
+        return Detections(boxes[inside], scores[inside], labels[inside])
+
+
+def _has_extent(boxes: Tensor) -> Tensor:
+    """(P,) bool of (P, 4) boxes: both sides are longer than 0."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
 
 
 def to_original(detections: Detections, size: Tensor, original_size: Tensor) -> Detections:

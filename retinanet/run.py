@@ -16,13 +16,14 @@ from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.plots import plot_curves
 from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
+from retinanet.exchange.read import read_trained
 from retinanet.training import announce
 from retinanet.training.checkpoint import load_latest, save_checkpoint
 from retinanet.training.directory import RunDirectory
 from retinanet.training.logs import MetricsLog, start_logging
 from retinanet.training.progress import Progress
 from retinanet.training.survey import describe, survey
-from retinanet.training.transfer import transfer
+from retinanet.training.transfer import other_conventions, transfer
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,9 @@ class TrainingRun:
         from_elsewhere = stored is not None or settings.init_from is not None
         self.model = build.build_model(settings, len(names), load_later=from_elsewhere)
         if stored is None and settings.init_from is not None:
-            self.init_lines = transfer(self.model, Path(settings.init_from), names)
+            start = read_trained(Path(settings.init_from))
+            self.init_lines = transfer(self.model, start, settings.init_from, names)
+            self.init_lines += other_conventions(start["settings"], self.plain)
         self.trainer = build.build_trainer(
             settings, self.model, names, total_steps=self.total_steps, device=self.device
         )
@@ -220,7 +223,7 @@ class TrainingRun:
         """Whether it gives the loss of a batch, and not only an average over the data."""
         loss = self.settings.loss
         one_alpha = loss.alpha is None or isinstance(loss.alpha, int | float)
-        return loss.normalizer == "batch" and one_alpha
+        return loss.normalizer == "batch" and one_alpha and loss.name == "focal"
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""

@@ -7,13 +7,17 @@ time   Equal time: recommended settings of this package against a plain torchvis
        of its detection references (scripts/peers/recipes.py). What is typed after -- holds for
        both.
 
-Both are evaluated in fp32 by the same COCO evaluator on the same images. Settings are those of
-train.py. The same command continues what was interrupted and reports what is finished; a later
-one may add seeds.
+parity Equal weights: random ones in torchvision's class, read from its file into ours; the outputs
+       of both on photos.
+
+The trainings are evaluated in fp32 by the same COCO evaluator on the same images. Settings are
+those of train.py. The same command continues what was interrupted and reports what is finished; a
+later one may add seeds.
 
   python -m scripts.compare_peers steps --steps 400 --output runs/compare -- \\
     data=custom data.root=/data/cells ... model=mobilenet_v2
   python -m scripts.compare_peers time --minutes 20 --output runs/race -- data=custom ...
+  python -m scripts.compare_peers parity photos/*.jpg
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from retinanet.data.coco import CocoData
 from retinanet.devices import choose_device
 from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
-from scripts.peers import outcome
+from scripts.peers import outcome, parity
 from scripts.peers.contest import Length, Progress, Training
 from scripts.peers.contestants import Contestant, Ours, PlainLoop, SameBatches
 from scripts.peers.feeds import Setup
@@ -52,8 +56,9 @@ FREE = ("data.root", "data.workers", "seed", "output_dir")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a comparison; the exit status is 3 when --stop-after came before its end."""
+    args = read_arguments(arguments)
     try:
-        return compare(read_arguments(arguments))
+        return show_parity(args) if args.mode == "parity" else compare(args)
     except KeyboardInterrupt:
         return INTERRUPTED
     except MISTAKES as error:
@@ -84,6 +89,11 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     race.add_argument("--evaluations", type=_positive(int), default=4, help="default: 4")
     race.add_argument("--ours", nargs="+", default=[], metavar="KEY=VALUE", help="ours only")
     race.add_argument("--theirs", nargs="+", default=[], metavar="KEY=VALUE", help="theirs only")
+    same = modes.add_parser("parity", help="equal weights")
+    same.add_argument("photos", type=Path, nargs="+", help="image files")
+    same.add_argument("--min-size", type=_positive(int), default=800, help="default: 800")
+    same.add_argument("--max-size", type=_positive(int), default=1333, help="default: 1333")
+    same.add_argument("--seed", type=int, default=0, help="of the weights; default: 0")
     for mode in (steps, race):
         mode.add_argument("--output", type=Path, required=True, help="folder for the results")
         mode.add_argument(
@@ -97,6 +107,21 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
         mode.add_argument("settings", nargs="*", help="KEY=VALUE of train.py, after --")
     return parser.parse_args(arguments)
+
+
+def show_parity(args: argparse.Namespace) -> int:
+    """Print how far the outputs are apart, for both versions of torchvision's model."""
+    print(f"machine: {outcome.machine()}")
+    for version in parity.VERSIONS:
+        found = parity.run(
+            version,
+            args.photos,
+            min_size=args.min_size,
+            max_size=args.max_size,
+            seed=args.seed,
+        )
+        print("\n".join(["", f"torchvision {version}", "", *parity.table(found)]))
+    return 0
 
 
 def compare(args: argparse.Namespace) -> int:

@@ -128,6 +128,8 @@ def test_every_experiment_states_its_command():
         text = path.read_text()
         assert text.startswith("# @package _global_\n")
         assert f"train.py experiment={path.stem}" in text
+        assert "Expected: " in text
+        assert "not trained by us" in text.lower()
 
 
 # Settings classes.

@@ -14,8 +14,9 @@ PACKAGE = ROOT / "retinanet"
 # A part may import from the layers above its own, and from its own as named in WITHIN.
 LAYERS = [
     {"limits", "config", "checks", "boxes", "distributed", "devices", "loading", "atomic"},
-    {"data", "model", "matching", "losses", "postprocess"},
-    {"training", "evaluation", "exchange"},
+    {"data", "model", "matching", "mining", "losses", "postprocess"},
+    {"training", "evaluation"},
+    {"exchange"},
     {"build"},
     {"detector"},
     {"run"},
@@ -28,6 +29,7 @@ WITHIN = {
     ("checks", "config"),
     ("checks", "limits"),
     ("losses", "matching"),
+    ("losses", "mining"),
     ("devices", "distributed"),
 }
 

@@ -19,7 +19,9 @@ NO_BOX = -1
 class Batch(NamedTuple):
     """Images of one padded size with their boxes."""
 
-    images: Tensor  # (B, 3, H, W) uint8 RGB, zeros at right and bottom; channels last in memory
+    # (B, 3, H, W) RGB, zeros at right and bottom; channels last in memory. uint8, or float32 from
+    # 0 to 255 where resizing does not round.
+    images: Tensor
     sizes: Tensor  # (B, 2) int64 valid height, width
     boxes: Tensor  # (B, G, 4) float32, zeros where there are fewer than G
     labels: Tensor  # (B, G) int64, NO_BOX there
@@ -52,7 +54,9 @@ def pad(
     B, (H, W) = len(samples), padded
     G = max(len(sample.boxes) for sample in samples)
     C = max(len(sample.crowds) for sample in samples)
-    images = torch.zeros(B, H, W, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # (B, 3, H, W)
+    rounded = all(sample.image.dtype == torch.uint8 for sample in samples)
+    dtype = torch.uint8 if rounded else torch.float32
+    images = torch.zeros(B, H, W, 3, dtype=dtype).permute(0, 3, 1, 2)  # (B, 3, H, W)
     boxes, crowds = torch.zeros(B, G, 4), torch.zeros(B, C, 4)
     labels = torch.full((B, G), NO_BOX)
     for i, sample in enumerate(samples):

@@ -1,7 +1,8 @@
 """Resize, crop, flip and recolor an image together with its boxes.
 
-Pixels stay uint8, boxes are float32. What is random about a sample is drawn before its pixels
-are touched, for a whole epoch at once, so that the size of every batch is known beforehand.
+Pixels stay uint8 (but with ``data.resize=torchvision``), boxes are float32. What is random about
+a sample is drawn before its pixels are touched, for a whole epoch at once, so that the size of
+every batch is known beforehand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
@@ -21,47 +23,66 @@ from retinanet.data import draws
 MIN_BOX_SIDE = 1.0
 
 
-def resized_sizes(sizes: np.ndarray, min_sizes: np.ndarray | int, max_size: int) -> np.ndarray:
+def resized_sizes(
+    sizes: np.ndarray, min_sizes: np.ndarray | int, max_size: int, rule: str = "antialias"
+) -> np.ndarray:
     """Sizes at which shorter sides measure ``min_sizes``, or longer ones ``max_size`` if less.
 
     Args:
         sizes: (N, 2) height, width, pixels.
         min_sizes: (N,) or one number, pixels.
         max_size: pixels.
+        rule: whose rounding; see :func:`resize`.
 
     Returns:
-        (N, 2) int64, rounded half up, at least 1.
+        (N, 2) int64, at least 1; rounded half up, with ``"torchvision"`` down.
 
-    Source: detectron2, ``ResizeShortestEdge.get_output_shape``, in the same order of operations
+    Source: detectron2, ``ResizeShortestEdge.get_output_shape``; torchvision,
+    ``models/detection/transform.py``; mmcv, ``rescale_size``: each in its order of operations,
     so that it rounds alike.
     """
     sides = np.asarray(sizes, dtype=np.float64)
     shortest = sides.min(axis=1, keepdims=True)  # (N, 1)
     wanted = np.reshape(min_sizes, (-1, 1))
-    # The shorter side is the number asked for, not a product that may fall just below it.
-    resized = np.where(sides == shortest, wanted, sides * (wanted / shortest))
-    longest = resized.max(axis=1, keepdims=True)
-    resized = np.where(longest > max_size, resized * (max_size / longest), resized)
-    return np.maximum((resized + 0.5).astype(np.int64), 1)
+    if rule == "antialias":
+        # The shorter side is the number asked for, not a product that may fall just below it.
+        resized = np.where(sides == shortest, wanted, sides * (wanted / shortest))
+        longest = resized.max(axis=1, keepdims=True)
+        resized = np.where(longest > max_size, resized * (max_size / longest), resized)
+    else:
+        longest = sides.max(axis=1, keepdims=True)
+        resized = sides * np.minimum(wanted / shortest, max_size / longest)
+    half = 0 if rule == "torchvision" else 0.5
+    return np.maximum((resized + half).astype(np.int64), 1)
 
 
-def resized_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+def resized_size(
+    height: int, width: int, min_size: int, max_size: int, rule: str = "antialias"
+) -> tuple[int, int]:
     """Height and width of one image after :func:`resized_sizes`."""
-    h, w = resized_sizes(np.array([[height, width]]), min_size, max_size)[0].tolist()
+    h, w = resized_sizes(np.array([[height, width]]), min_size, max_size, rule)[0].tolist()
     return h, w
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) uint8 -> (3, *size): bilinear, antialiased, uint8 throughout.
+def resize(image: Tensor, size: tuple[int, int], rule: str = "antialias") -> Tensor:
+    """(3, H, W) uint8 -> (3, *size), bilinear.
 
-    Equal to Pillow's to one level in 255.
+    Args:
+        image: RGB from 0 to 255.
+        size: height, width in pixels.
+        rule: ``"antialias"``: uint8, equal to Pillow's, and so to detectron2's, to one level in
+            255. ``"opencv"``: uint8 without antialiasing, as mmdetection's, to one level.
+            ``"torchvision"``: without antialiasing and not rounded, float32, as its detectors.
     """
+    if rule == "torchvision":
+        wanted = {"size": tuple(size), "mode": "bilinear", "align_corners": False}
+        return F.interpolate(image[None].float(), **wanted)[0]
     if tuple(image.shape[1:]) == tuple(size):
         return image
     # Channels last in memory is fast, and in other layouts torch 2.15 gives wrong pixels, or
     # fails, where a side is one pixel long.
     image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # (3, H, W)
-    return TF.resize(image, list(size), antialias=True)
+    return TF.resize(image, list(size), antialias=rule == "antialias")
 
 
 def crop(image: Tensor, window: tuple[int, int, int, int]) -> Tensor:
@@ -114,6 +135,7 @@ class Augment:
     Args:
         min_size: shorter side after resizing, pixels.
         max_size: the longer side is never resized above this, pixels (but by ``scale``).
+        rule: how it is resized; see :func:`resize`.
         flip: probability of a left-right flip.
         min_sizes: shorter sides to draw from instead of ``min_size``.
         scale: [low, high], factor on the resized size; where the image grows beyond that size,
@@ -128,6 +150,7 @@ class Augment:
         *,
         min_size: int,
         max_size: int,
+        rule: str = "antialias",
         flip: float = 0.0,
         min_sizes: Sequence[int] | None = None,
         scale: Sequence[float] | None = None,
@@ -136,11 +159,13 @@ class Augment:
     ) -> None:
         check("data.min_size", min_size)
         check("data.max_size", max_size)
+        check("data.resize", rule)
         check("augment.flip", flip)
         check("augment.min_sizes", min_sizes)
         check("augment.scale", scale)
         check("augment.color", color)
         self.max_size = max_size
+        self.rule = rule
         self.min_sizes = np.array(min_sizes if train and min_sizes else [min_size])
         self.flip = flip if train else 0.0
         self.scale = tuple(scale) if train and scale else None
@@ -165,7 +190,7 @@ class Augment:
         min_sizes = self.min_sizes
         if len(min_sizes) > 1:
             min_sizes = min_sizes[(draw(draws.SIZE) * len(min_sizes)).astype(np.int64)]
-        size = fitting = resized_sizes(sizes, min_sizes, self.max_size)
+        size = fitting = resized_sizes(sizes, min_sizes, self.max_size, self.rule)
         corner = np.zeros_like(size)
         flip = draw(draws.FLIP) < self.flip if self.flip else np.zeros(len(size), dtype=bool)
         if self.scale is not None:
@@ -210,7 +235,7 @@ class Augment:
             ``MIN_BOX_SIDE`` are left away with their labels.
         """
         _, H, W = image.shape
-        image = resize(image, geometry.size)
+        image = resize(image, geometry.size, self.rule)
         if geometry.crop is not None:
             image = crop(image, geometry.crop)
         if geometry.flip:

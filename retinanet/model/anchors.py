@@ -27,6 +27,7 @@ class AnchorGenerator:
         scales: Sequence[float] = OCTAVE_SCALES,
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
         offset: float = 0.0,
+        rounding: str = "none",
     ) -> None:
         """Remember the shapes.
 
@@ -35,15 +36,20 @@ class AnchorGenerator:
             scales: factors on each size.
             ratios: height / width; the area stays that of the square.
             offset: center of the first anchor of a level, in its strides.
+            rounding: ``"none"``; ``"torchvision"``, for checkpoints trained there: sides in whole
+                pixels, and strides that are the padded size divided by the grid, in whole pixels,
+                which are not 64 and 128 on P6 and P7 unless 128 divides the size.
         """
         check("anchors.sizes", list(sizes))
         check("anchors.scales", list(scales))
         check("anchors.ratios", list(ratios))
         check("anchors.offset", offset)
+        check("anchors.rounding", rounding)
         self.sizes = tuple(map(float, sizes))
         self.scales = tuple(map(float, scales))
         self.ratios = tuple(map(float, ratios))
         self.offset = float(offset)
+        self.rounded = rounding == "torchvision"
         self._made: dict[tuple[int, int, torch.device], Tensor] = {}
 
     @property
@@ -58,13 +64,16 @@ class AnchorGenerator:
             size: side of the square anchor of scale 1, pixels.
 
         Returns:
-            (a, 4) in pixels, ratio-outer and scale-inner, unrounded.
+            (a, 4) in pixels, ratio-outer and scale-inner.
         """
-        scales = torch.tensor(self.scales, dtype=torch.float64)
+        sides = size * torch.tensor(self.scales, dtype=torch.float64)
         ratios = torch.tensor(self.ratios, dtype=torch.float64)
-        width = (size * scales / ratios.sqrt()[:, None]).flatten()  # (ratios * scales,)
-        height = (size * scales * ratios.sqrt()[:, None]).flatten()
-        return 0.5 * torch.stack([-width, -height, width, height], dim=1)  # (a, 4)
+        if self.rounded:
+            sides = sides.floor()
+        width = (sides / ratios.sqrt()[:, None]).flatten()  # (ratios * scales,)
+        height = (sides * ratios.sqrt()[:, None]).flatten()
+        corners = 0.5 * torch.stack([-width, -height, width, height], dim=1)  # (a, 4)
+        return corners.round() if self.rounded else corners
 
     def __call__(self, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
         """All anchors of an image, fp32.
@@ -82,19 +91,18 @@ class AnchorGenerator:
         if key not in self._made:
             if len(self._made) >= KEPT_SIZES:
                 self._made.pop(next(iter(self._made)))  # the oldest
-            levels = [
-                self._level(size, stride, *grid)
-                for size, stride, grid in zip(
-                    self.sizes, STRIDES, grid_sizes(height, width), strict=True
-                )
-            ]
+            levels = []
+            grids = grid_sizes(height, width)
+            for size, stride, (rows, columns) in zip(self.sizes, STRIDES, grids, strict=True):
+                strides = (height // rows, width // columns) if self.rounded else (stride, stride)
+                levels.append(self._level(size, strides, rows, columns))
             self._made[key] = torch.cat(levels).float().to(device)
         return self._made[key]
 
-    def _level(self, size: float, stride: int, rows: int, columns: int) -> Tensor:
-        """Anchors of one level, (rows * columns * a, 4), fp64."""
-        x = (torch.arange(columns, dtype=torch.float64) + self.offset) * stride
-        y = (torch.arange(rows, dtype=torch.float64) + self.offset) * stride
+    def _level(self, size: float, strides: tuple[int, int], rows: int, columns: int) -> Tensor:
+        """Anchors of one level, (rows * columns * a, 4), fp64; strides are of y and x."""
+        y = (torch.arange(rows, dtype=torch.float64) + self.offset) * strides[0]
+        x = (torch.arange(columns, dtype=torch.float64) + self.offset) * strides[1]
         y, x = torch.meshgrid(y, x, indexing="ij")  # (rows, columns)
         centers = torch.stack([x, y, x, y], dim=-1)  # (rows, columns, 4)
         return (centers[:, :, None] + self.cell_anchors(size)).reshape(-1, 4)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import urllib.error
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.checks import check, check_trunk, is_path
-from retinanet.loading import read_tensors
+from retinanet.checks import check, check_strides, check_trunk
 from retinanet.model.heads import group_norm
+from retinanet.model.pretrained import load_trunk
 
-# Parameters of the classifiers that torchvision's weight files carry and a detector does not.
-CLASSIFIER_PREFIXES = ("fc.", "classifier.")
+NormLayer = Callable[[int], nn.Module]
 
 
 class Trunk(nn.Module):
@@ -25,11 +23,13 @@ class Trunk(nn.Module):
     Attributes:
         channels: of C3, C4 and C5.
         stages: names of the submodules of the stem, C2, C3, C4 and C5.
+        stride_in_1x1: bottlenecks shrink in their first 1x1 convolution, not in their 3x3.
     """
 
     channels: tuple[int, int, int]
     stages: tuple[tuple[str, ...], ...]
     frozen_stages: int = 0
+    stride_in_1x1: bool = False
 
     def freeze(self, frozen_stages: int) -> None:
         """Stop the first stages from training; their batch statistics stop too."""
@@ -56,11 +56,15 @@ class ResNetTrunk(Trunk):
 
     stages = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 
-    def __init__(self, resnet: ResNet) -> None:
-        """Take the layers of ``resnet``."""
+    def __init__(self, resnet: ResNet, *, stride_in_1x1: bool = False) -> None:
+        """Take the layers of ``resnet``; move its strides as Caffe's ResNets have them."""
         super().__init__()
         for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
             self.add_module(name, getattr(resnet, name))
+        self.stride_in_1x1 = stride_in_1x1
+        if stride_in_1x1:
+            for first in (self.layer2[0], self.layer3[0], self.layer4[0]):
+                first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
         expansion = 4 if isinstance(resnet.layer1[0], Bottleneck) else 1
         self.channels = (128 * expansion, 256 * expansion, 512 * expansion)
 
@@ -104,7 +108,7 @@ class TinyTrunk(Trunk):
     WIDTHS = (16, 32, 64, 128, 256)
     stages = (("stem",), ("block2",), ("block3",), ("block4",), ("block5",))
 
-    def __init__(self, norm_layer: Callable[[int], nn.Module]) -> None:
+    def __init__(self, norm_layer: NormLayer) -> None:
         """Build with random weights."""
         super().__init__()
         self.stem = _conv_norm(3, self.WIDTHS[0], 2, norm_layer)
@@ -126,7 +130,7 @@ class TinyTrunk(Trunk):
 class TinyBlock(nn.Module):
     """Halve the resolution, then one residual block of two 3x3 convolutions."""
 
-    def __init__(self, inputs: int, outputs: int, norm_layer: Callable[[int], nn.Module]) -> None:
+    def __init__(self, inputs: int, outputs: int, norm_layer: NormLayer) -> None:
         """Build with random weights."""
         super().__init__()
         self.down = _conv_norm(inputs, outputs, 2, norm_layer)
@@ -139,33 +143,45 @@ class TinyBlock(nn.Module):
         return (x + self.second(self.first(x).relu())).relu()
 
 
-def _conv_norm(
-    inputs: int, outputs: int, stride: int, norm_layer: Callable[[int], nn.Module]
-) -> nn.Sequential:
+def _conv_norm(inputs: int, outputs: int, stride: int, norm_layer: NormLayer) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), norm_layer(outputs)
     )
 
 
-NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
-    "frozen": FrozenBatchNorm2d,
-    "batch": nn.BatchNorm2d,
-    "sync": nn.SyncBatchNorm,
-    "group": group_norm,
-}
+def norm_layer(norm: str, eps: float) -> NormLayer:
+    """What makes a normalization of some channels.
+
+    Args:
+        norm: ``"frozen"``, ``"batch"``, ``"sync"`` (CUDA only) or ``"group"``.
+        eps: added to the variance, but by group norm, which has its own.
+    """
+    check("model.norm", norm)
+    check("model.norm_eps", eps)
+    layers = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm}
+    return group_norm if norm == "group" else partial(layers[norm], eps=eps)
 
 
 def build_trunk(
-    name: str, *, weights: str | None, norm: str, frozen_stages: int, load_later: bool = False
+    name: str,
+    *,
+    weights: str | None,
+    norm: str,
+    frozen_stages: int,
+    norm_eps: float = 1e-5,
+    stride_in_1x1: bool = False,
+    load_later: bool = False,
 ) -> Trunk:
     """A trunk with its weights.
 
     Args:
         name: ``"tiny"`` or torchvision's name of a ResNet, ResNeXt or MobileNetV2.
-        weights: a name such as ``"IMAGENET1K_V1"``, a path to a state dict under torchvision's
-            names, or None for random ones.
+        weights: a name such as ``"IMAGENET1K_V1"``, a path to weights of torchvision, timm,
+            detectron2 or MSRA, or None for random ones.
         norm: ``"frozen"``, ``"batch"``, ``"sync"`` (CUDA only) or ``"group"``.
         frozen_stages: 0 to 5 stages that do not train, the stem first.
+        norm_eps: added to the variance by frozen and batch norms.
+        stride_in_1x1: bottlenecks shrink in their first convolution, as Caffe's weights want it.
         load_later: a state dict follows, so the weights may be random for now.
 
     Raises:
@@ -173,83 +189,26 @@ def build_trunk(
         FileNotFoundError: no such file.
     """
     check("model.backbone", name)
-    check("model.norm", norm)
+    check_strides(name, stride_in_1x1)
     if not load_later:
         check_trunk(name, norm, weights, frozen_stages)
-    norm_layer = NORM_LAYERS[norm]
+    make_norm = norm_layer(norm, norm_eps)
     if name == "tiny":
-        trunk: Trunk = TinyTrunk(norm_layer)
+        trunk: Trunk = TinyTrunk(make_norm)
     elif name == "mobilenet_v2":
-        trunk = MobileNetTrunk(torchvision.models.mobilenet_v2(norm_layer=norm_layer).features)
+        trunk = MobileNetTrunk(torchvision.models.mobilenet_v2(norm_layer=make_norm).features)
     else:
-        trunk = ResNetTrunk(torchvision.models.get_model(name, norm_layer=norm_layer))
+        trunk = ResNetTrunk(build_resnet(name, make_norm), stride_in_1x1=stride_in_1x1)
     if weights is not None and not load_later:
         load_trunk(trunk, name, weights)
     trunk.freeze(frozen_stages)
     return trunk
 
 
-def load_trunk(trunk: Trunk, name: str, weights: str) -> None:
-    """Load ``weights`` (see :func:`build_trunk`) into ``trunk``; every parameter must be there.
-
-    Raises:
-        ValueError: an unknown name, a failed download, parameters missing or left over.
-        FileNotFoundError: no such file.
-    """
-    state = _read_weights(Path(weights)) if is_path(weights) else _fetch_weights(name, weights)
-    wanted = trunk.state_dict()
-    given = {
-        key: value
-        for key, value in state.items()
-        if not key.startswith(CLASSIFIER_PREFIXES) and not key.endswith("num_batches_tracked")
-    }
-    missing = [
-        key for key in wanted if key not in given and not key.endswith("num_batches_tracked")
-    ]
-    extra = [key for key in given if key not in wanted]
-    shapes = [key for key in given if key in wanted and given[key].shape != wanted[key].shape]
-    if missing or extra or shapes:
-        of_statistics = any(key.endswith("running_mean") for key in extra)
-        hint = " Batch-norm weights do not fit model.norm=group." if of_statistics else ""
-        raise ValueError(
-            f"model.weights={weights} do not fit {name}: {len(missing)} parameters missing "
-            f"(such as {missing[:2]}), {len(extra)} left over (such as {extra[:2]}), "
-            f"{len(shapes)} of another shape (such as {shapes[:2]}).{hint} Give the weights of "
-            f"this backbone under torchvision's names."
+def build_resnet(name: str, norm_layer: NormLayer) -> ResNet:
+    """torchvision's ResNet or ResNeXt with random weights, and one that it does not name."""
+    if name == "resnext101_32x4d":  # of detectron2's and mmdetection's model zoos
+        return ResNet(
+            Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4, norm_layer=norm_layer
         )
-    trunk.load_state_dict({**wanted, **given})
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """State dict of a file; nothing in it executes."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}; check model.weights.")
-    try:
-        state = read_tensors(path)
-    except ValueError as error:
-        raise ValueError(f"model.weights={path} is not a readable state dict: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(
-            f"model.weights={path} holds no plain state dict of tensors; a whole detector's "
-            f"checkpoint belongs into init_from."
-        )
-    return state
-
-
-def _fetch_weights(name: str, weights: str) -> dict[str, Tensor]:
-    """State dict of torchvision's weights, from its cache or its server."""
-    choices = torchvision.models.get_model_weights(name)
-    if weights not in choices.__members__:
-        raise ValueError(
-            f"model.weights={weights}: {name} has {', '.join(choices.__members__)}; or give a "
-            f"path (containing /), or null for random weights."
-        )
-    try:
-        return choices[weights].get_state_dict(progress=True, check_hash=True)
-    except (urllib.error.URLError, ConnectionError, TimeoutError, RuntimeError) as error:
-        # RuntimeError: what came has another hash, as when a proxy answers with its own page.
-        raise ValueError(
-            f"model.weights={weights} could not be downloaded from {choices[weights].url} "
-            f"({error}). Offline: fetch that file elsewhere and set model.weights=PATH, or train "
-            f"from random weights with model.weights=null model.norm=group model.frozen_stages=0."
-        ) from error
+    return torchvision.models.get_model(name, norm_layer=norm_layer)

@@ -30,6 +30,12 @@ def prior_bias(prior: float) -> float:
     return math.log(prior) - math.log1p(-prior)
 
 
+def count_classes(weights: dict[str, Tensor]) -> int:
+    """K of a model's state dict; the box subnet shows how many anchors there are in a cell."""
+    a = weights["head.box.pred.bias"].shape[0] // 4
+    return weights["head.cls.pred.bias"].shape[0] // a
+
+
 class Subnet(nn.Module):
     """3x3 convolutions with ReLU, shared by all levels, then one that predicts."""
 

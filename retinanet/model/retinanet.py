@@ -7,10 +7,7 @@ from retinanet.model.anchors import AnchorGenerator, grid_sizes
 from retinanet.model.backbone import build_trunk
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.heads import Subnet, prior_bias
-
-# Mean and standard deviation of ImageNet's RGB values, as torchvision's weights expect them.
-RGB_MEAN = (123.675, 116.28, 103.53)
-RGB_STD = (58.395, 57.12, 57.375)
+from retinanet.model.pretrained import RGB_MEAN, RGB_STD
 
 
 class RetinaNet(nn.Module):
@@ -29,6 +26,8 @@ class RetinaNet(nn.Module):
         norm: str = "frozen",
         head_norm: str = "none",
         frozen_stages: int = 2,
+        norm_eps: float = 1e-5,
+        stride_in_1x1: bool = False,
         fpn_channels: int = 256,
         p6_from: str = "c5",
         relu_before_p7: bool = True,
@@ -47,6 +46,8 @@ class RetinaNet(nn.Module):
             norm: of the trunk: ``"frozen"``, ``"batch"``, ``"sync"`` or ``"group"``.
             head_norm: of the subnets: ``"none"`` or ``"group"``.
             frozen_stages: trunk stages that do not train.
+            norm_eps: added to the variance by the trunk's frozen and batch norms.
+            stride_in_1x1: bottlenecks shrink in their first convolution, as in Caffe's ResNets.
             fpn_channels: of P3 to P7.
             p6_from: ``"c5"`` or ``"p5"``.
             relu_before_p7: ReLU between P6 and P7.
@@ -69,6 +70,8 @@ class RetinaNet(nn.Module):
             weights=weights,
             norm=norm,
             frozen_stages=frozen_stages,
+            norm_eps=norm_eps,
+            stride_in_1x1=stride_in_1x1,
             load_later=load_later,
         )
         self.fpn = FeaturePyramid(

@@ -66,9 +66,6 @@ def _link_or_copy(path: Path, link: Path) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this project after checking every byte of it.
 
-    Single flipped bits load silently otherwise: torch does not check the CRC of its zip file.
-    Nothing in the file is executed.
-
     Args:
         path: such as ``runs/NAME/checkpoints/best.pt``.
 
@@ -79,16 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: damaged, or not a checkpoint of this project, or of another format.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}; give the path of a .pt file.")
-    try:
-        _check_every_byte(path)
-        state = read_tensors(path)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged or no checkpoint of this project ({error}); give another, such as "
-            f"previous.pt or best.pt of the same run."
-        ) from error
+    state = read_checked(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a checkpoint of this project (format {FORMAT}); weights of a trunk "
@@ -97,14 +85,44 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_trained(path: Path) -> dict[str, Any]:
-    """As :func:`load_checkpoint`, for the model that a run trained.
+def read_checked(path: Path) -> Any:
+    """What is in a file of tensors, after checking every byte of it.
+
+    Single flipped bits load silently otherwise: torch does not check the CRC of its zip file.
+    Nothing in the file is executed.
+
+    Args:
+        path: of a checkpoint, of this project or another.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: as there, or the checkpoint is of something else.
+        ValueError: damaged, or no file of tensors.
     """
-    state = load_checkpoint(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}; give the path of a .pt file.")
+    try:
+        # Pickles and torch's format of before 2020 have no checksums.
+        if zipfile.is_zipfile(path):
+            _check_every_byte(path)
+        return read_tensors(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged or no checkpoint ({error}); give another, such as previous.pt or "
+            f"best.pt of the same run."
+        ) from error
+
+
+def check_trained(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint of this project, if it is of a model that a run trained.
+
+    Raises:
+        ValueError: it is of another format, or of something else.
+    """
+    if state["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has format {state['format']}, this version reads {FORMAT}; use the version "
+            f"that wrote it."
+        )
     if not state.keys() >= NEEDED:
         raise ValueError(
             f"{path} holds {', '.join(sorted(state))}, but no model of train.py; give a "

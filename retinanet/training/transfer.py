@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from retinanet.limits import value_text
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.checkpoint import load_trained, shipped_weights
+from retinanet.training.checkpoint import shipped_weights
 
 # A trunk that matches less than this of its parameters is another trunk.
 MIN_TRUNK_SHARE = 0.95
@@ -16,24 +17,39 @@ MIN_TRUNK_SHARE = 0.95
 # Parameters with one group of rows for each class.
 CLASS_PARAMETERS = ("head.cls.pred.weight", "head.cls.pred.bias")
 
+# Settings by which the same weights mean something else.
+CONVENTIONS = (
+    ("data", "resize"),
+    ("model", "norm_eps"),
+    ("model", "stride_in_1x1"),
+    ("model", "p6_from"),
+    ("model", "relu_before_p7"),
+    ("anchors", "sizes"),
+    ("anchors", "scales"),
+    ("anchors", "ratios"),
+    ("anchors", "offset"),
+    ("anchors", "rounding"),
+)
 
-def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[str]:
+
+def transfer(
+    model: RetinaNet, state: dict[str, Any], path: str, class_names: Sequence[str]
+) -> list[str]:
     """Copy what fits from a checkpoint into ``model``; class outputs are matched by name.
 
     Args:
         model: its class outputs keep their start from the prior where no class of the same name
             is in the checkpoint.
-        path: of a checkpoint of this project.
+        state: the checkpoint, of this project or another.
+        path: of its file, for the messages.
         class_names: of the model, in the order of labels.
 
     Returns:
         Lines for the log: what was kept, restarted and left out.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint, or of another trunk.
+        ValueError: it is of another trunk.
     """
-    state = load_trained(path)
     given, own = shipped_weights(state), model.state_dict()
     fits = {
         name: value
@@ -49,8 +65,8 @@ def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[s
             f"with model.backbone={state['settings']['model']['backbone']} and model.norm="
             f"{state['settings']['model']['norm']}. Use the same here."
         )
-    old_names = state["classes"]["names"]
-    copied = _rows_fit(own, given, model.num_classes, len(old_names))
+    old_names = state["classes"]["names"] or []
+    copied = old_names and _rows_fit(own, given, model.num_classes, len(old_names))
     kept = [name for name in class_names if name in old_names and copied]
     if kept:
         for name in CLASS_PARAMETERS:
@@ -59,11 +75,35 @@ def transfer(model: RetinaNet, path: Path, class_names: Sequence[str]) -> list[s
     restarted = [name for name in class_names if name not in kept]
     untouched = [name for name in own if name not in fits]
     return [
-        f"weights    {path} (step {state['step']}): {len(fits)} of {len(own)} parameters",
+        f"weights    {path} ({describe_source(state)}): {len(fits)} of {len(own)} parameters",
         f"classes    kept {', '.join(kept) or 'none'}; restarted from model.prior: "
         f"{', '.join(restarted) or 'none'}",
         f"restarted  {', '.join(untouched[:6]) or 'no parameter'}"
         + (f" and {len(untouched) - 6} more" if len(untouched) > 6 else ""),
+    ]
+
+
+def describe_source(state: dict[str, Any]) -> str:
+    """Whose checkpoint it is, or after which step of a run."""
+    return state.get("origin") or f"step {state['step']}"
+
+
+def other_conventions(given: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """A line for the log when a run reads the weights it starts from in another way.
+
+    Args:
+        given: settings recorded with the weights, as plain containers.
+        own: those of the run.
+    """
+    differing = [
+        f"{group}.{key}={value_text(given[group][key])}"
+        for group, key in CONVENTIONS
+        if given[group].get(key, own[group][key]) != own[group][key]
+    ]
+    if not differing:
+        return []
+    return [
+        f"warning    they were trained with {' '.join(differing)}; set it to keep their meaning"
     ]
 
 

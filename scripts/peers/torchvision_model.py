@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections import OrderedDict
 
 import torch
@@ -19,31 +18,14 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from retinanet.config import TrainConfig
 from retinanet.data.batches import DIVISOR
-from retinanet.model.backbone import NORM_LAYERS
+from retinanet.exchange.torchvision import NAMES
+from retinanet.model.backbone import build_resnet, norm_layer
 from retinanet.model.heads import group_norm
+from retinanet.model.names import rename, to_theirs
 from retinanet.model.retinanet import RetinaNet
 
 # Hidden layers of each of torchvision's subnets.
 MAX_DEPTH = 4
-
-# Our parameter names -> torchvision's.
-RENAMES = (
-    (r"backbone\.features\.", "backbone.body."),
-    (r"backbone\.", "backbone.body."),
-    (r"fpn\.lateral\.c3\.", "backbone.fpn.inner_blocks.0.0."),
-    (r"fpn\.lateral\.c4\.", "backbone.fpn.inner_blocks.1.0."),
-    (r"fpn\.lateral\.c5\.", "backbone.fpn.inner_blocks.2.0."),
-    (r"fpn\.output\.p3\.", "backbone.fpn.layer_blocks.0.0."),
-    (r"fpn\.output\.p4\.", "backbone.fpn.layer_blocks.1.0."),
-    (r"fpn\.output\.p5\.", "backbone.fpn.layer_blocks.2.0."),
-    (r"fpn\.(p[67])\.", r"backbone.fpn.extra_blocks.\1."),
-    (r"head\.cls\.convs\.(\d)\.", r"head.classification_head.conv.\1.0."),
-    (r"head\.cls\.norms\.(\d)\.", r"head.classification_head.conv.\1.1."),
-    (r"head\.cls\.pred\.", "head.classification_head.cls_logits."),
-    (r"head\.box\.convs\.(\d)\.", r"head.regression_head.conv.\1.0."),
-    (r"head\.box\.norms\.(\d)\.", r"head.regression_head.conv.\1.1."),
-    (r"head\.box\.pred\.", "head.regression_head.bbox_reg."),
-)
 
 
 class SameInput(GeneralizedRCNNTransform):
@@ -89,6 +71,7 @@ def check_comparable(settings: TrainConfig) -> None:
             f"model.fpn_channels={model.fpn_channels}",
         ),
         "model.relu_before_p7": (model.relu_before_p7, "true"),
+        "model.stride_in_1x1": (not model.stride_in_1x1, "false"),
         "model.norm": (model.norm in ("frozen", "group"), "frozen or group"),
         "matching.low_quality": (settings.matching.low_quality, "true"),
         "optim.accumulate": (settings.optim.accumulate == 1, "1"),
@@ -114,10 +97,10 @@ def torchvision_model(
             padding and (rounded) anchors, and images with values from 0 to 1.
     """
     anchors, post = settings.anchors, settings.postprocess
-    norm_layer = group_norm if settings.model.head_norm == "group" else None
+    head_norm = group_norm if settings.model.head_norm == "group" else None
     backbone = _backbone(settings, ours)
     head = RetinaNetHead(
-        backbone.out_channels, ours.anchor_generator.num_per_cell, ours.num_classes, norm_layer
+        backbone.out_channels, ours.anchor_generator.num_per_cell, ours.num_classes, head_norm
     )
     for subnet in (head.classification_head, head.regression_head):
         subnet.conv = subnet.conv[: settings.model.head_depth]
@@ -148,9 +131,9 @@ def torchvision_model(
 def _backbone(settings: TrainConfig, ours: RetinaNet) -> BackboneWithFPN:
     """torchvision's trunk and pyramid; of the tiny trunk, which is ours, a copy."""
     name, channels = settings.model.backbone, settings.model.fpn_channels
-    norm_layer = NORM_LAYERS[settings.model.norm]
+    make_norm = norm_layer(settings.model.norm, settings.model.norm_eps)
     if name == "mobilenet_v2":
-        trunk = torchvision.models.mobilenet_v2(norm_layer=norm_layer).features
+        trunk = torchvision.models.mobilenet_v2(norm_layer=make_norm).features
         layers = ("6", "13", "18")
     elif name == "tiny":
         parts = OrderedDict(copy.deepcopy(ours.backbone).named_children())
@@ -158,7 +141,7 @@ def _backbone(settings: TrainConfig, ours: RetinaNet) -> BackboneWithFPN:
         trunk = nn.Sequential(OrderedDict(stem=stem, **parts))
         layers = ("block3", "block4", "block5")
     else:
-        trunk = torchvision.models.get_model(name, norm_layer=norm_layer)
+        trunk = build_resnet(name, make_norm)
         layers = ("layer2", "layer3", "layer4")
     c5 = ours.backbone.channels[-1]
     if settings.model.p6_from == "c5" and c5 == channels:
@@ -182,17 +165,12 @@ def copy_weights(ours: RetinaNet, theirs: TorchvisionRetinaNet) -> None:
     Raises:
         RuntimeError: the two are not the same network.
     """
-    theirs.load_state_dict({_their_name(name): w for name, w in ours.state_dict().items()})
-    trained = {_their_name(name): p.requires_grad for name, p in ours.named_parameters()}
+    renaming = to_theirs(NAMES)
+    weights, _ = rename(ours.state_dict(), renaming)
+    theirs.load_state_dict(weights)
+    trained = {renaming(name): p.requires_grad for name, p in ours.named_parameters()}
     for name, parameter in theirs.named_parameters():
         parameter.requires_grad_(trained[name])
-
-
-def _their_name(name: str) -> str:
-    for ours, theirs in RENAMES:
-        if re.match(ours, name):
-            return re.sub(f"^{ours}", theirs, name)
-    raise RuntimeError(f"torchvision's RetinaNet has nothing like {name}")
 
 
 def same_pixels(model: TorchvisionRetinaNet, images: list[Tensor], expected: Tensor) -> bool:

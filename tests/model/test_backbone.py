@@ -55,7 +55,7 @@ def test_stages_halve_the_image_and_channels_are_announced(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet34", "resnet101", "resnet152", "resnext50_32x4d"]
+    ["resnet34", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d"]
     + ["resnext101_32x8d", "resnext101_64x4d"],
 )
 def test_the_large_trunks_have_the_channels_they_announce(name):
@@ -212,10 +212,10 @@ def test_code_in_a_file_does_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("state", [{"model": {"a": torch.ones(1)}}, [torch.ones(1)]])
-def test_a_whole_checkpoint_is_not_a_trunk(tmp_path, state):
+@pytest.mark.parametrize("state", [{"model": {"a": 1}}, [torch.ones(1)], {}])
+def test_a_file_without_tensors_is_refused(tmp_path, state):
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="no plain state dict of tensors.*init_from"):
+    with pytest.raises(ValueError, match="holds no state dict of tensors"):
         load_file(tmp_path / "w.pth")
 
 

@@ -96,7 +96,7 @@ def test_a_flipped_bit_in_the_weights_is_an_error_although_torch_takes_it(last):
 def test_a_truncated_file_is_an_error(last, share):
     content = last.read_bytes()
     last.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match="damaged or no checkpoint of this project"):
+    with pytest.raises(ValueError, match="damaged or no checkpoint"):
         load_checkpoint(last)
 
 

@@ -5,11 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from retinanet.exchange.read import read_trained
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.checkpoint import save_checkpoint
-from retinanet.training.transfer import shipped_weights, transfer
+from retinanet.training import transfer as module
+from retinanet.training.checkpoint import save_checkpoint, shipped_weights
 
 OLD = ["cat", "dog", "bird"]
+
+
+def transfer(model: RetinaNet, path: Path, names: list[str]) -> list[str]:
+    return module.transfer(model, read_trained(path), str(path), names)
 
 
 def write_checkpoint(path: Path, model: RetinaNet, names: list[str], **more) -> Path:
@@ -122,3 +127,14 @@ def test_batch_norms_do_not_become_group_norms(tmp_path, make_model, old, new):
 def test_a_file_that_is_not_there_is_named(tmp_path, make_model):
     with pytest.raises(FileNotFoundError, match=r"x\.pt"):
         transfer(make_model(), tmp_path / "x.pt", OLD)
+
+
+def test_other_conventions_of_the_weights_are_told():
+    own = {"data": {"resize": "antialias"}, "model": {"p6_from": "c5"}, "anchors": {}}
+    given = {"data": {"resize": "torchvision"}, "model": {"p6_from": "c5"}, "anchors": {}}
+    for group, key in module.CONVENTIONS:
+        own[group].setdefault(key, 1)
+        given[group].setdefault(key, 1)
+    (line,) = module.other_conventions(given, own)
+    assert "trained with data.resize=torchvision; set it" in line
+    assert module.other_conventions(own, own) == []

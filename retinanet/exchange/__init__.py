@@ -1,0 +1,1 @@
+"""Checkpoints of other projects: read as ours, written as torchvision's."""

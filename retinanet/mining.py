@@ -1,0 +1,64 @@
+"""Online hard example mining: what the paper compares focal loss with (its table 1d)."""
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from retinanet.checks import check
+
+# The anchors with the highest losses among which NMS chooses; more never come into a batch of 512.
+CANDIDATES = 10_000
+
+
+class HardAnchors:
+    """Chooses the anchors of each image that teach; the others do not count.
+
+    Section 5.1 of the paper, after Shrivastava et al. 2016, arXiv:1604.03540: anchors are scored by
+    their loss, NMS takes away near-duplicates, the highest remain. It waits for the GPU: NMS
+    returns a number of anchors.
+    """
+
+    def __init__(self, *, anchors: int = 128, nms_iou: float = 0.5, ratio: float | None = None):
+        """Check and remember.
+
+        Args:
+            anchors: kept in each image; the paper tries 128, 256 and 512.
+            nms_iou: of two anchors whose predicted boxes overlap more the easier is dropped; the
+                paper tries 0.5 and 0.7.
+            ratio: background anchors for each positive, as SSD has 3; None: as it comes.
+        """
+        check("loss.ohem_anchors", anchors)
+        check("loss.ohem_nms_iou", nms_iou)
+        check("loss.ohem_ratio", ratio)
+        self.anchors = anchors
+        self.nms_iou = nms_iou
+        self.ratio = ratio
+
+    @torch.no_grad()
+    def __call__(self, losses: Tensor, boxes: Tensor, positive: Tensor) -> Tensor:
+        """Which anchors count.
+
+        Args:
+            losses: (B, A) class loss of every anchor, 0 where it is ignored.
+            boxes: (B, A, 4) predicted, in pixels.
+            positive: (B, A) bool.
+
+        Returns:
+            (B, A) bool.
+        """
+        kept = torch.zeros_like(positive)
+        for image in range(len(losses)):
+            hardest = losses[image].topk(min(CANDIDATES, losses.shape[1])).indices
+            apart = hardest[nms(boxes[image, hardest], losses[image, hardest], self.nms_iou)]
+            kept[image, self._first(apart, positive[image, apart])] = True
+        return kept & (losses > 0)
+
+    def _first(self, anchors: Tensor, positive: Tensor) -> Tensor:
+        """As many as wanted of the anchors, the hardest first."""
+        if self.ratio is None:
+            return anchors[: self.anchors]
+        most = round(self.anchors / (1 + self.ratio))
+        positives = anchors[positive][:most]
+        # An image without positives teaches by its hardest background all the same.
+        background = round(self.ratio * max(len(positives), 1))
+        return torch.cat([positives, anchors[~positive][:background]])

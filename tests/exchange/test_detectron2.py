@@ -1,0 +1,106 @@
+"""detectron2's checkpoints: every name has a place, and its conventions give its detections."""
+
+import pickle
+
+import pytest
+import torch
+from emulated import MEAN, Emulated
+
+from retinanet import load
+from retinanet.exchange.read import read_trained
+
+
+def name_in_trunk(name):
+    first, *rest = name.split(".")
+    if first in ("conv1", "bn1"):
+        return "stem.conv1." + ("norm." if first == "bn1" else "") + rest[-1]
+    block, part, *rest = rest
+    stage = f"res{int(first[-1]) + 1}.{block}."
+    if part == "downsample":
+        return stage + ("shortcut.norm." if rest[0] == "1" else "shortcut.") + rest[-1]
+    return stage + (f"conv{part[-1]}.norm." if part[0] == "b" else f"{part}.") + rest[-1]
+
+
+def names_of(net):
+    """The parameters of an emulated network under detectron2's names."""
+    body = net.body.state_dict()
+    state = {f"backbone.bottom_up.{name_in_trunk(name)}": body[name] for name in body}
+    for i in range(3):
+        for part in ("weight", "bias"):
+            inner, layer = net.fpn.inner_blocks[i][0], net.fpn.layer_blocks[i][0]
+            state[f"backbone.fpn_lateral{i + 3}.{part}"] = getattr(inner, part)
+            state[f"backbone.fpn_output{i + 3}.{part}"] = getattr(layer, part)
+    for part in ("weight", "bias"):
+        for p in ("p6", "p7"):
+            module = getattr(net.fpn.extra_blocks, p)
+            state[f"backbone.top_block.{p}.{part}"] = getattr(module, part)
+        for i in range(4):
+            state[f"head.cls_subnet.{2 * i}.{part}"] = getattr(net.cls[i], part)
+            state[f"head.bbox_subnet.{2 * i}.{part}"] = getattr(net.box[i], part)
+        state[f"head.cls_score.{part}"] = getattr(net.cls_pred, part)
+        state[f"head.bbox_pred.{part}"] = getattr(net.box_pred, part)
+    state |= {f"anchor_generator.cell_anchors.{i}": torch.zeros(9, 4) for i in range(5)}
+    return {name: value.detach() for name, value in state.items()}
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(1)
+    return Emulated("resnet50", caffe=True).eval()
+
+
+@pytest.fixture(scope="module", params=["pkl", "pth"])
+def checkpoint(net, request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("d2") / f"model_final.{request.param}"
+    state = names_of(net)
+    if request.param == "pkl":
+        arrays = {name: value.numpy() for name, value in state.items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    else:
+        pixels = {"pixel_mean": torch.tensor(MEAN[::-1]).view(3, 1, 1)}
+        pixels["pixel_std"] = torch.ones(3, 1, 1)
+        torch.save({"model": state | pixels, "iteration": 89999, "optimizer": {}}, path)
+    return path
+
+
+def test_it_detects_the_same(net, checkpoint, photo):
+    detector = load(checkpoint)
+    detector.settings.data.min_size, detector.settings.data.max_size = 200, 400
+    scores, labels, boxes = net.detect(photo, "scale", clip_first=False)
+    assert len(scores) > 50
+    found = detector([photo])[0]
+    torch.testing.assert_close(found.scores, scores, rtol=0, atol=1e-4)
+    assert torch.equal(found.labels, labels)
+    torch.testing.assert_close(found.boxes, boxes, rtol=0, atol=0.1)
+    assert found.category_ids[0] == detector.category_ids[int(labels[0])]
+
+
+def test_classes_and_conventions_are_recorded(checkpoint):
+    state = read_trained(checkpoint)
+    assert state["classes"]["names"][:2] == ["person", "bicycle"]
+    assert state["classes"]["ids"][-1] == 90
+    assert state["settings"]["model"]["stride_in_1x1"] is True
+    assert state["settings"]["postprocess"]["clip"] == "after_nms"
+    assert state["settings"]["data"] | {"resize": "antialias"} == state["settings"]["data"]
+
+
+def test_a_parameter_of_another_model_is_named(net, tmp_path):
+    state = names_of(net) | {"head.centerness.weight": torch.zeros(1)}
+    torch.save({"model": state}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match=r"m\.pth: it looks like a RetinaNet of d.*centerness"):
+        read_trained(tmp_path / "m.pth")
+
+
+def test_a_missing_parameter_is_named(net, tmp_path):
+    state = names_of(net)
+    del state["backbone.fpn_output4.bias"]
+    torch.save({"model": state}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match=r"1 parameters are missing.*fpn\.output\.p4\.bias"):
+        load(tmp_path / "m.pth")
+
+
+def test_pixels_of_another_mean_are_refused(net, tmp_path):
+    state = names_of(net) | {"pixel_mean": torch.full((3, 1, 1), 127.5)}
+    torch.save({"model": state | {"pixel_std": torch.ones(3, 1, 1)}}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match="takes the mean .127.5.* off its pixels"):
+        load(tmp_path / "m.pth")

@@ -1,0 +1,222 @@
+"""torchvision's RetinaNets: read from their files they detect the same, and they go back."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models.detection import retinanet_resnet50_fpn
+
+from retinanet import RetinaNet, jobs, load
+from retinanet.cli.main import composer
+from retinanet.exchange.read import read_trained
+from retinanet.exchange.torchvision import NAMES
+from retinanet.losses import RetinaNetLoss
+from retinanet.matching import Matcher
+from retinanet.model.anchors import AnchorGenerator
+from retinanet.model.names import to_theirs
+from retinanet.training.transfer import transfer
+from scripts.convert_checkpoint import convert
+from scripts.peers.parity import compare, fit_norms, freeze_norms, spread_model
+
+SIDE, LONG_SIDE = 224, 300
+
+
+@pytest.fixture(scope="module", params=["v1", "v2"])
+def theirs(request):
+    model = spread_model(request.param, seed=0)
+    model.transform.min_size, model.transform.max_size = (SIDE,), LONG_SIDE
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(theirs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tv") / "retinanet.pth"
+    torch.save(theirs.state_dict(), path)
+    return path
+
+
+def load_small(path):
+    detector = load(path)
+    detector.settings.data.min_size, detector.settings.data.max_size = SIDE, LONG_SIDE
+    return detector
+
+
+@pytest.fixture(scope="module")
+def photos(real_data):
+    """Of several sizes and shapes, the narrowest and the widest among them."""
+    paths = sorted((real_data("coco_slice") / "val2017").glob("*.jpg"))
+    ratio = {path: np.divide(*Image.open(path).size) for path in paths}
+    paths.sort(key=ratio.get)
+    return [paths[0], paths[len(paths) // 3], paths[2 * len(paths) // 3], paths[-1]]
+
+
+def test_files_become_the_same_detections(theirs, checkpoint, photos):
+    for difference in compare(theirs, load_small(checkpoint), photos):
+        assert difference.logits < 1e-4, difference
+        assert difference.deltas < 1e-4, difference
+        assert difference.detections > 50, difference
+        assert difference.unmatched == 0, difference
+        assert difference.score < 1e-4, difference
+        assert difference.box < 0.1, difference
+
+
+def test_without_its_conventions_the_boxes_differ(theirs, checkpoint, photos):
+    # The comparison above can fail.
+    detector = load_small(checkpoint)
+    detector.model.anchor_generator = AnchorGenerator()
+    (difference,) = compare(theirs, detector, photos[:1])
+    assert difference.box > 0.1 or difference.unmatched
+    detector = load_small(checkpoint)
+    detector.settings.data.resize = "antialias"
+    (difference,) = compare(theirs, detector, photos[:1])
+    assert difference.logits > 1e-3
+
+
+def old_names(state):
+    """As files of before torchvision 0.13 have them."""
+    renamed = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if "inner_blocks" in parts or "layer_blocks" in parts:
+            parts.pop(-2)
+        if "_head.conv." in name:
+            parts.pop(-2)
+            parts[-2] = str(2 * int(parts[-2]))
+        renamed[".".join(parts)] = value
+    return renamed
+
+
+def test_old_names_mean_the_same(tmp_path):
+    state = spread_model("v1", seed=0).state_dict()
+    old = old_names(state)
+    assert "head.classification_head.conv.6.weight" in old
+    assert "backbone.fpn.inner_blocks.2.bias" in old
+    torch.save(dict(state), tmp_path / "new.pth")
+    torch.save(old, tmp_path / "old.pth")
+    new, read = (read_trained(tmp_path / f"{name}.pth")["model"] for name in ("new", "old"))
+    assert new.keys() == read.keys()
+    assert all(torch.equal(new[name], read[name]) for name in new)
+
+
+def test_it_goes_there_and_back(theirs, checkpoint, tmp_path, photos):
+    convert(checkpoint, tmp_path / "ours.pt", "retinanet")
+    convert(tmp_path / "ours.pt", tmp_path / "theirs.pth", "torchvision")
+    back = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    given = theirs.state_dict()
+    assert back.keys() == given.keys()
+    for name in given:
+        if "cls_logits" not in name:
+            assert torch.equal(back[name], given[name]), name
+    with torch.no_grad():
+        theirs.load_state_dict(back)
+    (difference,) = compare(theirs, load_small(tmp_path / "ours.pt"), photos[:1])
+    assert (difference.unmatched, difference.score < 1e-4) == (0, True)
+
+
+def test_torchvision_loads_what_was_written_as_it_is_told(tmp_path):
+    model = spread_model("v1", seed=1)
+    torch.save(model.state_dict(), tmp_path / "v1.pth")
+    said = convert(tmp_path / "v1.pth", tmp_path / "theirs.pth", "torchvision")
+    assert "retinanet_resnet50_fpn(" in said
+    assert "num_classes=91" in said
+    assert "eps=0" in said
+    again = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    again.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
+
+
+def test_a_head_of_other_classes_keeps_them(tmp_path):
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    state = read_trained(tmp_path / "m.pth")
+    assert state["classes"] == {"names": None, "ids": None}
+    assert state["settings"]["model"]["norm"] == "batch"
+    assert state["settings"]["model"]["norm_eps"] == 1e-5
+    detector = load(tmp_path / "m.pth")
+    assert (detector.names, detector.category_ids) == (("class_0", "class_1", "class_2"), (0, 1, 2))
+
+
+def test_frozen_norms_of_the_published_size_have_no_epsilon(tmp_path):
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+    freeze_norms(model.backbone, eps=0.0)
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    assert read_trained(tmp_path / "m.pth")["settings"]["model"]["norm_eps"] == 0.0
+
+
+def test_it_trains_alike(tmp_path):
+    # torchvision divides by the positives of each image; so can we, and then nothing differs.
+    torch.manual_seed(5)
+    theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    fit_norms(theirs)
+    freeze_norms(theirs.backbone, eps=1e-5)
+    torch.save(theirs.state_dict(), tmp_path / "m.pth")
+    theirs.transform.min_size, theirs.transform.max_size = (SIDE,), LONG_SIDE
+    ours = load(tmp_path / "m.pth").model.train()
+    images = [torch.rand(3, 200, 250), torch.rand(3, 224, 224)]
+    boxes = [[[20, 30, 90, 120], [100, 10, 240, 190], [5, 5, 14, 12]], [[50, 60, 180, 190]]]
+    targets = [
+        {"boxes": torch.tensor(b, dtype=torch.float32), "labels": torch.arange(len(b))}
+        for b in boxes
+    ]
+    expected = theirs.train()(images, targets)
+    sum(expected.values()).backward()
+
+    batch, resized = theirs.transform(images, targets)
+    logits, deltas = ours.predict(batch.tensors)
+    anchors = ours.anchors(*batch.tensors.shape[-2:])
+    padded = torch.zeros(2, 3, 4)
+    labels = torch.full((2, 3), -1)
+    for i, target in enumerate(resized):
+        padded[i, : len(target["boxes"])] = target["boxes"]
+        labels[i, : len(target["labels"])] = target["labels"]
+    match = Matcher()(anchors, padded, labels, torch.zeros(2, 0, 4))
+    loss = RetinaNetLoss(normalizer="image", box="l1")
+    losses = loss(logits, deltas, anchors, match, *loss.divisors([match]))
+    sum(losses.values()).backward()
+    torch.testing.assert_close(losses["class"], expected["classification"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses["box"], expected["bbox_regression"], rtol=1e-5, atol=0)
+
+    gradients = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    renaming = to_theirs(NAMES)
+    trained = [(renaming(n), p.grad) for n, p in ours.named_parameters() if p.grad is not None]
+    assert len(trained) > 60
+    for name, gradient in trained:
+        scale = gradients[name].abs().max()
+        assert (gradient - gradients[name]).abs().max() < 1e-4 * scale, name
+
+
+def test_it_is_evaluated_from_the_command_line(tmp_path, real_data):
+    torch.save(spread_model("v1", seed=0).state_dict(), tmp_path / "theirs.pth")
+    typed = [
+        f"checkpoint={tmp_path / 'theirs.pth'}",
+        "data=coco",
+        f"data.root={real_data('coco_slice')}",
+        "data.min_size=64",
+        "data.max_size=96",
+        "data.workers=0",
+        "evaluation.max_images=3",
+        "log_images=0",
+        f"output_dir={tmp_path / 'out'}",
+        "device=cpu",
+    ]
+    with composer("eval") as reader:
+        jobs.evaluate(reader.command(typed).settings, typed)
+    metrics = json.loads((tmp_path / "out/eval/metrics.json").read_text())
+    assert 0 <= metrics["AP"] < 0.5
+    with composer("eval") as reader, pytest.raises(ValueError, match="does not say which data"):
+        jobs.evaluate(reader.command(typed[:1]).settings, typed[:1])
+
+
+def test_a_run_starts_from_it(tmp_path):
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+    freeze_norms(model.backbone, eps=0.0)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    state = read_trained(tmp_path / "theirs.pth")
+    names = ["zebra", "unicorn"]
+    ours = RetinaNet("resnet50", 2, p6_from="p5", load_later=True)
+    lines = transfer(ours, state, "theirs.pth", names)
+    assert "theirs.pth (torchvision v1)" in lines[0]
+    assert "kept zebra; restarted from model.prior: unicorn" in lines[1]
+    zebra = model.head.classification_head.cls_logits.bias.view(9, 91)[:, 24]
+    assert torch.equal(ours.head["cls"].pred.bias.view(9, 2)[:, 0], zebra)

@@ -1,0 +1,98 @@
+"""mmdetection's checkpoints, of both styles: every name has a place, the detections are theirs."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from emulated import Emulated
+
+from retinanet import load
+from retinanet.exchange.read import read_trained
+
+
+def names_of(net):
+    """The parameters of an emulated network under mmdetection's names."""
+    state = {f"backbone.{name}": value for name, value in net.body.state_dict().items()}
+    norms = [name for name in state if name.endswith("running_var")]
+    state |= {name.replace("running_var", "num_batches_tracked"): torch.tensor(0) for name in norms}
+    extra = net.fpn.extra_blocks
+    outputs = [*(block[0] for block in net.fpn.layer_blocks), extra.p6, extra.p7]
+    for part in ("weight", "bias"):
+        for i in range(3):
+            lateral = getattr(net.fpn.inner_blocks[i][0], part)
+            state[f"neck.lateral_convs.{i}.conv.{part}"] = lateral
+        for i, conv in enumerate(outputs):
+            state[f"neck.fpn_convs.{i}.conv.{part}"] = getattr(conv, part)
+        for i in range(4):
+            state[f"bbox_head.cls_convs.{i}.conv.{part}"] = getattr(net.cls[i], part)
+            state[f"bbox_head.reg_convs.{i}.conv.{part}"] = getattr(net.box[i], part)
+        state[f"bbox_head.retina_cls.{part}"] = getattr(net.cls_pred, part)
+        state[f"bbox_head.retina_reg.{part}"] = getattr(net.box_pred, part)
+    return {name: value.detach() for name, value in state.items()}
+
+
+def config(style):
+    return f"model = dict(backbone=dict(type='ResNet', style='{style}'), neck=dict(type='FPN'))"
+
+
+@pytest.mark.parametrize(
+    ("trunk", "style"), [("resnet18", "pytorch"), ("resnet50", "caffe"), ("resnet50", "pytorch")]
+)
+def test_it_detects_the_same(trunk, style, photo, tmp_path):
+    net = Emulated(trunk, caffe=style == "caffe", relu_before_p7=False).eval()
+    path = tmp_path / "retinanet.pth"
+    torch.save({"meta": {"cfg": config(style)}, "state_dict": names_of(net)}, path)
+    detector = load(path)
+    detector.settings.data.min_size, detector.settings.data.max_size = 200, 400
+    scores, labels, boxes = net.detect(photo, "ratio", clip_first=True)
+    assert len(scores) > 50
+    found = detector([photo])[0]
+    torch.testing.assert_close(found.scores, scores, rtol=0, atol=1e-4)
+    assert torch.equal(found.labels, labels)
+    torch.testing.assert_close(found.boxes, boxes, rtol=0, atol=0.1)
+
+
+@pytest.fixture(scope="module")
+def three_classes():
+    return names_of(Emulated("resnet18", num_classes=3, caffe=False, relu_before_p7=False))
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"dataset_meta": {"classes": ("red", "green", "blue")}},
+        {"dataset_meta": {"CLASSES": ("red", "green", "blue")}},
+        {"CLASSES": ("red", "green", "blue"), "config": config("pytorch")},
+    ],
+)
+def test_classes_come_from_the_file(three_classes, meta, tmp_path):
+    torch.save({"meta": meta, "state_dict": three_classes}, tmp_path / "m.pth")
+    assert load(tmp_path / "m.pth").names == ("red", "green", "blue")
+
+
+def test_classes_that_nobody_wrote_down_have_numbers(three_classes, tmp_path):
+    torch.save({"state_dict": three_classes}, tmp_path / "m.pth")
+    assert load(tmp_path / "m.pth").names == ("class_0", "class_1", "class_2")
+
+
+class HistoryBuffer:
+    """Pickles as mmengine's does: an object with arrays."""
+
+    def __init__(self):
+        self.max_length, self._log_history = 3, np.array([1.0, 2.0])
+
+
+def test_logs_beside_the_weights_do_not_matter(three_classes, tmp_path, monkeypatch):
+    module = "mmengine.logging.history_buffer"
+    monkeypatch.setattr(HistoryBuffer, "__module__", module)
+    fake = types.ModuleType(module)
+    fake.HistoryBuffer = HistoryBuffer
+    for name in ("mmengine", "mmengine.logging", module):
+        monkeypatch.setitem(sys.modules, name, fake)
+    log = {"log_scalars": {"train/loss": HistoryBuffer()}, "runtime_info": {"epoch": 3}}
+    torch.save({"message_hub": log, "state_dict": three_classes}, tmp_path / "m.pth")
+    for name in ("mmengine", "mmengine.logging", module):
+        monkeypatch.delitem(sys.modules, name)
+    assert read_trained(tmp_path / "m.pth")["origin"] == "mmdetection (pytorch style)"

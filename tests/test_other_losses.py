@@ -1,0 +1,218 @@
+"""What the paper compares focal loss with, and what people come from: FL*, softmax, OHEM."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from retinanet.boxes import encode_boxes
+from retinanet.losses import (
+    RetinaNetLoss,
+    focal_loss,
+    focal_star_loss,
+    softmax_focal_loss,
+)
+from retinanet.matching import IGNORED, NEGATIVE, Match
+from retinanet.mining import HardAnchors
+
+TRUE, FALSE = torch.tensor([True]), torch.tensor([False])
+
+
+# FL*
+
+
+def test_the_other_form_by_hand():
+    # x = 1.5 and the class is present: -0.25 ln sigmoid(2 * 1.5 + 1) / 2.
+    expected = 0.25 * math.log1p(math.exp(-4.0)) / 2
+    assert focal_star_loss(torch.tensor([1.5]), TRUE).item() == pytest.approx(expected)
+    expected = 0.75 * math.log1p(math.exp(2.0)) / 2
+    assert focal_star_loss(torch.tensor([1.5]), FALSE).item() == pytest.approx(expected)
+
+
+def test_without_steepness_and_shift_it_is_the_cross_entropy():
+    x = torch.linspace(-20, 20, 81, dtype=torch.float64)
+    present = torch.arange(81) % 2 == 0
+    loss = focal_star_loss(x, present, alpha=None, gamma=1.0, beta=0.0)
+    expected = F.binary_cross_entropy_with_logits(x, present.double(), reduction="none")
+    torch.testing.assert_close(loss, expected)
+
+
+def test_both_forms_forgive_easy_anchors_more_than_cross_entropy():
+    # Figure 5 of the paper: below cross entropy from x_t > 0, and close to each other.
+    easy = torch.linspace(1, 6, 20)
+    present = torch.ones(20, dtype=torch.bool)
+    entropy = focal_loss(easy, present, None, 0.0)
+    star = focal_star_loss(easy, present, None, gamma=2.0, beta=1.0)
+    focal = focal_loss(easy, present, None, 2.0)
+    assert (star < 0.2 * entropy).all()
+    assert (focal < 0.2 * entropy).all()
+
+
+def test_its_gradient_is_finite_everywhere():
+    logits = torch.tensor([-1e4, -30.0, 0.0, 30.0, 1e4], requires_grad=True)
+    focal_star_loss(logits, torch.tensor([True, False, True, True, False])).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+# Softmax
+
+
+def samples(classes=4, count=200):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(count, classes, generator=generator, dtype=torch.float64) * 3
+    return logits, torch.randint(0, classes, (count,), generator=generator)
+
+
+def test_gamma_0_without_alpha_is_the_cross_entropy_and_its_gradient():
+    logits, target = samples()
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss = softmax_focal_loss(ours, target, gamma=0.0)
+    expected = F.cross_entropy(theirs, target, reduction="none")
+    torch.testing.assert_close(loss, expected)
+    loss.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_gamma_0_with_a_weight_per_class_is_the_weighted_cross_entropy():
+    logits, target = samples()
+    weight = torch.tensor([0.1, 1.0, 2.0, 0.0], dtype=torch.float64)
+    loss = softmax_focal_loss(logits, target, weight, gamma=0.0)
+    expected = F.cross_entropy(logits, target, weight, reduction="none")
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
+def test_the_equation(gamma):
+    logits, target = samples()
+    p = logits.softmax(-1).gather(-1, target[:, None]).squeeze(1)
+    expected = -((1 - p) ** gamma) * p.log()
+    torch.testing.assert_close(softmax_focal_loss(logits, target, gamma=gamma), expected)
+
+
+@pytest.mark.parametrize("background", [0, 3])
+def test_one_alpha_is_that_of_foreground(background):
+    logits, target = samples()
+    plain = softmax_focal_loss(logits, target)
+    loss = softmax_focal_loss(logits, target, 0.25, background=background)
+    weight = torch.where(target == background, 0.75, 0.25).double()
+    torch.testing.assert_close(loss, weight * plain)
+
+
+def test_two_classes_are_the_sigmoid_of_their_difference():
+    # background, object: p = sigmoid(x1 - x0), with the same alpha on the same side.
+    logits, target = samples(classes=2)
+    loss = softmax_focal_loss(logits, target, 0.25)
+    expected = focal_loss(logits[:, 1] - logits[:, 0], target == 1, 0.25)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 2.0])
+def test_the_gradient_is_finite_for_extreme_logits(gamma):
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]], requires_grad=True)
+    softmax_focal_loss(logits, torch.tensor([0, 0]), gamma=gamma).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_images_of_classes_work_as_samples_do():
+    logits, target = samples(count=24)
+    image = logits.view(2, 3, 4, 4)
+    loss = softmax_focal_loss(image, target.view(2, 3, 4))
+    torch.testing.assert_close(loss.flatten(), softmax_focal_loss(logits, target))
+
+
+@pytest.mark.parametrize(
+    ("logits", "settings", "message"),
+    [
+        (torch.zeros(1, 1), {}, "at least 2 classes, got 1"),
+        (torch.zeros(1, 3), {"alpha": 0.25, "background": None}, "name the background class"),
+        (torch.zeros(1, 3), {"alpha": torch.ones(2)}, r"shape \(2,\) for 3 classes"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(logits, settings, message):
+    with pytest.raises(ValueError, match=message):
+        softmax_focal_loss(logits, torch.zeros(1, dtype=torch.int64), **settings)
+
+
+# OHEM
+
+
+def spread_boxes(count):
+    """Boxes that do not meet."""
+    low = torch.arange(count)[:, None] * torch.tensor([20.0, 0.0])
+    return torch.cat([low, low + 10], dim=1)[None]
+
+
+def test_the_hardest_anchors_are_chosen():
+    losses = torch.tensor([[0.1, 5.0, 0.3, 4.0, 0.2]])
+    kept = HardAnchors(anchors=2)(losses, spread_boxes(5), torch.zeros(1, 5, dtype=torch.bool))
+    assert kept.tolist() == [[False, True, False, True, False]]
+
+
+def test_of_anchors_on_one_place_the_hardest_counts():
+    boxes = spread_boxes(3)
+    boxes[0, 1] = boxes[0, 0] + 1  # IoU 81 / 119
+    losses = torch.tensor([[4.0, 5.0, 1.0]])
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    assert HardAnchors(anchors=2, nms_iou=0.5)(losses, boxes, none).tolist() == [
+        [False, True, True]
+    ]
+    assert HardAnchors(anchors=2, nms_iou=0.7)(losses, boxes, none).tolist() == [
+        [True, True, False]
+    ]
+
+
+def test_the_ratio_takes_three_of_background_for_each_positive():
+    losses = torch.arange(12, 0, -1).float()[None]
+    positive = torch.zeros(1, 12, dtype=torch.bool)
+    positive[0, [8, 9]] = True
+    kept = HardAnchors(anchors=8, ratio=3.0)(losses, spread_boxes(12), positive)
+    assert kept[0].nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5, 8, 9]
+    nothing = HardAnchors(anchors=8, ratio=3.0)(
+        losses, spread_boxes(12), torch.zeros_like(positive)
+    )
+    assert nothing.sum() == 3
+
+
+def loss_of(name, logits, labels, **settings):
+    label = torch.tensor(labels)
+    anchors = spread_boxes(label.shape[1])[0]
+    match = Match(label, anchors.expand(len(label), -1, -1))
+    loss = RetinaNetLoss(name=name, **settings)
+    deltas = encode_boxes(match.box, anchors)
+    return loss(logits, deltas, anchors, match, *loss.divisors([match]))["class"]
+
+
+def test_easy_and_ignored_anchors_have_no_gradient():
+    logits = torch.tensor([[[9.0], [3.0], [1.0], [-5.0]]], requires_grad=True)
+    labels = [[IGNORED, NEGATIVE, NEGATIVE, 0]]
+    loss = loss_of("ohem", logits, labels, alpha=None, gamma=0.0, ohem=HardAnchors(anchors=2))
+    loss.backward()
+    assert (logits.grad.flatten() != 0).tolist() == [False, True, False, True]
+    expected = F.softplus(torch.tensor([3.0, 5.0])).sum()  # cross entropy, one positive
+    torch.testing.assert_close(loss, expected)
+
+
+def test_with_room_for_all_anchors_ohem_is_the_cross_entropy():
+    logits = torch.randn(2, 6, 3)
+    labels = [[0, NEGATIVE, 2, NEGATIVE, IGNORED, 1], [NEGATIVE] * 6]
+    ohem = loss_of("ohem", logits, labels, alpha=None, ohem=HardAnchors(anchors=6))
+    torch.testing.assert_close(ohem, loss_of("focal", logits, labels, alpha=None, gamma=0.0))
+
+
+def test_names_and_settings_are_checked():
+    with pytest.raises(ValueError, match="loss.name must be one of focal, focal_star, ohem"):
+        RetinaNetLoss(name="ghm")
+    with pytest.raises(ValueError, match="loss.gamma=0 with loss.name=focal_star"):
+        RetinaNetLoss(name="focal_star", gamma=0.0)
+    with pytest.raises(ValueError, match="loss.ohem_anchors must be at least 1"):
+        HardAnchors(anchors=0)
+
+
+def test_the_name_reaches_the_loss():
+    logits, labels = torch.randn(1, 4, 2), [[0, NEGATIVE, NEGATIVE, 1]]
+    star = loss_of("focal_star", logits, labels, gamma=4.0, star_beta=0.0)
+    is_class = torch.tensor(labels)[..., None] == torch.arange(2)
+    expected = focal_star_loss(logits, is_class, 0.25, 4.0, 0.0).sum() / 2
+    torch.testing.assert_close(star, expected)
