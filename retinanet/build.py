@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from retinanet import distributed
-from retinanet.config import DataConfig, EvaluationConfig, TrainConfig
+from retinanet.config import DataConfig, DetectorConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, check_images_exist, check_same_classes, read_coco
 from retinanet.data.shapes import ensure_shapes
 from retinanet.data.stream import TrainingStream
 from retinanet.data.transforms import Augment
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
-from retinanet.mining import HardAnchors
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
@@ -68,18 +67,20 @@ def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
     return train, val
 
 
-def build_augment(settings: TrainConfig, *, train: bool) -> Augment:
+def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Augment:
     """Resizing, and with ``train`` the random changes."""
-    data, augment = settings.data, settings.augment
+    data = settings.data
+    sizes = {"min_size": data.min_size, "max_size": data.max_size, "rule": data.resize}
+    if not train:
+        return Augment(**sizes)
+    augment = settings.augment
     return Augment(
-        min_size=data.min_size,
-        max_size=data.max_size,
-        rule=data.resize,
+        **sizes,
         flip=augment.flip,
         min_sizes=augment.min_sizes,
         scale=augment.scale,
         color=augment.color,
-        train=train,
+        train=True,
     )
 
 
@@ -100,7 +101,9 @@ def build_stream(settings: TrainConfig, data: CocoData, device: torch.device) ->
     )
 
 
-def build_model(settings: TrainConfig, num_classes: int, *, load_later: bool = False) -> RetinaNet:
+def build_model(
+    settings: TrainConfig | DetectorConfig, num_classes: int, *, load_later: bool = False
+) -> RetinaNet:
     """The network; its random weights depend on the seed alone.
 
     Args:
@@ -156,9 +159,9 @@ def build_loss(settings: TrainConfig, class_names: Sequence[str]) -> RetinaNetLo
         alpha=resolve_alpha(loss.alpha, class_names),
         gamma=loss.gamma,
         star_beta=loss.star_beta,
-        ohem=HardAnchors(
-            anchors=loss.ohem_anchors, nms_iou=loss.ohem_nms_iou, ratio=loss.ohem_ratio
-        ),
+        ohem_anchors=loss.ohem_anchors,
+        ohem_nms_iou=loss.ohem_nms_iou,
+        ohem_ratio=loss.ohem_ratio,
         normalizer=loss.normalizer,
         box=loss.box,
         box_weight=loss.box_weight,
@@ -203,7 +206,7 @@ def resolve_alpha(alpha: Any, class_names: Sequence[str]) -> float | list[float]
     return [float(alpha.get(name, alpha.get("default"))) for name in class_names]
 
 
-def build_postprocess(settings: TrainConfig) -> Postprocess:
+def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
     """Logits and deltas to detections."""
     post = settings.postprocess
     return Postprocess(
@@ -215,7 +218,9 @@ def build_postprocess(settings: TrainConfig) -> Postprocess:
     )
 
 
-def build_validation(settings: TrainConfig, how: EvaluationConfig) -> dict[str, Any]:
+def build_validation(
+    settings: TrainConfig | DetectorConfig, how: EvaluationConfig
+) -> dict[str, Any]:
     """What :func:`retinanet.evaluation.validate.validate` needs beside model, data and device.
 
     Args:
@@ -288,7 +293,9 @@ def build_trainer(
     )
 
 
-def check_device(settings: TrainConfig, device: torch.device, *, train: bool) -> None:
+def check_device(
+    settings: TrainConfig | DetectorConfig, device: torch.device, *, train: bool
+) -> None:
     """Refuse settings that only a GPU can serve.
 
     Args:

@@ -99,9 +99,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         ("numpy", "ndarray"): np.ndarray,
     }
     # Numpy 2 and numpy 1 have them in modules of different names.
-    for core in ("numpy._core.multiarray", "numpy.core.multiarray"):
-        ALLOWED[core, "_reconstruct"] = np.zeros(0).__reduce__()[0]
-        ALLOWED[core, "scalar"] = np.float32(0).__reduce__()[0]
+    for core in ("numpy._core", "numpy.core"):
+        ALLOWED[f"{core}.multiarray", "_reconstruct"] = np.zeros(0).__reduce__()[0]
+        ALLOWED[f"{core}.multiarray", "scalar"] = np.float32(0).__reduce__()[0]
+        ALLOWED[f"{core}.numeric", "_frombuffer"] = np.zeros(0).__reduce_ex__(5)[0]
 
     def __init__(self, file: io.BytesIO) -> None:
         """Read pickles of Python 2 too."""

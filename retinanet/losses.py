@@ -184,7 +184,9 @@ class RetinaNetLoss(nn.Module):
         alpha: float | Sequence[float] | None = 0.25,
         gamma: float = 2.0,
         star_beta: float = 1.0,
-        ohem: HardAnchors | None = None,
+        ohem_anchors: int = 128,
+        ohem_nms_iou: float = 0.5,
+        ohem_ratio: float | None = None,
         normalizer: str = "batch",
         box: str = "l1",
         box_weight: float = 1.0,
@@ -197,7 +199,10 @@ class RetinaNetLoss(nn.Module):
             alpha: weight of y = 1, one number or one for each class; None: no balancing.
             gamma: focusing exponent, at least 0; of FL* its steepness, above 0. OHEM has none.
             star_beta: shift of FL*.
-            ohem: chooses the anchors of ``"ohem"``, which are taken by cross entropy.
+            ohem_anchors: of ``"ohem"``, which takes the cross entropy of these; and so on: see
+                :class:`retinanet.mining.HardAnchors`.
+            ohem_nms_iou: likewise.
+            ohem_ratio: likewise.
             normalizer: ``"batch"`` (positives of the whole step over all ranks), ``"image"``
                 (each image by its own positives, then the mean: torchvision) or ``"ema"``
                 (average over the steps: detectron2).
@@ -218,7 +223,7 @@ class RetinaNetLoss(nn.Module):
         self.name = name
         self.gamma = gamma
         self.star_beta = star_beta
-        self.ohem = ohem or HardAnchors()
+        self.ohem = HardAnchors(anchors=ohem_anchors, nms_iou=ohem_nms_iou, ratio=ohem_ratio)
         self.normalizer = normalizer
         self.box = box
         self.box_weight = box_weight

@@ -21,10 +21,15 @@ RGB_STD = (58.395, 57.12, 57.375)
 # Classifiers and counters, which a trunk does not have or need.
 NOT_NEEDED = ("fc.", "classifier.", "head.", "linear.")
 
+# Beginnings of names that only detectors have: ours, torchvision's, detectron2's, mmdetection's.
+DETECTORS = ("head.cls.", "head.classification_head.", "head.cls_score.", "bbox_head.")
+
 # Under these keys files keep the state dict, beside settings and optimizers.
 WRAPPERS = ("state_dict", "model", "blobs")
-# What the names of all parameters begin with when the trunk was a part of something.
-PREFIXES = ("module.", "backbone.")
+# What the names of all parameters begin with when something was wrapped around the model.
+WRAPPED = "module."
+# What those of a trunk begin with when it was a part of something.
+PART = "backbone."
 
 # Of a norm without statistics (AffineChannel): scale and shift alone. Source: detectron2,
 # layers/batch_norm.py, whose FrozenBatchNorm2d starts so.
@@ -173,26 +178,30 @@ def _read_weights(path: Path) -> TrunkWeights:
     state = unwrapped(state)
     if state is None:
         raise ValueError(f"model.weights={path} holds no state dict of tensors.")
-    if any(key.startswith(("head.cls.", "head.classification_head.")) for key in state):
+    if any(key.startswith(DETECTORS) for key in state):
         raise ValueError(
             f"model.weights={path} is a whole detector's checkpoint, which belongs into init_from."
         )
-    return _in_our_names(state, author)
+    return _in_our_names(_without(state, PART), author)
 
 
 def unwrapped(state: object) -> dict[str, Tensor] | None:
-    """The state dict in a file's contents, without common prefixes; None where there is none."""
+    """The state dict in a file's contents; None where there is none."""
     for key in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
         return None
     state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    for prefix in PREFIXES:
-        kept = [key for key in state if not key.startswith(NOT_NEEDED)]
-        if kept and all(key.startswith(prefix) for key in kept):
-            state = {key.removeprefix(prefix): state[key] for key in kept}
-    return state or None
+    return _without(state, WRAPPED) or None
+
+
+def _without(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The state dict without what all names begin with, those of a classifier left out."""
+    kept = [key for key in state if not key.startswith(NOT_NEEDED)]
+    if not kept or not all(key.startswith(prefix) for key in kept):
+        return state
+    return {key.removeprefix(prefix): state[key] for key in kept}
 
 
 def _in_our_names(state: dict[str, Tensor], author: str | None) -> TrunkWeights:

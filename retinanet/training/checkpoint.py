@@ -15,6 +15,9 @@ from retinanet.loading import UNREADABLE, read_tensors
 
 # Raised when the meaning of a key changes; load_checkpoint refuses what it does not know.
 FORMAT = 1
+# First bytes of what torch.save writes since 2020. Pickles, and its format before, have no
+# checksums; torch tells them apart in the same way.
+ZIP_MAGIC = b"PK\x03\x04"
 # What a trained model is: the weights, and what it takes to use them.
 NEEDED = {"model", "settings", "classes"}
 
@@ -101,8 +104,9 @@ def read_checked(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}; give the path of a .pt file.")
     try:
-        # Pickles and torch's format of before 2020 have no checksums.
-        if zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        if is_zip:
             _check_every_byte(path)
         return read_tensors(path)
     except ValueError as error:

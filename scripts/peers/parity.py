@@ -22,18 +22,21 @@ from torchvision.models.detection import (
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms.functional import pil_to_tensor
 
-from retinanet.detector import Detector, load
+from retinanet.detector import Detector, ImageDetections, load
 from retinanet.exchange.foreign import coco_classes
 
 VERSIONS = ("v1", "v2")
 
 # Spread of the class logits and their mean: one pair in some thousands above the threshold.
-LOGIT_STD = 1.0
+LOGIT_STD = 0.7
 LOGIT_MEAN = -6.0
 # torchvision's labels of COCO, and a logit that is no detection.
 NUM_LABELS = 91
 LARGE = 20.0
-# Side of the random image to which the norms are fitted, pixels.
+# Boxes of one detection are nearer than this, pixels; scores nearer than this are equal.
+MAX_APART = 1.0
+TIE = 1e-4
+# Shorter side of the images to which the norms are fitted, pixels.
 FITTED_SIDE = 256
 
 
@@ -45,51 +48,57 @@ class Difference(NamedTuple):
     logits: float  # largest difference / largest value
     deltas: float  # likewise
     detections: int
-    unmatched: int  # detections of one that the other does not have
+    unmatched: int  # detections that only one of them has, the last places left out
     score: float  # largest difference
     box: float  # largest difference, pixels of the file
 
 
-def spread_model(version: str, seed: int) -> TorchvisionRetinaNet:
+def spread_model(version: str, seed: int, photos: Sequence[Path] = ()) -> TorchvisionRetinaNet:
     """A model of torchvision that detects, without training.
 
     Args:
         version: ``"v1"``, with frozen norms as its builder makes it for trained weights, or
             ``"v2"``.
         seed: of its weights.
+        photos: to which norms and scores are fitted, so that scores lie well between 0 and 1;
+            none: noise.
     """
     torch.manual_seed(seed)
     build = retinanet_resnet50_fpn if version == "v1" else retinanet_resnet50_fpn_v2
     model = build(weights=None, weights_backbone=None)
-    fit_norms(model)
+    images = torch.randn(2, 3, FITTED_SIDE, FITTED_SIDE)
+    if photos:
+        model.transform.min_size = (FITTED_SIDE,)
+        images = model.transform([_read(photo) for photo in photos])[0].tensors
+    fit_norms(model, images)
     for subnet in (model.head.classification_head, model.head.regression_head):
         for conv in subnet.conv.modules():
             if isinstance(conv, nn.Conv2d):  # so that something is left after four ReLUs
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     with torch.no_grad():
-        _spread(model)
+        _spread(model, images)
     if version == "v1":
         freeze_norms(model.backbone, eps=0.0)
     return model.eval()
 
 
 @torch.no_grad()
-def fit_norms(model: nn.Module) -> None:
-    """Give every batch norm the statistics of a random image, and random scales and shifts."""
+def fit_norms(model: nn.Module, images: Tensor) -> None:
+    """Give every batch norm of a trunk the statistics of images, and random scales and shifts."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.0)
         nn.init.uniform_(norm.bias, -0.2, 0.2)
         norm.momentum = 1.0
     model.backbone.train()
-    model.backbone(torch.randn(2, 3, FITTED_SIDE, FITTED_SIDE))
+    model.backbone(images)
     model.eval()
 
 
-def _spread(model: TorchvisionRetinaNet) -> None:
+def _spread(model: TorchvisionRetinaNet, images: Tensor) -> None:
     """Make the class logits spread around a mean that few reach, and the deltas moderate."""
     head = model.head
-    features = list(model.backbone(torch.randn(1, 3, FITTED_SIDE, FITTED_SIDE)).values())
+    features = list(model.backbone(images).values())
     outputs = head(features)
     for name, last, std, mean in (
         ("cls_logits", head.classification_head.cls_logits, LOGIT_STD, LOGIT_MEAN),
@@ -127,7 +136,7 @@ def run(
         max_size: bound of the longer side, pixels.
         seed: of the weights.
     """
-    theirs = spread_model(version, seed)
+    theirs = spread_model(version, seed, photos)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "theirs.pth"
         torch.save(theirs.state_dict(), path)
@@ -167,8 +176,7 @@ def compare(
 
 
 def _compare_photo(theirs: TorchvisionRetinaNet, ours: Detector, photo: Path) -> Difference:
-    with Image.open(photo) as file:
-        image = pil_to_tensor(file.convert("RGB")) / 255
+    image = _read(photo)
     listed, _ = theirs.transform([image])
     outputs = theirs.head(list(theirs.backbone(listed.tensors).values()))
     logits, deltas, _ = ours.model(*ours.prepare(photo)[:2])
@@ -177,18 +185,24 @@ def _compare_photo(theirs: TorchvisionRetinaNet, ours: Detector, photo: Path) ->
     (found,) = theirs([image])
     mine = ours([photo])[0]
     extent = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(dim=1)
-    found = {key: value[extent] for key, value in found.items()}  # ours has no others
-    pairs = _pairs(found, mine.boxes, mine.scores, torch.tensor(mine.category_ids))
+    found = {key: value[extent] for key, value in found.items()}  # ours gives no others
+    pairs, unmatched = _pairs(found, mine, ours.postprocess.detections)
     return Difference(
         photo=photo.name,
         size=listed.image_sizes[0],
         logits=_relative(logits, outputs["cls_logits"][..., list(kept)]),
         deltas=_relative(deltas, outputs["bbox_regression"]),
         detections=len(mine.boxes),
-        unmatched=len(mine.boxes) + len(found["boxes"]) - 2 * len(pairs),
+        unmatched=unmatched,
         score=max((score for score, _ in pairs), default=0.0),
         box=max((box for _, box in pairs), default=0.0),
     )
+
+
+def _read(photo: Path) -> Tensor:
+    """As torchvision's references do."""
+    with Image.open(photo) as file:
+        return pil_to_tensor(file.convert("RGB")) / 255
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:
@@ -196,17 +210,30 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _pairs(
-    found: dict[str, Tensor], boxes: Tensor, scores: Tensor, labels: Tensor
-) -> list[tuple[float, float]]:
-    """Differences of score and box between each detection and the nearest of the same class."""
-    pairs, free = [], torch.ones(len(found["boxes"]), dtype=torch.bool)
-    for box, score, label in zip(boxes, scores, labels, strict=True):
-        same = free & (found["labels"] == label)
-        if not same.any():
-            continue
-        apart = (found["boxes"] - box).abs().amax(dim=1).masked_fill(~same, float("inf"))
+    theirs: dict[str, Tensor], ours: ImageDetections, most: int
+) -> tuple[list[tuple[float, float]], int]:
+    """Differences of score and box of the same detections, and how many have no partner.
+
+    Args:
+        theirs: boxes, scores and labels, which are category ids.
+        ours: of the same photo.
+        most: detections of an image at most.
+    """
+    pairs = []
+    free = torch.ones(len(theirs["boxes"]), dtype=torch.bool)
+    alone = torch.ones(len(ours.boxes), dtype=torch.bool)
+    for i, (box, score, label) in enumerate(
+        zip(ours.boxes, ours.scores, ours.category_ids, strict=True)
+    ):
+        apart = (theirs["boxes"] - box).abs().amax(dim=1)
+        apart = apart.masked_fill(~free | (theirs["labels"] != label), torch.inf)
         nearest = int(apart.argmin())
-        if apart[nearest] < 1.0:
-            free[nearest] = False
-            pairs.append((abs(found["scores"][nearest] - score).item(), apart[nearest].item()))
-    return pairs
+        if apart[nearest] < MAX_APART:
+            free[nearest] = alone[i] = False
+            pairs.append((abs(theirs["scores"][nearest] - score).item(), apart[nearest].item()))
+    left = torch.cat([theirs["scores"][free], ours.scores[alone]])
+    # Where there is no room for all, the last places go to others: by ties, and because
+    # torchvision gives some to boxes without extent.
+    full = len(ours.scores) == most
+    last = max(ours.scores.min(), theirs["scores"].min()) + TIE if full else 0.0
+    return pairs, int((left > last).sum())

@@ -80,7 +80,7 @@ class Emulated(nn.Module):
 
     def pixels(self, path):
         """An image of the training size as the network takes it."""
-        rgb = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1).float()
+        rgb = read(path)
         rgb = rgb - torch.tensor(MEAN).view(3, 1, 1)
         image = rgb.flip(0) if self.caffe else rgb / torch.tensor(STD).view(3, 1, 1)
         bottom, right = -image.shape[1] % 32, -image.shape[2] % 32
@@ -110,7 +110,7 @@ class Emulated(nn.Module):
             clip_first: before NMS.
         """
         pixels = self.pixels(path)
-        width, height = Image.open(path).size
+        height, width = read(path).shape[1:]
         found = []
         for level, (logits, deltas) in enumerate(zip(*self.outputs(pixels), strict=True)):
             stride = 2 ** (level + 3)
@@ -128,6 +128,11 @@ class Emulated(nn.Module):
             boxes = boxes.clamp(min=0).minimum(limits)
         kept = batched_nms(boxes, scores, labels, 0.5)[:100]
         return scores[kept], labels[kept], boxes[kept].clamp(min=0).minimum(limits)
+
+
+def read(path):
+    with Image.open(path) as file:
+        return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1).float()
 
 
 def level_anchors(stride, rows, columns, order):

@@ -23,13 +23,6 @@ from scripts.peers.parity import compare, fit_norms, freeze_norms, spread_model
 SIDE, LONG_SIDE = 224, 300
 
 
-@pytest.fixture(scope="module", params=["v1", "v2"])
-def theirs(request):
-    model = spread_model(request.param, seed=0)
-    model.transform.min_size, model.transform.max_size = (SIDE,), LONG_SIDE
-    return model
-
-
 @pytest.fixture(scope="module")
 def checkpoint(theirs, tmp_path_factory):
     path = tmp_path_factory.mktemp("tv") / "retinanet.pth"
@@ -43,20 +36,31 @@ def load_small(path):
     return detector
 
 
+def width_over_height(path):
+    with Image.open(path) as file:
+        return np.divide(*file.size)
+
+
 @pytest.fixture(scope="module")
 def photos(real_data):
     """Of several sizes and shapes, the narrowest and the widest among them."""
     paths = sorted((real_data("coco_slice") / "val2017").glob("*.jpg"))
-    ratio = {path: np.divide(*Image.open(path).size) for path in paths}
-    paths.sort(key=ratio.get)
+    paths.sort(key=width_over_height)
     return [paths[0], paths[len(paths) // 3], paths[2 * len(paths) // 3], paths[-1]]
+
+
+@pytest.fixture(scope="module", params=["v1", "v2"])
+def theirs(request, photos):
+    model = spread_model(request.param, seed=0, photos=photos)
+    model.transform.min_size, model.transform.max_size = (SIDE,), LONG_SIDE
+    return model
 
 
 def test_files_become_the_same_detections(theirs, checkpoint, photos):
     for difference in compare(theirs, load_small(checkpoint), photos):
         assert difference.logits < 1e-4, difference
         assert difference.deltas < 1e-4, difference
-        assert difference.detections > 50, difference
+        assert difference.detections > 20, difference
         assert difference.unmatched == 0, difference
         assert difference.score < 1e-4, difference
         assert difference.box < 0.1, difference
@@ -148,15 +152,16 @@ def test_it_trains_alike(tmp_path):
     # torchvision divides by the positives of each image; so can we, and then nothing differs.
     torch.manual_seed(5)
     theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
-    fit_norms(theirs)
+    fit_norms(theirs, torch.randn(2, 3, SIDE, SIDE))
     freeze_norms(theirs.backbone, eps=1e-5)
     torch.save(theirs.state_dict(), tmp_path / "m.pth")
     theirs.transform.min_size, theirs.transform.max_size = (SIDE,), LONG_SIDE
-    ours = load(tmp_path / "m.pth").model.train()
-    images = [torch.rand(3, 200, 250), torch.rand(3, 224, 224)]
+    # In float64: forty layers of random weights make much of what float32 rounds.
+    theirs, ours = theirs.double(), load(tmp_path / "m.pth").model.train().double()
+    images = [torch.rand(3, 200, 250).double(), torch.rand(3, 224, 224).double()]
     boxes = [[[20, 30, 90, 120], [100, 10, 240, 190], [5, 5, 14, 12]], [[50, 60, 180, 190]]]
     targets = [
-        {"boxes": torch.tensor(b, dtype=torch.float32), "labels": torch.arange(len(b))}
+        {"boxes": torch.tensor(b, dtype=torch.float64), "labels": torch.arange(len(b))}
         for b in boxes
     ]
     expected = theirs.train()(images, targets)
@@ -174,8 +179,8 @@ def test_it_trains_alike(tmp_path):
     loss = RetinaNetLoss(normalizer="image", box="l1")
     losses = loss(logits, deltas, anchors, match, *loss.divisors([match]))
     sum(losses.values()).backward()
-    torch.testing.assert_close(losses["class"], expected["classification"], rtol=1e-5, atol=0)
-    torch.testing.assert_close(losses["box"], expected["bbox_regression"], rtol=1e-5, atol=0)
+    for name, other in (("class", "classification"), ("box", "bbox_regression")):
+        torch.testing.assert_close(losses[name].double(), expected[other], rtol=1e-5, atol=0)
 
     gradients = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     renaming = to_theirs(NAMES)
@@ -183,7 +188,7 @@ def test_it_trains_alike(tmp_path):
     assert len(trained) > 60
     for name, gradient in trained:
         scale = gradients[name].abs().max()
-        assert (gradient - gradients[name]).abs().max() < 1e-4 * scale, name
+        assert (gradient - gradients[name]).abs().max() < 1e-5 * scale, name
 
 
 def test_it_is_evaluated_from_the_command_line(tmp_path, real_data):

@@ -54,6 +54,7 @@ def msra_blobs(resnet):
     return {name: value.detach().numpy() for name, value in blobs.items()}
 
 
+@torch.no_grad()
 def same_features(trunk, resnet):
     image = torch.randint(0, 256, (2, 3, 64, 96)).float()
     theirs = features(resnet, (image - MEAN).flip(1))  # BGR

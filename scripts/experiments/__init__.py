@@ -1,0 +1,1 @@
+"""What ``scripts.ablate`` runs, and how its results are shown."""
