@@ -1,4 +1,5 @@
-"""What alpha, gamma and pi do to the first class loss: the tables of docs/focal_loss.md.
+"""What alpha, gamma and pi do to the first class loss, and to the score of an anchor of which the
+network can tell nothing: the tables of docs/focal_loss.md.
 
 Computed in closed form from an untrained network, in which every score is pi; nothing is
 trained. The defaults are COCO at 800 x 1344 pixels.
@@ -6,7 +7,7 @@ trained. The defaults are COCO at 800 x 1344 pixels.
 
 import argparse
 
-from retinanet.training.expect import ClassLoss, expected_class_loss
+from retinanet.training.expect import ClassLoss, expected_class_loss, indifferent_score
 
 PRIORS = (0.5, 0.1, 0.01, 0.001)
 # gamma, the alpha that goes best with it, and its AP: Lin et al. 2017, table 1b.
@@ -19,10 +20,13 @@ TABLE_1B = (
     (2.0, 0.25, 34.0),
     (5.0, 0.25, 32.2),
 )
+# Positives among samples, as people meet them elsewhere; None: alpha is 1 - their share.
+PATCHES = (200, 5_000)
+BALANCES = ((0.5, 0.0), (0.75, 0.0), (None, 0.0), (0.25, 2.0), (0.5, 2.0), (None, 2.0), (0.25, 5.0))
 
 
 def main() -> None:
-    """Print both tables in Markdown."""
+    """Print the tables in Markdown."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,7 +44,7 @@ def main() -> None:
 
 
 def tables(anchors: int, positives: int, classes: int) -> list[str]:
-    """Lines of both tables.
+    """Lines of the three tables.
 
     Args:
         anchors: positives and background together.
@@ -72,6 +76,24 @@ def tables(anchors: int, positives: int, classes: int) -> list[str]:
         lines.append(
             f"| {gamma:g} | {alpha:g} | {_figures(first)} | {_figure(first.ratio)} | {ap} |"
         )
+    return [*lines, "", *indifference(anchors, positives, classes)]
+
+
+def indifference(anchors: int, positives: int, classes: int) -> list[str]:
+    """Lines of the table of :func:`indifferent_score`; arguments as in :func:`tables`."""
+    pairs = (PATCHES, (positives, anchors * classes))
+    lines = [
+        "| gamma | alpha | " + " | ".join(f"{ones:,} of {all_:,}" for ones, all_ in pairs) + " |",
+        "| ---: | --- | ---: | ---: |",
+    ]
+    for alpha, gamma in BALANCES:
+        cells = []
+        for ones, all_ in pairs:
+            share = ones / all_
+            weight = 1 - share if alpha is None else alpha
+            cells.append(_figure(indifferent_score(weight, gamma, share)))
+        name = "share of y = 0" if alpha is None else f"{alpha:g}"
+        lines.append(f"| {gamma:g} | {name} | {' | '.join(cells)} |")
     return lines
 
 

@@ -12,6 +12,9 @@ MAX_BACKGROUND_RATIO = 20.0
 # spread the first logits a little around the prior's.
 FIRST_LOSS_TOLERANCE = 0.15
 
+# No score that is looked for lies further out; exp() and log() are exact up to here.
+SEARCHED_LOGIT = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class ClassLoss:
@@ -65,6 +68,33 @@ def expected_class_loss(
     y0 = sum(zeros) / num_classes * prior**gamma * -math.log1p(-prior)
     num_zeros = num_positives * (num_classes - 1) + num_background * num_classes
     return ClassLoss(num_positives * y1 / divisor, num_zeros * y0 / divisor)
+
+
+def indifferent_score(alpha: float, gamma: float, share: float) -> float:
+    """The score of an anchor of which the network can tell nothing: there the loss is lowest.
+
+    With gamma 0 it is ``share * alpha / (share * alpha + (1 - share) * (1 - alpha))``; with
+    ``alpha = 1 - share`` it is 0.5 for every gamma.
+
+    Args:
+        alpha: weight of y = 1, in (0, 1).
+        gamma: focusing exponent.
+        share: of y = 1 among all (anchor, class) pairs, in (0, 1).
+    """
+
+    def loss(logit: float) -> float:
+        p = 1 / (1 + math.exp(-logit))
+        ones = share * alpha * (1 - p) ** gamma * -math.log(p)
+        return ones + (1 - share) * (1 - alpha) * p**gamma * -math.log1p(-p)
+
+    low, high = -SEARCHED_LOGIT, SEARCHED_LOGIT
+    for _ in range(200):  # it falls, then rises: thirds close in on the lowest point
+        third = (high - low) / 3
+        if loss(low + third) < loss(high - third):
+            high -= third
+        else:
+            low += third
+    return 1 / (1 + math.exp(-low))
 
 
 def balancing_prior(alpha: float | Sequence[float] | None, gamma: float, **counts: float) -> float:

@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import torch
 
+from retinanet.losses import focal_loss
 from retinanet.training.announce import (
     announce_loss,
     compare_first_loss,
@@ -15,6 +17,7 @@ from retinanet.training.expect import (
     balancing_alpha,
     balancing_prior,
     expected_class_loss,
+    indifferent_score,
 )
 from retinanet.training.survey import Survey
 from retinanet.training.totals import Means
@@ -118,3 +121,26 @@ def test_the_first_loss_is_compared_with_its_closed_form(factor, words):
     means = Means(1, 1, loss, 0.0, 0.0, 50.0, 201_550.0, 0, [])
     said = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=80)
     assert said.split(": ")[1].startswith(words)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.04, 1e-5])
+@pytest.mark.parametrize("alpha", [0.1, 0.25, 0.9])
+def test_the_indifferent_score_of_cross_entropy_is_the_weighted_share(alpha, share):
+    expected = share * alpha / (share * alpha + (1 - share) * (1 - alpha))
+    assert indifferent_score(alpha, 0.0, share) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_weighting_by_frequency_makes_the_indifferent_score_a_half(gamma):
+    assert indifferent_score(0.96, gamma, 0.04) == pytest.approx(0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.75, 0.5), (0.5, 5.0)])
+def test_the_loss_has_no_slope_at_the_indifferent_score(alpha, gamma):
+    share = 200 / 5000
+    p = torch.tensor(indifferent_score(alpha, gamma, share), dtype=torch.float64)
+    logits = torch.full((5000, 1), torch.logit(p).item(), dtype=torch.float64, requires_grad=True)
+    is_class = (torch.arange(5000) < 200)[:, None]
+    loss = focal_loss(logits, is_class, alpha, gamma)
+    loss.sum().backward()
+    assert abs(logits.grad.sum().item()) < 1e-5 * logits.grad.abs().sum().item()
