@@ -61,8 +61,13 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, help="folder of the table (default: runs/ablations/EXPERIMENT)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    parser.add_argument("settings", nargs="*", help="KEY=VALUE of train.py, after --")
-    return parser.parse_args(arguments)
+    options, settings = list(sys.argv[1:] if arguments is None else arguments), []
+    if "--" in options:  # argparse would take settings after options for unknown ones
+        at = options.index("--")
+        options, settings = options[:at], options[at + 1 :]
+    args = parser.parse_args(options)
+    args.settings = settings
+    return args
 
 
 def experiment(args: argparse.Namespace) -> None:

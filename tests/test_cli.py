@@ -123,8 +123,8 @@ def test_an_unknown_key_is_refused_with_the_nearest(train, typed, meant, prefix)
     assert message.startswith(f"unknown key {typed.partition('=')[0]}; did you mean {meant}")
 
 
-def test_a_name_in_two_groups_is_answered_with_both(train):
-    assert "did you mean data.name or optim.name?" in refused(train, "name=x")
+def test_a_name_in_three_groups_is_answered_with_all(train):
+    assert "did you mean data.name or loss.name or optim.name?" in refused(train, "name=x")
 
 
 def test_a_key_without_likeness_points_to_help(train):
@@ -395,7 +395,7 @@ def test_no_mutated_file_is_ignored(tmp_path):
         ("seed: 1\nseed: 2", "not valid YAML"),
         ("defaults:\n  - override /modle: tiny", "Could not override 'modle'"),
         ("defaults:\n  - override /model: resnet51", "Could not find 'model/resnet51'"),
-        ("defaults:\n  - /loss@other: focal", "unknown key other.alpha"),
+        ("defaults:\n  - /loss@other: focal", "unknown key other.name"),
         ("seed: ${nowhere}", "seed: Interpolation key 'nowhere' not found"),
         ("output_dir: runs/${now:%H}", "changes with the clock"),
     ],

@@ -1,0 +1,55 @@
+"""Shares of the loss: by hand, and on a checkpoint."""
+
+import pytest
+import torch
+
+from retinanet.losses import focal_loss
+from scripts.loss_shares import _curve, _shares, hardest_share, plot
+
+
+def test_the_hardest_share_by_hand():
+    losses = torch.tensor([1.0, 1.0, 2.0, 6.0])
+    assert hardest_share(losses, 0.25) == pytest.approx(0.6)
+    assert hardest_share(losses, 0.5) == pytest.approx(0.8)
+    assert hardest_share(losses, 0.01) == pytest.approx(0.6)  # never less than one
+    assert hardest_share(torch.ones(100), 0.2) == pytest.approx(0.2)
+
+
+def test_the_curve_of_equal_losses_is_the_diagonal():
+    x, y = _curve(torch.ones(5000))
+    assert x == pytest.approx(y)
+    assert (len(x), y[-1]) == (1000, 1.0)
+
+
+def test_both_sides_are_told_apart_and_their_gradients_added():
+    logits = torch.tensor([[2.0, -3.0], [-1.0, -2.0], [0.5, -4.0]])
+    labels = torch.tensor([0, -1, -1])
+    found = _shares(logits, labels, alpha=0.25, gamma=2.0)
+    is_class = torch.tensor([[True, False], [False, False], [False, False]])
+    loss = focal_loss(logits, is_class).sum(1)
+    torch.testing.assert_close(found.positives, loss[:1])
+    torch.testing.assert_close(found.background, loss[1:].sort().values)
+    # The gradient by finite differences.
+    step = 1e-3
+    slopes = []
+    for i in range(3):
+        for k in range(2):
+            moved = logits.double().clone()
+            moved[i, k] += step
+            up = focal_loss(moved, is_class).sum()
+            moved[i, k] -= 2 * step
+            slopes.append(abs((up - focal_loss(moved, is_class).sum()).item()) / (2 * step))
+    assert found.background_gradient == pytest.approx(sum(slopes[2:]) / sum(slopes), rel=1e-3)
+
+
+def test_larger_gammas_put_the_background_into_fewer_anchors():
+    logits = torch.randn(5000, 3) * 2 - 4
+    labels = torch.full((5000,), -1)
+    labels[:20] = 1
+    shares = [_shares(logits, labels, 0.25, gamma) for gamma in (0.0, 1.0, 2.0)]
+    hardest = [hardest_share(one.background, 0.01) for one in shares]
+    assert hardest == sorted(hardest)
+    assert hardest[2] > 2 * hardest[0]
+    from pathlib import Path
+
+    assert plot({Path("best.pt"): shares}).startswith(b"\x89PNG")
