@@ -30,8 +30,10 @@ UNREADABLE = (
 )
 
 
-# What mmengine keeps of its logs beside the weights. Read as empty objects: the weights are wanted.
+# What torchvision's references and mmengine keep beside the weights: options and logs. Read as
+# empty objects.
 NOT_WANTED = (
+    "argparse.Namespace",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",

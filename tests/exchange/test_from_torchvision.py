@@ -1,5 +1,6 @@
 """torchvision's RetinaNets: read from their files they detect the same, and they go back."""
 
+import argparse
 import json
 
 import numpy as np
@@ -132,7 +133,9 @@ def test_torchvision_loads_what_was_written_as_it_is_told(tmp_path):
 
 def test_a_head_of_other_classes_keeps_them(tmp_path):
     model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
-    torch.save(model.state_dict(), tmp_path / "m.pth")
+    # As torchvision's references write it, options included.
+    options = argparse.Namespace(lr=0.01, data_path="/coco")
+    torch.save({"model": model.state_dict(), "args": options, "epoch": 3}, tmp_path / "m.pth")
     state = read_trained(tmp_path / "m.pth")
     assert state["classes"] == {"names": None, "ids": None}
     assert state["settings"]["model"]["norm"] == "batch"
