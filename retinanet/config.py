@@ -336,6 +336,15 @@ class EvalConfig:
     log_images: int = setting("images drawn", NOT_NEGATIVE)
 
 
+# What versions did that had not yet the setting, so that their checkpoints still detect.
+BEFORE: dict[type, dict[str, Any]] = {
+    RecordedDataConfig: {"resize": "antialias"},
+    ModelConfig: {"norm_eps": 1e-5, "stride_in_1x1": False},
+    AnchorsConfig: {"rounding": "none"},
+    PostprocessConfig: {"clip": "before_nms"},
+}
+
+
 def restore(cls: type, plain: dict[str, Any]) -> Any:
     """Settings from the plain containers of a checkpoint; the inverse of ``dataclasses.asdict``.
 
@@ -348,6 +357,7 @@ def restore(cls: type, plain: dict[str, Any]) -> Any:
     """
     hints = get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
+    plain = BEFORE.get(cls, {}) | plain
     if known != set(plain):
         raise ValueError(
             f"the recorded settings do not fit this version: missing {sorted(known - set(plain))}, "

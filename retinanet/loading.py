@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import re
 import struct
 import warnings
 from collections import OrderedDict
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # What torch.load and zipfile raise on damaged or foreign bytes, found by flipping bits.
 UNREADABLE = (
@@ -22,6 +25,7 @@ UNREADABLE = (
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     OSError,
     OverflowError,
     RuntimeError,
@@ -34,14 +38,13 @@ UNREADABLE = (
 # empty objects.
 NOT_WANTED = (
     "argparse.Namespace",
+    "builtins.getattr",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
     "numpy.dtype",
-    "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Int64DType",
     "numpy.ndarray",
 )
 
@@ -79,32 +82,104 @@ def read_tensors(path: Path) -> Any:
         raise
     except UNREADABLE as error:
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to trust the file
-            raise ValueError("no file of tensors and plain containers alone") from error
+            raise ValueError(
+                f"no file of tensors and plain containers alone{_what_was_refused(error)}"
+            ) from error
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{type(error).__name__}: {reason}") from error
 
 
+def _what_was_refused(error: pickle.UnpicklingError) -> str:
+    """Torch's and our unpickler name it after the word GLOBAL."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f", it wants {found[1]}" if found else ""
+
+
+class _Dtype:
+    """Stands for a numpy type in a pickle; only plain numbers become one."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        """Remember what it is called."""
+        self.code = str(code)
+        self.order = "<"
+
+    def __setstate__(self, state: tuple) -> None:
+        """Take the byte order out of numpy's state."""
+        self.order = state[1]
+
+    def numpy(self) -> np.dtype:
+        """The type; an error for objects, texts and records."""
+        if not re.fullmatch("[biuf][1248]", self.code) or self.order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"an array of type {self.code}")
+        return np.dtype(self.order.replace("|", "<") + self.code)
+
+
+class _Array:
+    """Stands for a numpy array in a pickle: its bytes, looked at when all is read.
+
+    Numpy's own would let a file say that its bytes are pointers.
+    """
+
+    def __init__(self, *_: Any) -> None:
+        """As empty as what numpy's pickles make first."""
+        self.parts: tuple = ()
+
+    def __setstate__(self, state: tuple) -> None:
+        """Take numpy's state: version, shape, type, Fortran's order or not, bytes."""
+        _, shape, dtype, is_fortran, raw = state
+        self.parts = shape, dtype, "F" if is_fortran else "C", raw
+
+    def tensor(self) -> Tensor:
+        """The array as a tensor.
+
+        Raises:
+            UnpicklingError: the bytes are not what shape and type say.
+        """
+        shape, dtype, order, raw = self.parts
+        # Python 2 wrote bytes as text.
+        raw = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
+        kind = dtype.numpy()
+        if len(raw) != math.prod(shape) * kind.itemsize:
+            raise pickle.UnpicklingError(f"{len(raw)} bytes for an array of {shape} {kind}")
+        array = np.frombuffer(raw, kind).reshape(shape, order=order)
+        return torch.from_numpy(array.astype(kind.newbyteorder("="), order="C"))
+
+
+def _scalar(dtype: _Dtype, raw: bytes) -> _Array:
+    """One number."""
+    array = _Array()
+    array.parts = (), dtype, "C", raw
+    return array
+
+
+def _from_buffer(raw: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
+    """As pickles of protocol 5 carry arrays."""
+    array = _Array()
+    array.parts = shape, dtype, order, raw
+    return array
+
+
 def _latin1(text: str, encoding: str) -> bytes:
-    """How pickles of Python 2 carry bytes."""
+    """How pickles of protocol 2 carry bytes."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in {encoding}")
     return text.encode("latin1")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows how to make numpy arrays and plain containers, and nothing else."""
+    """Knows how to make arrays of numbers and plain containers, and nothing else."""
 
     ALLOWED: dict[tuple[str, str], Callable] = {
         ("_codecs", "encode"): _latin1,
         ("collections", "OrderedDict"): OrderedDict,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): _Dtype,
+        ("numpy", "ndarray"): _Array,
     }
     # Numpy 2 and numpy 1 have them in modules of different names.
     for core in ("numpy._core", "numpy.core"):
-        ALLOWED[f"{core}.multiarray", "_reconstruct"] = np.zeros(0).__reduce__()[0]
-        ALLOWED[f"{core}.multiarray", "scalar"] = np.float32(0).__reduce__()[0]
-        ALLOWED[f"{core}.numeric", "_frombuffer"] = np.zeros(0).__reduce_ex__(5)[0]
+        ALLOWED[f"{core}.multiarray", "_reconstruct"] = _Array
+        ALLOWED[f"{core}.multiarray", "scalar"] = _scalar
+        ALLOWED[f"{core}.numeric", "_frombuffer"] = _from_buffer
 
     def __init__(self, file: io.BytesIO) -> None:
         """Read pickles of Python 2 too."""
@@ -115,15 +190,13 @@ class _ArrayUnpickler(pickle.Unpickler):
         try:
             return self.ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name}") from None
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}") from None
 
 
 def _tensors(value: Any) -> Any:
-    """The same containers with tensors instead of arrays; what is no number stays as it is."""
+    """The same containers with tensors instead of arrays."""
     if isinstance(value, dict):
         return {key: _tensors(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_tensors(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
-        return torch.from_numpy(np.array(value))
-    return value
+    return value.tensor() if isinstance(value, _Array) else value

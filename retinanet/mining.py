@@ -6,7 +6,8 @@ from torchvision.ops import nms
 
 from retinanet.checks import check
 
-# The anchors with the highest losses among which NMS chooses; more never come into a batch of 512.
+# The anchors with the highest losses, besides all positives, among which NMS chooses: enough for
+# batches of 512, and NMS of all 200,000 would take seconds.
 CANDIDATES = 10_000
 
 
@@ -48,7 +49,8 @@ class HardAnchors:
         """
         kept = torch.zeros_like(positive)
         for image in range(len(losses)):
-            hardest = losses[image].topk(min(CANDIDATES, losses.shape[1])).indices
+            first = losses[image].masked_fill(positive[image], torch.inf)
+            hardest = first.topk(min(CANDIDATES, losses.shape[1])).indices
             apart = hardest[nms(boxes[image, hardest], losses[image, hardest], self.nms_iou)]
             kept[image, self._first(apart, positive[image, apart])] = True
         return kept & (losses > 0)
@@ -60,5 +62,5 @@ class HardAnchors:
         most = round(self.anchors / (1 + self.ratio))
         positives = anchors[positive][:most]
         # An image without positives teaches by its hardest background all the same.
-        background = round(self.ratio * max(len(positives), 1))
+        background = min(round(self.ratio * max(len(positives), 1)), self.anchors - len(positives))
         return torch.cat([positives, anchors[~positive][:background]])

@@ -161,6 +161,8 @@ class TrainingRun:
         lines += announce.warn_of_warmup(settings.schedule.warmup_steps, self.total_steps)
         if settings.init_from is not None:
             return lines + self.init_lines
+        if settings.loss.name != "focal":
+            return [*lines, announce.NO_FORECAST]
         lines += announce.announce_loss(
             found, num_classes=self.model.num_classes, **self._loss_settings()
         )

@@ -110,6 +110,8 @@ def plan(variants: Sequence[Variant], seeds: Sequence[int], common: Sequence[str
     Raises:
         ValueError: a setting that does not exist, or that both set.
     """
+    if any(text.startswith("seed=") for text in common):
+        raise ValueError("give seeds as --seeds 0 1 2, not as a setting.")
     runs = []
     with composer("train") as reader:
         for seed in seeds:

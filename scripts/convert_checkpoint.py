@@ -19,6 +19,7 @@ import torch
 
 from retinanet.detector import known_classes, load_model, recorded_settings
 from retinanet.exchange import torchvision
+from retinanet.exchange.foreign import ANCHORS
 from retinanet.exchange.read import read_trained
 from retinanet.limits import value_text
 from retinanet.training.checkpoint import save_checkpoint, shipped_weights
@@ -44,6 +45,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.target.exists():
         parser.error(f"{args.target} already exists; remove it or choose another file")
+    if not args.target.parent.is_dir():
+        parser.error(f"there is no folder {args.target.parent}; make it first")
     try:
         print(convert(args.source, args.target, args.to))
     except (FileNotFoundError, ValueError) as error:
@@ -78,7 +81,7 @@ def convert(source: Path, target: Path, layout: str) -> str:
         lines.append(f"evaluate   python eval.py checkpoint={target} data=coco data.root=PATH")
     else:
         _, ids = known_classes(state, model.num_classes)
-        weights = torchvision.write(shipped_weights(state), state["settings"]["model"], ids)
+        weights = torchvision.write(shipped_weights(state), state["settings"], ids)
         torch.save(weights, target)
         lines += _how_to_load(target, state, weights)
     return "\n".join([*lines, f"written    {target}"])
@@ -107,19 +110,26 @@ def _how_to_load(
             f"{model['p6_from']} model.head_norm={model['head_norm']}; make its RetinaNet from "
             f"parts, with {K} classes"
         ]
+    data, anchors = state["settings"]["data"], state["settings"]["anchors"]
     lines = [
         f"load       model = torchvision.models.detection.{builder}(",
-        f"               weights=None, weights_backbone=None, num_classes={K})",
+        f"               weights=None, weights_backbone=None, num_classes={K},",
+        f"               min_size={data['min_size']}, max_size={data['max_size']})",
         f"           model.load_state_dict(torch.load({str(target)!r}, weights_only=True))",
     ]
     if model["norm_eps"] != 1e-5:
         lines.append(
             f"           then set eps={model['norm_eps']:g} on every norm of model.backbone.body"
         )
-    if state["settings"]["anchors"]["rounding"] != "torchvision":
+    if any(anchors[key] != value for key, value in ANCHORS.items()):
         lines.append(
-            "note       trained with unrounded anchors, which torchvision rounds: boxes will "
-            "differ by some pixels"
+            f"note       its builders have other anchors: also give anchor_generator= with "
+            f"{' '.join(f'{key} {value_text(anchors[key])}' for key in ANCHORS)}"
+        )
+    if anchors["rounding"] != "torchvision" or data["resize"] != "torchvision":
+        lines.append(
+            "note       torchvision rounds anchors and resizes in its own way, this model was "
+            "trained otherwise: scores and boxes will differ a little"
         )
     return lines
 

@@ -116,7 +116,7 @@ def _predictions(
     settings = recorded_settings(state)
     data = build.build_data(settings.data, "val")
     model = load_model(state, settings).to(device)
-    matcher = Matcher()
+    matcher = Matcher(**state["settings"].get("matching", {}))
     augment = build.build_augment(settings, train=False)
     plan = eval_plan(data, augment, batch_size=8, max_images=num_images)
     loader = make_loader(

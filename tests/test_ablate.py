@@ -53,6 +53,11 @@ def test_a_wrong_setting_stops_before_the_first_run(capsys):
     assert "no row gamma 3; there are: gamma 0, alpha 0.75;" in capsys.readouterr().err
 
 
+def test_seeds_are_not_settings(capsys):
+    assert ablate.main(["gamma", "--", "data=shapes", "seed=3"]) == 1
+    assert "give seeds as --seeds" in capsys.readouterr().err
+
+
 def test_a_dry_run_prints_the_commands(capsys):
     assert ablate.main(["prior", "--dry-run", "--seeds", "0", "3", "--", "data=shapes"]) == 0
     lines = capsys.readouterr().out.splitlines()

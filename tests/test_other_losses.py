@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from retinanet import mining
 from retinanet.boxes import encode_boxes
 from retinanet.losses import (
     RetinaNetLoss,
@@ -173,6 +174,20 @@ def test_the_ratio_takes_three_of_background_for_each_positive():
         losses, spread_boxes(12), torch.zeros_like(positive)
     )
     assert nothing.sum() == 3
+
+
+def test_easy_positives_are_candidates_too(monkeypatch):
+    monkeypatch.setattr(mining, "CANDIDATES", 4)
+    losses = torch.tensor([[0.1, 0.2, 5.0, 4.0, 3.0, 2.0, 1.0]])
+    positive = torch.tensor([[True, True, False, False, False, False, False]])
+    kept = HardAnchors(anchors=8, ratio=3.0)(losses, spread_boxes(7), positive)
+    assert kept[0, :4].tolist() == [True, True, True, True]
+
+
+def test_no_more_anchors_are_kept_than_asked_for():
+    losses = torch.arange(12, 0, -1).float()[None]
+    kept = HardAnchors(anchors=1, ratio=3.0)(losses, spread_boxes(12), losses > 100)
+    assert kept.sum() == 1
 
 
 def loss_of(name, logits, labels, **settings):

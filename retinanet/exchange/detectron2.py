@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retinanet.exchange.foreign import (
     ANCHORS,
+    COUNTER,
     POSTPROCESS,
     Foreign,
     classes_of,
@@ -36,7 +37,7 @@ NAMES = [
     ("head.cls.pred.", "head.cls_score."),
     ("head.box.pred.", "head.bbox_pred."),
 ]
-DROPPED = ("pixel_mean", "pixel_std", "anchor_generator.", "num_batches_tracked")
+DROPPED = ("pixel_mean", "pixel_std", "anchor_generator.")
 
 # Its anchors of a cell: scale outside, ratio inside. Ours, ratio * 3 + scale, is theirs,
 # scale * 3 + ratio.
@@ -61,16 +62,18 @@ def read(state: dict[str, Tensor], about: dict[str, Any]) -> Foreign:
     Raises:
         ValueError: not a plain RetinaNet with a ResNet, or pixels of another mean.
     """
-    weights = renamed(state, NAMES, DROPPED, ORIGIN)
-    weights = with_statistics(weights)
+    # Live norms are read as frozen ones.
+    state = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+    weights = with_statistics(renamed(state, NAMES, DROPPED, ORIGIN))
     for subnet in ("cls", "box"):
         weights = reordered(weights, subnet, ORDER)
     # The zoo's models take BGR with unit variance left alone; files of today do not say so.
     bgr, scaled = _pixels(state)
     weights = for_rgb(weights, bgr=bgr, scaled=scaled, stem="backbone.conv1.weight")
     model = model_settings(weights, ORIGIN)
-    # MSRA's weights put the stride there; torchvision's, which take RGB, do not.
-    model["stride_in_1x1"] = bgr and _has_bottlenecks(weights)
+    # MSRA's ResNets put the stride there; torchvision's and FAIR's ResNeXts, whose pixels have
+    # unit variance, do not.
+    model["stride_in_1x1"] = not scaled and _has_bottlenecks(weights)
     names, ids = classes_of(count_classes(weights))
     return Foreign(
         origin=ORIGIN,

@@ -27,6 +27,20 @@ TRUNKS = {
     ((3, 4, 23, 3), True, (256, 4)): "resnext101_64x4d",
 }
 
+# Parameters from which a model's settings are read, and their dimensions.
+NEEDED = {
+    "backbone.conv1.weight": 4,
+    "fpn.lateral.c5.weight": 4,
+    "fpn.p6.weight": 4,
+    "fpn.p7.weight": 4,
+    "head.cls.pred.weight": 4,
+    "head.cls.pred.bias": 1,
+    "head.box.pred.weight": 4,
+    "head.box.pred.bias": 1,
+}
+# Batch norms count batches; nothing needs it.
+COUNTER = "num_batches_tracked"
+
 # Of the three projects. Sources: torchvision, models/detection/retinanet.py; detectron2,
 # configs/Base-RetinaNet.yaml; mmdetection, configs/_base_/models/retinanet_r50_fpn.py.
 SIZES = {"min_size": 800, "max_size": 1333}
@@ -77,7 +91,7 @@ def renamed(
         origin: for the message.
 
     Raises:
-        ValueError: a name that is neither.
+        ValueError: a name that is neither, or one that every model has is missing.
     """
     weights, left_over = rename(state, to_ours(pairs))
     strange = [n for n in left_over if not n.startswith(dropped) and not n.endswith(dropped)]
@@ -85,6 +99,12 @@ def renamed(
         raise ValueError(
             f"it looks like a RetinaNet of {origin}, but {len(strange)} parameters are none of "
             f"that model's, such as {', '.join(strange[:3])}; only plain RetinaNets are read."
+        )
+    missing = [n for n, dim in NEEDED.items() if n not in weights or weights[n].dim() != dim]
+    if missing:
+        raise ValueError(
+            f"it looks like a RetinaNet of {origin}, but what would be {', '.join(missing)} here "
+            f"is missing or of another shape; only plain RetinaNets are read."
         )
     return weights
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retinanet.exchange.foreign import (
     ANCHORS,
+    COUNTER,
     POSTPROCESS,
     Foreign,
     classes_of,
@@ -35,7 +36,6 @@ NAMES = [
     ("head.cls.pred.", "bbox_head.retina_cls."),
     ("head.box.pred.", "bbox_head.retina_reg."),
 ]
-COUNTER = "num_batches_tracked"
 DROPPED = ("data_preprocessor.", "ema_")
 
 

@@ -20,6 +20,7 @@ from retinanet.exchange.foreign import (
     model_settings,
     renamed,
 )
+from retinanet.limits import value_text
 from retinanet.model.heads import count_classes, prior_bias
 from retinanet.model.names import rename, to_theirs
 
@@ -97,7 +98,9 @@ def read(state: dict[str, Tensor], about: dict[str, Any]) -> Foreign:
     )
 
 
-def write(weights: dict[str, Tensor], model: dict[str, Any], ids: list[int]) -> dict[str, Tensor]:
+def write(
+    weights: dict[str, Tensor], settings: dict[str, dict[str, Any]], ids: list[int]
+) -> dict[str, Tensor]:
     """A state dict for torchvision's ``RetinaNet``.
 
     COCO's classes become its 91 channels, in which label and category id are the same; the
@@ -105,24 +108,31 @@ def write(weights: dict[str, Tensor], model: dict[str, Any], ids: list[int]) -> 
 
     Args:
         weights: of one of our models.
-        model: its settings of that group.
+        settings: groups ``model`` and ``anchors`` of its settings.
         ids: category ids in the order of labels.
 
     Raises:
         ValueError: torchvision's class has no such model.
     """
-    wanted = {"relu_before_p7": True, "stride_in_1x1": False, "head_depth": 4}
-    for key, value in wanted.items():
-        if model[key] != value:
+    wanted = {
+        "model.backbone": lambda value: value != "tiny",
+        "model.norm": lambda value: value in ("frozen", "batch", "sync"),
+        "model.relu_before_p7": lambda value: value,
+        "model.stride_in_1x1": lambda value: not value,
+        "model.head_depth": lambda value: value == 4,
+        "anchors.offset": lambda value: value == 0,
+    }
+    for key, fits in wanted.items():
+        group, name = key.split(".")
+        if not fits(settings[group][name]):
             raise ValueError(
-                f"torchvision's RetinaNet has model.{key}={value} and no other; this checkpoint "
-                f"has {model[key]}."
+                f"torchvision's RetinaNet cannot have {key}={value_text(settings[group][name])}, "
+                f"so this checkpoint cannot be written for it."
             )
     if ids == coco_classes()[1]:
         weights = weights | _with_gaps(weights, ids)
     theirs, left_over = rename(weights, to_theirs(NAMES))
-    if left_over:
-        raise AssertionError(f"no name in torchvision for {left_over}")
+    assert not left_over, f"no name in torchvision for {left_over}"
     return theirs
 
 

@@ -26,8 +26,9 @@ DETECTORS = ("head.cls.", "head.classification_head.", "head.cls_score.", "bbox_
 
 # Under these keys files keep the state dict, beside settings and optimizers.
 WRAPPERS = ("state_dict", "model", "blobs")
-# What the names of all parameters begin with when something was wrapped around the model.
-WRAPPED = "module."
+# What the names of all parameters begin with when something was wrapped around the model: DDP,
+# torch.compile.
+WRAPPED = ("module.", "_orig_mod.")
 # What those of a trunk begin with when it was a part of something.
 PART = "backbone."
 
@@ -193,7 +194,9 @@ def unwrapped(state: object) -> dict[str, Tensor] | None:
     if not isinstance(state, dict):
         return None
     state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    return _without(state, WRAPPED) or None
+    for prefix in WRAPPED:
+        state = _without(state, prefix)
+    return state or None
 
 
 def _without(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -205,21 +208,30 @@ def _without(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _in_our_names(state: dict[str, Tensor], author: str | None) -> TrunkWeights:
-    if "conv1_w" in state:  # MSRA's: BGR, mean taken off, norms without statistics
+    if "conv1_w" in state:  # Detectron's: norms without statistics
         weights, _ = rename(state, to_ours(detectron_trunk()))
-        weights = for_rgb(weights, bgr=True, scaled=False, stem="conv1.weight")
-        return TrunkWeights(with_statistics(weights), stride_in_1x1=True)
+        return _from_bgr(weights)
     if "stem.conv1.weight" in state:
         weights, _ = rename(state, to_ours(detectron2_trunk()))
-        msra = author != "torchvision"
-        if msra:
-            weights = for_rgb(weights, bgr=True, scaled=False, stem="conv1.weight")
-        return TrunkWeights(with_statistics(weights), stride_in_1x1=msra)
+        # Of torchvision's weights it has a copy in its own names.
+        return TrunkWeights(weights, False) if author == "torchvision" else _from_bgr(weights)
     if "conv_stem.weight" in state:
         weights, left_over = rename(state, to_ours(timm_mobilenet()))
         weights |= {name: state[name] for name in left_over}
         return TrunkWeights(weights, stride_in_1x1=False)
     return TrunkWeights(state, stride_in_1x1=None)
+
+
+def _from_bgr(weights: dict[str, Tensor]) -> TrunkWeights:
+    """MSRA's ResNets and FAIR's ResNeXts, as detectron2's configurations describe them.
+
+    Both take BGR. ResNets want only the mean taken off, and shrink in their 1x1; ResNeXts want unit
+    variance, and shrink in their 3x3.
+    """
+    conv2 = weights.get("layer1.0.conv2.weight", torch.empty(1, 1))
+    is_resnext = conv2.shape[0] != conv2.shape[1]
+    weights = for_rgb(weights, bgr=True, scaled=is_resnext, stem="conv1.weight")
+    return TrunkWeights(with_statistics(weights), stride_in_1x1=not is_resnext)
 
 
 def with_statistics(weights: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ FORECAST_LIMITS = (
     "           it is for loss.normalizer=batch and one alpha for all classes; yours differ, so "
     "the first step may differ too"
 )
+# Said instead, for the losses that focal loss is compared with.
+NO_FORECAST = "first loss not forecast: the closed form is that of loss.name=focal"
 
 Alpha = float | Sequence[float] | None
 

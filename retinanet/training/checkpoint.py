@@ -111,8 +111,8 @@ def read_checked(path: Path) -> Any:
         return read_tensors(path)
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged or no checkpoint ({error}); give another, such as previous.pt or "
-            f"best.pt of the same run."
+            f"{path} is damaged or no checkpoint ({error}); give another, of a run such as "
+            f"previous.pt or best.pt."
         ) from error
 
 

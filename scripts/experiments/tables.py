@@ -130,7 +130,7 @@ EXPERIMENTS = {
         (
             Variant("focal loss, no prior (pi 0.5)", ("model.prior=0.5",), None),
             Variant("focal loss, pi 0.1", ("model.prior=0.1",), None),
-            Variant("focal loss, pi 0.01", ("model.prior=0.01",), 34.0),
+            Variant("focal loss, pi 0.01", FOCAL, 34.0),
             Variant("focal loss, pi 0.001", ("model.prior=0.001",), None),
             Variant(
                 "CE, no prior (pi 0.5)",

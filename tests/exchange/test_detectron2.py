@@ -99,6 +99,34 @@ def test_a_missing_parameter_is_named(net, tmp_path):
         load(tmp_path / "m.pth")
 
 
+@pytest.mark.parametrize("name", ["backbone.top_block.p7.weight", "head.bbox_pred.bias"])
+def test_a_missing_parameter_that_settings_are_read_from_is_named(net, tmp_path, name):
+    state = names_of(net)
+    del state[name]
+    torch.save({"model": state}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match="looks like a RetinaNet of detectron2, but what would be"):
+        load(tmp_path / "m.pth")
+
+
+def test_live_norms_are_read_as_frozen_ones(net, tmp_path):
+    state = names_of(net)
+    norms = [name for name in state if name.endswith("running_var")]
+    counters = {n.replace("running_var", "num_batches_tracked"): torch.tensor(7) for n in norms}
+    torch.save({"model": state | counters}, tmp_path / "m.pth")
+    assert load(tmp_path / "m.pth").settings.model.norm == "frozen"
+
+
+def test_pixels_of_unit_variance_go_with_strides_in_the_3x3(net, tmp_path):
+    # detectron2's configurations of ResNeXt: BGR, divided by the deviations.
+    state = names_of(net) | {"pixel_mean": torch.tensor(MEAN[::-1]).view(3, 1, 1)}
+    state |= {"pixel_std": torch.tensor([57.375, 57.12, 58.395]).view(3, 1, 1)}
+    torch.save({"model": state}, tmp_path / "m.pth")
+    read = read_trained(tmp_path / "m.pth")
+    assert read["settings"]["model"]["stride_in_1x1"] is False
+    given = state["backbone.bottom_up.stem.conv1.weight"]
+    assert torch.equal(read["model"]["backbone.conv1.weight"], given.flip(1))
+
+
 def test_pixels_of_another_mean_are_refused(net, tmp_path):
     state = names_of(net) | {"pixel_mean": torch.full((3, 1, 1), 127.5)}
     torch.save({"model": state | {"pixel_std": torch.ones(3, 1, 1)}}, tmp_path / "m.pth")

@@ -1,6 +1,7 @@
 """torchvision's RetinaNets: read from their files they detect the same, and they go back."""
 
 import argparse
+import dataclasses
 import json
 
 import numpy as np
@@ -12,11 +13,12 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 from retinanet import RetinaNet, jobs, load
 from retinanet.cli.main import composer
 from retinanet.exchange.read import read_trained
-from retinanet.exchange.torchvision import NAMES
+from retinanet.exchange.torchvision import NAMES, write
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.names import to_theirs
+from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.transfer import transfer
 from scripts.convert_checkpoint import convert
 from scripts.peers.parity import compare, fit_norms, freeze_norms, spread_model
@@ -228,3 +230,56 @@ def test_a_run_starts_from_it(tmp_path):
     assert "kept zebra; restarted from model.prior: unicorn" in lines[1]
     zebra = model.head.classification_head.cls_logits.bias.view(9, 91)[:, 24]
     assert torch.equal(ours.head["cls"].pred.bias.view(9, 2)[:, 0], zebra)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "says"),
+    [
+        ("model", "norm", "group", "cannot have model.norm=group"),
+        ("model", "backbone", "tiny", "cannot have model.backbone=tiny"),
+        ("model", "stride_in_1x1", True, "cannot have model.stride_in_1x1=true"),
+        ("anchors", "offset", 0.5, "cannot have anchors.offset=0.5"),
+    ],
+)
+def test_what_torchvision_cannot_be_is_not_written(group, key, value, says):
+    settings = {
+        "model": {
+            "backbone": "resnet50",
+            "norm": "frozen",
+            "relu_before_p7": True,
+            "stride_in_1x1": False,
+            "head_depth": 4,
+        },
+        "anchors": {"offset": 0.0},
+    }
+    settings[group][key] = value
+    with pytest.raises(ValueError, match=says):
+        write({}, settings, [1])
+
+
+def test_other_anchors_and_sizes_are_told(tmp_path):
+    model = RetinaNet("resnet50", 2, p6_from="p5", load_later=True)
+    state = read_trained_of_ours(model)
+    state["settings"]["anchors"]["sizes"] = [16.0, 32.0, 64.0, 128.0, 256.0]
+    state["settings"]["data"]["min_size"] = 320
+    save_checkpoint(tmp_path / "ours.pt", state)
+    said = convert(tmp_path / "ours.pt", tmp_path / "theirs.pth", "torchvision")
+    assert "min_size=320, max_size=1333)" in said
+    assert "also give anchor_generator= with sizes [16,32,64,128,256]" in said
+
+
+def read_trained_of_ours(model):
+    with composer("train") as reader:
+        settings = reader.command(["data=coco", "model.p6_from=p5"]).settings
+    classes = {"names": ["a", "b"], "ids": [1, 2]}
+    plain = dataclasses.asdict(settings)
+    return {"model": model.state_dict(), "settings": plain, "classes": classes, "step": 1}
+
+
+def test_checkpoints_from_before_a_setting_existed_still_detect(tmp_path):
+    state = read_trained_of_ours(RetinaNet("resnet50", 2, p6_from="p5", load_later=True))
+    for group, key in (("data", "resize"), ("model", "norm_eps"), ("model", "stride_in_1x1")):
+        del state["settings"][group][key]
+    del state["settings"]["anchors"]["rounding"], state["settings"]["postprocess"]["clip"]
+    save_checkpoint(tmp_path / "old.pt", state)
+    assert load(tmp_path / "old.pt").settings.data.resize == "antialias"

@@ -59,6 +59,13 @@ def three_classes():
     return names_of(Emulated("resnet18", num_classes=3, caffe=False, relu_before_p7=False))
 
 
+def test_a_trunk_that_we_do_not_have_is_refused(three_classes, tmp_path):
+    state = {n: v for n, v in three_classes.items() if not n.startswith("backbone.layer4.1.")}
+    torch.save({"state_dict": state}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match=r"its trunk, of \(2, 2, 2, 1\) blocks, is none of this"):
+        read_trained(tmp_path / "m.pth")
+
+
 @pytest.mark.parametrize(
     "meta",
     [
@@ -82,6 +89,12 @@ class HistoryBuffer:
 
     def __init__(self):
         self.max_length, self._log_history = 3, np.array([1.0, 2.0])
+
+    def mean(self):
+        """One of the methods that it pickles by name."""
+
+    def __getstate__(self):
+        return {**self.__dict__, "statistics_methods": {"mean": HistoryBuffer.mean}}
 
 
 def test_logs_beside_the_weights_do_not_matter(three_classes, tmp_path, monkeypatch):

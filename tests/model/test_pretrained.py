@@ -172,3 +172,20 @@ def test_renaming_takes_the_first_pair_and_keeps_numbers():
     assert renaming("wholesome") is None
     weights = {"whole": torch.ones(1), "other": torch.ones(1)}
     assert rename(weights, renaming) == ({"all": weights["whole"]}, ["other"])
+
+
+def test_weights_of_a_compiled_model_are_found(tmp_path):
+    state = torchvision.models.resnet18().state_dict()
+    torch.save({f"module._orig_mod.{n}": v for n, v in state.items()}, tmp_path / "w.pth")
+    trunk = build_trunk("resnet18", weights=str(tmp_path / "w.pth"), norm="frozen", frozen_stages=2)
+    assert torch.equal(trunk.conv1.weight, state["conv1.weight"])
+
+
+def test_resnexts_of_detectron2_take_bgr_of_unit_variance(tmp_path):
+    state = torchvision.models.resnext50_32x4d(norm_layer=FrozenBatchNorm2d).state_dict()
+    named = {"model": detectron2_names(state), "__author__": "FAIR"}
+    (tmp_path / "X.pkl").write_bytes(pickle.dumps(named))
+    trunk = build_trunk(
+        "resnext50_32x4d", weights=str(tmp_path / "X.pkl"), norm="frozen", frozen_stages=2
+    )
+    assert torch.equal(trunk.conv1.weight, state["conv1.weight"].flip(1))
