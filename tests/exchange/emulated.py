@@ -154,6 +154,16 @@ def level_anchors(stride, rows, columns, order):
     )
 
 
+def assert_same(found, scores, labels, boxes):
+    """Each detection has its partner; equal scores may come in any order."""
+    assert len(found.scores) == len(scores)
+    score = (found.scores[:, None] - scores).abs()  # (D, D)
+    box = (found.boxes[:, None] - boxes).abs().amax(dim=-1)
+    same = (found.labels[:, None] == labels) & (score < 1e-4) & (box < 0.1)
+    assert same.any(dim=0).all(), f"not found: {scores[~same.any(dim=0)]}"
+    assert same.any(dim=1).all(), f"found alone: {found.scores[~same.any(dim=1)]}"
+
+
 def apply(deltas, anchors):
     """Deltas without weights; log sizes below log(1000 / 16)."""
     size = anchors[:, 2:] - anchors[:, :2]

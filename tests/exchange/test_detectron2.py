@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from emulated import MEAN, Emulated
+from emulated import MEAN, Emulated, assert_same
 
 from retinanet import load
 from retinanet.exchange.read import read_trained
@@ -69,10 +69,8 @@ def test_it_detects_the_same(net, checkpoint, photo):
     scores, labels, boxes = net.detect(photo, "scale", clip_first=False)
     assert len(scores) > 50
     found = detector([photo])[0]
-    torch.testing.assert_close(found.scores, scores, rtol=0, atol=1e-4)
-    assert torch.equal(found.labels, labels)
-    torch.testing.assert_close(found.boxes, boxes, rtol=0, atol=0.1)
-    assert found.category_ids[0] == detector.category_ids[int(labels[0])]
+    assert_same(found, scores, labels, boxes)
+    assert found.category_ids[0] == detector.category_ids[int(found.labels[0])]
 
 
 def test_classes_and_conventions_are_recorded(checkpoint):

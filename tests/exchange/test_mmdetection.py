@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from emulated import Emulated
+from emulated import Emulated, assert_same
 
 from retinanet import load
 from retinanet.exchange.read import read_trained
@@ -49,9 +49,7 @@ def test_it_detects_the_same(trunk, style, photo, tmp_path):
     scores, labels, boxes = net.detect(photo, "ratio", clip_first=True)
     assert len(scores) > 50
     found = detector([photo])[0]
-    torch.testing.assert_close(found.scores, scores, rtol=0, atol=1e-4)
-    assert torch.equal(found.labels, labels)
-    torch.testing.assert_close(found.boxes, boxes, rtol=0, atol=0.1)
+    assert_same(found, scores, labels, boxes)
 
 
 @pytest.fixture(scope="module")
