@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -68,10 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.images < 1 or min(args.gammas) < 0 or not 0 <= args.alpha <= 1:
         parser.error("give at least one image, gammas of at least 0, and alpha in [0, 1]")
+    found: dict[str, list[Shares]] = {}
     try:
-        found = {
-            path: shares_of(path, args.gammas, args.alpha, args.images) for path in args.checkpoints
-        }
+        for path in args.checkpoints:
+            label, shares = shares_of(path, args.gammas, args.alpha, args.images)
+            found[str(path) if label in found else label] = shares
     except MISTAKES as error:
         complain(error)
         return 1
@@ -82,8 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def shares_of(path: Path, gammas: Sequence[float], alpha: float, num_images: int) -> list[Shares]:
-    """Losses of one checkpoint on the first images of its validation set.
+def shares_of(
+    path: Path, gammas: Sequence[float], alpha: float, num_images: int
+) -> tuple[str, list[Shares]]:
+    """What a checkpoint is called, and its losses on the first images of its validation set.
 
     Args:
         path: of a checkpoint that says which data it was validated on.
@@ -95,24 +99,22 @@ def shares_of(path: Path, gammas: Sequence[float], alpha: float, num_images: int
         FileNotFoundError: no such file.
         ValueError: no checkpoint, or no objects in these images.
     """
-    device = choose_device("auto")
+    state = read_trained(path)
     logits, labels = [], []
-    for one, label in _predictions(path, device, num_images):
+    for one, label in _predictions(state, num_images):
         counted = label >= NEGATIVE
         logits.append(one[counted])
         labels.append(label[counted])
     logits, labels = torch.cat(logits), torch.cat(labels)  # (M, K), (M,)
     if not (labels >= 0).any():
         raise ValueError(f"{path}: no positive anchor in {num_images} images; take more.")
-    return [_shares(logits, labels, alpha, gamma) for gamma in gammas]
+    return describe_source(state), [_shares(logits, labels, alpha, gamma) for gamma in gammas]
 
 
 @torch.no_grad()
-def _predictions(
-    path: Path, device: torch.device, num_images: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _predictions(state: dict[str, Any], num_images: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (B, A, K) and labels (B, A) of batch after batch."""
-    state = read_trained(path)
+    device = choose_device("auto")
     settings = recorded_settings(state)
     data = build.build_data(settings.data, "val")
     model = load_model(state, settings).to(device)
@@ -150,17 +152,17 @@ def hardest_share(losses: Tensor, share: float) -> float:
     return (losses[-max(1, round(share * len(losses))) :].sum() / losses.sum()).item()
 
 
-def table(found: dict[Path, list[Shares]]) -> list[str]:
+def table(found: dict[str, list[Shares]]) -> list[str]:
     """Lines of a Markdown table."""
     lines = [
         f"| checkpoint | gamma | hardest {HARDEST_POSITIVES:.0%} of positives | hardest "
         f"{HARDEST_BACKGROUND:.0%} of background | background's gradient |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for path, shares in found.items():
+    for label, shares in found.items():
         for one in shares:
             lines.append(
-                f"| {path.stem} | {one.gamma:g} "
+                f"| {label} | {one.gamma:g} "
                 f"| {hardest_share(one.positives, HARDEST_POSITIVES):.0%} "
                 f"| {hardest_share(one.background, HARDEST_BACKGROUND):.0%} "
                 f"| {one.background_gradient:.0%} |"
@@ -168,18 +170,18 @@ def table(found: dict[Path, list[Shares]]) -> list[str]:
     return lines
 
 
-def plot(found: dict[Path, list[Shares]]) -> bytes:
+def plot(found: dict[str, list[Shares]]) -> bytes:
     """PNG: a row for each checkpoint, positives at the left, background at the right."""
     with house_style():
         figure = Figure(figsize=(8, 3.4 * len(found)), layout="constrained")
         grid = figure.subplots(len(found), 2, squeeze=False)
-        for row, (path, shares) in zip(grid, found.items(), strict=True):
+        for row, (label, shares) in zip(grid, found.items(), strict=True):
             for axes, side in zip(row, ("positives", "background"), strict=True):
                 for color, one in zip(COLORS, shares, strict=False):
                     x, y = _curve(getattr(one, side))
                     axes.plot(x, y, color=color, label=f"gamma {one.gamma:g}")
                 axes.set(
-                    title=f"{path.stem}: {side}",
+                    title=f"{label}: {side}",
                     xlabel=f"share of {side}, the easy ones first",
                     ylabel="share of their loss",
                 )
