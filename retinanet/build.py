@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from retinanet import distributed
-from retinanet.config import DataConfig, DetectorConfig, EvaluationConfig, TrainConfig
+from retinanet.config import DataConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, check_images_exist, check_same_classes, read_coco
 from retinanet.data.shapes import ensure_shapes
 from retinanet.data.stream import TrainingStream
@@ -19,6 +19,7 @@ from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
+from retinanet.recorded import DetectorConfig
 from retinanet.training.ema import WeightAverage
 from retinanet.training.loop import Trainer
 from retinanet.training.optim import build_optimizer, scaled_lr

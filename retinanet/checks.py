@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, get_type_hints
 
-from retinanet.config import DetectorConfig, TrainConfig
+from retinanet.config import TrainConfig
 from retinanet.limits import Limit, check_value
+from retinanet.recorded import DetectorConfig
 
 
 def _limits(cls: type, prefix: str = "") -> dict[str, Limit]:

@@ -307,18 +307,6 @@ RecordedPostprocessConfig = optional(PostprocessConfig)
 
 
 @dataclass(slots=True, kw_only=True)
-class DetectorConfig:
-    """What a trained model needs to detect: the part of TrainConfig read from checkpoints."""
-
-    data: RecordedDataConfig  # type: ignore[valid-type]
-    model: ModelConfig
-    anchors: AnchorsConfig
-    postprocess: PostprocessConfig
-    precision: str
-    seed: int
-
-
-@dataclass(slots=True, kw_only=True)
 class EvalConfig:
     """configs/eval.yaml -> eval.py"""
 
@@ -334,38 +322,3 @@ class EvalConfig:
         "of the model's forward pass; null: as recorded", one_of("fp32", "bf16", "fp16")
     )
     log_images: int = setting("images drawn", NOT_NEGATIVE)
-
-
-# What versions did that had not yet the setting, so that their checkpoints still detect.
-BEFORE: dict[type, dict[str, Any]] = {
-    RecordedDataConfig: {"resize": "antialias"},
-    ModelConfig: {"norm_eps": 1e-5, "stride_in_1x1": False},
-    AnchorsConfig: {"rounding": "none"},
-    PostprocessConfig: {"clip": "before_nms"},
-}
-
-
-def restore(cls: type, plain: dict[str, Any]) -> Any:
-    """Settings from the plain containers of a checkpoint; the inverse of ``dataclasses.asdict``.
-
-    Args:
-        cls: such as :class:`TrainConfig`.
-        plain: group -> key -> value.
-
-    Raises:
-        ValueError: a key is missing or unknown: another version of this project wrote it.
-    """
-    hints = get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    plain = BEFORE.get(cls, {}) | plain
-    if known != set(plain):
-        raise ValueError(
-            f"the recorded settings do not fit this version: missing {sorted(known - set(plain))}, "
-            f"unknown {sorted(set(plain) - known)}. Use the version that wrote them."
-        )
-    return cls(
-        **{
-            name: restore(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
-            for name, value in plain.items()
-        }
-    )

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet import build
-from retinanet.config import DetectorConfig, restore
 from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
 from retinanet.data.transforms import resize, resized_size
@@ -22,6 +21,7 @@ from retinanet.exchange.read import read_trained
 from retinanet.model.heads import count_classes
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import to_original
+from retinanet.recorded import DetectorConfig, restore
 from retinanet.training.checkpoint import shipped_weights
 
 

@@ -12,13 +12,7 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.checks import check_settings
-from retinanet.config import (
-    DetectorConfig,
-    EvalConfig,
-    EvaluationConfig,
-    TrainConfig,
-    restore,
-)
+from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, check_images_exist
 from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device
@@ -26,6 +20,7 @@ from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
 from retinanet.model.heads import count_classes
+from retinanet.recorded import DetectorConfig, restore
 from retinanet.run import TrainingRun
 from retinanet.training.logs import start_logging
 from retinanet.training.transfer import describe_source

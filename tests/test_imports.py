@@ -13,7 +13,17 @@ PACKAGE = ROOT / "retinanet"
 
 # A part may import from the layers above its own, and from its own as named in WITHIN.
 LAYERS = [
-    {"limits", "config", "checks", "boxes", "distributed", "devices", "loading", "atomic"},
+    {
+        "limits",
+        "config",
+        "recorded",
+        "checks",
+        "boxes",
+        "distributed",
+        "devices",
+        "loading",
+        "atomic",
+    },
     {"data", "model", "matching", "mining", "losses", "postprocess"},
     {"training", "evaluation"},
     {"exchange"},
@@ -26,7 +36,9 @@ LAYERS = [
 # Inside a layer: who may import whom.
 WITHIN = {
     ("config", "limits"),
+    ("recorded", "config"),
     ("checks", "config"),
+    ("checks", "recorded"),
     ("checks", "limits"),
     ("losses", "matching"),
     ("losses", "mining"),
