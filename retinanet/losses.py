@@ -121,8 +121,14 @@ def softmax_focal_loss(
     # The probability of all other classes, in log space: 1 - p_t is 0 once p_t rounds to 1.
     log_rest = logits.masked_fill(chosen, -torch.inf).logsumexp(dim=-1) - total
     loss = -torch.exp(gamma * log_rest) * log_p
-    if alpha is None:
-        return loss
+    return loss if alpha is None else _class_weights(alpha, target, logits, background) * loss
+
+
+def _class_weights(
+    alpha: float | Tensor, target: Tensor, logits: Tensor, background: int | None
+) -> Tensor:
+    """Weight of every sample by its class; see :func:`softmax_focal_loss`."""
+    C = logits.shape[-1]
     weight = torch.as_tensor(alpha, dtype=logits.dtype, device=logits.device)
     if weight.dim() == 0:
         if background is None:
@@ -130,13 +136,13 @@ def softmax_focal_loss(
                 "softmax_focal_loss: alpha as one number weighs foreground against background; "
                 "name the background class, or give one weight for each class."
             )
-        return torch.where(target == background, 1 - weight, weight) * loss
+        return torch.where(target == background, 1 - weight, weight)
     if weight.shape != (C,):
         raise ValueError(
             f"softmax_focal_loss: alpha has shape {tuple(weight.shape)} for {C} classes; give one "
             f"number, or one for each class."
         )
-    return weight[target] * loss
+    return weight[target]
 
 
 def _balanced(loss: Tensor, is_class: Tensor, alpha: float | Tensor | None) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from retinanet.exchange.foreign import (
     ANCHORS,
-    COUNTER,
     POSTPROCESS,
     Foreign,
     classes_of,
     model_settings,
     renamed,
     reordered,
+    without_counters,
 )
 from retinanet.model.heads import count_classes
 from retinanet.model.pretrained import RGB_MEAN, detectron2_trunk, for_rgb, with_statistics
@@ -63,11 +63,10 @@ def read(state: dict[str, Tensor], about: dict[str, Any]) -> Foreign:
         ValueError: not a plain RetinaNet with a ResNet, or pixels of another mean.
     """
     # Live norms are read as frozen ones.
-    state = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
-    weights = with_statistics(renamed(state, NAMES, DROPPED, ORIGIN))
+    weights = with_statistics(renamed(without_counters(state), NAMES, DROPPED, ORIGIN))
     for subnet in ("cls", "box"):
         weights = reordered(weights, subnet, ORDER)
-    # The zoo's models take BGR with unit variance left alone; files of today do not say so.
+    # The zoo's models take BGR, their variance left alone; files of today do not say so.
     bgr, scaled = _pixels(state)
     weights = for_rgb(weights, bgr=bgr, scaled=scaled, stem="backbone.conv1.weight")
     model = model_settings(weights, ORIGIN)

@@ -79,6 +79,11 @@ def classes_of(num_classes: int) -> tuple[list[str] | None, list[int] | None]:
     return (names, ids) if len(ids) == num_classes else (None, None)
 
 
+def without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose norms can only be frozen ones: how many batches they saw is left out."""
+    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+
+
 def renamed(
     state: dict[str, Tensor], pairs: Pairs, dropped: tuple[str, ...], origin: str
 ) -> dict[str, Tensor]:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from retinanet.exchange.foreign import (
     ANCHORS,
-    COUNTER,
     POSTPROCESS,
     Foreign,
     classes_of,
     coco_classes,
     model_settings,
     renamed,
+    without_counters,
 )
 from retinanet.model.heads import count_classes
 from retinanet.model.pretrained import for_rgb
@@ -55,8 +55,7 @@ def read(state: dict[str, Tensor], about: dict[str, Any]) -> Foreign:
         ValueError: not a plain RetinaNet with a ResNet.
     """
     # Its norms do not count batches: they stay in evaluation mode.
-    state = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
-    weights = renamed(state, NAMES, DROPPED, ORIGIN)
+    weights = renamed(without_counters(state), NAMES, DROPPED, ORIGIN)
     model = model_settings(weights, ORIGIN)
     model["relu_before_p7"] = False
     meta = about.get("meta") if isinstance(about.get("meta"), dict) else {}

@@ -219,6 +219,8 @@ def _pairs(
         ours: of the same photo.
         most: detections of an image at most.
     """
+    if not len(theirs["boxes"]):
+        return [], len(ours.boxes)
     pairs = []
     free = torch.ones(len(theirs["boxes"]), dtype=torch.bool)
     alone = torch.ones(len(ours.boxes), dtype=torch.bool)
