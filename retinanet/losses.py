@@ -97,8 +97,8 @@ def softmax_focal_loss(
     rare side may need less weight than its rarity suggests.
 
     Args:
-        logits: (..., C).
-        target: (...) int64 in [0, C).
+        logits: (..., C). Computed in fp32 if they are narrower.
+        target: (...) int64 in [0, C). There is no index to ignore: leave such samples out.
         alpha: None: all weigh 1. A number in [0, 1]: weight of every class but ``background``,
             which gets 1 - alpha. A (C,) tensor: weight of each class, at least 0, as in
             ``torch.nn.functional.cross_entropy(weight=...)`` with ``reduction="none"``.
@@ -106,35 +106,45 @@ def softmax_focal_loss(
         background: its class; None: there is none.
 
     Returns:
-        (...) at least 0. The gradient is finite for every finite logit.
+        (...) at least 0, fp32 or wider. The gradient is finite while differences of logits are.
 
     Raises:
-        ValueError: fewer than two classes, a number alpha without a background, or as many
-            weights as there are no classes.
+        ValueError: fewer than two classes, a setting outside its range, a number alpha without a
+            background, or as many weights as there are no classes.
     """
     C = logits.shape[-1]
     if C < 2:
         raise ValueError(f"softmax_focal_loss needs at least 2 classes, got {C}.")
+    if gamma < 0:
+        raise ValueError(f"softmax_focal_loss: gamma must be at least 0, got {gamma:g}.")
     chosen = target[..., None] == torch.arange(C, device=logits.device)  # (..., C)
-    total = logits.logsumexp(dim=-1)
-    log_p = logits.gather(-1, target[..., None]).squeeze(-1) - total
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
     # The probability of all other classes, in log space: 1 - p_t is 0 once p_t rounds to 1.
-    log_rest = logits.masked_fill(chosen, -torch.inf).logsumexp(dim=-1) - total
+    log_rest = log_p.masked_fill(chosen, -torch.inf).logsumexp(dim=-1)
+    log_p = log_p.gather(-1, target[..., None]).squeeze(-1)
     loss = -torch.exp(gamma * log_rest) * log_p
-    return loss if alpha is None else _class_weights(alpha, target, logits, background) * loss
+    return loss if alpha is None else _class_weights(alpha, target, log_rest, C, background) * loss
 
 
 def _class_weights(
-    alpha: float | Tensor, target: Tensor, logits: Tensor, background: int | None
+    alpha: float | Tensor, target: Tensor, like: Tensor, C: int, background: int | None
 ) -> Tensor:
     """Weight of every sample by its class; see :func:`softmax_focal_loss`."""
-    C = logits.shape[-1]
-    weight = torch.as_tensor(alpha, dtype=logits.dtype, device=logits.device)
+    weight = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
     if weight.dim() == 0:
         if background is None:
             raise ValueError(
                 "softmax_focal_loss: alpha as one number weighs foreground against background; "
                 "name the background class, or give one weight for each class."
+            )
+        if not 0 <= background < C:
+            raise ValueError(
+                f"softmax_focal_loss: background={background} is none of {C} classes, 0 to {C - 1}."
+            )
+        if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
+            raise ValueError(
+                f"softmax_focal_loss: alpha as one number must lie in [0, 1], got {alpha:g}: "
+                f"background weighs 1 - alpha."
             )
         return torch.where(target == background, 1 - weight, weight)
     if weight.shape != (C,):
@@ -292,7 +302,10 @@ class RetinaNetLoss(nn.Module):
         class_loss = self.class_loss(logits.float(), is_class).sum(dim=-1).where(counted, 0)
         if self.name == "ohem":
             predicted = decode_boxes(deltas.float(), anchors)  # (B, A, 4)
-            class_loss = class_loss.where(self.ohem(class_loss, predicted, positive), 0)
+            kept = self.ohem(class_loss, predicted, positive)
+            # The divisors count all positives; NMS leaves few of them.
+            share = (kept & positive).sum().clamp(min=1) / positive.sum().clamp(min=1)
+            class_loss = class_loss.where(kept, 0) / share
         of_boxes = box_loss(self.box, deltas.float(), match.box, anchors, self.box_beta)
         class_loss = class_loss.sum(dim=1) / divisors  # (B,)
         of_boxes = of_boxes.where(positive, 0).sum(dim=1) / divisors  # (B,)

@@ -209,6 +209,28 @@ def test_easy_and_ignored_anchors_have_no_gradient():
     torch.testing.assert_close(loss, expected)
 
 
+def test_the_sum_is_divided_by_the_positives_that_are_kept():
+    # Three positives on one place: NMS keeps one of them.
+    label, anchors = torch.zeros(1, 3, dtype=torch.int64), spread_boxes(1)[0].repeat(3, 1)
+    match = Match(label, anchors[None])
+    loss = RetinaNetLoss(name="ohem", alpha=None, ohem_anchors=3)
+    logits = torch.tensor([[[-1.0], [-2.0], [-3.0]]])
+    found = loss(logits, torch.zeros(1, 3, 4), anchors, match, *loss.divisors([match]))
+    torch.testing.assert_close(found["class"], F.softplus(torch.tensor(3.0)))
+
+
+@pytest.mark.parametrize("nms_iou", [0.3, 0.7])
+def test_of_many_anchors_the_same_are_kept_as_by_one_long_nms(nms_iou, monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    low = 40 * torch.rand(2, 300, 2, generator=random)
+    boxes = torch.cat([low, low + 5 + 30 * torch.rand(2, 300, 2, generator=random)], dim=-1)
+    losses = torch.rand(2, 300, generator=random)
+    chooser, none = HardAnchors(anchors=10, nms_iou=nms_iou), torch.zeros(2, 300).bool()
+    short = chooser(losses, boxes, none)
+    monkeypatch.setattr(mining, "CANDIDATES_FOR_EACH", 300)
+    assert torch.equal(short, chooser(losses, boxes, none))
+
+
 def test_with_room_for_all_anchors_ohem_is_the_cross_entropy():
     logits = torch.randn(2, 6, 3)
     labels = [[0, NEGATIVE, 2, NEGATIVE, IGNORED, 1], [NEGATIVE] * 6]
