@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 import re
@@ -11,7 +10,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -49,6 +48,11 @@ NOT_WANTED = (
 )
 
 
+# How files of torch.save begin: a zip file's first entry, and before torch 1.6 a pickled number.
+TORCH_ZIP = b"PK\x03\x04"
+TORCH_OLD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+
+
 class LeftOut:
     """Stands where a file has an object that is not wanted; takes anything, does nothing."""
 
@@ -64,15 +68,17 @@ def read_tensors(path: Path) -> Any:
     """Containers and tensors of a file, on the CPU.
 
     Args:
-        path: written by ``torch.save``, today's format or the one before; or, where it ends in
-            ``.pkl``, a pickle of numpy arrays, as detectron2's models are.
+        path: written by ``torch.save``, today's format or the one before, or a pickle of numpy
+            arrays, as detectron2's models are. Its first bytes tell, not its name.
 
     Raises:
         ValueError: not such a file, or it holds more than containers and tensors.
     """
     try:
-        if path.suffix == ".pkl":
-            return _tensors(_ArrayUnpickler(io.BytesIO(path.read_bytes())).load())
+        with path.open("rb") as file:
+            if not file.read(len(TORCH_OLD)).startswith((TORCH_ZIP, TORCH_OLD)):
+                file.seek(0)
+                return _tensors(_ArrayUnpickler(file).load(), {})
         stand_ins = [(LeftOut, name) for name in NOT_WANTED]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             # Foreign bytes make the unpickler warn of what it is about to refuse.
@@ -136,8 +142,10 @@ class _Array:
             UnpicklingError: the bytes are not what shape and type say.
         """
         shape, dtype, order, raw = self.parts
-        # Python 2 wrote bytes as text.
-        raw = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
+        if isinstance(raw, str):  # Python 2 wrote bytes so
+            raw = raw.encode("latin1")
+        if not isinstance(raw, bytes | bytearray):  # bytes() of a number would make that many
+            raise pickle.UnpicklingError(f"an array made of {type(raw).__name__}")
         kind = dtype.numpy()
         if len(raw) != math.prod(shape) * kind.itemsize:
             raise pickle.UnpicklingError(f"{len(raw)} bytes for an array of {shape} {kind}")
@@ -145,32 +153,45 @@ class _Array:
         return torch.from_numpy(array.astype(kind.newbyteorder("="), order="C"))
 
 
-def _scalar(dtype: _Dtype, raw: bytes) -> _Array:
-    """One number."""
-    array = _Array()
-    array.parts = (), dtype, "C", raw
-    return array
+# Objects without attributes where functions would do: a pickle may set those of what it names.
+class _Scalar:
+    """Makes one number."""
+
+    __slots__ = ()
+
+    def __call__(self, dtype: _Dtype, raw: bytes) -> _Array:
+        array = _Array()
+        array.parts = (), dtype, "C", raw
+        return array
 
 
-def _from_buffer(raw: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
-    """As pickles of protocol 5 carry arrays."""
-    array = _Array()
-    array.parts = shape, dtype, order, raw
-    return array
+class _FromBuffer:
+    """Makes an array as pickles of protocol 5 carry it."""
+
+    __slots__ = ()
+
+    def __call__(self, raw: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
+        array = _Array()
+        array.parts = shape, dtype, order, raw
+        return array
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2 carry bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in {encoding}")
-    return text.encode("latin1")
+class _Latin1:
+    """Makes bytes as pickles of protocol 2 carry them."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"bytes in {encoding}")
+        return text.encode("latin1")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows how to make arrays of numbers and plain containers, and nothing else."""
 
     ALLOWED: dict[tuple[str, str], Callable] = {
-        ("_codecs", "encode"): _latin1,
+        ("_codecs", "encode"): _Latin1(),
         ("collections", "OrderedDict"): OrderedDict,
         ("numpy", "dtype"): _Dtype,
         ("numpy", "ndarray"): _Array,
@@ -178,10 +199,10 @@ class _ArrayUnpickler(pickle.Unpickler):
     # Numpy 2 and numpy 1 have them in modules of different names.
     for core in ("numpy._core", "numpy.core"):
         ALLOWED[f"{core}.multiarray", "_reconstruct"] = _Array
-        ALLOWED[f"{core}.multiarray", "scalar"] = _scalar
-        ALLOWED[f"{core}.numeric", "_frombuffer"] = _from_buffer
+        ALLOWED[f"{core}.multiarray", "scalar"] = _Scalar()
+        ALLOWED[f"{core}.numeric", "_frombuffer"] = _FromBuffer()
 
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         """Read pickles of Python 2 too."""
         super().__init__(file, encoding="latin1")
 
@@ -193,10 +214,22 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}") from None
 
 
-def _tensors(value: Any) -> Any:
-    """The same containers with tensors instead of arrays."""
-    if isinstance(value, dict):
-        return {key: _tensors(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_tensors(item) for item in value]
-    return value.tensor() if isinstance(value, _Array) else value
+def _tensors(value: Any, made: dict[int, Any]) -> Any:
+    """The same containers with tensors instead of arrays.
+
+    Args:
+        value: what was read.
+        made: what became of the containers already seen. A file may name one of them again and
+            again, in itself too: a few hundred bytes could stand for more than any memory holds.
+    """
+    if isinstance(value, _Array):
+        return value.tensor()
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in made:
+        made[id(value)] = copied = {} if isinstance(value, dict) else []
+        if isinstance(value, dict):
+            copied.update((key, _tensors(item, made)) for key, item in value.items())
+        else:
+            copied.extend(_tensors(item, made) for item in value)
+    return made[id(value)]

@@ -127,7 +127,7 @@ def softmax_focal_loss(
 
 
 def _class_weights(
-    alpha: float | Tensor, target: Tensor, like: Tensor, C: int, background: int | None
+    alpha: float | Tensor, target: Tensor, like: Tensor, num_classes: int, background: int | None
 ) -> Tensor:
     """Weight of every sample by its class; see :func:`softmax_focal_loss`."""
     weight = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
@@ -137,9 +137,10 @@ def _class_weights(
                 "softmax_focal_loss: alpha as one number weighs foreground against background; "
                 "name the background class, or give one weight for each class."
             )
-        if not 0 <= background < C:
+        if not 0 <= background < num_classes:
             raise ValueError(
-                f"softmax_focal_loss: background={background} is none of {C} classes, 0 to {C - 1}."
+                f"softmax_focal_loss: background={background} is none of {num_classes} classes, 0 "
+                f"to {num_classes - 1}."
             )
         if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
             raise ValueError(
@@ -147,10 +148,10 @@ def _class_weights(
                 f"background weighs 1 - alpha."
             )
         return torch.where(target == background, 1 - weight, weight)
-    if weight.shape != (C,):
+    if weight.shape != (num_classes,):
         raise ValueError(
-            f"softmax_focal_loss: alpha has shape {tuple(weight.shape)} for {C} classes; give one "
-            f"number, or one for each class."
+            f"softmax_focal_loss: alpha has shape {tuple(weight.shape)} for {num_classes} classes; "
+            f"give one number, or one for each class."
         )
     return weight[target]
 

@@ -28,6 +28,7 @@ from retinanet.cli.launch import run_all
 from retinanet.cli.main import composer
 from scripts.experiments.outcome import Run, write
 from scripts.experiments.tables import EXPERIMENTS, Variant
+from scripts.settings import split_settings
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
@@ -61,10 +62,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, help="folder of the table (default: runs/ablations/EXPERIMENT)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    options, settings = list(sys.argv[1:] if arguments is None else arguments), []
-    if "--" in options:  # argparse would take settings after options for unknown ones
-        at = options.index("--")
-        options, settings = options[:at], options[at + 1 :]
+    options, settings = split_settings(arguments)
     args = parser.parse_args(options)
     args.settings = settings
     return args

@@ -12,6 +12,7 @@ originals too: converting saves the work of doing it each time.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ import torch
 
 from retinanet.detector import known_classes, load_model, recorded_settings
 from retinanet.exchange import torchvision
-from retinanet.exchange.foreign import ANCHORS
+from retinanet.exchange.foreign import ANCHORS, coco_classes
 from retinanet.exchange.read import read_trained
 from retinanet.limits import value_text
 from retinanet.training.checkpoint import save_checkpoint, shipped_weights
 from retinanet.training.transfer import CONVENTIONS, describe_source
+
+# Of every level, in torchvision's builders.
+BUILDERS_CHANNELS = 256
 
 # What else decides the detections of a checkpoint, beside the conventions of a transfer.
 SHOWN = (("data", "min_size"), ("data", "max_size"), *CONVENTIONS, ("postprocess", "clip"))
@@ -78,13 +82,25 @@ def convert(source: Path, target: Path, layout: str) -> str:
     ]
     if layout == "retinanet":
         save_checkpoint(target, state)
-        lines.append(f"evaluate   python eval.py checkpoint={target} data=coco data.root=PATH")
+        data = "" if _knows_its_data(state) else f" {_data_of(model.num_classes, state)}"
+        lines.append(f"evaluate   python eval.py checkpoint={target}{data}")
     else:
         _, ids = known_classes(state, model.num_classes)
         weights = torchvision.write(shipped_weights(state), state["settings"], ids)
         torch.save(weights, target)
         lines += _how_to_load(target, state, weights)
     return "\n".join([*lines, f"written    {target}"])
+
+
+def _knows_its_data(state: dict[str, Any]) -> bool:
+    return state["settings"]["data"]["val_annotations"] is not None
+
+
+def _data_of(num_classes: int, state: dict[str, Any]) -> str:
+    """The settings of data that has these classes."""
+    if known_classes(state, num_classes)[1] == coco_classes()[1]:
+        return "data=coco data.root=PATH"
+    return "data=custom data.root=PATH data.val_images=FOLDER data.val_annotations=FILE.json"
 
 
 def _shown(state: dict[str, Any]) -> list[str]:
@@ -96,7 +112,7 @@ def _how_to_load(
     target: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]
 ) -> list[str]:
     """The lines of Python that load a file in torchvision's layout."""
-    model = state["settings"]["model"]
+    model, anchors = state["settings"]["model"], state["settings"]["anchors"]
     a = weights["head.regression_head.bbox_reg.bias"].shape[0] // 4
     K = weights["head.classification_head.cls_logits.bias"].shape[0] // a
     builders = {
@@ -104,34 +120,51 @@ def _how_to_load(
         ("resnet50", "c5", "group"): "retinanet_resnet50_fpn_v2",
     }
     builder = builders.get((model["backbone"], model["p6_from"], model["head_norm"]))
-    if builder is None:
+    # The second version's builder sets its anchors itself.
+    fixed = builder is not None and builder.endswith("v2") and _anchor_lines(anchors) != [")"]
+    if builder is None or fixed or model["fpn_channels"] != BUILDERS_CHANNELS:
         return [
             f"load       torchvision has no builder for {model['backbone']} with model.p6_from="
-            f"{model['p6_from']} model.head_norm={model['head_norm']}; make its RetinaNet from "
-            f"parts, with {K} classes"
+            f"{model['p6_from']} model.head_norm={model['head_norm']} model.fpn_channels="
+            f"{model['fpn_channels']}{' and other anchors' if fixed else ''}; make its RetinaNet "
+            f"from parts, with {K} classes"
         ]
-    data, anchors = state["settings"]["data"], state["settings"]["anchors"]
+    data, post = state["settings"]["data"], state["settings"]["postprocess"]
     lines = [
-        f"load       model = torchvision.models.detection.{builder}(",
+        "load       import torch, torchvision",
+        "           from torchvision.models.detection.anchor_utils import AnchorGenerator",
+        f"           model = torchvision.models.detection.{builder}(",
         f"               weights=None, weights_backbone=None, num_classes={K},",
-        f"               min_size={data['min_size']}, max_size={data['max_size']})",
+        f"               min_size={data['min_size']}, max_size={data['max_size']},",
+        f"               score_thresh={post['score_threshold']}, nms_thresh={post['nms_iou']},",
+        f"               detections_per_img={post['detections']}, "
+        f"topk_candidates={post['pre_nms']},",
+        *(f"               {line}" for line in _anchor_lines(anchors)),
         f"           model.load_state_dict(torch.load({str(target)!r}, weights_only=True))",
     ]
     if model["norm_eps"] != 1e-5:
-        lines.append(
-            f"           then set eps={model['norm_eps']:g} on every norm of model.backbone.body"
-        )
-    if any(anchors[key] != value for key, value in ANCHORS.items()):
-        lines.append(
-            f"note       its builders have other anchors: also give anchor_generator= with "
-            f"{' '.join(f'{key} {value_text(anchors[key])}' for key in ANCHORS)}"
-        )
+        lines += [
+            "           for module in model.backbone.body.modules():",
+            f"               if hasattr(module, 'running_var'): module.eps = {model['norm_eps']:g}",
+        ]
     if anchors["rounding"] != "torchvision" or data["resize"] != "torchvision":
         lines.append(
             "note       torchvision rounds anchors and resizes in its own way, this model was "
             "trained otherwise: scores and boxes will differ a little"
         )
     return lines
+
+
+def _anchor_lines(anchors: dict[str, Any]) -> list[str]:
+    """The last argument of a builder: anchors that are not its own."""
+    if all(anchors[key] == value for key, value in ANCHORS.items()):
+        return [")"]
+    sides = [[size * scale for scale in anchors["scales"]] for size in anchors["sizes"]]
+    if anchors["rounding"] == "torchvision":
+        sides = [[math.floor(side) for side in level] for level in sides]
+    sizes = ", ".join(f"({', '.join(f'{side:.10g}' for side in level)},)" for level in sides)
+    ratios = ", ".join(f"{ratio:.10g}" for ratio in anchors["ratios"])
+    return [f"anchor_generator=AnchorGenerator(({sizes}), (({ratios},),) * 5))"]
 
 
 if __name__ == "__main__":

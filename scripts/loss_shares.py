@@ -6,6 +6,10 @@ from background. With several checkpoints of one run, the same over training tim
 
   python -m scripts.loss_shares runs/shapes/checkpoints/best.pt
   python -m scripts.loss_shares early.pt late.pt --gammas 0 2 --images 64
+  python -m scripts.loss_shares theirs.pth -- data=coco data.root=/datasets/coco
+
+What follows -- names the data, as for train.py; without it a checkpoint's own is taken. A run keeps
+its last checkpoint and its best one: for the course of a training copy last.pt while it goes on.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from tqdm import tqdm
 from retinanet import build
 from retinanet.atomic import write_whole
 from retinanet.cli.command import MISTAKES, complain
+from retinanet.cli.main import composer
 from retinanet.data.batches import eval_plan, make_loader
 from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device
@@ -34,6 +39,7 @@ from retinanet.exchange.read import read_trained
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.training.transfer import describe_source
+from scripts.settings import split_settings
 
 # Of these anchors the table says how much of the loss they make: figure 4's readings.
 HARDEST_POSITIVES = 0.2
@@ -49,7 +55,7 @@ class Shares:
     gamma: float
     positives: Tensor  # (P,) ascending
     background: Tensor  # (N,) ascending
-    background_gradient: float  # share of the sum of absolute gradients
+    background_gradient: tuple[float, ...]  # share of the sum of absolute gradients, by alpha
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,22 +68,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoints", type=Path, nargs="+", help="of train.py")
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
     parser.add_argument(
-        "--alpha", type=float, default=0.25, help="for the gradients (default: %(default)s)"
+        "--alpha",
+        type=float,
+        nargs="+",
+        default=[0.25],
+        help="of the gradients, one column each (default: 0.25)",
     )
     parser.add_argument("--images", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--plot", type=Path, default=Path("runs/loss_shares.png"))
-    args = parser.parse_args(arguments)
-    if args.images < 1 or min(args.gammas) < 0 or not 0 <= args.alpha <= 1:
+    options, settings = split_settings(arguments)
+    args = parser.parse_args(options)
+    if args.images < 1 or min(args.gammas) < 0 or not 0 <= min(args.alpha) <= max(args.alpha) <= 1:
         parser.error("give at least one image, gammas of at least 0, and alpha in [0, 1]")
+    if len(args.gammas) > len(COLORS):
+        parser.error(f"give at most {len(COLORS)} gammas; more curves cannot be told apart")
     found: dict[str, list[Shares]] = {}
     try:
         for path in args.checkpoints:
-            label, shares = shares_of(path, args.gammas, args.alpha, args.images)
+            label, shares = shares_of(path, args.gammas, args.alpha, args.images, settings)
             found[str(path) if label in found else label] = shares
     except MISTAKES as error:
         complain(error)
         return 1
-    print("\n".join(table(found)))
+    print("\n".join(table(found, args.alpha)))
     args.plot.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.plot, plot(found))
     print(f"\nplot: {args.plot}")
@@ -85,15 +98,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def shares_of(
-    path: Path, gammas: Sequence[float], alpha: float, num_images: int
+    path: Path,
+    gammas: Sequence[float],
+    alphas: Sequence[float],
+    num_images: int,
+    typed: Sequence[str] = (),
 ) -> tuple[str, list[Shares]]:
     """What a checkpoint is called, and its losses on the first images of its validation set.
 
     Args:
-        path: of a checkpoint that says which data it was validated on.
+        path: of a checkpoint, ours or another project's.
         gammas: focusing exponents.
-        alpha: weight of y = 1; it scales the curves of a side as a whole, and weighs the sides.
+        alphas: weights of y = 1. The gradients are for each; the losses, whose shares hardly
+            depend on it, for the first.
         num_images: how many at most.
+        typed: settings that name the data; none: the checkpoint's own.
 
     Raises:
         FileNotFoundError: no such file.
@@ -101,22 +120,33 @@ def shares_of(
     """
     state = read_trained(path)
     logits, labels = [], []
-    for one, label in _predictions(state, num_images):
+    if not typed and state["settings"]["data"]["val_annotations"] is None:
+        raise ValueError(
+            f"{path} does not say which data it was validated on; name it after --, such as "
+            f"-- data=coco data.root=/datasets/coco."
+        )
+    for one, label in _predictions(state, num_images, typed):
         counted = label >= NEGATIVE
         logits.append(one[counted])
         labels.append(label[counted])
     logits, labels = torch.cat(logits), torch.cat(labels)  # (M, K), (M,)
     if not (labels >= 0).any():
         raise ValueError(f"{path}: no positive anchor in {num_images} images; take more.")
-    return describe_source(state), [_shares(logits, labels, alpha, gamma) for gamma in gammas]
+    return describe_source(state), [_shares(logits, labels, alphas, gamma) for gamma in gammas]
 
 
 @torch.no_grad()
-def _predictions(state: dict[str, Any], num_images: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _predictions(
+    state: dict[str, Any], num_images: int, typed: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (B, A, K) and labels (B, A) of batch after batch."""
     device = choose_device("auto")
     settings = recorded_settings(state)
-    data = build.build_data(settings.data, "val")
+    named = settings
+    if typed:
+        with composer("train") as reader:
+            named = reader.command(list(typed)).settings
+    data = build.build_data(named.data, "val")
     model = load_model(state, settings).to(device)
     matcher = Matcher(**state["settings"].get("matching", {}))
     augment = build.build_augment(settings, train=False)
@@ -130,19 +160,22 @@ def _predictions(state: dict[str, Any], num_images: int) -> Iterator[tuple[Tenso
         yield logits.float(), matcher(anchors, batch.boxes, batch.labels, batch.crowds).label
 
 
-def _shares(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Shares:
-    logits = logits.clone().requires_grad_()
-    is_class = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
-    loss = focal_loss(logits, is_class, alpha, gamma).sum(dim=1)  # (M,)
-    loss.sum().backward()
-    gradient = logits.grad.abs().sum(dim=1)
+def _shares(logits: Tensor, labels: Tensor, alphas: Sequence[float], gamma: float) -> Shares:
     positive = labels >= 0
-    loss = loss.detach()
+    is_class = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
+    losses, shares = [], []
+    for alpha in alphas:
+        logits = logits.detach().requires_grad_()
+        losses.append(focal_loss(logits, is_class, alpha, gamma).sum(dim=1))  # (M,)
+        (gradient,) = torch.autograd.grad(losses[-1].sum(), logits)
+        gradient = gradient.abs().sum(dim=1)
+        shares.append((gradient[~positive].sum() / gradient.sum()).item())
+    loss = losses[0].detach()
     return Shares(
         gamma,
         loss[positive].sort().values.cpu(),
         loss[~positive].sort().values.cpu(),
-        (gradient[~positive].sum() / gradient.sum()).item(),
+        tuple(shares),
     )
 
 
@@ -152,20 +185,21 @@ def hardest_share(losses: Tensor, share: float) -> float:
     return (losses[-max(1, round(share * len(losses))) :].sum() / losses.sum()).item()
 
 
-def table(found: dict[str, list[Shares]]) -> list[str]:
+def table(found: dict[str, list[Shares]], alphas: Sequence[float]) -> list[str]:
     """Lines of a Markdown table."""
+    columns = "".join(f" background's gradient, alpha {alpha:g} |" for alpha in alphas)
     lines = [
         f"| checkpoint | gamma | hardest {HARDEST_POSITIVES:.0%} of positives | hardest "
-        f"{HARDEST_BACKGROUND:.0%} of background | background's gradient |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"{HARDEST_BACKGROUND:.0%} of background |{columns}",
+        "| --- | ---: | ---: | ---: |" + " ---: |" * len(alphas),
     ]
     for label, shares in found.items():
         for one in shares:
             lines.append(
                 f"| {label} | {one.gamma:g} "
                 f"| {hardest_share(one.positives, HARDEST_POSITIVES):.0%} "
-                f"| {hardest_share(one.background, HARDEST_BACKGROUND):.0%} "
-                f"| {one.background_gradient:.0%} |"
+                f"| {hardest_share(one.background, HARDEST_BACKGROUND):.0%} |"
+                + "".join(f" {share:.0%} |" for share in one.background_gradient)
             )
     return lines
 

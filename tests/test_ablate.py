@@ -46,6 +46,29 @@ def test_anchors_have_the_scales_of_their_octave():
     assert typed[-1]["anchors.scales"] == "[1,1.189207115,1.414213562,1.681792831]"
 
 
+def test_what_the_rows_set():
+    # What the paper varies; everything else is common.
+    _, typed = settings_of("star")
+    assert typed[0] == {"loss.alpha": "0.75", "loss.gamma": "0"}
+    assert typed[1] == {"loss.alpha": "0.25", "loss.gamma": "2"}
+    assert typed[2] == {"loss": "focal_star", "loss.gamma": "2", "loss.star_beta": "1"}
+    assert typed[3] == {"loss": "focal_star", "loss.gamma": "4", "loss.star_beta": "0"}
+    _, typed = settings_of("prior")
+    assert [row["model.prior"] for row in typed if "model.prior" in row] == [
+        *("0.5", "0.1", "0.001", "0.5", "0.01")
+    ]
+    assert typed[4] == {"model.prior": "0.5", "loss.gamma": "0", "loss.alpha": "null"}
+    _, typed = settings_of("gamma")
+    assert [row["loss.gamma"] for row in typed] == ["0", "0.1", "0.2", "0.5", "1", "2", "5"]
+    _, typed = settings_of("ohem")
+    assert typed[7] == {
+        "loss": "ohem",
+        "loss.ohem_anchors": "256",
+        "loss.ohem_nms_iou": "0.5",
+        "loss.ohem_ratio": "3",
+    }
+
+
 def test_a_wrong_setting_stops_before_the_first_run(capsys):
     assert ablate.main(["gamma", "--", "loss.gama=1"]) == 1
     assert "loss.gama" in capsys.readouterr().err

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torchvision.models.detection import retinanet_resnet50_fpn
 
 from retinanet.losses import focal_loss
-from scripts.loss_shares import _curve, _shares, hardest_share, plot
+from scripts.loss_shares import _curve, _shares, hardest_share, main, plot, table
 
 
 def test_the_hardest_share_by_hand():
@@ -24,7 +25,7 @@ def test_the_curve_of_equal_losses_is_the_diagonal():
 def test_both_sides_are_told_apart_and_their_gradients_added():
     logits = torch.tensor([[2.0, -3.0], [-1.0, -2.0], [0.5, -4.0]])
     labels = torch.tensor([0, -1, -1])
-    found = _shares(logits, labels, alpha=0.25, gamma=2.0)
+    found = _shares(logits, labels, [0.25, 0.75], gamma=2.0)
     is_class = torch.tensor([[True, False], [False, False], [False, False]])
     loss = focal_loss(logits, is_class).sum(1)
     torch.testing.assert_close(found.positives, loss[:1])
@@ -39,15 +40,38 @@ def test_both_sides_are_told_apart_and_their_gradients_added():
             up = focal_loss(moved, is_class).sum()
             moved[i, k] -= 2 * step
             slopes.append(abs((up - focal_loss(moved, is_class).sum()).item()) / (2 * step))
-    assert found.background_gradient == pytest.approx(sum(slopes[2:]) / sum(slopes), rel=1e-3)
+    expected = sum(slopes[2:]) / sum(slopes)
+    assert found.background_gradient[0] == pytest.approx(expected, rel=1e-3)
+    assert found.background_gradient[1] < expected  # a larger alpha weighs positives
 
 
 def test_larger_gammas_put_the_background_into_fewer_anchors():
     logits = torch.randn(5000, 3) * 2 - 4
     labels = torch.full((5000,), -1)
     labels[:20] = 1
-    shares = [_shares(logits, labels, 0.25, gamma) for gamma in (0.0, 1.0, 2.0)]
+    shares = [_shares(logits, labels, [0.25], gamma) for gamma in (0.0, 1.0, 2.0)]
     hardest = [hardest_share(one.background, 0.01) for one in shares]
     assert hardest == sorted(hardest)
     assert hardest[2] > 2 * hardest[0]
     assert plot({"step 7": shares}).startswith(b"\x89PNG")
+    assert table({"step 7": shares}, [0.25])[2].startswith("| step 7 | 0 | ")
+
+
+def test_a_checkpoint_that_knows_no_data_wants_it_named(tmp_path, capsys):
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    assert main([str(tmp_path / "theirs.pth")]) == 1
+    assert "theirs.pth does not say which data it was validated on" in capsys.readouterr().err
+
+
+def test_another_projects_checkpoint_on_named_data(tmp_path, real_data, capsys):
+    torch.manual_seed(0)
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    cells = ["data=custom", f"data.root={real_data('bccd')}", "data.val_images=val"]
+    cells += ["data.val_annotations=annotations/val.json", "data.train_images=train"]
+    cells += ["data.train_annotations=annotations/train.json"]
+    options = [str(tmp_path / "theirs.pth"), "--images", "1", "--gammas", "0", "2"]
+    options += ["--alpha", "0.25", "0.75", "--plot", str(tmp_path / "plot.png")]
+    assert main([*options, "--", *cells]) == 0
+    assert "alpha 0.25 | background's gradient, alpha 0.75 |" in capsys.readouterr().out

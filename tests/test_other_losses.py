@@ -129,11 +129,22 @@ def test_images_of_classes_work_as_samples_do():
         (torch.zeros(1, 1), {}, "at least 2 classes, got 1"),
         (torch.zeros(1, 3), {"alpha": 0.25, "background": None}, "name the background class"),
         (torch.zeros(1, 3), {"alpha": torch.ones(2)}, r"shape \(2,\) for 3 classes"),
+        (torch.zeros(1, 3), {"alpha": 1.5}, r"must lie in \[0, 1\], got 1.5"),
+        (torch.zeros(1, 3), {"alpha": 0.5, "background": 7}, "background=7 is none of 3 classes"),
+        (torch.zeros(1, 3), {"gamma": -1.0}, "gamma must be at least 0, got -1"),
     ],
 )
 def test_what_has_no_meaning_is_refused(logits, settings, message):
     with pytest.raises(ValueError, match=message):
         softmax_focal_loss(logits, torch.zeros(1, dtype=torch.int64), **settings)
+
+
+@pytest.mark.parametrize(("dtype", "offset"), [(torch.bfloat16, 0), (torch.float32, 1e5)])
+def test_softmax_focal_loss_is_as_exact_as_the_cross_entropy(dtype, offset):
+    logits = (torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) + offset).to(dtype)
+    target = torch.arange(50) % 4
+    exact = F.cross_entropy(logits.double(), target, reduction="none").float()
+    torch.testing.assert_close(softmax_focal_loss(logits, target, gamma=0.0), exact)
 
 
 # OHEM

@@ -21,7 +21,13 @@ from retinanet.exchange.foreign import (
     without_counters,
 )
 from retinanet.model.heads import count_classes
-from retinanet.model.pretrained import RGB_MEAN, detectron2_trunk, for_rgb, with_statistics
+from retinanet.model.pretrained import (
+    RGB_MEAN,
+    detectron2_trunk,
+    for_rgb,
+    is_resnext,
+    with_statistics,
+)
 
 ORIGIN = "detectron2"
 
@@ -66,8 +72,8 @@ def read(state: dict[str, Tensor], about: dict[str, Any]) -> Foreign:
     weights = with_statistics(renamed(without_counters(state), NAMES, DROPPED, ORIGIN))
     for subnet in ("cls", "box"):
         weights = reordered(weights, subnet, ORDER)
-    # The zoo's models take BGR, their variance left alone; files of today do not say so.
-    bgr, scaled = _pixels(state)
+    conv2 = weights.get("backbone.layer1.0.conv2.weight")
+    bgr, scaled = _pixels(state, is_resnext(conv2))
     weights = for_rgb(weights, bgr=bgr, scaled=scaled, stem="backbone.conv1.weight")
     model = model_settings(weights, ORIGIN)
     # MSRA's ResNets put the stride there; torchvision's and FAIR's ResNeXts, whose pixels have
@@ -90,10 +96,12 @@ def _has_bottlenecks(weights: dict[str, Tensor]) -> bool:
     return "backbone.layer1.0.conv3.weight" in weights
 
 
-def _pixels(state: dict[str, Tensor]) -> tuple[bool, bool]:
+def _pixels(state: dict[str, Tensor], resnext: bool) -> tuple[bool, bool]:
     """Whether the model takes BGR, and whether its pixels have unit variance."""
     if "pixel_mean" not in state:
-        return True, False
+        # Files of today do not say. The zoo's configurations: BGR; for MSRA's ResNets the variance
+        # left alone, for FAIR's ResNeXts not.
+        return True, resnext
     mean = state["pixel_mean"].flatten().tolist()
     bgr = mean[0] < mean[2]
     wanted = RGB_MEAN[::-1] if bgr else RGB_MEAN

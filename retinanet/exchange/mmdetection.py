@@ -6,6 +6,7 @@ models/dense_heads/retina_head.py, models/necks/fpn.py.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import Tensor
@@ -38,6 +39,10 @@ NAMES = [
 ]
 DROPPED = ("data_preprocessor.", "ema_")
 
+# In a recorded configuration, which is a text of Python or JSON.
+CAFFE = re.compile(r"""\bstyle['"]?\s*[:=]\s*['"]caffe['"]""")
+STDS = re.compile(r"""\btarget_stds['"]?\s*[:=]\s*[\[(]([^\])]*)""")
+
 
 def recognizes(state: dict[str, Tensor]) -> bool:
     """Whether these are the names of a RetinaNet of mmdetection."""
@@ -52,16 +57,21 @@ def read(state: dict[str, Tensor], about: dict[str, Any]) -> Foreign:
         about: what else was in the file; of ``meta`` the configuration and the classes are used.
 
     Raises:
-        ValueError: not a plain RetinaNet with a ResNet.
+        ValueError: not a plain RetinaNet with a ResNet, or deltas in other units.
     """
     # Its norms do not count batches: they stay in evaluation mode.
     weights = renamed(without_counters(state), NAMES, DROPPED, ORIGIN)
     model = model_settings(weights, ORIGIN)
     model["relu_before_p7"] = False
     meta = about.get("meta") if isinstance(about.get("meta"), dict) else {}
+    recorded = meta.get("cfg") or meta.get("config")
+    recorded = recorded if isinstance(recorded, str) else ""
+    for stds in STDS.findall(recorded):
+        if any(float(number) != 1 for number in stds.split(",") if number.strip()):
+            raise ValueError(f"its deltas are in units of target_stds=[{stds}]; only 1 is read.")
     # Caffe's style: BGR, variance left alone, stride in the 1x1. Nothing but the recorded
     # configuration tells it from the other.
-    caffe = "style='caffe'" in str(meta.get("cfg") or meta.get("config") or "")
+    caffe = CAFFE.search(recorded) is not None
     if caffe:
         weights = for_rgb(weights, bgr=True, scaled=False, stem="backbone.conv1.weight")
         model["stride_in_1x1"] = model["backbone"] not in ("resnet18", "resnet34")

@@ -129,6 +129,12 @@ def write(
                 f"torchvision's RetinaNet cannot have {key}={value_text(settings[group][name])}, "
                 f"so this checkpoint cannot be written for it."
             )
+    channels = settings["model"]["head_channels"], settings["model"]["fpn_channels"]
+    if channels[0] != channels[1]:
+        raise ValueError(
+            f"torchvision's RetinaNet cannot have model.head_channels={channels[0]} with "
+            f"model.fpn_channels={channels[1]}, so this checkpoint cannot be written for it."
+        )
     if ids == coco_classes()[1]:
         weights = weights | _with_gaps(weights, ids)
     theirs, left_over = rename(weights, to_theirs(NAMES))

@@ -193,7 +193,7 @@ def unwrapped(state: object) -> dict[str, Tensor] | None:
             state = state[key]
     if not isinstance(state, dict):
         return None
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    state = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     for prefix in WRAPPED:
         state = _without(state, prefix)
     return state or None
@@ -228,10 +228,14 @@ def _from_bgr(weights: dict[str, Tensor]) -> TrunkWeights:
     Both take BGR. ResNets want only the mean taken off, and shrink in their 1x1; ResNeXts want unit
     variance, and shrink in their 3x3.
     """
-    conv2 = weights.get("layer1.0.conv2.weight", torch.empty(1, 1))
-    is_resnext = conv2.shape[0] != conv2.shape[1]
-    weights = for_rgb(weights, bgr=True, scaled=is_resnext, stem="conv1.weight")
-    return TrunkWeights(with_statistics(weights), stride_in_1x1=not is_resnext)
+    scaled = is_resnext(weights.get("layer1.0.conv2.weight"))
+    weights = for_rgb(weights, bgr=True, scaled=scaled, stem="conv1.weight")
+    return TrunkWeights(with_statistics(weights), stride_in_1x1=not scaled)
+
+
+def is_resnext(conv2: Tensor | None) -> bool:
+    """Whether a block's second convolution is in groups."""
+    return conv2 is not None and conv2.shape[0] != conv2.shape[1]
 
 
 def with_statistics(weights: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:

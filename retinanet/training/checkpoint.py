@@ -122,14 +122,15 @@ def check_trained(state: dict[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is of another format, or of something else.
     """
-    if state["format"] != FORMAT:
+    number = state["format"]
+    if not isinstance(number, int) or number != FORMAT:
+        said = number if isinstance(number, int) else type(number).__name__
         raise ValueError(
-            f"{path} has format {state['format']}, this version reads {FORMAT}; use the version "
-            f"that wrote it."
+            f"{path} has format {said}, this version reads {FORMAT}; use the version that wrote it."
         )
-    if not state.keys() >= NEEDED:
+    if any(not isinstance(state.get(name), dict) for name in NEEDED):
         raise ValueError(
-            f"{path} holds {', '.join(sorted(state))}, but no model of train.py; give a "
+            f"{path} holds {', '.join(sorted(map(str, state)))}, but no model of train.py; give a "
             f"checkpoint from the checkpoints folder of a run."
         )
     return state

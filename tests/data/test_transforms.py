@@ -66,6 +66,45 @@ def test_sizes_are_those_of_detectron2(min_size, max_size):
     assert resized_sizes(sizes, min_size, max_size).tolist() == [list(size) for size in expected]
 
 
+def mmcv_size(h, w, size, max_size):
+    """rescale_size of mmcv, retyped: one factor for both sides."""
+    factor = min(max_size / max(h, w), size / min(h, w))
+    return int(h * factor + 0.5), int(w * factor + 0.5)
+
+
+def test_sizes_are_those_of_mmcv():
+    sizes = np.random.default_rng(0).integers(40, 3000, (20000, 2))
+    sizes[0] = (105, 310)  # detectron2 says 451 x 1333
+    expected = [mmcv_size(h, w, 800, 1333) for h, w in sizes.tolist()]
+    assert expected[0] == (452, 1333)
+    found = resized_sizes(sizes, 800, 1333, "opencv")
+    assert found.tolist() == [list(size) for size in expected]
+
+
+def plain_bilinear(image, height, width):
+    """Two points along each axis, edges repeated, no antialiasing: (3, H, W) float64."""
+    for axis, wanted in ((1, height), (2, width)):
+        given = image.shape[axis]
+        place = np.clip((np.arange(wanted) + 0.5) * given / wanted - 0.5, 0, given - 1)
+        low = np.floor(place).astype(int)
+        share = (place - low).reshape([-1 if i == axis else 1 for i in range(3)])
+        high = np.minimum(low + 1, given - 1)
+        image = image.take(low, axis) * (1 - share) + image.take(high, axis) * share
+    return image
+
+
+@pytest.mark.parametrize("size", [(20, 31), (37, 49), (90, 111)])
+def test_pixels_without_antialiasing_by_hand(picture, size):
+    expected = plain_bilinear(picture.double().numpy(), *size)
+    rounded = resize(picture, size, "opencv").double().numpy()
+    assert np.abs(rounded - expected).max() < 1.01
+    exact = resize(picture, size, "torchvision").double().numpy()
+    assert np.abs(exact - expected).max() < 1e-3
+    if size < picture.shape[1:]:
+        smooth = resize(picture, size, "antialias").double().numpy()
+        assert np.abs(smooth - expected).max() > 2  # the two can be told apart
+
+
 @pytest.fixture
 def picture():
     y, x = np.mgrid[0:60, 0:80]

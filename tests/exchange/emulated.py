@@ -164,6 +164,24 @@ def assert_same(found, scores, labels, boxes):
     assert same.any(dim=1).all(), f"found alone: {found.scores[~same.any(dim=1)]}"
 
 
+def assert_same_outputs(detector, net, path, order):
+    """Logits and deltas of all anchors, those of coarse levels that detect nothing too."""
+    with torch.inference_mode():
+        images, sizes, _ = detector.prepare(path)
+        found = detector.model(images, sizes)[:2]
+        expected = net.outputs(net.pixels(path))
+    for ours, levels in zip(found, expected, strict=True):
+        start = 0
+        for level in levels:
+            level = level.unflatten(1, (3, 3, -1))  # (cells, 3, 3, K or 4)
+            level = level.transpose(1, 2) if order == "scale" else level
+            level = level.flatten(0, 2)  # (cells * 9, K or 4)
+            part = ours[0, start : start + len(level)]
+            assert (part - level).abs().max() <= 1e-4 * level.abs().max()
+            start += len(level)
+        assert start == ours.shape[1]
+
+
 def apply(deltas, anchors):
     """Deltas without weights; log sizes below log(1000 / 16)."""
     size = anchors[:, 2:] - anchors[:, :2]

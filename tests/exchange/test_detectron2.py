@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from emulated import MEAN, Emulated, assert_same
+from emulated import MEAN, STD, Emulated, assert_same, assert_same_outputs
 
 from retinanet import load
 from retinanet.exchange.read import read_trained
@@ -70,7 +70,18 @@ def test_it_detects_the_same(net, checkpoint, photo):
     assert len(scores) > 50
     found = detector([photo])[0]
     assert_same(found, scores, labels, boxes)
+    assert_same_outputs(detector, net, photo, "scale")
     assert found.category_ids[0] == detector.category_ids[int(found.labels[0])]
+
+
+def test_resnet101_is_read_too(photo, tmp_path):
+    torch.manual_seed(2)
+    net = Emulated("resnet101", num_classes=4, caffe=True).eval()
+    torch.save({"model": names_of(net)}, tmp_path / "m.pth")
+    detector = load(tmp_path / "m.pth")
+    detector.settings.data.min_size, detector.settings.data.max_size = 200, 400
+    assert detector.settings.model.backbone == "resnet101"
+    assert_same_outputs(detector, net, photo, "scale")
 
 
 def test_classes_and_conventions_are_recorded(checkpoint):
@@ -118,6 +129,26 @@ def test_pixels_of_unit_variance_go_with_strides_in_the_3x3(net, tmp_path):
     # detectron2's configurations of ResNeXt: BGR, divided by the deviations.
     state = names_of(net) | {"pixel_mean": torch.tensor(MEAN[::-1]).view(3, 1, 1)}
     state |= {"pixel_std": torch.tensor([57.375, 57.12, 58.395]).view(3, 1, 1)}
+    torch.save({"model": state}, tmp_path / "m.pth")
+    read = read_trained(tmp_path / "m.pth")
+    assert read["settings"]["model"]["stride_in_1x1"] is False
+    given = state["backbone.bottom_up.stem.conv1.weight"]
+    assert torch.equal(read["model"]["backbone.conv1.weight"], given.flip(1))
+
+
+def test_pixels_may_be_rgb(net, tmp_path):
+    state = names_of(net) | {"pixel_mean": torch.tensor(MEAN).view(3, 1, 1)}
+    torch.save({"model": state | {"pixel_std": torch.ones(3, 1, 1)}}, tmp_path / "m.pth")
+    read = read_trained(tmp_path / "m.pth")
+    given = state["backbone.bottom_up.stem.conv1.weight"]
+    expected = given * torch.tensor(STD).view(1, 3, 1, 1)  # ours divides by it first
+    torch.testing.assert_close(read["model"]["backbone.conv1.weight"], expected)
+
+
+def test_a_resnext_that_does_not_say_takes_pixels_of_unit_variance(tmp_path):
+    # As every ResNeXt of detectron2's zoo.
+    net = Emulated("resnext50_32x4d", num_classes=3, caffe=False)
+    state = names_of(net)
     torch.save({"model": state}, tmp_path / "m.pth")
     read = read_trained(tmp_path / "m.pth")
     assert read["settings"]["model"]["stride_in_1x1"] is False

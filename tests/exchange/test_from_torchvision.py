@@ -122,15 +122,24 @@ def test_it_goes_there_and_back(theirs, checkpoint, tmp_path, photos):
     assert (difference.unmatched, difference.score < 1e-4) == (0, True)
 
 
+def make_as_told(said):
+    """The model that the printed lines make."""
+    lines = said[said.index("load ") :].splitlines()
+    code = [line[11:] for line in lines if line.startswith(("load ", " " * 11))]
+    scope = {}
+    exec("\n".join(code), scope)
+    return scope["model"]
+
+
 def test_torchvision_loads_what_was_written_as_it_is_told(tmp_path):
     model = spread_model("v1", seed=1)
     torch.save(model.state_dict(), tmp_path / "v1.pth")
     said = convert(tmp_path / "v1.pth", tmp_path / "theirs.pth", "torchvision")
     assert "retinanet_resnet50_fpn(" in said
-    assert "num_classes=91" in said
-    assert "eps=0" in said
-    again = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
-    again.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
+    made = make_as_told(said)
+    assert made.head.classification_head.num_classes == 91
+    assert (made.detections_per_img, made.topk_candidates) == (300, 1000)
+    assert {m.eps for m in made.backbone.body.modules() if hasattr(m, "running_var")} == {0.0}
 
 
 def test_a_head_of_other_classes_keeps_them(tmp_path):
@@ -238,6 +247,7 @@ def test_a_run_starts_from_it(tmp_path):
         ("model", "norm", "group", "cannot have model.norm=group"),
         ("model", "backbone", "tiny", "cannot have model.backbone=tiny"),
         ("model", "stride_in_1x1", True, "cannot have model.stride_in_1x1=true"),
+        ("model", "head_channels", 64, "model.head_channels=64 with model.fpn_channels=256"),
         ("anchors", "offset", 0.5, "cannot have anchors.offset=0.5"),
     ],
 )
@@ -249,6 +259,8 @@ def test_what_torchvision_cannot_be_is_not_written(group, key, value, says):
             "relu_before_p7": True,
             "stride_in_1x1": False,
             "head_depth": 4,
+            "head_channels": 256,
+            "fpn_channels": 256,
         },
         "anchors": {"offset": 0.0},
     }
@@ -262,10 +274,24 @@ def test_other_anchors_and_sizes_are_told(tmp_path):
     state = read_trained_of_ours(model)
     state["settings"]["anchors"]["sizes"] = [16.0, 32.0, 64.0, 128.0, 256.0]
     state["settings"]["data"]["min_size"] = 320
+    state["settings"]["postprocess"]["score_threshold"] = 0.2
     save_checkpoint(tmp_path / "ours.pt", state)
     said = convert(tmp_path / "ours.pt", tmp_path / "theirs.pth", "torchvision")
-    assert "min_size=320, max_size=1333)" in said
-    assert "also give anchor_generator= with sizes [16,32,64,128,256]" in said
+    theirs = make_as_told(said)
+    assert (theirs.transform.min_size, theirs.transform.max_size) == ((320,), 1333)
+    assert (theirs.score_thresh, theirs.detections_per_img) == (0.2, 100)
+    assert theirs.anchor_generator.sizes[0] == pytest.approx(
+        [16, 16 * 2 ** (1 / 3), 16 * 4 ** (1 / 3)]
+    )
+
+
+def test_a_model_of_other_width_is_made_from_parts(tmp_path):
+    model = RetinaNet("resnet50", 2, fpn_channels=64, head_channels=64, load_later=True)
+    state = read_trained_of_ours(model)
+    state["settings"]["model"] |= {"fpn_channels": 64, "head_channels": 64, "p6_from": "c5"}
+    save_checkpoint(tmp_path / "ours.pt", state)
+    said = convert(tmp_path / "ours.pt", tmp_path / "theirs.pth", "torchvision")
+    assert "model.fpn_channels=64; make its RetinaNet from parts, with 2 classes" in said
 
 
 def read_trained_of_ours(model):

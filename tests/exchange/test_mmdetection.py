@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from emulated import Emulated, assert_same
+from emulated import Emulated, assert_same, assert_same_outputs
 
 from retinanet import load
 from retinanet.exchange.read import read_trained
@@ -38,7 +38,14 @@ def config(style):
 
 
 @pytest.mark.parametrize(
-    ("trunk", "style"), [("resnet18", "pytorch"), ("resnet50", "caffe"), ("resnet50", "pytorch")]
+    ("trunk", "style"),
+    [
+        ("resnet18", "pytorch"),
+        ("resnet50", "caffe"),
+        ("resnet50", "pytorch"),
+        ("resnet101", "caffe"),
+        ("resnext101_64x4d", "pytorch"),
+    ],
 )
 def test_it_detects_the_same(trunk, style, photo, tmp_path):
     net = Emulated(trunk, caffe=style == "caffe", relu_before_p7=False).eval()
@@ -50,6 +57,7 @@ def test_it_detects_the_same(trunk, style, photo, tmp_path):
     assert len(scores) > 50
     found = detector([photo])[0]
     assert_same(found, scores, labels, boxes)
+    assert_same_outputs(detector, net, photo, "ratio")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +88,22 @@ def test_classes_come_from_the_file(three_classes, meta, tmp_path):
 def test_classes_that_nobody_wrote_down_have_numbers(three_classes, tmp_path):
     torch.save({"state_dict": three_classes}, tmp_path / "m.pth")
     assert load(tmp_path / "m.pth").names == ("class_0", "class_1", "class_2")
+
+
+@pytest.mark.parametrize("text", ['style="caffe"', "style = 'caffe'", '"style": "caffe"'])
+def test_the_style_is_found_however_it_is_written(three_classes, text, tmp_path):
+    torch.save({"meta": {"cfg": text}, "state_dict": three_classes}, tmp_path / "m.pth")
+    assert read_trained(tmp_path / "m.pth")["origin"] == "mmdetection (caffe style)"
+
+
+def test_deltas_in_other_units_are_refused(three_classes, tmp_path):
+    text = config("pytorch") + ", bbox_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2])"
+    torch.save({"meta": {"cfg": text}, "state_dict": three_classes}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match=r"target_stds=\[0.1, 0.1, 0.2, 0.2\]; only 1 is read"):
+        read_trained(tmp_path / "m.pth")
+    plain = text.replace("0.1, 0.1, 0.2, 0.2", "1.0, 1.0, 1.0, 1.0")
+    torch.save({"meta": {"cfg": plain}, "state_dict": three_classes}, tmp_path / "m.pth")
+    assert read_trained(tmp_path / "m.pth")["origin"] == "mmdetection (pytorch style)"
 
 
 class HistoryBuffer:

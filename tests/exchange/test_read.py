@@ -105,6 +105,63 @@ except ValueError as error:
     assert ("refused" in done.stdout) == (not harmless), done.stdout
 
 
+def test_arrays_in_any_order_and_byte_order(tmp_path):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    made = {"fortran": np.asfortranarray(array), "big": array.astype(">f4"), "c": array}
+    for protocol in (2, 5):
+        (tmp_path / "m.pkl").write_bytes(pickle.dumps(made, protocol=protocol))
+        for tensor in read_tensors(tmp_path / "m.pkl").values():
+            assert torch.equal(tensor, torch.from_numpy(array))
+
+
+def test_the_contents_tell_what_a_file_is(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "torch.pkl")
+    (tmp_path / "numpy.pth").write_bytes(pickle.dumps({"a": np.ones(2, np.float32)}))
+    for name in ("torch.pkl", "numpy.pth"):
+        assert torch.equal(read_tensors(tmp_path / name)["a"], torch.ones(2)), name
+
+
+def test_a_small_file_stays_small(tmp_path):
+    nested = [0]
+    for _ in range(100):
+        nested = [nested, nested]
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps({"model": {"a": nested}}))
+    with pytest.raises(ValueError, match="is no checkpoint of a RetinaNet"):
+        read_trained(tmp_path / "m.pkl")
+    loop = []
+    loop.append(loop)
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(loop))
+    assert len(read_tensors(tmp_path / "m.pkl")) == 1
+    zeros = Makes(np.zeros(0).__reduce__()[0], np.ndarray, (0,), b"b")
+    zeros.parts = (*zeros.parts[:2], (1, (10**10,), np.dtype("u1"), False, 10**10))
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(zeros, protocol=2))
+    with pytest.raises(ValueError, match="no file of tensors"):
+        read_tensors(tmp_path / "m.pkl")
+
+
+def test_a_file_cannot_change_its_reader(tmp_path):
+    # BUILD on what a global names: sets attributes of a function or a class.
+    for name in (b"c_codecs\nencode\n", b"cnumpy\nndarray\n", b"ccollections\nOrderedDict\n"):
+        for state in (b"N}X\x04\x00\x00\x00codeK\x01s\x86", b"}X\x04\x00\x00\x00codeK\x01s"):
+            (tmp_path / "m.pkl").write_bytes(b"\x80\x02" + name + state + b"b.")
+            with pytest.raises(ValueError, match="TypeError|AttributeError"):
+                read_tensors(tmp_path / "m.pkl")
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"model": {3: torch.ones(2)}},
+        {"format": torch.ones(2)},
+        {"format": 1, "model": 3, "settings": 4, "classes": 5},
+    ],
+)
+def test_nonsense_in_the_right_places_is_one_error(contents, tmp_path):
+    torch.save(contents, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"m\.pt (is no checkpoint|has format|holds)"):
+        read_trained(tmp_path / "m.pt")
+
+
 def test_what_is_refused_is_named(tmp_path):
     torch.save({"a": Makes(os.system, "true")}, tmp_path / "m.pth")
     (tmp_path / "m.pkl").write_bytes(pickle.dumps(Makes(os.system, "true")))
