@@ -227,6 +227,16 @@ def test_it_is_evaluated_from_the_command_line(tmp_path, real_data):
         jobs.evaluate(reader.command(typed[:1]).settings, typed[:1])
 
 
+def test_nameless_classes_want_data_with_as_many(tmp_path, real_data):
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
+    torch.save(model.state_dict(), tmp_path / "five.pth")
+    typed = [f"checkpoint={tmp_path / 'five.pth'}", "data=coco", "device=cpu"]
+    typed += [f"data.root={real_data('coco_slice')}", f"output_dir={tmp_path / 'out'}"]
+    with composer("eval") as reader, pytest.raises(ValueError, match="detects 5 classes and does"):
+        jobs.evaluate(reader.command(typed).settings, typed)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_starts_from_it(tmp_path):
     model = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
     freeze_norms(model.backbone, eps=0.0)
