@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from retinanet.boxes import decode_boxes, encode_boxes, paired_iou
 from retinanet.checks import check, check_gamma
 from retinanet.distributed import all_reduce_sum, world_size
+from retinanet.focal import focal_loss_sum
 from retinanet.matching import NEGATIVE, Match
 from retinanet.mining import HardAnchors
 
@@ -294,28 +295,30 @@ class RetinaNetLoss(nn.Module):
             ``{"class": scalar, "box": scalar}``, finite and attached to the graph even when no
             image has an object.
         """
-        K = logits.shape[-1]
         positive = match.label >= 0  # (B, A)
         counted = match.label >= NEGATIVE  # (B, A), leaves out ignored anchors
-
-        # Dense masks, no indexing with booleans: that would make the GPU wait for a count.
-        is_class = match.label[..., None] == torch.arange(K, device=logits.device)  # (B, A, K)
-        class_loss = self.class_loss(logits.float(), is_class).sum(dim=-1).where(counted, 0)
-        if self.name == "ohem":
-            predicted = decode_boxes(deltas.float(), anchors)  # (B, A, 4)
-            kept = self.ohem(class_loss, predicted, positive)
-            # The divisors count all positives; NMS leaves few of them.
-            share = (kept & positive).sum().clamp(min=1) / positive.sum().clamp(min=1)
-            class_loss = class_loss.where(kept, 0) / share
-        of_boxes = box_loss(self.box, deltas.float(), match.box, anchors, self.box_beta)
-        class_loss = class_loss.sum(dim=1) / divisors  # (B,)
-        of_boxes = of_boxes.where(positive, 0).sum(dim=1) / divisors  # (B,)
-        return {"class": class_loss.sum(), "box": self.box_weight * of_boxes.sum()}
-
-    def class_loss(self, logits: Tensor, is_class: Tensor) -> Tensor:
-        """(..., K) loss of every (anchor, class) pair, before any is left out."""
         if self.name == "focal":
-            return focal_loss(logits, is_class, self.alpha, self.gamma)
+            weight = counted / divisors[:, None]  # (B, A)
+            class_loss = focal_loss_sum(logits, match.label, weight, self.alpha, self.gamma).float()
+        else:
+            class_loss = self._class_loss(logits.float(), match.label).where(counted, 0)  # (B, A)
+            if self.name == "ohem":
+                predicted = decode_boxes(deltas.float(), anchors)  # (B, A, 4)
+                kept = self.ohem(class_loss, predicted, positive)
+                # The divisors count all positives; NMS leaves few of them.
+                share = (kept & positive).sum().clamp(min=1) / positive.sum().clamp(min=1)
+                class_loss = class_loss.where(kept, 0) / share
+            class_loss = (class_loss.sum(dim=1) / divisors).sum()
+        of_boxes = box_loss(self.box, deltas.float(), match.box, anchors, self.box_beta)
+        of_boxes = (of_boxes.where(positive, 0).sum(dim=1) / divisors).sum()
+        return {"class": class_loss, "box": self.box_weight * of_boxes}
+
+    def _class_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """(B, A) loss of every anchor, before any is left out, of FL* or cross entropy."""
+        # Dense masks, no indexing with booleans: that would make the GPU wait for a count.
+        is_class = label[..., None] == torch.arange(logits.shape[-1], device=logits.device)
         if self.name == "focal_star":
-            return focal_star_loss(logits, is_class, self.alpha, self.gamma, self.star_beta)
-        return focal_loss(logits, is_class, self.alpha, gamma=0.0)
+            loss = focal_star_loss(logits, is_class, self.alpha, self.gamma, self.star_beta)
+        else:
+            loss = focal_loss(logits, is_class, self.alpha, gamma=0.0)
+        return loss.sum(dim=-1)

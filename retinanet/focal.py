@@ -1,0 +1,113 @@
+"""Focal loss of a whole batch as one number, with its gradient in closed form.
+
+:func:`retinanet.losses.focal_loss` says what is computed; this says it again so that it can be
+trained with: next to the logits it needs memory for their gradient and for one piece at a time,
+where autograd keeps a dozen tensors of 16 million numbers each for one image of COCO's size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits worked on at once. On a CPU 1 MiB of fp32, so that the few tensors of a piece stay in its
+# caches (2^17 to 2^19 are equally fast); on a GPU, where a piece costs a dozen kernels, 128 MiB.
+PIECE_CPU = 2**18
+PIECE_GPU = 2**25
+
+
+def focal_loss_sum(
+    logits: Tensor,
+    label: Tensor,
+    weight: Tensor,
+    alpha: Tensor | None,
+    gamma: float,
+) -> Tensor:
+    """Sum of the weighted focal loss over all (anchor, class) pairs, in fp32 or more.
+
+    Args:
+        logits: (B, A, K) of any floating type.
+        label: (B, A) int64 class of each anchor in [0, K); negative: no object.
+        weight: (B, A) factor of each anchor's loss, 0 for ignored ones. It takes no gradient.
+        alpha: weight of y = 1, () or (K,); None weights both sides with 1.
+        gamma: focusing exponent, at least 0.
+
+    Returns:
+        () of fp32 or wider. It can be differentiated once.
+    """
+    return _FocalLossSum.apply(logits, label, weight, alpha, gamma)
+
+
+class _FocalLossSum(torch.autograd.Function):
+    """The gradient is made on the way to the loss, from the same numbers."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        logits: Tensor,
+        label: Tensor,
+        weight: Tensor,
+        alpha: Tensor | None,
+        gamma: float,
+    ) -> Tensor:
+        rows = logits.reshape(-1, logits.shape[-1])  # (B * A, K)
+        label, weight = label.reshape(-1, 1), weight.reshape(-1, 1)  # (B * A, 1)
+        # Not in fp16: there the gradient of easy background is 0 until a scaler multiplies it.
+        dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+        gradient = torch.empty_like(rows, dtype=dtype)
+        pieces = (PIECE_GPU if logits.is_cuda else PIECE_CPU) // logits.shape[-1] or 1
+        total = 0
+        for start in range(0, len(rows), pieces):
+            part = slice(start, start + pieces)
+            loss, gradient[part] = _loss_and_gradient(
+                rows[part], label[part], weight[part], alpha, gamma
+            )
+            total = total + loss
+        ctx.save_for_backward(gradient.view_as(logits))
+        ctx.dtype = logits.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple:
+        # In place: a second backward pass through the same loss is refused by autograd itself,
+        # which sees that what was saved has changed.
+        (gradient,) = ctx.saved_tensors
+        return gradient.mul_(upstream).to(ctx.dtype), None, None, None, None
+
+
+def _loss_and_gradient(
+    logits: Tensor, label: Tensor, weight: Tensor, alpha: Tensor | None, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Loss of some anchors, (), and its gradient by their logits, (n, K)."""
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)  # (n, K)
+    positive = label >= 0  # (n, 1)
+    label = label.clamp(min=0)
+    own = x.gather(1, label)  # (n, 1) the logit of the anchor's own class
+    weight_1 = weight if alpha is None else weight * alpha.expand(x.shape[1])[label]  # (n, 1)
+    weight_0 = weight if alpha is None else weight * (1 - alpha)  # (n, 1) or (n, K)
+
+    # All pairs as if y = 0, but those with y = 1: there a logit of minus infinity costs nothing.
+    loss_0, gradient = _one_sided(
+        x.scatter_(1, label, own.masked_fill(positive, -torch.inf)), weight_0, gamma
+    )
+    # The few with y = 1 are the same in the mirror.
+    loss_1, mirrored = _one_sided(-own, weight_1 * positive, gamma)
+    gradient.scatter_(1, label, torch.where(positive, -mirrored, gradient.gather(1, label)))
+    return loss_0 + loss_1, gradient
+
+
+def _one_sided(x: Tensor, weight: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Loss of logits that should be low, and its gradient; overwrites ``x``.
+
+    With p = sigmoid(x) and s = -log(1 - p) the loss is p ** gamma * s. Because dp/dx = p * (1 - p)
+    and ds/dx = p, its gradient is p ** gamma * (p + gamma * s * (1 - p)).
+    """
+    p = x.sigmoid()
+    minus_s = F.logsigmoid(x.neg_())  # a quarter of softplus's time on CPUs
+    weight = p.pow(gamma).mul_(weight)
+    loss = -torch.mul(weight, minus_s, out=x).sum()
+    torch.neg(p, out=x).add_(1)  # 1 - p
+    return loss, p.addcmul_(minus_s, x, value=-gamma).mul_(weight)
