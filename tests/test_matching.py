@@ -239,3 +239,102 @@ def test_the_crowd_of_one_image_does_not_touch_another():
 def test_wrong_thresholds_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Matcher(**settings)
+
+
+def match_both(matcher, height, width, boxes, labels, **anchors):
+    """By all overlaps, and by those that windows find; with a crowd in the middle."""
+    generator = AnchorGenerator(**anchors)
+    made = generator(height, width)
+    crowd = torch.tensor([width * 0.4, height * 0.4, width * 0.6, height * 0.6])
+    arguments = (made, boxes, labels, crowd.expand(len(boxes), 1, 4))
+    return matcher(*arguments), matcher(*arguments, generator.windows(height, width))
+
+
+def random_boxes(seed, batch, count, height, width):
+    random = torch.Generator().manual_seed(seed)
+    center = torch.rand(batch, count, 2, generator=random) * torch.tensor([width, height])
+    side = torch.exp(6.5 * torch.rand(batch, count, 2, generator=random))  # 1 to 665 px
+    low = (center - side / 2).clamp(min=0)
+    high = torch.maximum((center + side / 2).minimum(torch.tensor([width, height])), low + 1)
+    boxes = torch.cat([low, high], dim=-1)
+    if seed % 2:  # whole pixels: many equal overlaps
+        boxes = boxes.round()
+        boxes[..., 2:] = torch.maximum(boxes[..., 2:], boxes[..., :2] + 1)
+    labels = torch.randint(5, (batch, count), generator=random)
+    labels[0, count // 2 :] = -1  # padding
+    return boxes, labels
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"low_quality": False},
+        {"positive_iou": 0.7, "negative_iou": 0.3},
+        {"positive_iou": 0.5, "negative_iou": 0.5},
+        {"negative_iou": 0.01},
+    ],
+)
+@pytest.mark.parametrize(
+    "anchors",
+    [
+        {},
+        {"rounding": "torchvision"},
+        {"offset": 0.5, "scales": [1.0], "ratios": [0.3, 1.0, 4.0]},
+        {"sizes": [8, 16, 32, 64, 128]},
+    ],
+)
+def test_windows_find_the_same_match(settings, anchors):
+    for seed, (height, width) in enumerate([(224, 320), (97, 411), (608, 32), (320, 320)]):
+        boxes, labels = random_boxes(seed, 2, 1 + 9 * seed, height, width)
+        plain, near = match_both(Matcher(**settings), height, width, boxes, labels, **anchors)
+        assert torch.equal(plain.label, near.label)
+        assert torch.equal(plain.box, near.box)
+
+
+def test_windows_without_a_box_and_with_one_out_of_reach():
+    none = torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64)
+    far = torch.tensor([[[5000.0, 5000, 5010, 5010], [10, 10, 60, 60]]])
+    for boxes, labels in (none, (far, torch.tensor([[1, 2]]))):
+        plain, near = match_both(Matcher(), 128, 160, boxes, labels)
+        assert torch.equal(plain.label, near.label)
+        assert torch.equal(plain.box, near.box)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (1503, 303, 1505, 305),  # there fp32 makes the best anchor smaller than it should be
+        (1599, 0, 1600, 640),
+        (200, 200, 200, 260),  # no width
+        (200, 200, 200, 200),
+    ],
+)
+def test_windows_far_from_the_corner_and_of_boxes_without_area(box):
+    boxes, labels = torch.tensor([[box]]).float(), torch.tensor([[2]])
+    plain, near = match_both(
+        Matcher(ignore_crowd=False), 640, 1600, boxes, labels, sizes=[8, 16, 32, 64, 128]
+    )
+    assert torch.equal(plain.label, near.label)
+    assert (near.label >= 0).any() == (box[2] > box[0])
+
+
+def test_more_pairs_than_memory_are_not_made(monkeypatch):
+    monkeypatch.setattr(matching, "MAX_PAIRS", 50)
+    boxes, labels = random_boxes(2, 2, 12, 256, 320)
+    plain, near = match_both(Matcher(), 256, 320, boxes, labels)
+    assert torch.equal(plain.label, near.label)
+    assert torch.equal(plain.box, near.box)
+
+
+def test_windows_on_real_boxes(real_data):
+    data = read_coco(real_data("coco_slice") / SPLITS[0][1], real_data("coco_slice"))
+    for i in range(0, len(data), 5):
+        rows = slice(data.first[i], data.first[i + 1])
+        height, width = data.sizes[i].tolist()
+        boxes = torch.from_numpy(data.bbox[rows]).float()
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.from_numpy(data.labels[rows])
+        plain, near = match_both(Matcher(), height, width, boxes[None], labels[None])
+        assert torch.equal(plain.label, near.label)
+        assert torch.equal(plain.box, near.box)

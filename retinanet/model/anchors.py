@@ -1,10 +1,12 @@
 """Anchors: nine boxes at every cell of every pyramid level (section 4 of the paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from retinanet.candidates import AnchorGrid, AnchorWindows
 from retinanet.checks import check
 
 # Pixels between cells of P3 to P7. A level is always half of the one before, rounded up.
@@ -51,6 +53,7 @@ class AnchorGenerator:
         self.offset = float(offset)
         self.rounded = rounding == "torchvision"
         self._made: dict[tuple[int, int, torch.device], Tensor] = {}
+        self._windows: dict[tuple[int, int], AnchorWindows] = {}
 
     @property
     def num_per_cell(self) -> int:
@@ -87,17 +90,22 @@ class AnchorGenerator:
             (A, 4) in pixels; ordered by level, row, column, ratio, scale. Not to be changed
             in place: the next call with the same size returns the same tensor.
         """
-        key = (height, width, torch.device(device))
-        if key not in self._made:
-            if len(self._made) >= KEPT_SIZES:
-                self._made.pop(next(iter(self._made)))  # the oldest
-            levels = []
-            grids = grid_sizes(height, width)
-            for size, stride, (rows, columns) in zip(self.sizes, STRIDES, grids, strict=True):
-                strides = (height // rows, width // columns) if self.rounded else (stride, stride)
-                levels.append(self._level(size, strides, rows, columns))
-            self._made[key] = torch.cat(levels).float().to(device)
-        return self._made[key]
+        return _kept(self._made, (height, width, torch.device(device)), self._make)
+
+    def windows(self, height: int, width: int) -> AnchorWindows:
+        """How to find those of the anchors that overlap a box, on the CPU."""
+        return _kept(self._windows, (height, width), self._grids)
+
+    def _levels(self, height: int, width: int) -> Iterator[tuple[float, tuple[int, int], int, int]]:
+        """Size of the square anchor, strides of y and x, rows, columns of P3 to P7."""
+        grids = grid_sizes(height, width)
+        for size, stride, (rows, columns) in zip(self.sizes, STRIDES, grids, strict=True):
+            strides = (height // rows, width // columns) if self.rounded else (stride, stride)
+            yield size, strides, rows, columns
+
+    def _make(self, height: int, width: int, device: torch.device) -> Tensor:
+        levels = [self._level(*level) for level in self._levels(height, width)]
+        return torch.cat(levels).float().to(device)
 
     def _level(self, size: float, strides: tuple[int, int], rows: int, columns: int) -> Tensor:
         """Anchors of one level, (rows * columns * a, 4), fp64; strides are of y and x."""
@@ -106,6 +114,28 @@ class AnchorGenerator:
         y, x = torch.meshgrid(y, x, indexing="ij")  # (rows, columns)
         centers = torch.stack([x, y, x, y], dim=-1)  # (rows, columns, 4)
         return (centers[:, :, None] + self.cell_anchors(size)).reshape(-1, 4)
+
+    def _grids(self, height: int, width: int) -> AnchorWindows:
+        grids, first = [], 0
+        for size, strides, rows, columns in self._levels(height, width):
+            for i, (x1, y1, x2, y2) in enumerate(self.cell_anchors(size).tolist()):
+                offset = [self.offset * stride for stride in strides]
+                center = (offset[0] + 0.5 * (y1 + y2), offset[1] + 0.5 * (x1 + x2))
+                sides = (y2 - y1, x2 - x1)
+                grids.append(
+                    AnchorGrid(first + i, self.num_per_cell, rows, columns, strides, center, sides)
+                )
+            first += rows * columns * self.num_per_cell
+        return AnchorWindows(grids)
+
+
+def _kept(made: dict, key: tuple, make: Callable) -> Any:
+    """What was made of ``key`` before; otherwise it is made, and the oldest forgotten."""
+    if key not in made:
+        if len(made) >= KEPT_SIZES:
+            made.pop(next(iter(made)))
+        made[key] = make(*key)
+    return made[key]
 
 
 def grid_sizes(height: int, width: int) -> list[tuple[int, int]]:

@@ -85,12 +85,13 @@ def _match_image(
     """Numbers of anchors, positives, background, boxes, and boxes without a good anchor."""
     height, width = map(int, data.sizes[index])
     resized = resized_size(height, width, min_size, max_size)
-    anchors = generator(*padded_size(resized).tolist())
+    padded = padded_size(resized).tolist()
+    anchors, windows = generator(*padded), generator.windows(*padded)
     factors = torch.tensor([resized[1] / width, resized[0] / height] * 2, dtype=torch.float32)
     boxes, labels = data.boxes(index)
     boxes = boxes * factors
     crowds = data.crowds(index) * factors
-    match = matcher(anchors, boxes[None], labels[None], crowds[None])
+    match = matcher(anchors, boxes[None], labels[None], crowds[None], windows)
     # In parts: a crowded image has more overlaps than memory.
     best = [box_iou(part, anchors).amax(dim=1) for part in boxes.split(CHUNK) if len(part)]
     return (

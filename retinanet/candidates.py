@@ -1,0 +1,102 @@
+"""Which anchors a box can overlap enough, found without looking at all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Of a cell; windows are widened by it, because anchors are rounded to fp32 and windows are not.
+SLACK = 1e-3
+# Thresholds are lowered by it, likewise: fp32 at 10,000 pixels is off by a thousandth of one.
+SHADE = 1 - 1e-3
+
+
+class AnchorGrid(NamedTuple):
+    """Where the anchors of one shape on one level lie: one in each cell."""
+
+    first: int  # index of the one in the first cell
+    step: int  # from one cell to the next
+    rows: int
+    columns: int
+    strides: tuple[float, float]  # y and x, pixels
+    center: tuple[float, float]  # y and x of the first, pixels
+    size: tuple[float, float]  # height and width, pixels
+
+
+class AnchorWindows:
+    """Finds, for boxes, the anchors of a regular grid that may overlap them enough.
+
+    For an anchor and a box of known sides an IoU of t needs an intersection of t / (1 + t) of the
+    sum of both areas, and that needs centers that are not too far apart: in each grid a window of
+    cells, mostly an empty one.
+    """
+
+    def __init__(self, grids: Sequence[AnchorGrid]) -> None:
+        """Keep the grids as columns of S numbers."""
+        first, step, rows, columns, strides, center, size = zip(*grids, strict=True)
+        self.first, self.step = torch.tensor(first), torch.tensor(step)  # (S,)
+        self.cells = torch.tensor([rows, columns]).T  # (S, 2), y and x, as all that follows
+        self.strides = torch.tensor(strides, dtype=torch.float64)
+        self.center = torch.tensor(center, dtype=torch.float64)
+        self.size = torch.tensor(size, dtype=torch.float64)
+
+    def nearest(self, boxes: Tensor) -> Tensor:
+        """(N, S) index of the anchor of each grid next to the center of each of (N, 4) boxes."""
+        center, _ = _center_and_size(boxes)
+        cell = ((center - self.center) / self.strides).round().long()  # (N, S, 2)
+        cell = cell.clamp(min=0).minimum(self.cells - 1)
+        return self._index(cell, torch.arange(len(self.first)))
+
+    def reached(
+        self, boxes: Tensor, floor: Tensor, most: int
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """All anchors that overlap a box with an IoU of at least ``floor``, and some others.
+
+        Args:
+            boxes: (N, 4) in pixels.
+            floor: (N,) in [0, 1].
+            most: pairs to return.
+
+        Returns:
+            P pairs, (P,) index of the box, not decreasing, and (P,) index of the anchor; or twice
+            None where there are more than ``most``.
+        """
+        center, size = _center_and_size(boxes)
+        floor = floor.double()[:, None] * SHADE
+        area = size.prod(dim=-1) + self.size.prod(dim=-1)  # (N, S)
+        shared = floor / (1 + floor) * area  # the least that must be shared
+        least = torch.minimum(size, self.size)  # (N, S, 2), the longest sides that can be shared
+        # Sharing all of the height, they must share this much of the width; and the other way.
+        sides = shared[..., None] / least.flip(-1)
+        reach = (0.5 * (size + self.size) - sides) / self.strides + SLACK  # (N, S, 2), cells
+        place = (center - self.center) / self.strides
+        low = (place - reach).ceil().long().clamp(min=0)
+        high = (place + reach).floor().long().minimum(self.cells - 1)
+        extent = (high - low + 1).clamp(min=0)  # (N, S, 2)
+        fits = (shared <= least.prod(dim=-1)) & (area > self.size.prod(dim=-1))  # not an empty box
+        extent = extent.where(fits[..., None], 0)
+        if extent.prod(dim=-1).sum() > most:
+            return None, None
+
+        window = torch.repeat_interleave(extent.prod(dim=-1).flatten())  # (P,) of N * S windows
+        N, S = area.shape
+        ends = extent.prod(dim=-1).flatten().cumsum(0)
+        place = torch.arange(len(window)) - (ends - extent.prod(dim=-1).flatten())[window]
+        columns = extent[..., 1].flatten()[window]
+        inside = torch.stack([place // columns, place % columns], dim=-1)  # (P, 2)
+        cell = low.reshape(N * S, 2)[window] + inside
+        return window // S, self._index(cell, window % S)
+
+    def _index(self, cell: Tensor, grid: Tensor) -> Tensor:
+        """Index among all anchors of the one in a cell, (..., 2), of a grid, (...)."""
+        place = cell[..., 0] * self.cells[grid, 1] + cell[..., 1]
+        return self.first[grid] + place * self.step[grid]
+
+
+def _center_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Of (N, 4) boxes, (N, 1, 2) each, y and x, fp64."""
+    low, high = boxes.double().flip(-1).split(2, dim=-1)[::-1]  # y, x
+    return (0.5 * (low + high))[:, None], (high - low)[:, None]
