@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.checks import check, check_strides, check_trunk
@@ -70,10 +71,48 @@ class ResNetTrunk(Trunk):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """C3, C4, C5 of (B, 3, H, W) normalized images."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c3 = self.layer2(self.layer1(x))
-        c4 = self.layer3(c3)
-        return c3, c4, self.layer4(c4)
+        x = self.maxpool(conv_norm(self.conv1, self.bn1, x).relu_())
+        outputs = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = residual(block, x)
+            outputs.append(x)
+        return outputs[1], outputs[2], outputs[3]
+
+
+def residual(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
+    """What torchvision's block computes, with frozen norms folded and fewer copies."""
+    y = conv_norm(block.conv1, block.bn1, x).relu_()
+    y = conv_norm(block.conv2, block.bn2, y)
+    if isinstance(block, Bottleneck):
+        y = conv_norm(block.conv3, block.bn3, y.relu_())
+    return y.add_(x if block.downsample is None else conv_norm(*block.downsample, x)).relu_()
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """A convolution and its norm; a frozen norm becomes a factor of the weights and a bias.
+
+    It is the same function of the convolution's weights, so they train as they would; what is
+    saved are passes over the activations, and in bf16 a copy of them in fp32.
+
+    Args:
+        conv: without bias if the norm is frozen.
+        norm: of its outputs, of any kind.
+        x: (B, inputs, h, w).
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(conv(x))
+    assert conv.bias is None, "a frozen norm brings the bias"
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (channels,)
+    return F.conv2d(
+        x,
+        conv.weight * scale[:, None, None, None],
+        norm.bias - norm.running_mean * scale,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+    )
 
 
 class MobileNetTrunk(Trunk):
@@ -111,7 +150,7 @@ class TinyTrunk(Trunk):
     def __init__(self, norm_layer: NormLayer) -> None:
         """Build with random weights."""
         super().__init__()
-        self.stem = _conv_norm(3, self.WIDTHS[0], 2, norm_layer)
+        self.stem = _layer(3, self.WIDTHS[0], 2, norm_layer)
         for i in range(1, 5):
             block = TinyBlock(self.WIDTHS[i - 1], self.WIDTHS[i], norm_layer)
             self.add_module(f"block{i + 1}", block)
@@ -133,9 +172,9 @@ class TinyBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, norm_layer: NormLayer) -> None:
         """Build with random weights."""
         super().__init__()
-        self.down = _conv_norm(inputs, outputs, 2, norm_layer)
-        self.first = _conv_norm(outputs, outputs, 1, norm_layer)
-        self.second = _conv_norm(outputs, outputs, 1, norm_layer)
+        self.down = _layer(inputs, outputs, 2, norm_layer)
+        self.first = _layer(outputs, outputs, 1, norm_layer)
+        self.second = _layer(outputs, outputs, 1, norm_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) -> (B, outputs, h / 2, w / 2)."""
@@ -143,7 +182,7 @@ class TinyBlock(nn.Module):
         return (x + self.second(self.first(x).relu())).relu()
 
 
-def _conv_norm(inputs: int, outputs: int, stride: int, norm_layer: NormLayer) -> nn.Sequential:
+def _layer(inputs: int, outputs: int, stride: int, norm_layer: NormLayer) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), norm_layer(outputs)
     )

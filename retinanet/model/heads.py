@@ -81,7 +81,7 @@ class Subnet(nn.Module):
         outputs = []
         for x in features:
             for conv, norm in zip(self.convs, self.norms, strict=True):
-                x = F.relu(norm(conv(x)))
+                x = F.relu(norm(conv(x)), inplace=True)
             x = self.pred(x)  # (B, a * width, h, w)
             outputs.append(
                 x.permute(0, 2, 3, 1).reshape(len(x), -1, width)

@@ -12,6 +12,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 from retinanet import RetinaNet, jobs, load
 from retinanet.cli.main import composer
+from retinanet.detector import load_model, recorded_settings
 from retinanet.exchange.read import read_trained
 from retinanet.exchange.torchvision import NAMES, write
 from retinanet.losses import RetinaNetLoss
@@ -171,7 +172,9 @@ def test_it_trains_alike(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "m.pth")
     theirs.transform.min_size, theirs.transform.max_size = (SIDE,), LONG_SIDE
     # In float64: forty layers of random weights make much of what float32 rounds.
-    theirs, ours = theirs.double(), load(tmp_path / "m.pth").model.train().double()
+    state = read_trained(tmp_path / "m.pth")
+    ours = load_model(state, recorded_settings(state)).train().double()
+    theirs = theirs.double()
     images = [torch.rand(3, 200, 250).double(), torch.rand(3, 224, 224).double()]
     boxes = [[[20, 30, 90, 120], [100, 10, 240, 190], [5, 5, 14, 12]], [[50, 60, 180, 190]]]
     targets = [

@@ -3,15 +3,17 @@
 import os
 import pickle
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.model.backbone import build_trunk
+from retinanet.model.backbone import build_trunk, residual
 
 # The smallest of each family, and one of every kind of block.
 SMALL = ["resnet18", "resnet50", "mobilenet_v2", "tiny"]
@@ -75,6 +77,31 @@ def test_features_equal_torchvisions(tmp_path, name, norm):
     expected = torchvision.models._utils.IntermediateLayerGetter(theirs, nodes)(IMAGES)
     for ours, other in zip(trunk(IMAGES), expected.values(), strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "stride"), [(Bottleneck, 2), (Bottleneck, 1), (BasicBlock, 2)])
+def test_folding_frozen_norms_changes_neither_outputs_nor_gradients(kind, stride):
+    torch.manual_seed(0)
+    outputs = 16 * kind.expansion
+    inputs = outputs if stride == 1 else 24
+    down = None
+    if stride == 2:
+        down = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, 2, bias=False), FrozenBatchNorm2d(outputs)
+        )
+    block = kind(inputs, 16, stride, down, norm_layer=FrozenBatchNorm2d).double()
+    for name, buffer in block.named_buffers():
+        buffer.uniform_(0.5, 1.5) if "mean" not in name and "bias" not in name else buffer.normal_()
+    found = []
+    for forward in (block, partial(residual, block)):
+        block.zero_grad()
+        x = torch.randn(2, inputs, 9, 7, generator=torch.Generator().manual_seed(1)).double()
+        x.requires_grad_()
+        y = forward(x + 0)  # not a leaf: blocks may work in place
+        y.square().sum().backward()
+        found.append([y.detach(), x.grad, *(p.grad for p in block.parameters())])
+    for plain, folded in zip(*found, strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
 
 
 def test_the_last_features_of_mobilenet_equal_torchvisions(tmp_path):
