@@ -1,4 +1,4 @@
-"""COCO's average precision and recall, by pycocotools or faster-coco-eval."""
+"""COCO's average precision and recall, on arrays or by pycocotools."""
 
 import io
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from retinanet.checks import check
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import NUMBERS, Number
+from retinanet.evaluation.precision import Objects, precision_recall
 
 ALL_CLASSES = slice(None)
 
@@ -49,7 +50,7 @@ def evaluate(
     data: CocoData,
     detections: DetectionArrays,
     image_ids: Sequence[int] | np.ndarray,
-    backend: str = "faster",
+    backend: str = "arrays",
     max_dets: Sequence[int] = (1, 10, 100),
 ) -> Evaluation:
     """Score detections against the ground truth of the images that were evaluated.
@@ -61,7 +62,7 @@ def evaluate(
         data: the ground truth.
         detections: what was found; no images but ``image_ids``.
         image_ids: every image that was looked at, also those without detections.
-        backend: ``"pycocotools"`` or ``"faster"``; both give the same numbers.
+        backend: ``"arrays"`` or ``"pycocotools"``; both give the same numbers.
         max_dets: best detections of a class in an image that AR1, AR10 and everything else see.
 
     Raises:
@@ -73,14 +74,12 @@ def evaluate(
         raise ValueError(f"{data.path} has no annotations; its detections cannot be scored.")
     image_ids = np.unique(np.asarray(image_ids, dtype=np.int64))
     rows = _rows_of(data, image_ids)
-    run = _run_faster if backend == "faster" else _run_pycocotools
-    precision, recall = run(
-        _ground_truth(data, image_ids, rows), _results(data, detections, image_ids), list(max_dets)
-    )
-    by_id = np.argsort(np.argsort(data.category_ids))  # evaluators put classes in this order
-    precision, recall = precision[:, :, by_id], recall[:, by_id]
+    assert np.isin(detections.image_ids, image_ids).all(), "detections of an image not evaluated"
+    assert np.isfinite(detections.scores).all(), "scores must be finite"
+    run = _run_arrays if backend == "arrays" else _run_pycocotools
+    precision, recall = run(data, detections, image_ids, rows, tuple(max_dets))
     num_gt = np.bincount(data.labels[rows][~data.crowd[rows]], minlength=len(data.category_ids))
-    curves = precision[:, :, :, 0, 2]  # (10, 101, K)
+    curves = precision[..., 0]  # (10, 101, K)
     return Evaluation(
         metrics={name: _number(precision, recall, number) for name, number in NUMBERS.items()},
         per_class=_per_class(data, detections, precision, recall, num_gt),
@@ -121,12 +120,8 @@ def _ground_truth(data: CocoData, image_ids: np.ndarray, rows: np.ndarray) -> di
     }
 
 
-def _results(
-    data: CocoData, detections: DetectionArrays, image_ids: np.ndarray
-) -> list[dict[str, Any]]:
-    """Detections as the evaluators' ``loadRes`` would make them, without its copies."""
-    assert np.isin(detections.image_ids, image_ids).all(), "detections of an image not evaluated"
-    assert np.isfinite(detections.scores).all(), "scores must be finite"
+def _results(data: CocoData, detections: DetectionArrays) -> list[dict[str, Any]]:
+    """Detections as pycocotools' ``loadRes`` would make them, without its copies."""
     columns = {
         "id": range(1, len(detections) + 1),
         "image_id": detections.image_ids.tolist(),
@@ -144,44 +139,52 @@ def _records(columns: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _run_pycocotools(
-    truth: dict[str, Any], results: list[dict[str, Any]], max_dets: list[int]
+def _run_arrays(
+    data: CocoData,
+    detections: DetectionArrays,
+    image_ids: np.ndarray,
+    rows: np.ndarray,
+    max_dets: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (T, R, K, 4, 3) and recall (T, K, 4, 3), -1 where undefined."""
+    """Precision (T, R, K, S) with the last of ``max_dets``, recall (T, K, S, 3); -1: undefined."""
+    image = np.searchsorted(image_ids, data.image_ids.repeat(np.diff(data.first))[rows])
+    order = np.argsort(image, kind="stable")
+    rows = rows[order]
+    truth = Objects(image[order], data.labels[rows], data.bbox[rows], data.area[rows])
+    found = Objects(
+        np.searchsorted(image_ids, detections.image_ids),
+        detections.labels,
+        detections.boxes,
+        detections.boxes[:, 2] * detections.boxes[:, 3],
+    )
+    K = len(data.category_ids)
+    return precision_recall(truth, data.crowd[rows], found, detections.scores, K, max_dets)
+
+
+def _run_pycocotools(
+    data: CocoData,
+    detections: DetectionArrays,
+    image_ids: np.ndarray,
+    rows: np.ndarray,
+    max_dets: tuple[int, int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same from pycocotools, which everybody else's numbers come from."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    truth, results = _ground_truth(data, image_ids, rows), _results(data, detections)
     with redirect_stdout(io.StringIO()):  # it prints its progress
         pair = COCO(), COCO()
         for coco, annotations in zip(pair, (truth["annotations"], results), strict=True):
             coco.dataset = truth | {"annotations": annotations}
             coco.createIndex()
         evaluator = COCOeval(*pair, iouType="bbox")
-        evaluator.params.maxDets = max_dets
+        evaluator.params.maxDets = list(max_dets)
         evaluator.evaluate()
         evaluator.accumulate()
-    return evaluator.eval["precision"], evaluator.eval["recall"]
-
-
-def _run_faster(
-    truth: dict[str, Any], results: list[dict[str, Any]], max_dets: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same from faster-coco-eval's C++."""
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    pair = COCO(print_function=_silent), COCO(print_function=_silent)
-    for coco, annotations in zip(pair, (truth["annotations"], results), strict=True):
-        coco.dataset = truth | {"annotations": annotations}
-        coco.createIndex()
-    evaluator = COCOeval_faster(*pair, iouType="bbox", print_function=_silent)
-    evaluator.params.maxDets = max_dets
-    evaluator.evaluate()
-    evaluator.accumulate()
-    return evaluator.eval["precision"], evaluator.eval["recall"]
-
-
-def _silent(*_: object) -> None:
-    """Print nothing."""
+    by_id = np.argsort(np.argsort(data.category_ids))  # it puts classes in this order
+    precision = evaluator.eval["precision"][..., -1][:, :, by_id]
+    return precision, evaluator.eval["recall"][:, by_id]
 
 
 def _number(
@@ -189,7 +192,7 @@ def _number(
 ) -> float | None:
     """Mean over what is defined, of all classes or of one; None when nothing is."""
     if number.mean_of == "precision":
-        values = precision[number.threshold, :, label, number.area, number.max_dets]
+        values = precision[number.threshold, :, label, number.area]
     else:
         values = recall[number.threshold, label, number.area, number.max_dets]
     defined = values[values > -1]

@@ -1,0 +1,213 @@
+"""COCO's precision and recall, computed on plain arrays.
+
+The same numbers as pycocotools, to the bit: what it does for one image, one class, one size and one
+threshold after the other is done for all of them at once. Source: cocodataset/cocoapi,
+PythonAPI/pycocotools/cocoeval.py, version 2.0.11.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+IOUS = np.linspace(0.5, 0.95, 10)  # thresholds, the letter T
+RECALLS = np.linspace(0.0, 1.0, 101)  # where precision is read, the letter R
+# Areas of objects in square pixels: all, small, medium, large; bounds included. The letter S.
+AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])
+
+
+class Objects(NamedTuple):
+    """Boxes of many images, in the order of the annotation file within an image."""
+
+    image: np.ndarray  # (N,) int64, number of the image, increasing with its id
+    label: np.ndarray  # (N,) int64 in [0, K)
+    box: np.ndarray  # (N, 4) float64 x, y, width, height
+    area: np.ndarray  # (N,) float64; of annotations as the file says
+
+
+class Matches(NamedTuple):
+    """What became of every detection, for each threshold and size."""
+
+    matched: np.ndarray  # (T, S, D) bool
+    ignored: np.ndarray  # (T, S, D) bool, counts neither as right nor as wrong
+
+
+def precision_recall(
+    truth: Objects,
+    crowd: np.ndarray,
+    found: Objects,
+    scores: np.ndarray,
+    num_classes: int,
+    max_dets: tuple[int, int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision at every recall, and recall, of detections.
+
+    Args:
+        truth: ground truth, G objects.
+        crowd: (G,) bool.
+        found: D detections, in any order.
+        scores: (D,) float64, finite.
+        num_classes: K.
+        max_dets: best detections of a class in an image that count, increasing.
+
+    Returns:
+        precision (T, R, K, S) with the last of ``max_dets``, recall (T, K, S, 3); -1 for classes
+        and sizes without ground truth.
+    """
+    # Within an image and class the best first; of equal scores the one that came first.
+    order = np.lexsort((-scores, found.label, found.image))
+    found, scores = Objects(*(column[order] for column in found)), scores[order]
+    rank = _rank(found)
+    kept = rank < max_dets[-1]
+    found, scores, rank = Objects(*(column[kept] for column in found)), scores[kept], rank[kept]
+
+    outside = (truth.area < AREAS[:, :1]) | (truth.area > AREAS[:, 1:])  # (S, G)
+    matches = _match(truth, crowd, outside | crowd, found, rank)
+    return _accumulate(truth, outside | crowd, found, scores, rank, matches, num_classes, max_dets)
+
+
+def _rank(found: Objects) -> np.ndarray:
+    """(D,) place of each sorted detection within its image and class, from 0."""
+    changes = (np.diff(found.image) != 0) | (np.diff(found.label) != 0)
+    start = np.flatnonzero(np.concatenate([[True], changes])) if len(found.image) else np.zeros(0)
+    length = np.diff(np.append(start, len(found.image))).astype(np.int64)
+    return np.arange(len(found.image)) - np.repeat(start.astype(np.int64), length)
+
+
+def _pairs(truth: Objects, crowd: np.ndarray, found: Objects) -> tuple[np.ndarray, ...]:
+    """Detections and objects of one image and class that overlap enough to match.
+
+    Returns:
+        (P,) index of the detection, (P,) index of the object, (P,) IoU. For crowds the
+        intersection is divided by the detection's area alone.
+    """
+    K = 1 + max(truth.label.max(initial=0), found.label.max(initial=0))
+    key = truth.image * K + truth.label  # one number for each image and class
+    order = np.argsort(key, kind="stable")
+    first, last = (
+        np.searchsorted(key[order], found.image * K + found.label, side)
+        for side in ("left", "right")
+    )
+    count = last - first  # (D,) objects of the image and class
+    detection = np.repeat(np.arange(len(count)), count)  # (P,)
+    place = np.arange(len(detection)) - np.repeat(count.cumsum() - count, count)
+    thing = order[first[detection] + place]
+
+    a, b = found.box[detection], truth.box[thing]
+    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    width, height = (high - low).clip(min=0).T
+    shared = width * height
+    own, other = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
+    union = np.where(crowd[thing], own, own + other - shared)
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    kept = iou >= IOUS[0]
+    return detection[kept], thing[kept], iou[kept]
+
+
+def _match(
+    truth: Objects, crowd: np.ndarray, ignore: np.ndarray, found: Objects, rank: np.ndarray
+) -> Matches:
+    """Greedily, the best detections first: the k-th ones of all images and classes at once.
+
+    Args:
+        truth: G objects.
+        crowd: (G,) bool; a crowd can be matched many times.
+        ignore: (S, G) bool, objects whose detections do not count.
+        found: D sorted detections.
+        rank: (D,) of each in its image and class.
+    """
+    T, S, D, G = len(IOUS), len(AREAS), len(rank), len(crowd)
+    # A detection that matches nothing counts if it has the size that is looked at.
+    area = found.area
+    small_or_large = (area < AREAS[:, :1]) | (area > AREAS[:, 1:])  # (S, D)
+    matched = np.zeros((T, S, D), dtype=bool)
+    ignored = np.repeat(small_or_large[None], T, axis=0)
+    taken = np.zeros((T, S, G), dtype=bool)
+    detection, thing, iou = _pairs(truth, crowd, found)
+    order = np.argsort(rank[detection], kind="stable")
+    detection, thing, iou = detection[order], thing[order], iou[order]
+    turns = np.flatnonzero(np.diff(rank[detection], prepend=-1))
+    for start, end in pairwise([*turns, len(detection)]):
+        d, g, overlap = detection[start:end], thing[start:end], iou[start:end]  # (P,) this turn
+        enough = overlap >= np.minimum(IOUS, 1 - 1e-10)[:, None, None]  # (T, 1, P)
+        free = enough & (~taken[:, :, g] | crowd[g])  # (T, S, P)
+        counts = ~ignore[:, g]  # (S, P)
+        segment = np.flatnonzero(np.diff(d, prepend=-1))  # where each detection's pairs begin
+        best = _last_best(free & counts, overlap, segment)  # (T, S, detections), -1: none
+        second = _last_best(free & ~counts, overlap, segment)
+        best = np.where(best >= 0, best, second)
+        t, s, i = np.nonzero(best >= 0)
+        pair = best[t, s, i]
+        matched[t, s, d[pair]] = True
+        ignored[t, s, d[pair]] = ignore[s, g[pair]]
+        taken[t, s, g[pair]] = True
+    return Matches(matched, ignored)
+
+
+def _last_best(allowed: np.ndarray, overlap: np.ndarray, segment: np.ndarray) -> np.ndarray:
+    """Which pair of each detection overlaps most; of equal ones the last, as the loop finds it.
+
+    Args:
+        allowed: (T, S, P) bool.
+        overlap: (P,) above 0.
+        segment: (N,) where the pairs of each detection begin.
+
+    Returns:
+        (T, S, N) index of a pair, -1 where none is allowed.
+    """
+    value = np.where(allowed, overlap, 0.0)
+    most = np.maximum.reduceat(value, segment, axis=2)  # (T, S, N)
+    length = np.diff(np.append(segment, len(overlap)))
+    is_best = allowed & (value == np.repeat(most, length, axis=2))
+    return np.maximum.reduceat(np.where(is_best, np.arange(len(overlap)), -1), segment, axis=2)
+
+
+def _accumulate(
+    truth: Objects,
+    ignore: np.ndarray,
+    found: Objects,
+    scores: np.ndarray,
+    rank: np.ndarray,
+    matches: Matches,
+    num_classes: int,
+    max_dets: tuple[int, int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Curves of every class and size; see :func:`precision_recall`."""
+    T, R, S, K = len(IOUS), len(RECALLS), len(AREAS), num_classes
+    precision, recall = -np.ones((T, R, K, S)), -np.ones((T, K, S, len(max_dets)))
+    order = np.lexsort((-scores, found.label))  # stable: equal scores in the order of images
+    starts = np.searchsorted(found.label[order], np.arange(K + 1))
+    for k in range(K):
+        mine = order[starts[k] : starts[k + 1]]
+        num_objects = (~ignore[:, truth.label == k]).sum(axis=1)  # (S,)
+        for s in np.flatnonzero(num_objects):
+            counts = ~matches.ignored[:, s, mine]  # (T, D)
+            right = matches.matched[:, s, mine] & counts
+            for m, limit in enumerate(max_dets):
+                recall[:, k, s, m] = right[:, rank[mine] < limit].sum(axis=1) / num_objects[s]
+            true = right.cumsum(axis=1, dtype=np.float64)
+            false = (counts & ~right).cumsum(axis=1, dtype=np.float64)
+            precision[:, :, k, s] = _at_recalls(true, false, num_objects[s])
+    return precision, recall
+
+
+def _at_recalls(true: np.ndarray, false: np.ndarray, num_objects: int) -> np.ndarray:
+    """(T, R) precision where each recall is reached first, 0 where it never is.
+
+    Args:
+        true: (T, D) right detections so far.
+        false: (T, D) wrong ones.
+        num_objects: that could be found.
+    """
+    reached = true / num_objects
+    precision = true / (false + true + np.spacing(1))
+    # The best that is possible at this recall or a higher one.
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    result = np.zeros((len(true), len(RECALLS)))
+    for row, (recalls, values) in enumerate(zip(reached, precision, strict=True)):
+        at = np.searchsorted(recalls, RECALLS, side="left")
+        possible = at < len(values)
+        result[row, possible] = values[at[possible]]
+    return result
