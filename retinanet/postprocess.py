@@ -96,15 +96,15 @@ class Postprocess:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (B, P, 4), scores (B, P), labels (B, P) of one level's best pairs."""
         B, A, K = logits.shape
-        # The best pairs of all lie among the anchors with the best classes, so the sigmoid and
-        # the sort see at most pre_nms * K of the A * K logits.
+        image = torch.arange(B, device=logits.device)[:, None]  # (B, 1)
+        # The best pairs of all lie among the anchors with the best classes, so the sort sees at
+        # most pre_nms * K of the A * K logits, and the sigmoid pre_nms.
         anchor = logits.amax(dim=-1).topk(min(self.pre_nms, A)).indices  # (B, P)
-        logits = logits.gather(1, anchor[..., None].expand(-1, -1, K))  # (B, P, K)
-        pairs = logits.float().sigmoid().flatten(1)  # (B, P * K)
-        scores, pair = pairs.topk(min(self.pre_nms, pairs.shape[1]))
+        pairs = logits[image, anchor].float().flatten(1)  # (B, P * K)
+        best, pair = pairs.topk(min(self.pre_nms, pairs.shape[1]))
         anchor = anchor.gather(1, pair // K)
-        deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
-        return decode_boxes(deltas.float(), anchors[anchor]), scores, pair % K
+        boxes = decode_boxes(deltas[image, anchor].float(), anchors[anchor])
+        return boxes, best.sigmoid(), pair % K
 
     def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: Tensor) -> Detections:
         """One image: of (P, 4) boxes drop the weak, the doubled and the empty."""

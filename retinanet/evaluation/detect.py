@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from retinanet.data.batches import Batch
 from retinanet.devices import autocast
 from retinanet.distributed import gather_objects, is_main
+from retinanet.model.folding import for_inference
+from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Detections, Postprocess, to_original
 
 
@@ -40,22 +42,24 @@ _NOTHING = DetectionArrays(
 
 
 def detect(
-    model: nn.Module,
+    model: RetinaNet,
     postprocess: Postprocess,
     loader: Iterable[Batch],
     device: torch.device,
     precision: str,
+    *,
+    compiled: bool = False,
     progress: bool = False,
 ) -> DetectionArrays:
     """Detections of the images of all ranks' loaders; every rank must call this.
 
     Args:
-        model: a :class:`retinanet.model.RetinaNet` on ``device``. It runs in eval mode and is
-            left in the mode it came in.
+        model: on ``device``, in any mode. A copy runs, so it is left as it is.
         postprocess: threshold, NMS and caps.
         loader: this rank's share of the images.
         device: where the batches go.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; of the forward pass only.
+        compiled: by torch.compile.
         progress: show a bar with images/s on rank 0.
 
     Returns:
@@ -65,21 +69,17 @@ def detect(
         FloatingPointError: the model's output is not a number.
         ValueError: an image came twice.
     """
-    training = model.training
-    model.eval()
+    network = for_inference(model, precision, compiled=compiled)
     parts = []
-    try:
-        for batch in _with_bar(loader, progress and is_main()):
-            batch = batch.to(device, non_blocking=True)
-            parts.append(detect_batch(model, postprocess, batch, precision))
-    finally:
-        model.train(training)
+    for batch in _with_bar(loader, progress and is_main()):
+        batch = batch.to(device, non_blocking=True)
+        parts.append(detect_batch(network, postprocess, batch, precision))
     return merge(gather_objects(merge(parts)))
 
 
 @torch.inference_mode()
 def detect_batch(
-    model: nn.Module, postprocess: Postprocess, batch: Batch, precision: str
+    model: RetinaNet, postprocess: Postprocess, batch: Batch, precision: str
 ) -> DetectionArrays:
     """Detections of one batch that is on the model's device already.
 
@@ -100,11 +100,15 @@ def detect_batch(
     found = [
         to_original(*image) for image in zip(found, batch.sizes, batch.original_sizes, strict=True)
     ]
-    return _arrays(found, batch.image_ids, postprocess.detections)
+    return as_arrays(found, batch.image_ids, postprocess.detections)
 
 
 def merge(parts: Sequence[DetectionArrays]) -> DetectionArrays:
-    """Several sets of images as one, sorted.
+    """Several sets of images as one, sorted by image id.
+
+    Args:
+        parts: each with the detections of an image next to each other, best first, as
+            post-processing leaves them. So they stay.
 
     Raises:
         ValueError: an image is in two of them.
@@ -118,8 +122,7 @@ def merge(parts: Sequence[DetectionArrays]) -> DetectionArrays:
         )
     image_ids = np.concatenate([part.image_ids for part in parts])
     scores = np.concatenate([part.scores for part in parts])
-    # Stable: equal scores stay in the order of the model, whatever the number of ranks.
-    order = np.lexsort((-scores, image_ids))
+    order = np.argsort(image_ids, kind="stable")
     return DetectionArrays(
         image_ids=image_ids[order],
         boxes=np.concatenate([part.boxes for part in parts])[order],
@@ -130,7 +133,7 @@ def merge(parts: Sequence[DetectionArrays]) -> DetectionArrays:
     )
 
 
-def _arrays(found: Sequence[Detections], image_ids: Tensor, cap: int) -> DetectionArrays:
+def as_arrays(found: Sequence[Detections], image_ids: Tensor, cap: int) -> DetectionArrays:
     """Detections of one batch as arrays on the CPU."""
     counts = [len(image.scores) for image in found]
     image_ids = image_ids.cpu().numpy()

@@ -22,14 +22,20 @@ SETTINGS = {"score_threshold": 0.05, "pre_nms": 1000, "nms_iou": 0.5, "detection
 CPU = torch.device("cpu")
 
 
+class Seen(list):
+    """What a model and its copies saw."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class OneBox(nn.Module):
     """Finds the left half of every image, with a score that its first pixel gives."""
 
     def __init__(self, score_logit: float = 2.0) -> None:
         super().__init__()
         self.logit = nn.Parameter(torch.tensor(score_logit))
-        self.modes: list[bool] = []
-        self.autocast: list[bool] = []
+        self.modes, self.autocast = Seen(), Seen()
 
     def level_sizes(self, height: int, width: int) -> list[int]:
         return [1, 0]
@@ -102,7 +108,7 @@ def test_the_model_runs_in_eval_mode_and_keeps_its_own(training):
     assert model.training is training
 
 
-def test_the_mode_is_restored_after_an_error():
+def test_the_mode_stays_after_an_error():
     model = OneBox().train()
     model.logit.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError):
@@ -141,16 +147,18 @@ def test_an_image_that_comes_twice_is_refused():
         run(OneBox(), [make_batch([1, 2]), make_batch([2])])
 
 
-def test_rows_are_sorted_by_image_then_score():
+def test_rows_are_sorted_by_image_and_within_it_stay_best_first():
     found = run(OneBox(), [make_batch([9], brightness=100), make_batch([4]), make_batch([7])])
     assert found.image_ids.tolist() == [4, 7, 9]
-    mixed = dataclasses.replace(
+    several = dataclasses.replace(
         found,
-        image_ids=np.array([4, 4, 4]),
-        scores=np.array([0.2, 0.9, 0.9]),
-        labels=np.array([1, 2, 3]),
+        image_ids=np.array([9, 9, 9, 4, 4]),
+        boxes=np.zeros((5, 4)),
+        scores=np.array([0.9, 0.9, 0.2, 0.8, 0.1]),
+        labels=np.array([2, 3, 1, 5, 4]),
+        evaluated=np.array([4, 9]),
     )
-    assert merge([mixed]).labels.tolist() == [2, 3, 1]
+    assert merge([several]).labels.tolist() == [5, 4, 2, 3, 1]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
