@@ -220,15 +220,17 @@ def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
 
 
 def build_validation(
-    settings: TrainConfig | DetectorConfig, how: EvaluationConfig
+    settings: TrainConfig | DetectorConfig, how: EvaluationConfig, device: torch.device
 ) -> dict[str, Any]:
-    """What :func:`retinanet.evaluation.validate.validate` needs beside model, data and device.
+    """What :func:`retinanet.evaluation.validate.validate` needs beside model and data.
 
     Args:
         settings: of the run that the model comes from.
         how: that run's ``evaluation``, or that of eval.py.
+        device: of this rank.
     """
     return {
+        "device": device,
         "augment": build_augment(settings, train=False),
         "postprocess": build_postprocess(settings),
         "precision": settings.precision,
@@ -262,7 +264,8 @@ def build_trainer(
     # Copied before compiling: a compiled method stays bound to the model it was taken from.
     ema = None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay)
     if settings.compile:
-        model.predict = torch.compile(model.predict)
+        # One graph for all sizes of images: batches differ, and each graph takes minutes.
+        model.predict = torch.compile(model.predict, dynamic=True)
     optim, schedule = settings.optim, settings.schedule
     lr = scaled_lr(optim.lr, optim.batch_size, optim.reference_batch)
     return Trainer(

@@ -27,6 +27,9 @@ from retinanet.limits import (
 # ruff: noqa: UP045
 
 
+PRECISIONS = one_of("auto", "fp32", "bf16", "fp16")
+
+
 @dataclass(slots=True, kw_only=True)
 class DataConfig:
     """configs/data -> retinanet/data"""
@@ -237,7 +240,7 @@ class EvaluationConfig:
     """configs/evaluation -> retinanet/evaluation"""
 
     backend: str = setting(
-        "COCO evaluator; both give the same numbers", one_of("faster", "pycocotools")
+        "COCO evaluator; both give the same numbers", one_of("arrays", "pycocotools")
     )
     every_epochs: float = setting(
         "in training: epochs between evaluations, fractions allowed; the last step always", POSITIVE
@@ -279,7 +282,8 @@ class TrainConfig:
     seed: int = setting("of weights, order and augmentation", Limit(0, 2**31 - 1))
     device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
     precision: str = setting(
-        "of the model's forward pass; losses are always fp32", one_of("fp32", "bf16", "fp16")
+        "of the model's forward pass; losses are always fp32. auto: bf16 where the device has it",
+        PRECISIONS,
     )
     compile: bool = setting("torch.compile the model; pays on GPUs")
     log_every_steps: int = setting("steps between rows of metrics.jsonl", COUNT)
@@ -318,7 +322,6 @@ class EvalConfig:
         "files go to output_dir/eval; null: the run, or <run>/eval_<data>"
     )
     device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
-    precision: Optional[str] = setting(
-        "of the model's forward pass; null: as recorded", one_of("fp32", "bf16", "fp16")
-    )
+    precision: Optional[str] = setting("of the model's forward pass; null: as recorded", PRECISIONS)
+    compile: bool = setting("torch.compile the model; pays for thousands of images")
     log_images: int = setting("images drawn", NOT_NEGATIVE)

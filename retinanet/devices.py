@@ -6,7 +6,9 @@ import torch
 
 from retinanet.distributed import local_rank
 
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Instructions that multiply in bf16, by the names of torch.cpu.get_capabilities.
+CPU_BF16 = ("avx512_bf16", "amx_bf16")
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
@@ -36,13 +38,36 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_precision(name: str, device: torch.device) -> str:
+    """What a forward pass runs in on a device.
+
+    Args:
+        name: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``. ``"auto"`` is bf16 where the device
+            multiplies in it, at twice the rate or more, fp32 elsewhere; fp16 is for who asks.
+        device: of the model.
+
+    Returns:
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Where torch cannot tell yet (before 2.11) fp32 is safe.
+        abilities = getattr(torch.cpu, "get_capabilities", dict)()
+        has_bf16 = any(abilities.get(ability) for ability in CPU_BF16)
+    return "bf16" if has_bf16 else "fp32"
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Context in which a forward pass runs; losses and boxes are fp32 outside of it.
 
     Args:
         device: of the model.
-        precision: ``"fp32"`` (nothing changes), ``"bf16"`` or ``"fp16"``.
+        precision: ``"fp32"`` (nothing changes), ``"bf16"`` or ``"fp16"``; see
+            :func:`choose_precision`.
     """
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=_AUTOCAST_TYPES[precision])
+    return torch.autocast(device.type, dtype=AUTOCAST_TYPES[precision])

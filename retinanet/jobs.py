@@ -15,7 +15,7 @@ from retinanet.checks import check_settings
 from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, check_images_exist
 from retinanet.detector import load_model, recorded_settings
-from retinanet.devices import choose_device
+from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
@@ -75,6 +75,7 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
     recorded = recorded_settings(state)
     as_trained = how_scored(recorded, recorded_evaluation(state))
     apply_choices(recorded, settings)
+    recorded.precision = choose_precision(recorded.precision, device)
     changed = how_scored(recorded, settings.evaluation) != as_trained
     build.check_device(recorded, device, train=False)
     if recorded.data.val_annotations is None:
@@ -97,7 +98,10 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
         *(checkpoint, describe_source(state), len(data), data.path, recorded.data.min_size),
     )
     evaluation, found = validate(
-        model, data, device=device, **build.build_validation(recorded, settings.evaluation)
+        model,
+        data,
+        compiled=settings.compile,
+        **build.build_validation(recorded, settings.evaluation, device),
     )
     if distributed.is_main():
         tell(evaluation, found, cap=recorded.postprocess.detections, classes=True)

@@ -11,6 +11,7 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
+from retinanet.devices import choose_precision
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.plots import plot_curves
@@ -44,10 +45,13 @@ class TrainingRun:
             FileNotFoundError: a file that is named but not there.
         """
         build.check_device(settings, device, train=True)
+        self.directory = RunDirectory(Path(settings.output_dir))
+        if settings.precision == "auto":  # what it means here, or meant where the run began
+            precision = self.directory.precision() or choose_precision("auto", device)
+            settings = dataclasses.replace(settings, precision=precision)
         self.settings = settings
         self.overrides = overrides
         self.device = device
-        self.directory = RunDirectory(Path(settings.output_dir))
         self.plain = dataclasses.asdict(settings)
         stored = self._stored_checkpoint()
         self.train_data, self.val_data = build.build_splits(settings.data)
@@ -131,6 +135,7 @@ class TrainingRun:
             main=main,
         )
         logger.info("run        %s", self.directory.root)
+        logger.info("device     %s, forward pass in %s", self.device, self.trainer.precision)
         if step:
             logger.info("continue   after step %d of %d", step, self.total_steps)
         elif main:
@@ -234,8 +239,7 @@ class TrainingRun:
         evaluation, found = validate(
             model,
             self.val_data,
-            device=self.device,
-            **build.build_validation(self.settings, self.settings.evaluation),
+            **build.build_validation(self.settings, self.settings.evaluation, self.device),
         )
         better = self._is_better(evaluation)
         self.evaluated_step = step

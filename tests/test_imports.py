@@ -19,12 +19,13 @@ LAYERS = [
         "recorded",
         "checks",
         "boxes",
+        "candidates",
         "distributed",
         "devices",
         "loading",
         "atomic",
     },
-    {"data", "model", "matching", "mining", "losses", "postprocess"},
+    {"data", "model", "matching", "mining", "focal", "losses", "postprocess"},
     {"training", "evaluation"},
     {"exchange"},
     {"build"},
@@ -42,6 +43,7 @@ WITHIN = {
     ("checks", "limits"),
     ("losses", "matching"),
     ("losses", "mining"),
+    ("losses", "focal"),
     ("devices", "distributed"),
 }
 

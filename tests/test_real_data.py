@@ -28,6 +28,7 @@ SETTINGS = [
     "evaluation.every_epochs=100",
     "log_images=0",
     "device=cpu",
+    "precision=fp32",
 ]
 
 

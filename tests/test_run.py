@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._dynamo.testing import CompileCounter
 
-from retinanet import build, jobs
+from retinanet import build, jobs, run
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.detector import load
+from retinanet.model.folding import for_inference
 from retinanet.training.checkpoint import load_checkpoint
 from retinanet.training.loop import Trainer
 
@@ -52,8 +55,9 @@ SMALL = [
     "log_every_steps=1",
     "log_images=0",
     "device=cpu",
+    "precision=fp32",
 ]
-TIMES = ("images_per_s", "memory_gib")
+TIMES = ("images_per_s", "data_wait", "memory_gib")
 # pycocotools 2.0 calls numpy the way numpy 1 expected.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -338,6 +342,21 @@ def test_another_setting_is_refused_before_anything_changes(data, whole):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
+def test_auto_is_recorded_as_what_it_was_and_continues_as_that(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "choose_precision", lambda name, device: "bf16")
+    train(data, tmp_path / "run", "precision=auto", "schedule.max_steps=2")
+    config = tmp_path / "run/config.yaml"
+    assert "\nprecision: bf16\n" in config.read_text()
+    assert load_checkpoint(tmp_path / "run/checkpoints/best.pt")["settings"]["precision"] == "bf16"
+
+    monkeypatch.setattr(run, "choose_precision", lambda name, device: "fp32")  # another machine
+    train(data, tmp_path / "run", "precision=auto", "schedule.max_steps=3")
+    assert rows(tmp_path / "run")[-1]["step"] == 3
+    assert "\nprecision: bf16\n" in config.read_text()
+    with pytest.raises(ValueError, match="holds a run with precision=bf16"):
+        train(data, tmp_path / "run", "precision=fp32", "schedule.max_steps=3")
+
+
 @pytest.mark.parametrize(("split", "more"), [("train", range(10, 15)), ("val", range(20, 22))])
 def test_changed_annotations_are_not_continued_on(tmp_path, split, more):
     write_split(tmp_path / "data", "train", range(10, 14))
@@ -442,7 +461,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_its_images(data, tmp_pat
 
 
 def test_a_compiled_model_is_not_what_the_average_predicts_with(monkeypatch, data, tmp_path):
-    monkeypatch.setattr(torch, "compile", lambda method: lambda *arguments: method(*arguments))
+    monkeypatch.setattr(torch, "compile", lambda method, **_: lambda *given: method(*given))
     settings = settings_of(command(data, tmp_path, "compile=true"))
     model = build.build_model(settings, 2)
     trainer = build.build_trainer(
@@ -452,6 +471,24 @@ def test_a_compiled_model_is_not_what_the_average_predicts_with(monkeypatch, dat
     torch.nn.init.constant_(trainer.ema.model.head["cls"].pred.bias, 5.0)
     assert trainer.ema.model.eval()(images, sizes)[0].mean() > 3
     assert model.eval()(images, sizes)[0].mean() < 0
+
+
+def test_a_compiled_model_is_compiled_once_for_images_of_all_sizes(monkeypatch, data, tmp_path):
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    torch.compiler.reset()
+    settings = settings_of(command(data, tmp_path, "compile=true"))
+    model = build.build_model(settings, 2)
+    cpu = torch.device("cpu")
+    trainer = build.build_trainer(settings, model, CLASSES, total_steps=1, device=cpu)
+    # As wide, as high and as square as the paper's images get.
+    for height, width in ((320, 544), (544, 320), (320, 320), (352, 448), (512, 352)):
+        trainer.network(torch.zeros(2, 3, height, width), torch.tensor([[height, width]] * 2))
+    assert counter.frame_count == 1
+    network = for_inference(model, "fp32", compiled=True)
+    for height, width in ((320, 544), (544, 320)):
+        network(torch.zeros(2, 3, height, width), torch.tensor([[height, width]] * 2))
+    assert counter.frame_count == 2
 
 
 @pytest.mark.parametrize(

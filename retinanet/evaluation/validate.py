@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +17,8 @@ from retinanet.evaluation.detect import DetectionArrays, detect
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
 
+logger = logging.getLogger(__name__)
+
 
 def validate(
     model: RetinaNet,
@@ -24,11 +28,12 @@ def validate(
     *,
     device: torch.device,
     precision: str = "fp32",
+    compiled: bool = False,
     batch_size: int = 8,
     workers: int = 0,
     on_bad_image: str = "stop",
     max_images: int | None = None,
-    backend: str = "faster",
+    backend: str = "arrays",
     max_dets: Sequence[int] = (1, 10, 100),
 ) -> tuple[Evaluation | None, DetectionArrays]:
     """Detect on every image once, shared out over the ranks, and score; every rank must call it.
@@ -43,6 +48,7 @@ def validate(
         postprocess: logits to detections.
         device: of this rank.
         precision: of the forward pass.
+        compiled: by torch.compile.
         batch_size: images per forward pass.
         workers: loader processes on each rank.
         on_bad_image: ``"stop"`` or ``"skip"``.
@@ -64,7 +70,10 @@ def validate(
         pin_memory=device.type == "cuda",
     )
     share_buffers(model)
-    found = detect(model, postprocess, loader, device, precision, progress=True)
+    start = time.perf_counter()
+    found = detect(model, postprocess, loader, device, precision, compiled=compiled, progress=True)
+    seconds, num_images = time.perf_counter() - start, len(found.evaluated)
+    logger.info("detected   %d images, %.1f images/s", num_images, num_images / seconds)
     if not data.annotated:
         return None, found
     return on_main(lambda: evaluate(data, found, found.evaluated, backend, max_dets)), found

@@ -41,7 +41,6 @@ RECORDED_VERSIONS = (
     "torchvision",
     "numpy",
     "pycocotools",
-    "faster-coco-eval",
     "hydra-core",
 )
 
@@ -58,6 +57,11 @@ class RunDirectory:
         self.plots = root / "plots"
         self.metrics = root / "metrics.jsonl"
         self.tensorboard = root / "tensorboard"
+
+    def precision(self) -> str | None:
+        """What the run on disk computes in; None where there is none."""
+        recorded = _read_settings(self.root / "config.yaml")
+        return None if recorded is None else recorded.get("precision")
 
     def check(self, settings: dict[str, Any], *, overwrite: bool) -> bool:
         """Whether another run must be moved aside first; nothing is changed yet.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterable
 
 import torch
@@ -65,6 +66,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.totals = Totals(self.device)
         self.step = 0
+        self.waited = 0.0  # seconds for batches, since whoever reads it set it to 0
         self.latest: Batch | None = None  # for pictures of what the network just saw
 
     def run(self, steps: Iterable[list[Batch]], after_step: Callable[[], bool]) -> None:
@@ -75,7 +77,13 @@ class Trainer:
             after_step: called after each; true ends the run.
         """
         self.network.train()
-        for micro_batches in steps:
+        steps = iter(steps)
+        while True:
+            asked = time.perf_counter()
+            micro_batches = next(steps, None)
+            self.waited += time.perf_counter() - asked
+            if micro_batches is None:
+                return
             self.one_step(micro_batches)
             self.latest = micro_batches[-1]
             if after_step():
@@ -107,8 +115,11 @@ class Trainer:
 
     def match(self, batch: Batch) -> Match:
         """Assign the anchors of a batch; needs the sizes of the images only."""
-        anchors = self.model.anchors(*batch.images.shape[-2:], self.device)
-        return self.matcher(anchors, batch.boxes, batch.labels, batch.crowds)
+        H, W = batch.images.shape[-2:]
+        anchors = self.model.anchors(H, W, self.device)
+        near = self.device.type == "cpu"  # see Matcher
+        windows = self.model.anchor_generator.windows(H, W) if near else None
+        return self.matcher(anchors, batch.boxes, batch.labels, batch.crowds, windows)
 
     def losses(self, batch: Batch, match: Match, divisor: Tensor) -> dict[str, Tensor]:
         """Both losses of one micro-batch."""

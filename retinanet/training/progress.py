@@ -14,6 +14,9 @@ from retinanet.training.totals import Means
 
 logger = logging.getLogger(__name__)
 
+# Share of the time spent waiting for batches above which the log says what to do about it.
+MUCH_WAITING = 0.2
+
 
 class Progress:
     """Turns a trainer's sums into rows; the bar shows the latest."""
@@ -36,6 +39,7 @@ class Progress:
         self.bar = tqdm(
             total=total_steps, initial=step, unit="step", disable=None if main else True
         )
+        self.rows, self.hinted = 0, False
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -67,9 +71,10 @@ class Progress:
             "grad_norm": means.grad_norm if math.isfinite(means.grad_norm) else None,
             "positives": means.positives,
             "images_per_s": means.images / (now - self.since),
+            "data_wait": min(trainer.waited / (now - self.since), 1.0),
             "memory_gib": peak_memory(trainer.device),
         }
-        self.since = now
+        self.since, trainer.waited = now, 0.0
         if means.bad_steps:
             raise FloatingPointError(_explain(means, trainer.step))
         self.log.write(row)
@@ -82,8 +87,16 @@ class Progress:
             f"epoch {row['epoch']:.2f}  step {trainer.step}/{self.total_steps}  "
             f"class {means.class_loss:.4f}  box {means.box_loss:.4f}  lr {row['lr']:.3g}  "
             f"grad norm {means.grad_norm:.3g}  {row['images_per_s']:.1f} images/s  "
-            f"{row['memory_gib']:.1f} GiB"
+            f"{row['memory_gib']:.1f} GiB  data wait {row['data_wait']:.0%}"
         )
+        self.rows += 1  # the first ones have the start of the loaders in them
+        if row["data_wait"] > MUCH_WAITING and self.rows > 2 and not self.hinted:
+            self.hinted = True
+            logger.info(
+                f"data       {row['data_wait']:.0%} of the time went into waiting for images: "
+                f"raise data.workers, up to the CPU cores of this machine, or copy the images to a "
+                f"faster disk"
+            )
         return means
 
     def close(self) -> None:

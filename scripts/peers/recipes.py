@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
+from retinanet.devices import choose_device, choose_precision
 
 # Settings of ours for a short training from pretrained weights on CPU cores.
 RECOMMENDED = (
@@ -51,4 +52,6 @@ def compose(*typed: Sequence[str]) -> TrainConfig:
     """Settings of several lists, in which a later one replaces the same key of one before."""
     latest = {text.partition("=")[0]: text for texts in typed for text in texts}
     with composer("train") as reader:
-        return reader.command(list(latest.values())).settings
+        settings = reader.command(list(latest.values())).settings
+    settings.precision = choose_precision(settings.precision, choose_device(settings.device))
+    return settings

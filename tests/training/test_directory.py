@@ -14,7 +14,7 @@ SETTINGS = {
     "loss": {"alpha": {"cell": 0.3, "default": 0.25}, "gamma": 2.0},
     "optim": {"lr": 1e-5},
     "schedule": {"epochs": 12, "max_steps": None, "milestones": [0.5, 0.9]},
-    "evaluation": {"backend": "faster"},
+    "evaluation": {"backend": "arrays"},
     "output_dir": "runs/try",
     "init_from": None,
     "overwrite": False,

@@ -1,6 +1,7 @@
 """One step, its parts, what a bad gradient does, and going on exactly."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
+from retinanet.model.anchors import AnchorGenerator
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.logs import MetricsLog
 from retinanet.training.loop import P_T_SAMPLES, Trainer
@@ -127,8 +129,9 @@ def test_bf16_gives_about_the_same_losses(make_trainer, make_batch):
         step(trainer, make_batch(1, 3, 1))
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
         means.append(trainer.totals.take())
-    assert means[0].class_loss == pytest.approx(means[1].class_loss, rel=0.03)
-    assert means[0].box_loss == pytest.approx(means[1].box_loss, rel=0.03)
+    # Logits are rounded; what is made of them is not.
+    assert means[0].class_loss == pytest.approx(means[1].class_loss, rel=0.002)
+    assert means[0].box_loss == pytest.approx(means[1].box_loss, rel=0.002)
     assert means[0].class_loss != means[1].class_loss
 
 
@@ -182,6 +185,33 @@ def test_after_a_row_the_sums_begin_again(make_trainer, make_batch):
     step(trainer, make_batch(2, 2))
     means = trainer.totals.take()
     assert (means.steps, means.bad_steps, means.bad_images) == (1, 0, [])
+
+
+def test_waiting_for_batches_is_measured_and_explained_once(make_trainer, make_batch, caplog):
+    trainer = make_trainer()
+    progress = Progress(
+        MetricsLog(None, step=0), step=0, total_steps=9, steps_per_epoch=3, main=True
+    )
+
+    def slow():
+        for seed in range(5):
+            time.sleep(0.3)  # a step takes a tenth of it
+            yield [make_batch(seed, 2)]
+
+    caplog.set_level("INFO")
+    shares = []
+
+    def after_step():
+        waited, passed = trainer.waited, time.perf_counter() - progress.since
+        shares.append(waited / passed)
+        progress.row(trainer)
+
+    trainer.run(slow(), after_step)
+    assert len(shares) == 5
+    assert all(0.5 < share <= 1 for share in shares)
+    hints = [record.message for record in caplog.records if "raise data.workers" in record.message]
+    assert len(hints) == 1
+    assert trainer.waited < 0.05  # each row starts anew
 
 
 # Looking at it
@@ -244,7 +274,9 @@ WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", 
 
 @pytest.mark.parametrize("normalizer", ["batch", "image", "ema"])
 @pytest.mark.parametrize("box", ["l1", "smooth_l1", "giou", "diou", "ciou"])
-def test_no_step_waits_for_the_device(make_trainer, make_batch, normalizer, box):
+def test_no_step_waits_for_the_device(make_trainer, make_batch, normalizer, box, monkeypatch):
+    # Only the CPU, for which nobody waits, matches by windows.
+    monkeypatch.setattr(AnchorGenerator, "windows", lambda *_: None)
     trainer = make_trainer(normalizer=normalizer, ema=0.9, max_grad_norm=1.0)
     trainer.loss.box = box
     step(trainer, make_batch(1, 2, 0))  # the first one makes anchors and momentum
