@@ -31,8 +31,8 @@ held, which whoever drops them early has for its activations.
 The limit is what the convolutions alone could do: their multiplications over the rate that the
 machine reaches at its best, measured in the same process (a 3 x 3 convolution with 256 channels; on
 a GPU the product of two matrices), with the fixed allocator. The loss in bf16 is compared with the
-same project's in fp32, at the start of a training. Where a column compares in the same precision, it does so with
-torchvision's bf16 as it comes, with the fixed allocator.
+same project's in fp32, at the start of a training. Where a column compares in the same precision,
+it does so with torchvision's bf16 as it comes, with the fixed allocator.
 """
 
 
