@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Of a cell; windows are widened by it, because anchors are rounded to fp32 and windows are not.
+# Anchors are rounded to fp32 and windows are not. So windows are widened by this share of a cell,
+# and thresholds lowered by this share, or by more where anchors are small and far from the corner.
 SLACK = 1e-3
-# Thresholds are lowered by it, likewise: fp32 at 10,000 pixels is off by a thousandth of one.
-SHADE = 1 - 1e-3
+ROUNDING = 2**-20  # of fp32, relative, with room to spare
 
 
 class AnchorGrid(NamedTuple):
@@ -42,6 +42,8 @@ class AnchorWindows:
         self.strides = torch.tensor(strides, dtype=torch.float64)
         self.center = torch.tensor(center, dtype=torch.float64)
         self.size = torch.tensor(size, dtype=torch.float64)
+        farthest = (self.center + self.strides * self.cells + self.size).max()  # pixels
+        self.slack = float((ROUNDING * farthest / self.size.min()).clamp(min=SLACK, max=1))
 
     def nearest(self, boxes: Tensor) -> Tensor:
         """(N, S) index of the anchor of each grid next to the center of each of (N, 4) boxes."""
@@ -65,13 +67,13 @@ class AnchorWindows:
             None where there are more than ``most``.
         """
         center, size = _center_and_size(boxes)
-        floor = floor.double()[:, None] * SHADE
+        floor = floor.double()[:, None] * (1 - self.slack)
         area = size.prod(dim=-1) + self.size.prod(dim=-1)  # (N, S)
         shared = floor / (1 + floor) * area  # the least that must be shared
         least = torch.minimum(size, self.size)  # (N, S, 2), the longest sides that can be shared
         # Sharing all of the height, they must share this much of the width; and the other way.
         sides = shared[..., None] / least.flip(-1)
-        reach = (0.5 * (size + self.size) - sides) / self.strides + SLACK  # (N, S, 2), cells
+        reach = (0.5 * (size + self.size) - sides) / self.strides + self.slack  # (N, S, 2), cells
         place = (center - self.center) / self.strides
         low = (place - reach).ceil().long().clamp(min=0)
         high = (place + reach).floor().long().minimum(self.cells - 1)

@@ -94,6 +94,7 @@ def _loss_and_gradient(
         x.scatter_(1, label, own.masked_fill(positive, -torch.inf)), weight_0, gamma
     )
     # The few with y = 1 are the same in the mirror.
+    own = own.masked_fill(~positive, 0)
     loss_1, mirrored = _one_sided(-own, weight_1 * positive, gamma)
     gradient.scatter_(1, label, torch.where(positive, -mirrored, gradient.gather(1, label)))
     return loss_0 + loss_1, gradient

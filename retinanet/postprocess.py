@@ -22,8 +22,9 @@ class Detections(NamedTuple):
 class Postprocess:
     """Inference of section 4.1: the best pairs of each level, then NMS of each class.
 
-    The same detections as torchvision's ``RetinaNet.postprocess_detections``, except that boxes
-    without extent after clipping are dropped. All arithmetic is fp32.
+    The same detections as torchvision's ``RetinaNet.postprocess_detections`` where no scores are
+    equal, except that boxes without extent after clipping are dropped and take no place. All
+    arithmetic is fp32.
     """
 
     def __init__(

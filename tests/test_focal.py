@@ -1,5 +1,7 @@
 """The summed focal loss: the readable one and its gradient, in one pass and little memory."""
 
+import math
+
 import pytest
 import torch
 
@@ -59,6 +61,15 @@ def test_large_logits_have_finite_gradients(x, gamma):
         assert logits.grad.isfinite().all()
         expected = plain(logits, torch.tensor([[label]]), torch.ones(1, 1), None, gamma)
         assert loss.item() == pytest.approx(expected.item())
+
+
+def test_logits_of_minus_infinity_cost_background_nothing():
+    logits = torch.tensor([[[-torch.inf, 0.0], [0.0, -torch.inf]]], requires_grad=True)
+    label, weight = torch.tensor([[NEGATIVE, IGNORED]]), torch.tensor([[1.0, 0.0]])
+    loss = focal_loss_sum(logits, label, weight, torch.tensor(0.25), 2.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.75 * 0.25 * math.log(2))
+    assert logits.grad.isfinite().all()
 
 
 def test_bf16_logits_lose_nothing_but_their_own_digits():

@@ -319,6 +319,17 @@ def test_windows_far_from_the_corner_and_of_boxes_without_area(box):
     assert (near.label >= 0).any() == (box[2] > box[0])
 
 
+def test_windows_of_anchors_of_a_pixel_far_from_the_corner():
+    # There the corners of anchors are multiples of 1/128 px.
+    box = [2.6283202171325684, 65179.6640625, 10.64307975769043, 65206.671875]
+    boxes, labels = torch.tensor([[box]]), torch.tensor([[0]])
+    plain, near = match_both(
+        Matcher(ignore_crowd=False), 65536, 9, boxes, labels, sizes=[1, 1, 2, 4, 8]
+    )
+    assert (plain.label >= 0).sum() == 3
+    assert torch.equal(plain.label, near.label)
+
+
 def test_more_pairs_than_memory_are_not_made(monkeypatch):
     monkeypatch.setattr(matching, "MAX_PAIRS", 50)
     boxes, labels = random_boxes(2, 2, 12, 256, 320)
