@@ -80,13 +80,13 @@ class AnchorWindows:
         extent = (high - low + 1).clamp(min=0)  # (N, S, 2)
         fits = (shared <= least.prod(dim=-1)) & (area > self.size.prod(dim=-1))  # not an empty box
         extent = extent.where(fits[..., None], 0)
-        if extent.prod(dim=-1).sum() > most:
+        count = extent.prod(dim=-1).flatten()  # (N * S,) cells of each window
+        if count.sum() > most:
             return None, None
 
-        window = torch.repeat_interleave(extent.prod(dim=-1).flatten())  # (P,) of N * S windows
+        window = torch.repeat_interleave(count)  # (P,) of N * S
         N, S = area.shape
-        ends = extent.prod(dim=-1).flatten().cumsum(0)
-        place = torch.arange(len(window)) - (ends - extent.prod(dim=-1).flatten())[window]
+        place = torch.arange(len(window)) - (count.cumsum(0) - count)[window]
         columns = extent[..., 1].flatten()[window]
         inside = torch.stack([place // columns, place % columns], dim=-1)  # (P, 2)
         cell = low.reshape(N * S, 2)[window] + inside
@@ -100,5 +100,5 @@ class AnchorWindows:
 
 def _center_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Of (N, 4) boxes, (N, 1, 2) each, y and x, fp64."""
-    low, high = boxes.double().flip(-1).split(2, dim=-1)[::-1]  # y, x
+    low, high = boxes.double()[:, [1, 0]], boxes.double()[:, [3, 2]]
     return (0.5 * (low + high))[:, None], (high - low)[:, None]

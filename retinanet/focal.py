@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Logits worked on at once. On a CPU 1 MiB of fp32, so that the few tensors of a piece stay in its
-# caches (2^17 to 2^19 are equally fast); on a GPU, where a piece costs a dozen kernels, 128 MiB.
+# caches and are not mapped afresh; on a GPU, where a piece costs a dozen kernels, 128 MiB.
 PIECE_CPU = 2**18
 PIECE_GPU = 2**25
 

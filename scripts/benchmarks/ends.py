@@ -114,7 +114,9 @@ def evaluation_stage(
     return Stage(
         f"COCO's curves of {num_detections} detections in {num_images} images",
         {
-            "pycocotools": lambda: _pycocotools(truth, crowd, found, scores, num_images),
+            "pycocotools": lambda: pycocotools_curves(
+                truth, crowd, found, scores, num_images, K, MAX_DETS
+            ),
             "retinanet": lambda: precision_recall(truth, crowd, found, scores, K, MAX_DETS),
         },
     )
@@ -160,10 +162,16 @@ def detections_stage(num_images: int = 5000, per_image: int = 100) -> Stage:
     )
 
 
-def _pycocotools(
-    truth: Objects, crowd: np.ndarray, found: Objects, scores: np.ndarray, num_images: int
+def pycocotools_curves(
+    truth: Objects,
+    crowd: np.ndarray,
+    found: Objects,
+    scores: np.ndarray,
+    num_images: int,
+    num_classes: int,
+    max_dets: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From the same arrays, by way of the dicts that it takes."""
+    """What precision_recall gives, from stock pycocotools, by way of the dicts that it takes."""
     no_crowd = np.zeros(len(scores), dtype=bool)
     with redirect_stdout(io.StringIO()):
         pair = []
@@ -182,13 +190,13 @@ def _pycocotools(
             rows = zip(*columns.values(), strict=True)
             coco.dataset = {
                 "images": [{"id": i} for i in range(num_images)],
-                "categories": [{"id": k} for k in range(NUM_CLASSES)],
+                "categories": [{"id": k} for k in range(num_classes)],
                 "annotations": [dict(zip(columns, row, strict=True)) for row in rows],
             }
             coco.createIndex()
             pair.append(coco)
         evaluator = COCOeval(*pair, iouType="bbox")
-        evaluator.params.maxDets = list(MAX_DETS)
+        evaluator.params.maxDets = list(max_dets)
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator.eval["precision"][..., -1], evaluator.eval["recall"]

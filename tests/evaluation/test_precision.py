@@ -1,14 +1,10 @@
 """The array evaluator beside stock pycocotools: every value of every curve, to the bit."""
 
-import contextlib
-import io
-
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from retinanet.evaluation.precision import Objects, precision_recall
+from scripts.benchmarks.ends import pycocotools_curves
 
 SIDE = 400.0  # pixels; where boxes begin
 
@@ -38,36 +34,6 @@ def random_objects(rng, num_images, num_classes, num_objects, num_detections, *,
     return truth, rng.random(num_objects) < 0.1, detections, scores
 
 
-def stock(truth, crowd, found, scores, num_images, num_classes, max_dets):
-    """Precision and recall of pycocotools; best detections of an image first, as it is fed."""
-    pair = []
-    for objects, extra in ((truth, crowd.astype(int)), (found, scores)):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": i} for i in range(num_images)],
-            "categories": [{"id": k} for k in range(num_classes)],
-            "annotations": [
-                {
-                    "id": i + 1,
-                    "image_id": int(image),
-                    "category_id": int(label),
-                    "bbox": box.tolist(),
-                    "area": float(area),
-                    "iscrowd": int(extra[i]) if objects is truth else 0,
-                    "score": float(extra[i]),
-                }
-                for i, (image, label, box, area) in enumerate(zip(*objects, strict=True))
-            ],
-        }
-        coco.createIndex()
-        pair.append(coco)
-    evaluator = COCOeval(*pair, iouType="bbox")
-    evaluator.params.maxDets = list(max_dets)
-    evaluator.evaluate()
-    evaluator.accumulate()
-    return evaluator.eval["precision"][..., -1], evaluator.eval["recall"]
-
-
 @pytest.mark.parametrize("seed", range(30))
 def test_every_curve_is_that_of_pycocotools(seed):
     rng = np.random.default_rng(seed)
@@ -75,8 +41,7 @@ def test_every_curve_is_that_of_pycocotools(seed):
     num_objects, num_detections = int(rng.integers(1, 40)), int(rng.integers(0, 150))
     max_dets = ((1, 10, 100), (1, 2, 5))[seed % 2]
     found = random_objects(rng, num_images, K, num_objects, num_detections, ties=seed % 3 == 0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        expected = stock(*found, num_images, K, max_dets)
+    expected = pycocotools_curves(*found, num_images, K, max_dets)
     for ours, theirs in zip(precision_recall(*found, K, max_dets), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
