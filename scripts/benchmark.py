@@ -41,6 +41,8 @@ from scripts.benchmarks.made_up import COCO_SIZE
 QUICK = ("loss", "matching", "postprocess", "step", "inference", "detections")
 SLOW = ("coco-step", "data", "evaluation")
 ALLOCATORS = ("shipped", "fixed")
+# Operators of a contestant that are kept.
+SLOWEST = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +149,8 @@ def timed(stage: Stage, args: argparse.Namespace) -> list[dict[str, Any]]:
             "speed_max": high,
             "peak_mib": timing.peak_mib,
             "same_precision": same_precision(name, timings),
-            "kernel_seconds": timing.kernel_seconds,
+            "slowest": slowest(timing.operators),
+            "kernel_seconds": sum(timing.operators.values()) if args.device == "cuda" else None,
             "images_per_s": stage.images and stage.images / timing.median,
             "loss_error": (stage.errors or {}).get(name),
             "share_of_limit": None,
@@ -160,6 +163,13 @@ def timed(stage: Stage, args: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(row)
         print(line(row))
     return rows
+
+
+def slowest(operators: dict[str, float]) -> dict[str, float]:
+    """The few that take most, with their share of all."""
+    total = sum(operators.values())
+    names = sorted(operators, key=operators.get, reverse=True)[:SLOWEST]
+    return {name: operators[name] / total for name in names}
 
 
 def same_precision(name: str, timings: dict[str, Timing]) -> float | None:

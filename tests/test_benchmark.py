@@ -32,8 +32,8 @@ def test_contestants_take_turns():
     turns = []
     stage = Stage("x", {name: lambda name=name: turns.append(name) for name in "ab"})
     timings = race(stage, repeats=3)
-    # Each warms up and is weighed by itself first.
-    assert "".join(turns) == "aabb" + "ababab"
+    # Each warms up, is weighed and profiled by itself first.
+    assert "".join(turns) == "aaabbb" + "ababab"
     assert [len(timing.seconds) for timing in timings.values()] == [3, 3]
 
 
@@ -45,6 +45,18 @@ def test_memory_is_what_the_work_added():
     if peak is None:
         pytest.skip("this system does not tell the peak of a process")
     assert 60 < peak < 80
+
+
+def test_the_slowest_operators_are_named():
+    def work():
+        x = torch.ones(400, 400)
+        for _ in range(20):
+            x = x @ x
+
+    shares = benchmark.slowest(race(Stage("x", {"a": work}), repeats=1)["a"].operators)
+    assert max(shares, key=shares.get) == "aten::mm"
+    assert 0.5 < shares["aten::mm"] <= sum(shares.values()) <= 1
+    assert len(benchmark.slowest({str(i): 1.0 for i in range(9)})) == benchmark.SLOWEST
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -108,6 +120,7 @@ def test_a_step_of_each_is_timed_and_kept(tmp_path, monkeypatch):
     text = document(rows)
     assert "## Training step, resnet18, 64 x 96, batch 1" in text
     assert f"| retinanet fp32 | {1e3 * rows[3]['seconds']:.3g} ms" in text
+    assert "`convolution_backward` " in text.splitlines()[-1]
 
 
 def test_unknown_stages_are_named(capsys):

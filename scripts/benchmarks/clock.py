@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ MIB = 2**20
 PEAK_TURNS = 8
 # mallopt's names, malloc.h of glibc.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# torch's profiler writes its own news to stderr below this.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class Timing:
 
     seconds: list[float] = field(default_factory=list)
     peak_mib: float | None = None  # above what was held before
-    kernel_seconds: float | None = None  # of one turn; what is missing, the GPU waited for the host
+    # Seconds of one turn by torch's operator, on a GPU by kernel; the rest it waited for the host.
+    operators: dict[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -48,7 +52,7 @@ class Timing:
 
 
 def race(stage: Stage, repeats: int) -> dict[str, Timing]:
-    """Let every contestant warm up, measure its memory, then time them in turns.
+    """Let every contestant warm up, measure its memory and operators, then time them in turns.
 
     Args:
         stage: what to do.
@@ -58,7 +62,7 @@ def race(stage: Stage, repeats: int) -> dict[str, Timing]:
     for name, work in stage.contestants.items():
         work()
         timings[name] = Timing(
-            peak_mib=peak_of(work, stage.device), kernel_seconds=kernels_of(work, stage.device)
+            peak_mib=peak_of(work, stage.device), operators=operators_of(work, stage.device)
         )
     for _ in tqdm(range(repeats), desc=stage.name, unit="turn", leave=False):
         for name, work in stage.contestants.items():
@@ -101,14 +105,20 @@ def peak_of(work: Callable[[], object], device: torch.device) -> float | None:
     return (_kib(status, "VmHWM") - before) / 1024
 
 
-def kernels_of(work: Callable[[], object], device: torch.device) -> float | None:
-    """Seconds of a GPU's kernels in one turn; None on a CPU."""
-    if device.type == "cpu":
-        return None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+def operators_of(work: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Seconds that each of torch's operators, on a GPU each kernel, takes by itself in one turn."""
+    on_gpu = device.type == "cuda"
+    activity = "CUDA" if on_gpu else "CPU"
+    with torch.profiler.profile(
+        activities=[getattr(torch.profiler.ProfilerActivity, activity)]
+    ) as profiler:
         work()
         wait(device)
-    return sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6
+    seconds = {
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+        for event in profiler.key_averages()
+    }
+    return {name: value for name, value in seconds.items() if value > 0}
 
 
 def _kib(status: Path, name: str) -> int:

@@ -33,8 +33,10 @@ machine reaches at its best, measured in the same process (a 3 x 3 convolution w
 a GPU the product of two matrices), with the fixed allocator. The loss in bf16 is compared with the
 same project's in fp32, at the start of a training. Where a column compares in the same precision,
 it does so with torchvision's bf16 as it comes, with the fixed allocator.
-"""
 
+Below a table stands where the time of its last line goes: the operators of torch that take most by
+themselves, as shares of all of them, from a profile of one turn.
+"""
 
 # Shares that some stages have, and their columns.
 SHARES = {"share_of_limit": "of the limit", "loss_error": "loss off by"}
@@ -88,7 +90,15 @@ def table(stage: str, rows: Sequence[dict[str, Any]]) -> str:
         cells.append("" if memory is None else f"{memory:.0f} MiB")
         cells += [_percent((fixed or shipped)[name]) for name in extra]
         lines.append(f"| {contestant} | {' | '.join(cells)} |")
+    slowest = (fixed or shipped)["slowest"]
+    if slowest:
+        lines += ["", ", ".join(f"{_short(name)} {_percent(slowest[name])}" for name in slowest)]
     return "\n".join([*lines, ""])
+
+
+def _short(name: str) -> str:
+    """An operator without its library, a kernel without its template."""
+    return f"`{name.removeprefix('aten::').split('<')[0]}`"
 
 
 def _percent(share: float | None) -> str:
