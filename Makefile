@@ -9,7 +9,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test slow lint format wheel clean
+.PHONY: help install install-dev demo test slow torture lint format wheel clean
 
 help: ## list these commands
 	@echo "Usage: make COMMAND [PYTHON=python3.12] [VENV=folder]"
@@ -35,6 +35,9 @@ test: $(VENV)/.installed-dev ## run the test suite
 
 slow: $(VENV)/.installed-dev ## run the tests that take over ten seconds each
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+torture: $(VENV)/.installed-dev ## the tests of docs/reliability.md at full length, about an hour
+	$(BIN)/python -m pytest -m "not gpu" --long tests/reliability $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and spelling, change nothing
 	$(BIN)/ruff check .
