@@ -85,14 +85,16 @@ def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Aug
     )
 
 
-def build_stream(settings: TrainConfig, data: CocoData, device: torch.device) -> TrainingStream:
-    """The training batches of this rank."""
+def build_stream(
+    settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int
+) -> TrainingStream:
+    """The training batches of this rank, in so many micro-batches for each step."""
     return TrainingStream(
         data,
         build_augment(settings, train=True),
         seed=settings.seed,
         batch_size=settings.optim.batch_size,
-        accumulate=settings.optim.accumulate,
+        accumulate=accumulate,
         keep_empty=settings.data.keep_empty,
         on_bad_image=settings.data.on_bad_image,
         workers=settings.data.workers,
@@ -310,6 +312,8 @@ def check_device(
     Raises:
         ValueError: the setting and what to use instead.
     """
+    if train and device.type == "cpu" and settings.optim.accumulate == "auto":
+        raise ValueError("optim.accumulate=auto measures a GPU's memory; on a CPU give a number.")
     if device.type == "cpu" and settings.precision == "fp16":
         raise ValueError("precision=fp16 needs a GPU; on a CPU use precision=bf16 or fp32.")
     if train and device.type == "cpu" and settings.model.norm == "sync":

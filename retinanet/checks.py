@@ -76,7 +76,7 @@ def _check_together(settings: TrainConfig) -> None:
             f"augment.min_sizes={settings.augment.min_sizes} goes above data.max_size="
             f"{data.max_size}, so images would never get that large; raise data.max_size."
         )
-    if optim.batch_size % optim.accumulate:
+    if optim.accumulate != "auto" and optim.batch_size % optim.accumulate:
         raise ValueError(
             f"optim.batch_size={optim.batch_size} cannot be split into "
             f"optim.accumulate={optim.accumulate} equal micro-batches; change one of them."

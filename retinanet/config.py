@@ -190,7 +190,11 @@ class OptimConfig:
     reference_batch: Optional[int] = setting(
         "lr is scaled by batch_size / this; null: not scaled", COUNT
     )
-    accumulate: int = setting("micro-batches per step", COUNT)
+    # Any: OmegaConf cannot merge a union of a number with a text.
+    accumulate: Any = setting(
+        "micro-batches per step; auto: the fewest with which the GPU's memory suffices",
+        dataclasses.replace(COUNT, word="auto"),
+    )
     max_grad_norm: Optional[float] = setting(
         "gradients are clipped to this L2 norm; null: off", POSITIVE
     )
@@ -290,6 +294,14 @@ class TrainConfig:
     log_images: int = setting("validation images drawn at each evaluation", NOT_NEGATIVE)
     save_every_steps: Optional[int] = setting(
         "also save between evaluations, in steps; null: off", COUNT
+    )
+    on_failed_save: str = setting(
+        "a full disk or the like: stop, or warn and go on without that file",
+        one_of("stop", "continue"),
+    )
+    max_bad_steps: int = setting(
+        "a step with a loss or gradient that is not finite is skipped; more of them end the run",
+        NOT_NEGATIVE,
     )
 
 

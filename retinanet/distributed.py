@@ -1,7 +1,14 @@
 """Several processes as one: every function also works, and costs nothing, on a single process."""
 
+from __future__ import annotations
+
+import contextlib
+import ctypes
 import os
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -9,8 +16,41 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from retinanet.watch import Watch
+
 # Ranks wait for the main one while it scores an evaluation; torch's ten minutes can be too few.
 TIMEOUT = timedelta(hours=1)
+# prctl(2): the signal that a process gets when its parent is gone.
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class _Beside:
+    """What there is beside torch's default group."""
+
+    watch: Watch | None = None
+    hosts: dist.ProcessGroup | None = None  # speaks without the GPUs; None: as the default group
+
+
+_beside = _Beside()
+
+
+@contextlib.contextmanager
+def group(device_type: str) -> Iterator[None]:
+    """Join the process group, and leave it; what fails on one rank ends all of them.
+
+    Args:
+        device_type: ``"cuda"`` or ``"cpu"``.
+    """
+    start(device_type)
+    try:
+        yield
+    except Exception as error:
+        if _beside.watch is not None:
+            _beside.watch.announce_failure(error)
+        raise
+    finally:
+        stop()
 
 
 def start(device_type: str) -> None:
@@ -21,6 +61,7 @@ def start(device_type: str) -> None:
     """
     if "RANK" not in os.environ or dist.is_initialized():
         return
+    _end_with_parent()
     backend = "nccl" if device_type == "cuda" else "gloo"
     # Keys of a dead attempt stay in torchrun's store and would be found by the next one, so
     # every attempt gets a name space of its own.
@@ -28,12 +69,37 @@ def start(device_type: str) -> None:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt{attempt}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    _beside.hosts = dist.new_group(backend="gloo") if backend == "nccl" else None
+    _beside.watch = Watch(store.clone(), rank)
+    _beside.watch.start()
 
 
 def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
+        _beside.watch.end()
         dist.destroy_process_group()
+    _beside.watch = _beside.hosts = None
+
+
+def _end_with_parent() -> None:
+    """Be told to end when torchrun is gone, however it went: nobody else would."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def watch() -> Watch | None:
+    """What this rank hears from others between collectives; None on a single process."""
+    return _beside.watch
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` is true on a rank; every rank must call it, and none waits for its GPU."""
+    if not dist.is_initialized():
+        return flag
+    value = torch.tensor(int(flag))
+    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_beside.hosts)
+    return bool(value)
 
 
 def rank() -> int:

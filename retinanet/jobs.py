@@ -39,14 +39,12 @@ def train(settings: TrainConfig, overrides: list[str]) -> None:
         ValueError: data or settings that cannot be trained on, or another run in the directory.
         FileNotFoundError: a file that is named but not there.
         FloatingPointError: a loss or gradient that is not finite.
+        Stopped: a signal ended the run, which has saved.
     """
     device = choose_device(settings.device)
-    distributed.start(device.type)
-    try:
+    with distributed.group(device.type):
         start_logging(None, main=distributed.is_main())
         TrainingRun(settings, overrides, device).run()
-    finally:
-        distributed.stop()
 
 
 def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
@@ -61,12 +59,9 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
         FileNotFoundError: a file that is named but not there.
     """
     device = choose_device(settings.device)
-    distributed.start(device.type)
-    try:
+    with distributed.group(device.type):
         start_logging(None, main=distributed.is_main())
         _evaluate(settings, device)
-    finally:
-        distributed.stop()
 
 
 def _evaluate(settings: EvalConfig, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ class Limit:
     """What a number, or each number of a list, may be; or which words are allowed.
 
     ``low`` and ``high`` are included unless ``open_low`` or ``open_high``. ``length`` is the
-    number of items of a list (None: any but zero).
+    number of items of a list (None: any but zero). ``word`` may stand instead of a number.
     """
 
     low: float = -math.inf
@@ -23,10 +24,13 @@ class Limit:
     choices: tuple[str, ...] = ()
     length: int | None = None
     increasing: bool = False
+    word: str | None = None
 
     def __str__(self) -> str:
         if self.choices:
             return "be one of " + ", ".join(self.choices)
+        if self.word is not None:
+            return f"{dataclasses.replace(self, word=None)} or {self.word}"
         if self.high == math.inf:
             return f"be above {self.low:.10g}" if self.open_low else f"be at least {self.low:.10g}"
         left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
@@ -64,6 +68,8 @@ def check_value(key: str, value: Any, limit: Limit) -> None:
     Raises:
         ValueError: key, value and what is allowed.
     """
+    if limit.word is not None and value == limit.word:
+        return
     if limit.choices:
         if value not in limit.choices:
             raise ValueError(f"{key} must {limit}, got {value!r}.")

@@ -119,7 +119,7 @@ def softmax_focal_loss(
     if gamma < 0:
         raise ValueError(f"softmax_focal_loss: gamma must be at least 0, got {gamma:g}.")
     chosen = target[..., None] == torch.arange(C, device=logits.device)  # (..., C)
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    log_p = _at_least_fp32(logits).log_softmax(dim=-1)
     # The probability of all other classes, in log space: 1 - p_t is 0 once p_t rounds to 1.
     log_rest = log_p.masked_fill(chosen, -torch.inf).logsumexp(dim=-1)
     log_p = log_p.gather(-1, target[..., None]).squeeze(-1)
@@ -282,7 +282,7 @@ class RetinaNetLoss(nn.Module):
     def forward(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, match: Match, divisors: Tensor
     ) -> dict[str, Tensor]:
-        """Both losses of one micro-batch, in fp32.
+        """Both losses of one micro-batch, in fp32 or wider.
 
         Args:
             logits: (B, A, K).
@@ -297,19 +297,22 @@ class RetinaNetLoss(nn.Module):
         """
         positive = match.label >= 0  # (B, A)
         counted = match.label >= NEGATIVE  # (B, A), leaves out ignored anchors
+        deltas = _at_least_fp32(deltas)
         if self.name == "focal":
             weight = counted / divisors[:, None]  # (B, A)
-            class_loss = focal_loss_sum(logits, match.label, weight, self.alpha, self.gamma).float()
+            class_loss = focal_loss_sum(logits, match.label, weight, self.alpha, self.gamma)
+            class_loss = _at_least_fp32(class_loss)
         else:
-            class_loss = self._class_loss(logits.float(), match.label).where(counted, 0)  # (B, A)
+            class_loss = self._class_loss(_at_least_fp32(logits), match.label)  # (B, A)
+            class_loss = class_loss.where(counted, 0)
             if self.name == "ohem":
-                predicted = decode_boxes(deltas.float(), anchors)  # (B, A, 4)
+                predicted = decode_boxes(deltas, anchors)  # (B, A, 4)
                 kept = self.ohem(class_loss, predicted, positive)
                 # The divisors count all positives; NMS leaves few of them.
                 share = (kept & positive).sum().clamp(min=1) / positive.sum().clamp(min=1)
                 class_loss = class_loss.where(kept, 0) / share
             class_loss = (class_loss.sum(dim=1) / divisors).sum()
-        of_boxes = box_loss(self.box, deltas.float(), match.box, anchors, self.box_beta)
+        of_boxes = box_loss(self.box, deltas, match.box, anchors, self.box_beta)
         of_boxes = (of_boxes.where(positive, 0).sum(dim=1) / divisors).sum()
         return {"class": class_loss, "box": self.box_weight * of_boxes}
 
@@ -322,3 +325,8 @@ class RetinaNetLoss(nn.Module):
         else:
             loss = focal_loss(logits, is_class, self.alpha, gamma=0.0)
         return loss.sum(dim=-1)
+
+
+def _at_least_fp32(x: Tensor) -> Tensor:
+    """What autocast made narrow, wide; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from retinanet.evaluation.plots import plot_curves
 from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
-from retinanet.training import announce
+from retinanet.interrupts import Signals, Stopped
+from retinanet.opening import announcement, first_step
+from retinanet.training.bad_steps import BadSteps
 from retinanet.training.checkpoint import load_latest, save_checkpoint
 from retinanet.training.directory import RunDirectory
 from retinanet.training.logs import MetricsLog, start_logging
+from retinanet.training.memory import explain_out_of_memory, fewest_parts, worst_batch
 from retinanet.training.progress import Progress
-from retinanet.training.survey import describe, survey
 from retinanet.training.transfer import other_conventions, transfer
 
 logger = logging.getLogger(__name__)
@@ -55,13 +58,18 @@ class TrainingRun:
         self.plain = dataclasses.asdict(settings)
         stored = self._stored_checkpoint()
         self.train_data, self.val_data = build.build_splits(settings.data)
-        self.stream = build.build_stream(settings, self.train_data, device)
+        self.accumulate = 1 if settings.optim.accumulate == "auto" else settings.optim.accumulate
+        self.stream = build.build_stream(settings, self.train_data, device, self.accumulate)
         self.total_steps = self._total_steps()
         every = settings.evaluation.every_epochs * self.stream.steps_per_epoch
         self.evaluate_every = max(1, round(every))
         self.best: dict[str, Any] = {"AP": None, "step": 0}
         self.evaluated_step = 0
         self.fruitless = 0  # evaluations since the best one
+        self.bad_steps = BadSteps(settings.max_bad_steps, self.train_data)
+        self.stored_schedule = dataclasses.asdict(settings.schedule)  # of the checkpoint
+        self.init_lines: list[str] = []
+        self.signals = Signals()
         self._build(stored)
 
     def _build(self, stored: dict[str, Any] | None) -> None:
@@ -79,24 +87,56 @@ class TrainingRun:
         )
         if stored is not None:
             self._load(stored)
+        if settings.optim.accumulate == "auto":
+            images = settings.optim.batch_size // distributed.world_size()
+            worst = worst_batch(self.train_data, build.build_augment(settings, train=True), images)
+            self.accumulate = fewest_parts(self.trainer, worst)
+            self.stream = build.build_stream(
+                settings, self.train_data, self.device, self.accumulate
+            )
 
     def run(self) -> None:
-        """Train to the end, or report that it has been reached."""
+        """Train to the end, or report that it has been reached.
+
+        Raises:
+            Stopped: a rank was told to end; the same command goes on.
+            FloatingPointError: too many bad steps.
+            MemoryError: the GPU's memory is too small.
+            OSError: a file could not be written.
+        """
         self._open()
         try:
-            if self._finished():
-                self._report_finished()
-                return
-            if self._evaluation_due():  # the run was killed while it evaluated
-                self._evaluate()
-                self._save(keep_previous=False)
-                self.progress.restart_clock()
-            if not self._finished():
-                steps = self.stream.steps(self.trainer.step, self.total_steps)
-                self.trainer.run(steps, self._after_step)
+            with self.signals:
+                self._run()
             self._report_finished()
+        except Stopped:
+            told = "another rank" if self.signals.received is None else self.signals.received.name
+            logger.info(
+                "stopped    by %s after step %d of %d; the same command goes on",
+                *(told, self.trainer.step, self.total_steps),
+            )
+            raise
         finally:
             self.progress.close()
+
+    def _run(self) -> None:
+        """The steps and evaluations that are left."""
+        if self._finished():
+            return
+        self.bad_steps.check()
+        if self._evaluation_due():  # the run was killed while it evaluated
+            self._evaluate()
+            self._save(keep_previous=False)
+            self.progress.restart_clock()
+        if self._finished():
+            return
+        steps = self.stream.steps(self.trainer.step, self.total_steps)
+        try:
+            self.trainer.run(steps, self._after_step)
+        except torch.OutOfMemoryError as error:
+            images = self.settings.optim.batch_size // distributed.world_size()
+            message = explain_out_of_memory(self.trainer, images, self.accumulate)
+            raise MemoryError(message) from error
 
     def _stored_checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint to continue from, unless this is another run than the one on disk."""
@@ -136,72 +176,57 @@ class TrainingRun:
         )
         logger.info("run        %s", self.directory.root)
         logger.info("device     %s, forward pass in %s", self.device, self.trainer.precision)
+        if self.settings.optim.accumulate == "auto":
+            logger.info("accumulate %d micro-batches a step, measured", self.accumulate)
         if step:
             logger.info("continue   after step %d of %d", step, self.total_steps)
+            self._report_extended()
         elif main:
-            for line in self._announcement():
+            for line in announcement(
+                self.settings,
+                self.train_data,
+                self.trainer,
+                self.init_lines,
+                total_steps=self.total_steps,
+            ):
                 logger.info("%s", line)
             self.progress.restart_clock()
-
-    def _announcement(self) -> list[str]:
-        """What to expect of the first step."""
-        settings, data = self.settings, self.train_data
-        found = survey(
-            data,
-            self.model.anchor_generator,
-            self.trainer.matcher,
-            min_size=settings.data.min_size,
-            max_size=settings.data.max_size,
-            keep_empty=settings.data.keep_empty,
-        )
-        lines = [f"repaired   {what}: {count}" for what, count in data.repairs.items()]
-        lines += describe(found, data.category_names)
-        lines.append(
-            announce.describe_rate(
-                settings.optim.lr, settings.optim.batch_size, settings.optim.reference_batch
-            )
-        )
-        alpha = self._loss_settings()["alpha"]
-        lines.append(announce.describe_alpha(alpha, data.category_names))
-        lines += announce.warn_of_warmup(settings.schedule.warmup_steps, self.total_steps)
-        if settings.init_from is not None:
-            return lines + self.init_lines
-        if settings.loss.name != "focal":
-            return [*lines, announce.NO_FORECAST]
-        lines += announce.announce_loss(
-            found, num_classes=self.model.num_classes, **self._loss_settings()
-        )
-        return lines if self._closed_form_holds() else [*lines, announce.FORECAST_LIMITS]
-
-    def _loss_settings(self) -> dict[str, Any]:
-        alpha = build.resolve_alpha(self.settings.loss.alpha, self.train_data.category_names)
-        return {
-            "alpha": alpha,
-            "gamma": self.settings.loss.gamma,
-            "prior": self.settings.model.prior,
-        }
 
     def _total_steps(self) -> int:
         schedule = self.settings.schedule
         return schedule.max_steps or schedule.epochs * self.stream.steps_per_epoch
 
     def _after_step(self) -> bool:
-        """Log, evaluate and save when due; true when the run is over."""
+        """Log, evaluate and save when due; true when the run is over.
+
+        Raises:
+            Stopped: a rank was told to end.
+        """
         step, settings = self.trainer.step, self.settings
         self.progress.bar.update()
         due = self._evaluation_due()
-        saves = bool(settings.save_every_steps) and step % settings.save_every_steps == 0
-        # A row before each checkpoint, so that a resumed run writes the same rows.
-        if step == 1 or step % settings.log_every_steps == 0 or due or saves:
+        if step == 1 or step % settings.log_every_steps == 0 or due:
             self._log_row()
+        if distributed.any_rank(self._told_to_stop()):
+            self._save()
+            raise Stopped
         if due:
             self._save()
             self._evaluate()
             self._save(keep_previous=False)  # the same step: previous.pt stays an older one
             self.progress.restart_clock()
-        elif saves:
+        elif settings.save_every_steps and step % settings.save_every_steps == 0:
             self._save()
         return self._finished()
+
+    def _told_to_stop(self) -> bool:
+        """Whether this rank got a signal, or heard that another did."""
+        watch = distributed.watch()
+        if watch is None:
+            return self.signals.received is not None
+        if self.signals.received is not None:
+            watch.announce_stop()
+        return watch.told_to_stop
 
     def _evaluation_due(self) -> bool:
         step = self.trainer.step
@@ -215,22 +240,13 @@ class TrainingRun:
 
     def _log_row(self) -> None:
         means = self.progress.row(self.trainer)
-        if self.trainer.step > 1 or self.settings.init_from is not None:
-            return
-        if self._closed_form_holds():
-            num_classes = self.model.num_classes
-            line = announce.compare_first_loss(
-                means, num_classes=num_classes, **self._loss_settings()
-            )
-        else:
-            line = f"first step class loss {means.class_loss:.4g}, not compared"
-        logger.info("%s", line)
-
-    def _closed_form_holds(self) -> bool:
-        """Whether it gives the loss of a batch, and not only an average over the data."""
-        loss = self.settings.loss
-        one_alpha = loss.alpha is None or isinstance(loss.alpha, int | float)
-        return loss.normalizer == "batch" and one_alpha and loss.name == "focal"
+        if means.bad:
+            self.bad_steps.add(means, self.trainer, self.progress.grad_norms, self.log)
+            if self.bad_steps.too_many:
+                self._save()
+                self.bad_steps.check()
+        elif self.trainer.step == 1 and self.settings.init_from is None:
+            logger.info("%s", first_step(self.settings, self.train_data, self.model, means))
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""
@@ -239,6 +255,7 @@ class TrainingRun:
         evaluation, found = validate(
             model,
             self.val_data,
+            told_to_stop=self._told_to_stop,
             **build.build_validation(self.settings, self.settings.evaluation, self.device),
         )
         better = self._is_better(evaluation)
@@ -246,7 +263,9 @@ class TrainingRun:
         self.fruitless = 0 if better else self.fruitless + 1
         if better:
             self.best = {"AP": evaluation.metrics["AP"], "step": step}
-        distributed.on_main(lambda: self._keep(model, evaluation, found, better))
+        distributed.on_main(
+            lambda: self._write(lambda: self._keep(model, evaluation, found, better))
+        )
 
     def _is_better(self, evaluation: Evaluation) -> bool:
         AP, best = evaluation.metrics["AP"], self.best["AP"]
@@ -295,15 +314,31 @@ class TrainingRun:
         }
 
     def _save(self, *, keep_previous: bool = True) -> None:
-        """Write last.pt; the one before stays as previous.pt."""
+        """Write last.pt; the one before stays as previous.pt.
+
+        Raises:
+            OSError: it cannot be written, and ``on_failed_save`` says to stop.
+        """
         state = {
             **self.trainer.state_dict(),
             **self._description(),
             "evaluated_step": self.evaluated_step,
             "fruitless": self.fruitless,
+            "bad_steps": self.bad_steps.count,
         }
         last = self.directory.last
-        distributed.on_main(lambda: save_checkpoint(last, state, keep_previous=keep_previous))
+        distributed.on_main(
+            lambda: self._write(lambda: save_checkpoint(last, state, keep_previous=keep_previous))
+        )
+
+    def _write(self, action: Callable[[], None]) -> None:
+        """Do it; what cannot be written ends the run or is warned of, as set."""
+        try:
+            action()
+        except OSError as error:
+            if self.settings.on_failed_save == "stop":
+                raise
+            logger.warning("%s Training goes on without it.", error)
 
     def _load(self, stored: dict[str, Any]) -> None:
         """Continue from a checkpoint of this run.
@@ -325,6 +360,22 @@ class TrainingRun:
         self.best = stored["best"]
         self.evaluated_step = stored["evaluated_step"]
         self.fruitless = stored["fruitless"]
+        self.bad_steps.count = stored.get("bad_steps", 0)  # older checkpoints have none
+        self.stored_schedule = stored["settings"]["schedule"]
+
+    def _report_extended(self) -> None:
+        """Say what more epochs do to the learning rate."""
+        schedule = dataclasses.asdict(self.settings.schedule)
+        changed = [key for key in schedule if schedule[key] != self.stored_schedule[key]]
+        if not changed:
+            return
+        step = self.trainer.step
+        words = ", ".join(f"{k} from {self.stored_schedule[k]} to {schedule[k]}" for k in changed)
+        logger.info(
+            "extended   schedule.%s; the rate follows the schedule of the longer run from here on: "
+            "%.4g at step %d",
+            *(words, self.trainer.schedule(step), step + 1),
+        )
 
     def _report_finished(self) -> None:
         AP = "n/a" if self.best["AP"] is None else f"{self.best['AP']:.4f}"

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from retinanet.cli.keys import keys_of, nearest
 from retinanet.cli.main import composer
 from retinanet.cli.naming import MAX_LENGTH, changes_weights, run_name, sweep_name
 from retinanet.config import TrainConfig
+from retinanet.interrupts import STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = keys_of(TrainConfig)
@@ -582,7 +582,7 @@ def test_a_sweep_under_torchrun_is_refused(pretend):
 
 def test_an_interrupted_sweep_stops(pretend, tmp_path):
     done = pretend("-m", "loss.gamma=8,2")
-    assert done.returncode == 130 and done.stderr == ""
+    assert done.returncode == STATUS and done.stderr == ""
     assert not (tmp_path / "runs/shapes,loss.gamma=2").exists()
 
 
@@ -595,7 +595,7 @@ def test_a_sweep_that_is_ended_takes_its_run_along(tmp_path):
             assert sweep.poll() is None
             time.sleep(0.05)
         sweep.terminate()
-        assert sweep.wait(timeout=20) == 128 + signal.SIGTERM
+        assert sweep.wait(timeout=20) == STATUS
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
     assert not (tmp_path / "runs/shapes,loss.gamma=2").exists()

@@ -308,6 +308,7 @@ def test_settings_objects_stop_at_the_builder():
         "config.py",
         "detector.py",
         "jobs.py",
+        "opening.py",
         "recorded.py",
         "run.py",
     }

@@ -20,6 +20,8 @@ LAYERS = [
         "checks",
         "boxes",
         "candidates",
+        "watch",
+        "interrupts",
         "distributed",
         "devices",
         "loading",
@@ -29,7 +31,7 @@ LAYERS = [
     {"training", "evaluation"},
     {"exchange"},
     {"build"},
-    {"detector"},
+    {"detector", "opening"},
     {"run"},
     {"jobs"},
     {"cli"},
@@ -45,6 +47,7 @@ WITHIN = {
     ("losses", "mining"),
     ("losses", "focal"),
     ("devices", "distributed"),
+    ("distributed", "watch"),
 }
 
 

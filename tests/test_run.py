@@ -12,77 +12,34 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from small_runs import (
+    CLASSES,
+    ROOT,
+    assert_same_bits,
+    command,
+    rows,
+    settings_of,
+    steps_on_board,
+    train,
+    write_split,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._dynamo.testing import CompileCounter
 
 from retinanet import build, jobs, run
 from retinanet.cli.main import composer
-from retinanet.config import TrainConfig
 from retinanet.detector import load
+from retinanet.evaluation import detect
+from retinanet.interrupts import Stopped
 from retinanet.model.folding import for_inference
-from retinanet.training.checkpoint import load_checkpoint
+from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
+from retinanet.training.directory import read_rows
 from retinanet.training.loop import Trainer
 
-ROOT = Path(__file__).parent.parent
-CLASSES = ("square", "bar")
-# Everything small: 3 steps an epoch, milliseconds each.
-SMALL = [
-    "data=custom",
-    "model=tiny",
-    "optim=sgd",
-    "schedule=demo",
-    "ema=average",
-    "data.train_images=images",
-    "data.train_annotations=train.json",
-    "data.val_images=images",
-    "data.val_annotations=val.json",
-    "data.min_size=96",
-    "data.max_size=128",
-    "data.workers=0",
-    "model.fpn_channels=16",
-    "model.head_channels=16",
-    "model.head_depth=1",
-    "optim.batch_size=2",
-    "optim.reference_batch=2",
-    "schedule.warmup_steps=2",
-    "schedule.epochs=2",
-    "evaluation.every_epochs=10",
-    "evaluation.backend=pycocotools",
-    "log_every_steps=1",
-    "log_images=0",
-    "device=cpu",
-    "precision=fp32",
-]
-TIMES = ("images_per_s", "data_wait", "memory_gib")
 # pycocotools 2.0 calls numpy the way numpy 1 expected.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def write_split(root: Path, name: str, ids: range, *, classes: tuple[str, ...] = CLASSES) -> None:
-    """Images of 96 x 128 with one bright box each; every third has none."""
-    generator = np.random.default_rng(ids.start)
-    images, annotations = [], []
-    (root / "images").mkdir(parents=True, exist_ok=True)
-    for i in ids:
-        picture = generator.integers(0, 90, (96, 128, 3), dtype=np.uint8)
-        images.append({"id": i, "file_name": f"{i}.png", "height": 96, "width": 128})
-        if i % 3:
-            x, y = generator.integers(0, 50, 2).tolist()
-            width, height = 40, 40 if i % 2 else 20
-            picture[y : y + height, x : x + width] = 240
-            box = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
-            category = 1 + (height == 20)
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": i, "category_id": category, **box}
-            )
-        Image.fromarray(picture).save(root / "images" / f"{i}.png")
-    categories = [{"id": n, "name": name} for n, name in enumerate(classes, start=1)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (root / f"{name}.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -91,54 +48,6 @@ def data(tmp_path_factory) -> Path:
     write_split(root, "train", range(10, 16))
     write_split(root, "val", range(20, 23))
     return root
-
-
-def command(data: Path, output: Path, *overrides: str) -> list[str]:
-    typed = [*SMALL, f"data.root={data}", f"output_dir={output}", *overrides]
-    return list({override.partition("=")[0]: override for override in typed}.values())
-
-
-def settings_of(typed: list[str]) -> TrainConfig:
-    with composer("train") as reader:
-        return reader.command(typed).settings
-
-
-def train(data: Path, output: Path, *overrides: str) -> None:
-    typed = command(data, output, *overrides)
-    jobs.train(settings_of(typed), typed)
-
-
-def rows(output: Path) -> list[dict]:
-    """The metrics without what depends on the clock."""
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if key not in TIMES}
-        for line in lines
-    ]
-
-
-def leaves(state, path: str = "") -> dict[str, object]:
-    """Dotted path -> tensor or value, of everything a resumed run goes on from."""
-    if isinstance(state, dict):
-        items = [(key, value) for key, value in state.items() if key != "settings"]
-    elif isinstance(state, list | tuple):
-        items = list(enumerate(state))
-    else:
-        return {path: state}
-    found = {}
-    for key, value in items:
-        found |= leaves(value, f"{path}.{key}")
-    return found
-
-
-def assert_same_bits(first: Path, second: Path) -> None:
-    a, b = (leaves(load_checkpoint(path / "checkpoints/last.pt")) for path in (first, second))
-    assert a.keys() == b.keys()
-    assert any("momentum" in key for key in a)
-    assert any(key.startswith(".ema.") for key in a)
-    for key, value in a.items():
-        same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
-        assert same, key
 
 
 @pytest.fixture(scope="module")
@@ -439,25 +348,163 @@ def test_training_needs_annotations_in_both_sets(tmp_path, name):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_with_its_images(data, tmp_path, monkeypatch):
+def spoil(monkeypatch, *when: int) -> list[int]:
+    """Make a loss not a number in the steps after so many; the ids of their images come here."""
     original = Trainer.one_step
+    seen: list[int] = []
 
     def one_step(self, micro_batches):
-        if self.step == 4:
+        if self.step in when:
             first = micro_batches[0]
             micro_batches = [first._replace(images=first.images.float() * math.nan)]
             seen.extend(first.image_ids.tolist())
         original(self, micro_batches)
 
-    seen: list[int] = []
     monkeypatch.setattr(Trainer, "one_step", one_step)
+    return seen
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_with_a_report(data, tmp_path, monkeypatch):
+    seen = spoil(monkeypatch, 4)
     overrides = ["log_every_steps=3", "save_every_steps=1"]
-    with pytest.raises(FloatingPointError, match="not finite in 1 of the 1 steps") as error:
+    with pytest.raises(FloatingPointError, match="1 steps had a loss .* max_bad_steps=0"):
         train(data, tmp_path / "run", *overrides)
-    assert f"images {seen}" in str(error.value)
     state = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
-    assert state["step"] == 4
+    assert state["step"] == 6  # seen when the row was due
     assert all(value.isfinite().all() for value in state["model"].values())
+    (entry,) = read_rows(tmp_path / "run/bad_steps.jsonl")
+    assert (entry["step"], entry["loss/class"], entry["grad_norm"]) == (5, "nan", "nan")
+    assert [image["id"] for image in entry["images"]] == seen
+    assert entry["images"][0]["file"] == str(data / "images" / f"{seen[0]}.png")
+    assert len(entry["grad_norms_before"]) == 4
+    assert "gradients before were ordinary" in entry["likely_cause"]
+    # The same command stops at once, and makes no step.
+    with pytest.raises(FloatingPointError, match="max_bad_steps=0"):
+        train(data, tmp_path / "run", *overrides)
+
+
+def test_bad_steps_are_skipped_and_counted_up_to_a_number(data, tmp_path, monkeypatch):
+    spoil(monkeypatch, 1, 4)
+    with pytest.raises(FloatingPointError, match="2 steps"):
+        train(data, tmp_path / "run", "max_bad_steps=1")
+    train(data, tmp_path / "whole", "max_bad_steps=2")
+    assert sum(row["bad_steps"] for row in rows(tmp_path / "whole") if "AP" not in row) == 2
+    # With more allowed it goes on, to where a run would be that was allowed as many from the start.
+    train(data, tmp_path / "run", "max_bad_steps=2")
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    reports = [read_rows(tmp_path / name / "bad_steps.jsonl") for name in ("run", "whole")]
+    assert reports[0] == reports[1]
+    assert [entry["step"] for entry in reports[0]] == [2, 5]
+
+
+# What cannot be written
+
+
+def refuse_to_save(monkeypatch, *when: int) -> None:
+    def save(path, state, **options):
+        if state["step"] in when:
+            raise OSError(28, "No space left on device", str(path))
+        save_checkpoint(path, state, **options)
+
+    monkeypatch.setattr(run, "save_checkpoint", save)
+
+
+def test_a_failed_save_stops_the_run_and_the_one_before_is_left(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        refuse_to_save(patched, 4)
+        with pytest.raises(OSError, match="No space left on device"):
+            train(data, tmp_path / "run", "save_every_steps=1")
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == 3
+    train(data, tmp_path / "run", "save_every_steps=1")
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == 6
+
+
+def test_a_failed_save_may_be_warned_of(data, whole, tmp_path, monkeypatch, capsys):
+    refuse_to_save(monkeypatch, 2, 3)
+    overrides = ["save_every_steps=1", "on_failed_save=continue", "evaluation.every_epochs=1"]
+    train(data, tmp_path / "run", *overrides)
+    said = capsys.readouterr().out
+    assert said.count("No space left on device") == 4  # step 2; step 3 twice, and its best.pt
+    assert "Training goes on without it." in said
+    assert_same_bits(tmp_path / "run", whole)
+
+
+# Told to stop
+
+
+def stop_in_step(monkeypatch, when: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal in the middle of a step."""
+    original = Trainer.one_step
+
+    def one_step(self, micro_batches):
+        if self.step == when - 1:
+            os.kill(os.getpid(), number)
+        original(self, micro_batches)
+
+    monkeypatch.setattr(Trainer, "one_step", one_step)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("when", [1, 3, 4])
+def test_a_signal_ends_the_run_after_its_step_and_loses_nothing(
+    data, whole, tmp_path, monkeypatch, name, when
+):
+    overrides = ["evaluation.every_epochs=1", "log_images=2"]
+    before = signal.getsignal(getattr(signal, name))
+    with monkeypatch.context() as patched:
+        stop_in_step(patched, when, getattr(signal, name))
+        with pytest.raises(Stopped):
+            train(data, tmp_path / "run", *overrides)
+    assert signal.getsignal(getattr(signal, name)) == before
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == when
+    log = (tmp_path / "run/train.log").read_text()
+    assert f"stopped    by {name} after step {when} of 6" in log
+    train(data, tmp_path / "run", *overrides)
+    assert rows(tmp_path / "run") == rows(whole)
+    assert_same_bits(tmp_path / "run", whole)
+    assert steps_on_board(tmp_path / "run") == steps_on_board(whole)
+
+
+def test_a_signal_between_rows_changes_no_row(data, tmp_path, monkeypatch):
+    overrides = ["log_every_steps=4", "schedule.max_steps=9"]
+    train(data, tmp_path / "whole", *overrides)
+    with monkeypatch.context() as patched:
+        stop_in_step(patched, 6)
+        with pytest.raises(Stopped):
+            train(data, tmp_path / "run", *overrides)
+    train(data, tmp_path / "run", *overrides)
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_signal_ends_an_evaluation_between_two_batches(data, whole, tmp_path, monkeypatch):
+    overrides = ["evaluation.every_epochs=1", "log_images=2", "evaluation.batch_size=1"]
+    batches = []
+
+    def detect_batch(*given):
+        batches.append(given)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*given)
+
+    original = detect.detect_batch
+    with monkeypatch.context() as patched:
+        patched.setattr(detect, "detect_batch", detect_batch)
+        with pytest.raises(Stopped):
+            train(data, tmp_path / "run", *overrides)
+    assert len(batches) == 1
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["evaluated_step"] == 0
+    train(data, tmp_path / "run", *overrides)
+    assert rows(tmp_path / "run") == rows(whole)
+    assert_same_bits(tmp_path / "run", whole)
+
+
+def test_more_epochs_say_what_the_rate_does(data, tmp_path, capsys):
+    train(data, tmp_path / "run", "schedule=cosine", "schedule.warmup_steps=0")
+    train(data, tmp_path / "run", "schedule=cosine", "schedule.warmup_steps=0", "schedule.epochs=4")
+    said = capsys.readouterr().out
+    assert "extended   schedule.epochs from 2 to 4; the rate follows the schedule of the" in said
+    assert "longer run from here on" in said
 
 
 def test_a_compiled_model_is_not_what_the_average_predicts_with(monkeypatch, data, tmp_path):

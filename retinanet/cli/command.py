@@ -15,6 +15,7 @@ import yaml
 from retinanet.cli.help import help_text
 from retinanet.cli.launch import run_all
 from retinanet.cli.naming import sweep_name
+from retinanet.interrupts import STATUS, Stopped
 
 if TYPE_CHECKING:
     from retinanet.cli.main import Composer
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 Job = Literal["train", "eval"]
 
 # What a user can cause: one line, no traceback. Everything else is a mistake of ours.
-# OSError: missing, unreadable, a full disk.
-MISTAKES = (ValueError, OSError, FloatingPointError)
+# OSError: missing, unreadable, a full disk. MemoryError: of the GPU.
+MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError)
 INTERRUPTED = 130
 
 
@@ -49,6 +50,8 @@ def run_job(job: Job, composer: Callable[..., Any]) -> None:
         sys.exit(_run(job, composer, sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except Stopped:
+        sys.exit(STATUS)
     except MISTAKES as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

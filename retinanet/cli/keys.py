@@ -68,7 +68,10 @@ def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
         nullable = hint is Any or type(None) in get_args(hint)
         if get_origin(hint) in (Union, types.UnionType):
             (hint,) = (item for item in get_args(hint) if item is not type(None))
-        keys[name] = Key(name, hint, nullable, f.metadata["meaning"], f.metadata["limit"])
+        limit = f.metadata["limit"]
+        if hint is Any and limit.word is not None:  # a whole number, or that word
+            hint, nullable = int, False
+        keys[name] = Key(name, hint, nullable, f.metadata["meaning"], limit)
     return keys
 
 
@@ -168,6 +171,8 @@ def check_type(key: Key, value: Any, where: str = "") -> None:
         _check_interpolation(key, value, where)
         return
     if value is None and key.nullable:
+        return
+    if key.limit is not None and key.limit.word is not None and value == key.limit.word:
         return
     if not _has_type(key.type, value):
         kind = key.kind + (" or null" if key.nullable else "")

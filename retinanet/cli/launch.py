@@ -7,7 +7,10 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
-INTERRUPTED = (130, -signal.SIGINT)
+from retinanet.interrupts import SIGNALS, STATUS, Stopped
+
+# How a process ends that was told to: it has saved, or it was still starting.
+INTERRUPTED = (STATUS, 128 + signal.SIGINT, *(-number for number in SIGNALS))
 
 
 def run_all(
@@ -31,7 +34,7 @@ def run_all(
         Name -> exit status of those that failed.
 
     Raises:
-        KeyboardInterrupt: a command was interrupted by the user; the rest is not started.
+        Stopped: a signal ended a command, or this process; the rest is not started.
     """
     failed: dict[str, int] = {}
     for number, (command, name) in enumerate(zip(commands, names, strict=True), start=1):
@@ -39,7 +42,7 @@ def run_all(
         status = _run(command)
         after_each()
         if status in INTERRUPTED:
-            raise KeyboardInterrupt
+            raise Stopped
         if status:
             failed[name] = status
     return failed
@@ -47,22 +50,19 @@ def run_all(
 
 def _run(command: Sequence[str]) -> int:
     """Exit status of one process; a signal that ends us ends it first."""
-    ended_by: list[int] = []
+    told: list[int] = []
     with subprocess.Popen(command) as process:
 
         def forward(number: int, _frame: Any) -> None:
-            ended_by.append(number)
+            told.append(number)
             process.send_signal(number)
 
-        previous = signal.signal(signal.SIGTERM, forward)
+        before = {number: signal.signal(number, forward) for number in SIGNALS}
         try:
             status = process.wait()
-        except KeyboardInterrupt:
-            # The terminal sent it to the child too; let it save and end.
-            process.wait()
-            raise
         finally:
-            signal.signal(signal.SIGTERM, previous)
-    if ended_by:
-        raise SystemExit(128 + ended_by[0])
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if told:
+        raise Stopped
     return status

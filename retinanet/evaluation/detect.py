@@ -1,6 +1,6 @@
 """Run the model over a data set and collect what it finds, in pixels of the image files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from retinanet.data.batches import Batch
 from retinanet.devices import autocast
-from retinanet.distributed import gather_objects, is_main
+from retinanet.distributed import any_rank, gather_objects, is_main
+from retinanet.interrupts import Stopped
 from retinanet.model.folding import for_inference
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Detections, Postprocess, to_original
@@ -50,6 +51,7 @@ def detect(
     *,
     compiled: bool = False,
     progress: bool = False,
+    told_to_stop: Callable[[], bool] = lambda: False,
 ) -> DetectionArrays:
     """Detections of the images of all ranks' loaders; every rank must call this.
 
@@ -61,6 +63,7 @@ def detect(
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; of the forward pass only.
         compiled: by torch.compile.
         progress: show a bar with images/s on rank 0.
+        told_to_stop: asked after each batch, on each rank by itself.
 
     Returns:
         The detections of all ranks, the same on every rank.
@@ -68,12 +71,17 @@ def detect(
     Raises:
         FloatingPointError: the model's output is not a number.
         ValueError: an image came twice.
+        Stopped: a rank was told to stop.
     """
     network = for_inference(model, precision, compiled=compiled)
     parts = []
     for batch in _with_bar(loader, progress and is_main()):
         batch = batch.to(device, non_blocking=True)
         parts.append(detect_batch(network, postprocess, batch, precision))
+        if told_to_stop():
+            break
+    if any_rank(told_to_stop()):
+        raise Stopped
     return merge(gather_objects(merge(parts)))
 
 

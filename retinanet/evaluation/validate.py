@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -35,6 +35,7 @@ def validate(
     max_images: int | None = None,
     backend: str = "arrays",
     max_dets: Sequence[int] = (1, 10, 100),
+    told_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Evaluation | None, DetectionArrays]:
     """Detect on every image once, shared out over the ranks, and score; every rank must call it.
 
@@ -55,9 +56,13 @@ def validate(
         max_images: only the first images; None: all.
         backend: of the COCO evaluator.
         max_dets: see :func:`retinanet.evaluation.coco.evaluate`.
+        told_to_stop: see :func:`retinanet.evaluation.detect.detect`.
 
     Returns:
         The evaluation (None for data without annotations) and all detections, on every rank.
+
+    Raises:
+        Stopped: a rank was told to stop.
     """
     requests = eval_plan(data, augment, batch_size=batch_size, max_images=max_images)
     loader = make_loader(
@@ -71,7 +76,16 @@ def validate(
     )
     share_buffers(model)
     start = time.perf_counter()
-    found = detect(model, postprocess, loader, device, precision, compiled=compiled, progress=True)
+    found = detect(
+        model,
+        postprocess,
+        loader,
+        device,
+        precision,
+        compiled=compiled,
+        progress=True,
+        told_to_stop=told_to_stop,
+    )
     seconds, num_images = time.perf_counter() - start, len(found.evaluated)
     logger.info("detected   %d images, %.1f images/s", num_images, num_images / seconds)
     if not data.annotated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -16,7 +17,8 @@ import yaml
 
 from retinanet.atomic import write_whole
 
-# What a continued run may change: none of it changes the weights, or which are the best.
+# What a continued run may change: none of it changes the weights, or which are the best;
+# optim.accumulate only by rounding, as does the number of ranks, which may ask for another.
 MAY_DIFFER = (
     "data.root",
     "data.workers",
@@ -29,6 +31,9 @@ MAY_DIFFER = (
     "evaluation.batch_size",
     "evaluation.every_epochs",
     "evaluation.patience",
+    "max_bad_steps",
+    "on_failed_save",
+    "optim.accumulate",
     "output_dir",
     "overwrite",
 )
@@ -56,6 +61,7 @@ class RunDirectory:
         self.best = self.checkpoints / "best.pt"
         self.plots = root / "plots"
         self.metrics = root / "metrics.jsonl"
+        self.bad_steps = root / "bad_steps.jsonl"
         self.tensorboard = root / "tensorboard"
 
     def precision(self) -> str | None:
@@ -126,23 +132,26 @@ class RunDirectory:
         write_whole(path, json.dumps(starts, indent=2) + "\n")
 
     def forget_after(self, step: int, evaluated_step: int) -> None:
-        """Drop rows of metrics.jsonl that a resumed run will write again.
+        """Drop rows of metrics.jsonl and bad_steps.jsonl that a resumed run will write again.
 
         Args:
             step: of the checkpoint.
             evaluated_step: of the last evaluation that the checkpoint knows.
         """
-        if not self.metrics.exists():
-            return
-        rows = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the row that was being written when the run was killed
-            if row["step"] <= (evaluated_step if "AP" in row else step):
-                rows.append(line + "\n")
-        write_whole(self.metrics, "".join(rows))
+        for file in (self.metrics, self.bad_steps):
+            rows = read_rows(file)
+            kept = [row for row in rows if row["step"] <= (evaluated_step if "AP" in row else step)]
+            if file.exists():
+                write_whole(file, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The whole rows of a file of JSON lines, none where there is no file."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # was being written when the run was killed
+            rows.append(json.loads(line))
+    return rows
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

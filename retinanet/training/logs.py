@@ -61,6 +61,7 @@ class MetricsLog:
             directory: of the run; None writes nothing (other ranks than the first).
             step: number of steps made so far; TensorBoard's entries above it are purged.
         """
+        self.directory = directory
         self.file = self.board = None
         if directory is not None:
             self.file = directory.metrics.open("a")
@@ -76,6 +77,12 @@ class MetricsLog:
             if name != "step" and value is not None:
                 self.board.add_scalar(_tag(name), value, row["step"])
         self.board.flush()
+
+    def bad_step(self, entry: dict[str, Any]) -> None:
+        """One report of :mod:`retinanet.training.bad_steps`."""
+        if self.file is not None:
+            with self.directory.bad_steps.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
 
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
         """Distributions of p_t, the probability given to the truth."""

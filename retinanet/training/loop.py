@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
 from retinanet.data.batches import Batch
@@ -65,9 +66,16 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.totals = Totals(self.device)
+        # Running statistics change in the forward pass, before anybody knows of a bad step.
+        self.statistics = [
+            buffer
+            for module in model.modules()
+            if isinstance(module, _BatchNorm)
+            for buffer in module.buffers(recurse=False)
+        ]
         self.step = 0
         self.waited = 0.0  # seconds for batches, since whoever reads it set it to 0
-        self.latest: Batch | None = None  # for pictures of what the network just saw
+        self.latest: Batch | None = None  # what the network sees, or just saw
 
     def run(self, steps: Iterable[list[Batch]], after_step: Callable[[], bool]) -> None:
         """Make one optimizer step for each item of ``steps``.
@@ -84,8 +92,8 @@ class Trainer:
             self.waited += time.perf_counter() - asked
             if micro_batches is None:
                 return
-            self.one_step(micro_batches)
             self.latest = micro_batches[-1]
+            self.one_step(micro_batches)
             if after_step():
                 return
 
@@ -98,20 +106,33 @@ class Trainer:
         divisors = self.loss.divisors(matches)
 
         self.optimizer.zero_grad()
+        statistics = [buffer.clone() for buffer in self.statistics]
         for i, (batch, match, divisor) in enumerate(zip(batches, matches, divisors, strict=True)):
             with self._gradients_stay_here(i < len(batches) - 1):
                 losses = self.losses(batch, match, divisor)
-                self.scaler.scale(losses["class"] + losses["box"]).backward()
+                self._differentiate(losses["class"] + losses["box"])
         self.scaler.unscale_(self.optimizer)
         grad_norm = clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
 
         self.schedule.apply(self.optimizer, self.step)
         self._update_weights(grad_norm)
+        for buffer, before in zip(self.statistics, statistics, strict=True):
+            buffer.copy_(torch.where(grad_norm.isfinite(), buffer, before))
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, self.step)
         image_ids = [batch.image_ids for batch in micro_batches]
         self.totals.add_step(image_ids, matches, grad_norm, self._finite(grad_norm))
+
+    def try_micro_batch(self, batch: Batch) -> None:
+        """What a micro-batch costs, on this rank alone; changes gradients and statistics."""
+        match = self.match(batch)
+        losses = self.losses(batch, match, torch.ones(len(batch.images), device=self.device))
+        self._differentiate(losses["class"] + losses["box"])
+
+    def try_update(self) -> None:
+        """What an update costs, on this rank alone; changes the weights."""
+        self._update_weights(clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
 
     def match(self, batch: Batch) -> Match:
         """Assign the anchors of a batch; needs the sizes of the images only."""
@@ -155,6 +176,12 @@ class Trainer:
             stride += 1
         return {"positives": own.cpu(), "background": background[::stride].cpu()}
 
+    def _differentiate(self, loss: Tensor) -> None:
+        # An infinite loss may have a finite gradient, and on one rank only: made nan it reaches
+        # all of them, and none updates.
+        finite = torch.where(loss.isfinite(), torch.ones_like(loss), math.nan)
+        self.scaler.scale(loss).backward(finite)
+
     def _update_weights(self, grad_norm: Tensor) -> None:
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
@@ -173,7 +200,7 @@ class Trainer:
         return no_sync() if no_sync and more_follow else contextlib.nullcontext()
 
     def state_dict(self) -> dict:
-        """All that a resumed run needs to go on exactly."""
+        """All that a resumed run needs to go on exactly; every rank must call it."""
         return {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -181,6 +208,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "loss": self.loss.state_dict(),
+            "totals": self.totals.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -192,6 +220,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.loss.load_state_dict(state["loss"])
+        if "totals" in state:  # older checkpoints were saved right after a row
+            self.totals.load_state_dict(state["totals"])
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:

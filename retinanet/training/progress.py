@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # Share of the time spent waiting for batches above which the log says what to do about it.
 MUCH_WAITING = 0.2
+# Norms of the gradient that are kept from before the latest row.
+NORMS_KEPT = 20
 
 
 class Progress:
@@ -40,6 +42,7 @@ class Progress:
             total=total_steps, initial=step, unit="step", disable=None if main else True
         )
         self.rows, self.hinted = 0, False
+        self.grad_norms: list[float] = []  # of the latest steps, for reports of bad ones
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -56,27 +59,26 @@ class Progress:
         Args:
             trainer: its totals are taken; every rank must call this.
 
-        Raises:
-            FloatingPointError: a loss or gradient was not finite; the weights still are.
+        Steps whose loss or gradient was not finite are left out of the means; the caller decides
+        what they lead to.
         """
         means = trainer.totals.take()
         now = time.perf_counter()
         row = {
             "step": trainer.step,
             "epoch": self.epoch(trainer.step),
-            "loss/class": means.class_loss,
-            "loss/box": means.box_loss,
+            "loss/class": _finite(means.class_loss),
+            "loss/box": _finite(means.box_loss),
             "lr": trainer.schedule(trainer.step - 1),
-            # With fp16 a gradient may overflow; JSON has no word for infinity.
-            "grad_norm": means.grad_norm if math.isfinite(means.grad_norm) else None,
-            "positives": means.positives,
+            "grad_norm": _finite(means.grad_norm),  # with fp16 one may overflow now and then
+            "positives": _finite(means.positives),
+            "bad_steps": len(means.bad),
             "images_per_s": means.images / (now - self.since),
             "data_wait": min(trainer.waited / (now - self.since), 1.0),
             "memory_gib": peak_memory(trainer.device),
         }
         self.since, trainer.waited = now, 0.0
-        if means.bad_steps:
-            raise FloatingPointError(_explain(means, trainer.step))
+        self.grad_norms = [*self.grad_norms, *means.grad_norms][-NORMS_KEPT - means.steps :]
         self.log.write(row)
         self.bar.set_description(f"epoch {row['epoch']:.2f}")
         self.bar.set_postfix_str(
@@ -105,12 +107,6 @@ class Progress:
         self.log.close()
 
 
-def _explain(means: Means, step: int) -> str:
-    """Which steps, which losses, which images, what to do."""
-    images = f"; images {means.bad_images}" if means.bad_images else ""
-    return (
-        f"loss or gradient is not finite in {means.bad_steps} of the {means.steps} steps up to "
-        f"step {step}: loss/class={means.class_loss:.4g} loss/box={means.box_loss:.4g}{images}. "
-        f"Those steps changed no weights. Lower optim.lr, lengthen schedule.warmup_steps, or "
-        f"inspect those images."
-    )
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None

@@ -1,37 +1,54 @@
-"""Sums over the steps since the last row of the log, kept on the device."""
+"""Numbers of the steps since the last row of the log, kept on the device."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from retinanet.distributed import all_reduce_sum, world_size
+from retinanet.distributed import all_reduce_sum, is_main, world_size
 from retinanet.matching import NEGATIVE, Match
+
+# Columns of a step. The first three are means over the ranks, the others sums.
+CLASS_LOSS, BOX_LOSS, GRAD_NORM, POSITIVES, BACKGROUND, IMAGES, BAD = range(7)
+NUM_MEANS, NUM_COLUMNS = 3, 7
+
+
+@dataclass(frozen=True, slots=True)
+class BadStep:
+    """A step that was skipped: a loss on some rank, or the gradient, was not finite."""
+
+    steps_ago: int  # 0: the latest
+    class_loss: float  # mean over the ranks, and so the next two
+    box_loss: float
+    grad_norm: float
+    image_ids: list[int]  # of this rank
+    blamed: bool  # whether a loss of this rank was not finite
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What one row of the log says."""
+    """What one row of the log says; of the steps that were not skipped."""
 
-    steps: int
-    images: int  # over all ranks
+    steps: int  # skipped or not
+    images: int  # of all steps, over all ranks
     class_loss: float
     box_loss: float
     grad_norm: float
     positives: float  # anchors of a step, over all ranks
     background: float  # likewise
-    bad_steps: int  # whose loss or gradient was not finite
-    bad_images: list[int]  # image ids of the first such step on this rank
+    bad: list[BadStep]
+    grad_norms: list[float]  # of every step
 
 
 class Totals:
-    """Adds up a step's numbers without reading them; reading is the only host sync."""
+    """Remembers a step's numbers without reading them; reading is the only host sync."""
 
     def __init__(self, device: torch.device) -> None:
-        """Start at zero.
+        """Start with no step.
 
         Args:
             device: where the numbers come from.
@@ -40,11 +57,9 @@ class Totals:
         self._clear()
 
     def _clear(self) -> None:
-        # Class loss, box loss, gradient norm, positives, background, bad steps.
-        self.sums = torch.zeros(6, device=self.device, dtype=torch.float64)
         self.step_losses = torch.zeros(2, device=self.device, dtype=torch.float64)
-        self.first_bad = torch.tensor(-1, device=self.device)
-        self.image_ids: list[list[Tensor]] = []
+        self.rows: list[Tensor] = []  # (NUM_COLUMNS,) of each step on this rank
+        self.image_ids: list[list[Tensor]] = []  # of each step's micro-batches
 
     def add_loss(self, losses: dict[str, Tensor]) -> None:
         """Losses of one micro-batch."""
@@ -63,32 +78,56 @@ class Totals:
         """
         positives = sum((match.label >= 0).sum() for match in matches)
         background = sum((match.label == NEGATIVE).sum() for match in matches)
-        counts = torch.stack([grad_norm.double(), positives, background, ~finite])
-        self.sums += torch.cat([self.step_losses, counts])
+        num_images = torch.full_like(positives, sum(map(len, image_ids)))
+        counts = torch.stack([grad_norm.double(), positives, background, num_images, ~finite])
+        self.rows.append(torch.cat([self.step_losses, counts]))
         self.step_losses = torch.zeros_like(self.step_losses)
-        first = ~finite & (self.first_bad < 0)
-        self.first_bad = torch.where(first, len(self.image_ids), self.first_bad)
         self.image_ids.append(image_ids)
 
     def take(self) -> Means:
         """Means over the steps since the last call, and start again; every rank must call it."""
-        images = torch.tensor([sum(map(len, step)) for step in self.image_ids]).sum()
-        packed = torch.cat([self.sums, images.to(self.sums)[None]])
-        packed = all_reduce_sum(packed).tolist()
-        class_loss, box_loss, grad_norm, positives, background, bad, num_images = packed
-        steps, ranks = len(self.image_ids), world_size()
-        first_bad = int(self.first_bad)
-        bad_images = torch.cat(self.image_ids[first_bad]).tolist() if first_bad >= 0 else []
-        self._clear()
-        return Means(
-            steps=steps,
-            images=int(num_images),
-            class_loss=class_loss / ranks / steps,
-            box_loss=box_loss / ranks / steps,
-            grad_norm=grad_norm / ranks / steps,
-            positives=positives / steps,
-            background=background / steps,
-            # Up, not to the nearest: a loss may be infinite on one rank alone.
-            bad_steps=math.ceil(bad / ranks),
-            bad_images=bad_images,
+        rows = self._over_ranks().cpu()  # (S, NUM_COLUMNS)
+        bad = rows[:, BAD] > 0
+        means = Means(
+            steps=len(rows),
+            images=int(rows[:, IMAGES].sum()),
+            **_means(rows[~bad]),
+            bad=[self._bad_step(step, rows) for step in bad.nonzero()[:, 0].tolist()],
+            grad_norms=rows[:, GRAD_NORM].tolist(),
         )
+        self._clear()
+        return means
+
+    def _over_ranks(self) -> Tensor:
+        """(S, NUM_COLUMNS) of all ranks."""
+        rows = all_reduce_sum(torch.stack(self.rows))
+        rows[:, :NUM_MEANS] /= world_size()
+        return rows
+
+    def _bad_step(self, step: int, rows: Tensor) -> BadStep:
+        return BadStep(
+            len(rows) - 1 - step,
+            *rows[step, :NUM_MEANS].tolist(),
+            image_ids=[int(i) for part in self.image_ids[step] for i in part],
+            blamed=not self.rows[step][: BOX_LOSS + 1].isfinite().all(),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps since the last row, for a checkpoint between rows; every rank must call it."""
+        rows = self._over_ranks().cpu() if self.rows else torch.zeros(0, NUM_COLUMNS)
+        return {"rows": rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, with any number of ranks: the main one holds the sums."""
+        rows = state["rows"].to(self.device, torch.float64, copy=True)  # (S, NUM_COLUMNS)
+        rows[:, :NUM_MEANS] *= world_size()
+        self._clear()
+        self.rows = list(rows if is_main() else torch.zeros_like(rows))
+        self.image_ids = [[] for _ in self.rows]
+
+
+def _means(rows: Tensor) -> dict[str, float]:
+    """Means over (S, NUM_COLUMNS); nan where there is no step."""
+    means = rows.mean(dim=0) if len(rows) else torch.full((NUM_COLUMNS,), math.nan)
+    names = ("class_loss", "box_loss", "grad_norm", "positives", "background")
+    return dict(zip(names, means.tolist(), strict=False))

@@ -1,0 +1,56 @@
+"""Signals: the first ends a run after the step it is in, a later one at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+
+# What ends a run: a terminal's ctrl-c, a cluster's end, and its warning some time before.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+# Exit status of a run that has saved and can go on. Source: sysexits.h, EX_TEMPFAIL.
+STATUS = 75
+# A signal within these seconds is the same request again: a terminal signals all processes, and
+# torchrun then passes on what it got.
+SAME_REQUEST = 3.0
+
+
+class Stopped(BaseException):
+    """A run was told to end and has saved; like KeyboardInterrupt no error, so none is caught."""
+
+
+class Signals:
+    """Remembers the first signal while a run is in progress; a context manager."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._when = 0.0
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.received is None:
+            self.received, self._when = signal.Signals(number), time.monotonic()
+            _say(
+                f"{name}: this run saves and ends after its step; again after {SAME_REQUEST:.0f} s "
+                f"ends it at once, without saving"
+            )
+        elif time.monotonic() - self._when > SAME_REQUEST:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+def _say(text: str) -> None:
+    # Neither print nor logging: the signal may have come while they hold their locks.
+    os.write(2, f"\n{text}\n".encode())
