@@ -38,6 +38,15 @@ Below a table stands where the time of its last line goes: the operators of torc
 themselves, as shares of all of them, from a profile of one turn.
 """
 
+# What a profile alone does not say, by the beginning of a stage's name.
+NOTES = {
+    "postprocess": "The largest logit of every anchor and the best thousand of each level are most "
+    "of it. To look only at scores above the threshold would be quicker on a CPU, but a GPU would "
+    "have to wait for their number on every level.",
+    "data": "Decoding and resizing are torchvision's own, in bytes; little else is left. The peer "
+    "spends most on float images, and as shipped on mapping them.",
+    "training step": "Nearly all of it is convolution, on both sides: the rest is what can differ.",
+}
 # Shares that some stages have, and their columns.
 SHARES = {"share_of_limit": "of the limit", "loss_error": "loss off by"}
 SPEED = "same_precision"
@@ -93,11 +102,15 @@ def table(stage: str, rows: Sequence[dict[str, Any]]) -> str:
     slowest = (fixed or shipped)["slowest"]
     if slowest:
         lines += ["", ", ".join(f"{_short(name)} {_percent(slowest[name])}" for name in slowest)]
+    notes = [note for start, note in NOTES.items() if stage.startswith(start)]
+    lines += ["", *notes] if notes else []
     return "\n".join([*lines, ""])
 
 
 def _short(name: str) -> str:
-    """An operator without its library, a kernel without its template."""
+    """An operator without its library, a kernel without its template, what is compiled as that."""
+    if "CompiledFxGraph" in name:
+        return "compiled code"
     return f"`{name.removeprefix('aten::').split('<')[0]}`"
 
 
