@@ -104,20 +104,16 @@ class TrainingRun:
             MemoryError: the GPU's memory is too small.
             OSError: a file could not be written.
         """
-        self._open()
-        try:
-            with self.signals:
+        with self.signals:
+            self._open()
+            try:
                 self._run()
-            self._report_finished()
-        except Stopped:
-            told = "another rank" if self.signals.received is None else self.signals.received.name
-            logger.info(
-                "stopped    by %s after step %d of %d; the same command goes on",
-                *(told, self.trainer.step, self.total_steps),
-            )
-            raise
-        finally:
-            self.progress.close()
+                self._report_finished()
+            except Stopped:
+                self._report_stopped()
+                raise
+            finally:
+                self.progress.close()
 
     def _run(self) -> None:
         """The steps and evaluations that are left."""
@@ -166,7 +162,13 @@ class TrainingRun:
         step = self.trainer.step
         if main:
             self.directory.forget_after(step, self.evaluated_step)
-        self.log = MetricsLog(self.directory if main else None, step=step)
+        # An evaluation that is made again has the step of a row that stays.
+        next_step = step if self._evaluation_due() else step + 1
+        self.log = MetricsLog(
+            self.directory if main else None,
+            next_step=next_step,
+            must_write=self.settings.on_failed_save == "stop",
+        )
         self.progress = Progress(
             self.log,
             step=step,
@@ -326,10 +328,12 @@ class TrainingRun:
             "fruitless": self.fruitless,
             "bad_steps": self.bad_steps.count,
         }
-        last = self.directory.last
-        distributed.on_main(
-            lambda: self._write(lambda: save_checkpoint(last, state, keep_previous=keep_previous))
-        )
+
+        def save() -> None:
+            self.log.sync()
+            save_checkpoint(self.directory.last, state, keep_previous=keep_previous)
+
+        distributed.on_main(lambda: self._write(save))
 
     def _write(self, action: Callable[[], None]) -> None:
         """Do it; what cannot be written ends the run or is warned of, as set."""
@@ -362,6 +366,13 @@ class TrainingRun:
         self.fruitless = stored["fruitless"]
         self.bad_steps.count = stored.get("bad_steps", 0)  # older checkpoints have none
         self.stored_schedule = stored["settings"]["schedule"]
+
+    def _report_stopped(self) -> None:
+        told = "another rank" if self.signals.received is None else self.signals.received.name
+        logger.info(
+            "stopped    by %s after step %d of %d; the same command goes on",
+            *(told, self.trainer.step, self.total_steps),
+        )
 
     def _report_extended(self) -> None:
         """Say what more epochs do to the learning rate."""

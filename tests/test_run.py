@@ -208,6 +208,7 @@ def test_killed_during_an_evaluation_it_is_made_again_once(data, whole, tmp_path
     train(data, tmp_path / "run", *overrides)
     assert rows(tmp_path / "run") == rows(whole)
     assert_same_bits(tmp_path / "run", whole)
+    assert steps_on_board(tmp_path / "run") == steps_on_board(whole)
 
 
 @pytest.mark.slow

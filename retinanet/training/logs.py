@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import sys
 from pathlib import Path
@@ -15,9 +16,16 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from retinanet.training.directory import RunDirectory
+from retinanet.training.directory import RunDirectory, read_rows
 
 package_logger = logging.getLogger("retinanet")
+
+
+class _FileHandler(logging.FileHandler):
+    """Lets a full disk pass: the console has the line, and what must be kept is not here."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
 
 
 class _ConsoleHandler(logging.Handler):
@@ -46,7 +54,7 @@ def start_logging(file: Path | None, *, main: bool) -> None:
     console.setFormatter(logging.Formatter("%(message)s"))
     package_logger.addHandler(console)
     if file is not None and main:
-        to_file = logging.FileHandler(file)
+        to_file = _FileHandler(file)
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         package_logger.addHandler(to_file)
 
@@ -54,25 +62,49 @@ def start_logging(file: Path | None, *, main: bool) -> None:
 class MetricsLog:
     """Rows of numbers, each flushed to metrics.jsonl and TensorBoard as it is written."""
 
-    def __init__(self, directory: RunDirectory | None, *, step: int) -> None:
-        """Open both.
+    def __init__(
+        self, directory: RunDirectory | None, *, next_step: int, must_write: bool = True
+    ) -> None:
+        """Open both, and make them agree.
 
         Args:
             directory: of the run; None writes nothing (other ranks than the first).
-            step: number of steps made so far; TensorBoard's entries above it are purged.
+            next_step: what TensorBoard has from there on is purged, and what metrics.jsonl has is
+                written to it again.
+            must_write: a row that cannot be written is an error, not a warning.
         """
+        self.must_write = must_write
+        self.warned = False
         self.directory = directory
         self.file = self.board = None
         if directory is not None:
             self.file = directory.metrics.open("a")
-            self.board = SummaryWriter(str(directory.tensorboard), purge_step=step + 1)
+            self.board = SummaryWriter(str(directory.tensorboard), purge_step=next_step)
+            for row in read_rows(directory.metrics):
+                if row["step"] >= next_step:
+                    self._show(row)
 
     def write(self, row: dict[str, Any]) -> None:
-        """One row: ``step`` and numbers; None is null and does not reach TensorBoard."""
+        """One row: ``step`` and numbers; None is null and does not reach TensorBoard.
+
+        Raises:
+            OSError: it cannot be written, and must be.
+        """
         if self.file is None:
             return
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+            self._show(row)
+        except OSError as error:
+            if self.must_write:
+                raise
+            if not self.warned:
+                package_logger.warning("%s Training goes on without rows.", error)
+            self.warned = True
+
+    def _show(self, row: dict[str, Any]) -> None:
+        """The numbers of a row on TensorBoard."""
         for name, value in row.items():
             if name != "step" and value is not None:
                 self.board.add_scalar(_tag(name), value, row["step"])
@@ -94,6 +126,11 @@ class MetricsLog:
         """One (H, W, 3) uint8 picture."""
         if self.board is not None:
             self.board.add_image(name, picture, step, dataformats="HWC")
+
+    def sync(self) -> None:
+        """Bring the rows to the disk: a checkpoint must not be there before them."""
+        if self.file is not None:
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Flush and close both."""

@@ -216,7 +216,7 @@ def test_bad_steps_are_left_out_of_the_means_and_named(make_trainer, make_batch)
 def test_a_row_of_bad_steps_alone_has_no_numbers(make_trainer, make_batch, tmp_path):
     trainer = make_trainer()
     directory = RunDirectory(tmp_path)
-    log = MetricsLog(directory, step=0)
+    log = MetricsLog(directory, next_step=1)
     progress = Progress(log, step=0, total_steps=9, steps_per_epoch=3, main=False)
     step(trainer, poison(make_batch(1, 2)))
     progress.row(trainer)
@@ -250,7 +250,7 @@ def test_a_row_over_a_restart_is_the_row_without_it(make_trainer, make_batch):
 def test_waiting_for_batches_is_measured_and_explained_once(make_trainer, make_batch, caplog):
     trainer = make_trainer()
     progress = Progress(
-        MetricsLog(None, step=0), step=0, total_steps=9, steps_per_epoch=3, main=True
+        MetricsLog(None, next_step=1), step=0, total_steps=9, steps_per_epoch=3, main=True
     )
 
     def slow():
