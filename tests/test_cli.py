@@ -558,9 +558,22 @@ def test_a_sweep_runs_every_value_and_writes_table_and_plot(pretend, tmp_path):
     assert len((folder / "table.csv").read_text().splitlines()) == 5
 
 
+def test_one_run_of_a_sweep_joins_its_table(pretend, tmp_path):
+    folder = tmp_path / "runs/sweep_shapes,loss.gamma"
+    for only, count in ((1, 1), (0, 2)):
+        done = pretend("-m", "--only", str(only), "loss.gamma=0,2,3")
+        assert done.returncode == 0 and "1 of 1 runs finished" in done.stdout
+        rows = (folder / "table.csv").read_text().splitlines()[1:]
+        assert len(rows) == count
+    assert [row.split(",")[0] for row in rows] == ["0", "2"]
+    assert not (tmp_path / "runs/shapes,loss.gamma=3").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["-m", "--only", "2", "loss.gamma=0,2"], "the sweep has 2 runs, numbered from 0 to 1"),
+        (["--only", "0", "loss.gamma=2"], "--only chooses one run of a sweep; it needs -m"),
         (["-m", "device=cpu,cuda"], "two runs of the sweep would write to runs/shapes"),
         (["-m", "loss.gamma=0,2", "output_dir=x"], "two runs of the sweep would write to x"),
         (["-m", "loss.gamma=2"], "-m without values"),

@@ -71,7 +71,7 @@ def _run(job: Job, composer: Callable[..., Any], arguments: list[str]) -> int:
         else:
             command = reader.command(args.overrides)
     if args.multirun:
-        return _run_sweep(swept, commands, args.config_dir)
+        return _run_sweep(swept, commands, args.only, args.config_dir)
     if args.cfg:
         return show(yaml.safe_dump(asdict(command.settings), sort_keys=False, width=100))
 
@@ -92,6 +92,7 @@ def read_arguments(job: Job, arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--only", type=int)
     parser.add_argument("--cfg", "-c", choices=["job"])
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("overrides", nargs="*")
@@ -101,6 +102,8 @@ def read_arguments(job: Job, arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"{error}; see `python {job}.py --help`.") from error
     if args.multirun and args.cfg:
         raise ValueError("--cfg shows the settings of one run; leave out -m.")
+    if args.only is not None and not args.multirun:
+        raise ValueError("--only chooses one run of a sweep; it needs -m.")
     for text in unread:
         remedy = f"settings have no dashes: {text.lstrip('-')}" if "=" in text else "see --help"
         raise ValueError(f"{job}.py has no option {text}; {remedy}.")
@@ -156,8 +159,19 @@ def _read_sweep(job: Job, reader: Composer, typed: list[str]) -> tuple[list[str]
     return swept, commands
 
 
-def _run_sweep(swept: list[str], commands: list[Command], config_dir: str | None) -> int:
-    """Run one process after the other; rebuild the table and the plot after each."""
+def _run_sweep(
+    swept: list[str], commands: list[Command], only: int | None, config_dir: str | None
+) -> int:
+    """Run one process after the other; rebuild the table and the plot after each.
+
+    Raises:
+        ValueError: there is no run number ``only``.
+    """
+    if only is not None and not 0 <= only < len(commands):
+        raise ValueError(
+            f"--only={only}: the sweep has {len(commands)} runs, numbered from 0 to "
+            f"{len(commands) - 1}."
+        )
     from retinanet.evaluation.sweep import SweepRun, write_sweep
 
     first = commands[0]
@@ -169,13 +183,15 @@ def _run_sweep(swept: list[str], commands: list[Command], config_dir: str | None
         for c in commands
     ]
     options = ["--config-dir", config_dir] if config_dir else []
+    chosen = range(len(runs)) if only is None else [only]
     failed = run_all(
-        [[*_program(), *options, *command.typed] for command in commands],
-        names=[str(run.folder) for run in runs],
+        [[*_program(), *options, *commands[n].typed] for n in chosen],
+        names=[str(runs[n].folder) for n in chosen],
         say=show,
         after_each=lambda: write_sweep(folder, runs),
     )
-    show(f"sweep: {len(runs) - len(failed)} of {len(runs)} runs finished; table and plot: {folder}")
+    done = len(chosen) - len(failed)
+    show(f"sweep: {done} of {len(chosen)} runs finished; table and plot: {folder}")
     for name, status in failed.items():
         sys.stderr.write(f"sweep: {name} failed with exit status {status}\n")
     return 1 if failed else 0

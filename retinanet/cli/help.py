@@ -29,6 +29,7 @@ Usage
 Options
   -h, --help            this text, with the values that the rest of the command gives
   -m, --multirun        sweep: a,b,c or range(1,4) or choice(a,b) as values
+      --only N          of a sweep only run number N, from 0: for arrays of jobs
   -c, --cfg job         print the settings as YAML and stop
   -cd, --config-dir DIR your own files, laid out as configs/: DIR/experiment/NAME.yaml, ...
 """,
