@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -16,6 +18,8 @@ from typing import Any
 import yaml
 
 from retinanet.atomic import write_whole
+
+logger = logging.getLogger(__name__)
 
 # What a continued run may change: none of it changes the weights, or which are the best;
 # optim.accumulate only by rounding, as does the number of ranks, which may ask for another.
@@ -104,8 +108,15 @@ class RunDirectory:
             settings: of this command, as plain containers.
             overrides: of this command, as typed.
             **facts: further entries of environment.json, such as the fingerprint of the data.
+
+        Raises:
+            ValueError: another process trains there.
+            OSError: it cannot be made.
         """
-        if self.check(settings, overwrite=True):
+        moves = self.check(settings, overwrite=True)
+        if self.root.exists():
+            self._keep_others_out()
+        if moves:
             self.root.rename(_free_name(self.root))
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -113,12 +124,29 @@ class RunDirectory:
             raise OSError(
                 f"cannot make output_dir={self.root} ({error.strerror}); choose another."
             ) from error
+        self._keep_others_out()
         config = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         # First of all: killed at any moment, what is left is empty or known to be a run.
         write_whole(self.root / "config.yaml", config)
         self.checkpoints.mkdir(exist_ok=True)
         write_whole(self.root / "overrides.txt", "".join(f"{o}\n" for o in overrides))
         self.record_environment(**facts)
+
+    def _keep_others_out(self) -> None:
+        """Lock the directory until this process ends, however it does.
+
+        A lock of POSIX: it belongs to this process alone, not to the loaders that it forks.
+        """
+        lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT)  # closing it would unlock
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(
+                f"another process trains in {self.root}; wait for it or end it, or choose another "
+                f"output_dir."
+            ) from None
+        except OSError as error:  # a file system without locks
+            logger.warning("%s cannot be locked (%s).", self.root, error.strerror)
 
     def record_environment(self, **facts: Any) -> None:
         """Append who ran what, where, to environment.json: one entry for each start.
@@ -238,7 +266,7 @@ def _read_settings(config: Path) -> dict[str, Any] | None:
 
 def _holds_files(root: Path) -> bool:
     """Whether there is more than what a run killed at its first write leaves."""
-    return any(path.name != "config.yaml.partial" for path in root.iterdir())
+    return any(path.name not in (".lock", "config.yaml.partial") for path in root.iterdir())
 
 
 def _list(differences: dict[str, tuple[Any, Any]], side: int) -> str:

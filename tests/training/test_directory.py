@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,6 +168,33 @@ def test_a_run_killed_at_its_first_write_can_be_started_again(tmp_path, monkeypa
     assert directory.check(SETTINGS, overwrite=False) is False
     directory.make(SETTINGS, [])
     assert directory.check(SETTINGS, overwrite=False) is False
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from retinanet.training.directory import RunDirectory
+RunDirectory(Path(sys.argv[1])).make({"schedule": {}}, [])
+sys.stdout.write("ready\\n")
+sys.stdout.flush()
+time.sleep(60)
+"""
+
+
+def test_two_processes_cannot_train_in_one_directory(tmp_path):
+    root = tmp_path / "run"
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root)], stdout=subprocess.PIPE, env=place
+    ) as other:
+        assert other.stdout.readline() == b"ready\n"
+        for settings in ({"schedule": {}}, {"schedule": {"epochs": 2}}):
+            with pytest.raises(ValueError, match="another process trains in"):
+                RunDirectory(root).make(settings, [])
+        other.kill()
+        other.wait()
+    RunDirectory(root).make({"schedule": {}}, [])
+    assert len(json.loads((root / "environment.json").read_text())) == 2
 
 
 def test_rows_after_the_checkpoint_are_forgotten(run):
