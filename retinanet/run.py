@@ -11,6 +11,7 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
+from retinanet.data.splits import describe_shared
 from retinanet.devices import choose_precision
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
@@ -156,6 +157,7 @@ class TrainingRun:
         )
         lines = [f"repaired   {what}: {count}" for what, count in data.repairs.items()]
         lines += describe(found, data.category_names)
+        lines += describe_shared(data, self.val_data)
         lines.append(
             announce.describe_rate(
                 settings.optim.lr, settings.optim.batch_size, settings.optim.reference_batch
