@@ -33,6 +33,7 @@ from retinanet.config import TrainConfig
 from retinanet.data.checkup import check_pair, check_reading, class_counts
 from retinanet.data.coco import CocoData, Reading, read_all
 from retinanet.data.filecheck import Seen, check_contents, check_files, look, other_sizes
+from retinanet.data.records import shown
 from retinanet.data.splits import check_images_exist
 from retinanet.data.verdict import Effect, Finding, Verdict
 from retinanet.training.survey import size_counts, survey
@@ -187,9 +188,9 @@ def report(
     settings: TrainConfig, verdict: Verdict, readings: dict[str, Reading], *, pixels: bool
 ) -> list[str]:
     """Lines for the screen: the findings, what there is to learn from, and the last word."""
-    lines = []
     root = Path(settings.data.root or ".")
     above = "" if root == Path() else f"{root}/"
+    lines = [f"data.root={root}", ""]
     for effect, title in TITLES.items():
         findings = verdict.having(effect)
         lines += [title, ""] if findings else []
@@ -197,7 +198,6 @@ def report(
             lines += [line.replace(above, "") for line in describe(finding)] + [""]
     lines += summary(settings, readings, partly=bool(verdict.refused))
     kinds, count = len(verdict.refused), sum(finding.count for finding in verdict.refused)
-    lines.append("")
     if kinds:
         lines.append(f"train.py would stop. Mistakes: {count}; kinds of mistakes: {kinds}.")
     else:
@@ -227,13 +227,13 @@ def summary(settings: TrainConfig, readings: dict[str, Reading], *, partly: bool
         partly: not all of their records are there.
     """
     size = {"min_size": settings.data.min_size, "max_size": settings.data.max_size}
-    lines = [f"DATA in {settings.data.root}{', without what is wrong' * partly}", ""]
+    lines = [f"DATA{', without what is wrong' * partly}", ""] if readings else []
     for split, reading in readings.items():
         lines += describe_split(split, reading.data, size)
     if "train" in readings:
         lines += coverage(settings, readings["train"].data, size)
         lines += class_table({split: reading.data for split, reading in readings.items()})
-    return lines
+    return [*lines, ""] if lines else []
 
 
 def describe_split(split: str, data: CocoData, size: dict[str, int]) -> list[str]:
@@ -288,7 +288,8 @@ def class_table(splits: dict[str, CocoData]) -> list[str]:
     for name in ranked:
         train, val = (counts[name].get(split, "-") for split in ("train", "val"))
         share = f"{100 * train / total:.1f} %" if train != "-" else ""
-        lines.append(f"  {train:>9} {share:>7} {val:>9}  {name}")
+        plain = name if name == name.strip() else shown(name)
+        lines.append(f"  {train:>9} {share:>7} {val:>9}  {plain}")
     if len(ranked) > SHOWN_CLASSES:
         half = SHOWN_CLASSES // 2
         lines[3 + half : -half] = [f"  {'...':>9} {len(ranked) - 2 * half} more classes"]

@@ -112,6 +112,8 @@ def test_a_fault_is_named_alone_and_training_agrees(dataset, settings, name):
     assert (before or reading is not None) if fault.effect is REFUSED else not (before or reading)
     if before:
         assert verdict.first == before
+    if reading:
+        assert fault.remedy.lower() in reading.lower()
 
 
 def test_the_table_has_every_kind_that_a_user_asked_about():
