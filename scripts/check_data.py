@@ -135,7 +135,7 @@ def read_splits(settings: TrainConfig, verdict: Verdict) -> dict[str, Reading]:
                 [0],
                 lambda _, message=message: message,
                 lambda _, message=message: message,
-                "See there.",
+                "What the message says.",
             )
     if "train" in readings and len(paths) == 1:
         readings["val"] = readings["train"]
@@ -158,7 +158,7 @@ def check_plan(settings: TrainConfig, train: Reading, verdict: Verdict) -> None:
             [0],
             lambda _: message,
             lambda _: message,
-            "See there.",
+            "What the message says.",
         )
 
 

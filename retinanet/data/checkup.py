@@ -15,10 +15,12 @@ from retinanet.data.verdict import Verdict
 
 # Pixels beyond the border that are no mistake: boxes of polygons are rounded.
 BORDER = 1.0
-# Boxes are taken for two corners when all of them would fit that, and this share of them, of at
-# least so many, reaches outside its image.
-CORNERS_SHARE = 0.2
+# Boxes are taken for two corners when there are at least so many, nearly all have their third and
+# fourth number above the first and second, and some reach outside. Of a thousand boxes of COCO
+# 10 % are so ordered; written as corners all of them are, and three in four reach outside.
 CORNERS_BOXES = 4
+CORNERS_ORDERED = 0.99
+CORNERS_OUTSIDE = 0.2
 # An area may exceed that of its box by this factor: masks are counted in whole pixels.
 AREA_SLACK = 1.01
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -105,8 +107,8 @@ def check_boxes(reading: Reading, judged: np.ndarray, verdict: Verdict) -> None:
     with np.errstate(over="ignore"):
         ends = bbox[:, :2] + bbox[:, 2:]
     outside = (ends > np.stack([width, height], axis=1) + BORDER).any(axis=1)
-    ordered = (bbox[:, 2:] > bbox[:, :2]).all()
-    if ordered and len(bbox) >= CORNERS_BOXES and outside.mean() >= CORNERS_SHARE:
+    ordered = (bbox[:, 2:] > bbox[:, :2]).all(axis=1).mean() >= CORNERS_ORDERED
+    if ordered and len(bbox) >= CORNERS_BOXES and outside.mean() >= CORNERS_OUTSIDE:
         verdict.note(
             "annotations: bbox looks like two corners [x1, y1, x2, y2]",
             np.sort(rows[outside]),

@@ -296,3 +296,24 @@ def test_real_data_has_nothing_wrong(real_data, name, capsys):
     typed = coco if name == "coco_slice" else cells
     assert main([*typed, f"data.root={root}", "data.workers=0"]) == 0
     assert "WRONG" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["looks like two corners", "lies in [0, 1]"])
+def test_real_boxes_of_another_format_are_recognised(real_data, composed, tmp_path, kind):
+    root = real_data("coco_slice")
+    content = json.loads((root / "annotations/instances_train2017.json").read_text())
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    for record in content["annotations"]:
+        x, y, w, h = record["bbox"]
+        width, height = sizes[record["image_id"]]
+        corners, shares = [x, y, x + w, y + h], [x / width, y / height, w / width, h / height]
+        record["bbox"] = corners if "corners" in kind else shares
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    own = copy.deepcopy(composed)
+    own.data.root = str(root)
+    own.data.train_images, own.data.val_images = "train2017", "val2017"
+    own.data.train_annotations = str(tmp_path / "train.json")
+    own.data.val_annotations = "annotations/instances_val2017.json"
+    found = [finding.kind for finding in check(own)[0].findings if "bbox" in finding.kind]
+    assert len(found) == 1
+    assert kind in found[0]
