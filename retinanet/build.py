@@ -10,10 +10,12 @@ import torch
 
 from retinanet import distributed
 from retinanet.config import DataConfig, EvaluationConfig, TrainConfig
-from retinanet.data.coco import CocoData, check_images_exist, check_same_classes, read_coco
+from retinanet.data.coco import CocoData, read_coco
 from retinanet.data.shapes import ensure_shapes
+from retinanet.data.splits import check_annotated, check_images_exist, check_same_classes
 from retinanet.data.stream import TrainingStream
 from retinanet.data.transforms import Augment
+from retinanet.data.verdict import STOP, Verdict
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
@@ -37,15 +39,28 @@ def build_data(data: DataConfig, split: str) -> CocoData:
         ValueError: a path is not set, or the annotations are not usable.
         FileNotFoundError: no such file.
     """
+    return read_coco(*data_paths(data, split))
+
+
+def data_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
+    """Annotation file and image folder of one split; the built-in set is drawn if need be.
+
+    Args:
+        data: settings.
+        split: ``"train"`` or ``"val"``.
+
+    Raises:
+        ValueError: a path is not set.
+    """
     if data.name == "shapes":
         distributed.on_main(lambda: ensure_shapes(Path(data.root)))
-    paths = {}
+    paths = []
     for part in ("annotations", "images"):
         value = getattr(data, f"{split}_{part}")
         if value is None:
             raise ValueError(f"data.{split}_{part} is not set; give its path (under data.root).")
-        paths[part] = Path(data.root or ".") / value
-    return read_coco(paths["annotations"], paths["images"])
+        paths.append(Path(data.root or ".") / value)
+    return paths[0], paths[1]
 
 
 def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
@@ -55,17 +70,29 @@ def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
         ValueError: a split without annotations, or other classes in each.
     """
     train, val = build_data(data, "train"), build_data(data, "val")
-    for split, read in (("train", train), ("val", val)):
-        if not read.annotated:
-            raise ValueError(
-                f"data.{split}_annotations={read.path} has no list of annotations; training needs "
-                f"boxes in both sets. eval.py takes such a file, to detect without scoring."
-            )
-    check_same_classes(train, val)
-    if data.on_bad_image == "stop":
-        check_images_exist(train)
-        check_images_exist(val)
+    check_splits(data, train, val)
     return train, val
+
+
+def check_splits(data: DataConfig, train: CocoData, val: CocoData, verdict: Verdict = STOP) -> None:
+    """Refuse splits that cannot be trained on together, or whose images are missing.
+
+    Args:
+        data: settings.
+        train: of them.
+        val: of them.
+        verdict: raises, or keeps every problem.
+
+    Raises:
+        ValueError: a split without annotations, or other classes in each.
+        FileNotFoundError: an image that is missing, unless those are skipped.
+    """
+    check_annotated(train, "train", verdict)
+    check_annotated(val, "val", verdict)
+    check_same_classes(train, val, verdict)
+    if data.on_bad_image == "stop":
+        check_images_exist(train, verdict)
+        check_images_exist(val, verdict)
 
 
 def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Augment:
@@ -114,7 +141,7 @@ def build_model(
         num_classes: K.
         load_later: a state dict follows, so no weights are fetched.
     """
-    model, anchors = settings.model, settings.anchors
+    model = settings.model
     torch.manual_seed(settings.seed)
     return RetinaNet(
         backbone=model.backbone,
@@ -131,14 +158,20 @@ def build_model(
         relu_before_p7=model.relu_before_p7,
         head_depth=model.head_depth,
         head_channels=model.head_channels,
-        anchors=AnchorGenerator(
-            sizes=anchors.sizes,
-            scales=anchors.scales,
-            ratios=anchors.ratios,
-            offset=anchors.offset,
-            rounding=anchors.rounding,
-        ),
+        anchors=build_anchors(settings),
         load_later=load_later,
+    )
+
+
+def build_anchors(settings: TrainConfig | DetectorConfig) -> AnchorGenerator:
+    """Where boxes are looked for."""
+    anchors = settings.anchors
+    return AnchorGenerator(
+        sizes=anchors.sizes,
+        scales=anchors.scales,
+        ratios=anchors.ratios,
+        offset=anchors.offset,
+        rounding=anchors.rounding,
     )
 
 

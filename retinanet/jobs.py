@@ -13,7 +13,8 @@ import torch
 from retinanet import build, distributed
 from retinanet.checks import check_settings
 from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
-from retinanet.data.coco import CocoData, check_images_exist
+from retinanet.data.coco import CocoData
+from retinanet.data.splits import check_images_exist
 from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.publish import publish, tell

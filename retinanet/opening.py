@@ -8,6 +8,7 @@ from typing import Any
 from retinanet import build
 from retinanet.config import LossConfig, TrainConfig
 from retinanet.data.coco import CocoData
+from retinanet.data.splits import describe_shared
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training import announce
 from retinanet.training.loop import Trainer
@@ -18,6 +19,7 @@ from retinanet.training.totals import Means
 def announcement(
     settings: TrainConfig,
     data: CocoData,
+    val_data: CocoData,
     trainer: Trainer,
     init_lines: Sequence[str],
     *,
@@ -28,6 +30,7 @@ def announcement(
     Args:
         settings: of the run.
         data: the training set.
+        val_data: the validation set.
         trainer: with the model, before its first step.
         init_lines: how the weights were taken from ``init_from``.
         total_steps: length of the run.
@@ -42,6 +45,7 @@ def announcement(
     )
     lines = [f"repaired   {what}: {count}" for what, count in data.repairs.items()]
     lines += describe(found, data.category_names)
+    lines += describe_shared(data, val_data)
     lines.append(
         announce.describe_rate(
             settings.optim.lr, settings.optim.batch_size, settings.optim.reference_batch

@@ -187,6 +187,7 @@ class TrainingRun:
             for line in announcement(
                 self.settings,
                 self.train_data,
+                self.val_data,
                 self.trainer,
                 self.init_lines,
                 total_steps=self.total_steps,

@@ -134,6 +134,7 @@ def test_the_log_says_what_to_expect_and_compares(whole):
     for words in ("6 (2 without objects), 4 boxes", "first loss class", "anchors", "as expected"):
         assert words in log
     assert "NOT as expected" not in log
+    assert "training images too" not in log
 
 
 def test_the_first_row_has_the_predicted_class_loss(whole):
@@ -334,6 +335,22 @@ def test_a_run_may_start_from_another_with_other_classes(data, whole, tmp_path):
     log = (tmp_path / "run/train.log").read_text()
     assert "kept square; restarted from model.prior: disc" in log
     assert "closed form" not in log
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (range(12, 17), "2 of 5 validation images are training images too (12.png, 13.png)"),
+        (range(10, 14), "every validation image is a training image too (10.png, 11.png, 12.png,"),
+    ],
+)
+def test_images_in_both_sets_are_warned_of_before_the_first_step(tmp_path, ids, words):
+    write_split(tmp_path / "data", "train", range(10, 14))
+    write_split(tmp_path / "data", "val", ids)
+    train(tmp_path / "data", tmp_path / "run", "schedule.max_steps=1")
+    log = (tmp_path / "run/train.log").read_text()
+    assert f"warning    {words}" in log
+    assert log.index(words) < log.index("first step")
 
 
 @pytest.mark.parametrize("name", ["train", "val"])

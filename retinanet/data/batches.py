@@ -190,7 +190,7 @@ class Loader:
             num_workers=workers,
             collate_fn=_as_is,
             pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             # An own generator: the loader would draw from the global one, and change what the
             # training draws after a restart.
             generator=torch.Generator(),
@@ -252,11 +252,11 @@ def make_loader(
         pin_memory: for a GPU.
     """
     check("data.workers", workers)
-    workers = min(workers, _cores())
+    workers = min(workers, num_cores())
     return Loader(Samples(data, augment, seed, on_bad_image), requests, workers, pin_memory)
 
 
-def _cores() -> int:
+def num_cores() -> int:
     """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -267,7 +267,7 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
     """Leave signals to the main process: it tells its workers when to end."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):

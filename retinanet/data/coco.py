@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retinanet.data.fields import (
     clip_xywh,
-    count_bad_ids,
+    find_bad_ids,
     find_usable,
     positions,
     read_area,
@@ -24,7 +24,8 @@ from retinanet.data.fields import (
     read_names,
     read_sizes,
 )
-from retinanet.data.records import Records, read_json, shown
+from retinanet.data.records import Records, read_json
+from retinanet.data.verdict import STOP, Verdict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +130,22 @@ class CocoData:
         return torch.from_numpy(clip_xywh(self.bbox[rows], self.sizes[index]).astype(np.float32))
 
 
+def images_of(data: CocoData) -> np.ndarray:
+    """(M,) int64: the image of every annotation."""
+    return np.repeat(np.arange(len(data)), np.diff(data.first))
+
+
+class Reading(NamedTuple):
+    """An annotation file as read: its data, and the records that it comes from."""
+
+    data: CocoData
+    images: Records
+    boxes: Records
+    image_rows: np.ndarray  # (N,) the record of every image
+    box_rows: np.ndarray  # (M,) the record of every annotation
+    mended: dict[str, np.ndarray]  # what was mended -> records of annotations, ascending
+
+
 def read_coco(annotations: Path, image_root: Path) -> CocoData:
     """Read and check an annotation file.
 
@@ -145,99 +162,104 @@ def read_coco(annotations: Path, image_root: Path) -> CocoData:
         FileNotFoundError: no annotation file or no image folder.
         ValueError: file, record, field, value, what is allowed, what to do.
     """
+    return read_all(annotations, image_root, STOP).data
+
+
+def read_all(annotations: Path, image_root: Path, verdict: Verdict) -> Reading:
+    """:func:`read_coco` with its records; where ``verdict`` goes on, without those it refuses.
+
+    Raises:
+        FileNotFoundError: no annotation file.
+        ValueError: the annotation file is not a JSON object; when stopping, any problem.
+    """
     annotations, image_root = Path(annotations), Path(image_root)
     found, fingerprint = read_json(annotations)
-    if not image_root.is_dir():
-        raise FileNotFoundError(
-            f"image folder {image_root} does not exist; check data.root and data.*_images."
-        )
-    images = Records(annotations, "images", found)
-    if not len(images):
-        raise ValueError(f"{annotations}: images must not be empty; it lists no image at all.")
+    _check_folder(image_root, verdict)
+    images = Records(annotations, "images", found, verdict)
+    images.refuse_empty("it lists no image at all", "List the images.")
     image_ids = images.integers("id")
     images.unique("id", image_ids)
     sizes = read_sizes(images)
     names = read_names(images)
-    category_ids, category_names = read_categories(Records(annotations, "categories", found))
+    categories = Records(annotations, "categories", found, verdict)
+    category_ids, category_names = read_categories(categories)
 
     annotated = "annotations" in found
-    boxes = Records(annotations, "annotations", found if annotated else {"annotations": []})
-    image = positions(boxes, "image_id", image_ids, "the id of a listed image")
-    labels = positions(boxes, "category_id", category_ids, "the id of a listed category")
-    bbox = boxes.boxes("bbox")
-    repairs = {"annotation ids renumbered": count_bad_ids(boxes.column("id"))}
-    crowd = read_crowd(boxes, repairs)
-    area = read_area(boxes, bbox, repairs)
-    usable = find_usable(bbox, sizes[image], repairs)
+    listed = found if annotated else {"annotations": []}
+    boxes = Records(annotations, "annotations", listed, verdict)
+    image = positions(boxes, "image_id", images, image_ids)
+    labels = positions(boxes, "category_id", categories, category_ids)
+    columns, mended = _read_columns(boxes)
 
-    by_image = np.argsort(image, kind="stable")
-    encoded = [name.encode("utf-8", "surrogatepass") for name in names]
-    return CocoData(
+    # Only what is sound: images in the order of the file, categories by id, boxes by image.
+    image_rows = np.flatnonzero(images.sound())
+    category_rows = np.flatnonzero(categories.sound())
+    category_rows = category_rows[np.argsort(category_ids[category_rows])]
+    image, labels = _ranks(image_rows, image, images), _ranks(category_rows, labels, categories)
+    rows = np.flatnonzero(boxes.sound() & (image >= 0) & (labels >= 0))
+    rows = rows[np.argsort(image[rows], kind="stable")]
+    columns = {name: column[rows] for name, column in columns.items()}
+    usable, flat = find_usable(columns["bbox"], sizes[image_rows][image[rows]])
+    mended = {what: np.sort(rows[mask[rows]]) for what, mask in mended.items()}
+    mended["boxes dropped: width or height not positive"] = np.sort(rows[flat])
+    mended["boxes dropped: outside the image"] = np.sort(rows[~flat & ~usable])
+    data = CocoData(
         path=annotations,
         image_root=image_root,
-        image_ids=image_ids,
-        sizes=sizes,
-        name_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        name_ends=np.cumsum([0, *map(len, encoded)]),
-        first=np.searchsorted(image[by_image], np.arange(len(image_ids) + 1)),
-        bbox=bbox[by_image],
-        area=area[by_image],
-        labels=labels[by_image],
-        crowd=crowd[by_image],
-        usable=usable[by_image],
-        category_ids=tuple(category_ids.tolist()),
-        category_names=category_names,
+        image_ids=image_ids[image_rows],
+        sizes=sizes[image_rows],
+        **_packed([names[row] for row in image_rows]),
+        first=np.searchsorted(image[rows], np.arange(len(image_rows) + 1)),
+        **columns,
+        labels=labels[rows],
+        usable=usable,
+        category_ids=tuple(category_ids[category_rows].tolist()),
+        category_names=tuple(category_names[row] for row in category_rows),
         annotated=annotated,
-        repairs={what: count for what, count in repairs.items() if count},
+        repairs={what: len(found) for what, found in mended.items() if len(found)},
         fingerprint=fingerprint,
     )
+    return Reading(data, images, boxes, image_rows, rows, mended)
 
 
-def check_same_classes(train: CocoData, val: CocoData) -> None:
-    """Refuse two files that do not list the same categories, by name and id.
+def _read_columns(boxes: Records) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Columns of the data, and what was mended in them: what -> (M,) bool, where."""
+    bbox = boxes.boxes("bbox")
+    bad_id = find_bad_ids(boxes.column("id"))
+    crowd, no_crowd = read_crowd(boxes)
+    area, no_area = read_area(boxes, bbox)
+    columns = {"bbox": bbox, "area": area, "crowd": crowd}
+    return columns, {
+        "annotation ids renumbered": bad_id,
+        "iscrowd filled in": no_crowd,
+        "area filled in": no_area,
+    }
 
-    One misspelt name would shift the labels of every category after it.
 
-    Raises:
-        ValueError: the categories that differ, and what they were probably meant to be.
-    """
-    ours = dict(zip(train.category_names, train.category_ids, strict=True))
-    theirs = dict(zip(val.category_names, val.category_ids, strict=True))
-    if ours == theirs:
-        return
-    differences = []
-    for name in [name for name in ours if name not in theirs][:3]:
-        differences.append(f"{shown(name)} is only in {train.path}{_near_miss(name, theirs)}")
-    for name in [name for name in theirs if name not in ours][:3]:
-        differences.append(f"{shown(name)} is only in {val.path}{_near_miss(name, ours)}")
-    if not differences:
-        name = next(name for name in ours if ours[name] != theirs[name])
-        differences = [
-            f"{shown(name)} has id {ours[name]} in {train.path} and {theirs[name]} in {val.path}"
-        ]
-    raise ValueError(
-        f"training and validation must list the same categories with the same ids: "
-        f"{'; '.join(differences)}. Correct the list of categories of one file."
+def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Names as two arrays."""
+    encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+    return {
+        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "name_ends": np.cumsum([0, *map(len, encoded)]),
+    }
+
+
+def _check_folder(image_root: Path, verdict: Verdict) -> None:
+    problem = f"image folder {image_root} does not exist"
+    remedy = "check data.root and data.*_images."
+    verdict.refuse(
+        "no image folder",
+        [] if image_root.is_dir() else [0],
+        lambda _: problem,
+        lambda _: f"{problem}; {remedy}",
+        remedy.capitalize(),
+        FileNotFoundError,
     )
 
 
-def check_images_exist(data: CocoData) -> None:
-    """Refuse a data set with images missing from its folder.
-
-    Raises:
-        FileNotFoundError: the first missing image, and how many are missing.
-    """
-    lost = data.missing()
-    if lost:
-        more = f" ({len(lost)} of {len(data)} images are missing)" if len(lost) > 1 else ""
-        raise FileNotFoundError(
-            f"no image {data.image_path(lost[0])}, listed in {data.path}{more}; complete the "
-            f"folder, or set data.on_bad_image=skip to go on without."
-        )
-
-
-def _near_miss(name: str, others: dict[str, int]) -> str:
-    """The name that was probably meant, as the end of a sentence."""
-    folded = {other.casefold().strip(): other for other in others}
-    close = difflib.get_close_matches(name.casefold().strip(), folded, n=1, cutoff=0.75)
-    return f" (the other has {shown(folded[close[0]])})" if close else ""
+def _ranks(rows: np.ndarray, positions: np.ndarray, records: Records) -> np.ndarray:
+    """Where records stand among ``rows``; -1 for those that are not, and for -1."""
+    rank = np.full(len(records) + 1, -1)
+    rank[rows] = np.arange(len(rows))
+    return rank[positions]

@@ -24,29 +24,30 @@ def read_sizes(images: Records) -> np.ndarray:
     for field in ("height", "width"):
         values = images.numbers(field)
         wrong = (values < 1) | (values != np.floor(values)) | (values >= 2**31)
-        if wrong.any():
-            raise images.problem(
-                int(wrong.argmax()),
-                field,
-                "a whole number of pixels, at least 1",
-                "Write the size of the image as it is displayed.",
-            )
-        columns.append(values.astype(np.int32))
+        images.refuse(
+            np.flatnonzero(wrong),
+            field,
+            "a whole number of pixels, at least 1",
+            "Write the size of the image as it is displayed.",
+        )
+        columns.append(np.where(wrong, 1, values).astype(np.int32))
     return np.stack(columns, axis=1)
 
 
 def read_names(images: Records) -> list[str]:
     """File names, none of which leads out of the image folder."""
     names = images.texts("file_name")
+    leaving = []
     for index, name in enumerate(names):
         plain = name[0] not in "/\\" and ".." not in name and ":" not in name and "\0" not in name
         if not plain and _leaves_folder(name):
-            raise images.problem(
-                index,
-                "file_name",
-                "a path below the image folder, neither absolute nor with '..'",
-                "Point data.*_images at the folder that the names start from.",
-            )
+            leaving.append(index)
+    images.refuse(
+        leaving,
+        "file_name",
+        "a path below the image folder, neither absolute nor with '..'",
+        "Point data.*_images at the folder that the names start from.",
+    )
     images.unique("file_name", names)
     return names
 
@@ -62,68 +63,82 @@ def _leaves_folder(name: str) -> bool:
     )
 
 
-def read_categories(categories: Records) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Sorted ids, and the names in that order."""
-    if not len(categories):
-        raise ValueError(f"{categories.path}: categories must not be empty; list every class.")
+def read_categories(categories: Records) -> tuple[np.ndarray, list[str]]:
+    """Ids and names, in the order of the file."""
+    categories.refuse_empty("list every class", "List every class.")
     ids = categories.integers("id")
     names = categories.texts("name")
     categories.unique("id", ids)
     categories.unique("name", names)
-    order = np.argsort(ids)
-    return ids[order], tuple(names[i] for i in order)
+    return ids, names
 
 
-def positions(boxes: Records, field: str, ids: np.ndarray, allowed: str) -> np.ndarray:
-    """(M,) int64: where the ids in a column stand among ``ids``."""
+# List -> one of its records, in words.
+SINGULAR = {"images": "image", "categories": "category"}
+
+
+def positions(boxes: Records, field: str, listed: Records, ids: np.ndarray) -> np.ndarray:
+    """(M,) int64: where the ids in a column stand among ``ids``, the ids of ``listed``.
+
+    -1 where they do not; that is refused, unless what they mean may be among the records that
+    were left out of ``listed``.
+    """
     values = boxes.integers(field)
-    order = np.argsort(ids)
+    if not len(ids):
+        return np.full(len(values), -1)
+    order = np.argsort(ids, kind="stable")
     place = np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)
     position = order[place]
     unknown = ids[position] != values
-    if unknown.any():
+    if listed.complete and not listed.bad["id"]:
         remedy = "Remove the annotation, or list what it refers to."
-        raise boxes.problem(int(unknown.argmax()), field, allowed, remedy)
-    return position
+        allowed = f"the id of a listed {SINGULAR[listed.name]}"
+        boxes.refuse(np.flatnonzero(unknown), field, allowed, remedy)
+    return np.where(unknown, -1, position)
 
 
-def count_bad_ids(ids: list[Any]) -> int:
-    """Annotations whose id is missing, repeated, not an integer, or below 1."""
-    good = [value for value in ids if type(value) is int and value > 0]
-    return len(ids) - len(set(good))
+def find_bad_ids(ids: list[Any]) -> np.ndarray:
+    """(M,) bool: annotations whose id is missing, repeated, not an integer, or below 1."""
+    bad = np.zeros(len(ids), dtype=bool)
+    good = {value for value in ids if type(value) is int and value > 0}
+    if len(good) == len(ids):
+        return bad
+    for index, value in enumerate(ids):
+        bad[index] = type(value) is not int or value not in good
+        good.discard(value if type(value) is int else None)
+    return bad
 
 
-def read_crowd(boxes: Records, repairs: dict[str, int]) -> np.ndarray:
-    """(M,) bool."""
+def read_crowd(boxes: Records) -> tuple[np.ndarray, np.ndarray]:
+    """Two (M,) bool: whether it is a crowd, and whether the file does not say it."""
     values = boxes.column("iscrowd")
-    repairs["iscrowd filled in"] = values.count(None)
-    for index, value in enumerate(values):
-        if value is not None and value not in (0, 1):
-            raise boxes.problem(index, "iscrowd", "0 or 1", "Correct it, or leave it out for 0.")
-    return np.array([value == 1 for value in values], dtype=bool)
+    bad = [row for row, value in enumerate(values) if value is not None and value not in (0, 1)]
+    boxes.refuse(bad, "iscrowd", "0 or 1", "Correct it, or leave it out for 0.")
+    crowd = np.array([value == 1 for value in values], dtype=bool)
+    return crowd, np.array([value is None for value in values], dtype=bool)
 
 
-def read_area(boxes: Records, bbox: np.ndarray, repairs: dict[str, int]) -> np.ndarray:
-    """(M,) float64: of the object as the file says, else of its box."""
+def read_area(boxes: Records, bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) float64, of the object as the file says, else of its box; and (M,) bool, the latter."""
     values = boxes.column("area")
     missing = np.array([value is None for value in values], dtype=bool)
-    repairs["area filled in"] = int(missing.sum())
-    for index, value in enumerate(values):
-        if value is not None and not is_finite(value):
-            raise boxes.problem(
-                index, "area", "a finite number of pixels", "Correct it, or leave it out."
-            )
-    given = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
+    bad = [row for row, value in enumerate(values) if value is not None and not is_finite(value)]
+    remedy = "Correct it, or leave it out."
+    boxes.refuse(bad, "area", "a finite number of pixels", remedy)
+    for row in [*bad, *np.flatnonzero(missing).tolist()]:
+        values[row] = 0.0
+    given = np.array(values, dtype=np.float64)
+    return np.where(missing, box_area(bbox), given), missing
+
+
+def box_area(bbox: np.ndarray) -> np.ndarray:
+    """(M,) float64: width times height of (M, 4) xywh, 0 where one is not positive."""
     with np.errstate(over="ignore"):
-        of_box = bbox[:, 2:].clip(min=0).prod(axis=1)
-    return np.where(missing, of_box, given)
+        return bbox[:, 2:].clip(min=0).prod(axis=1)
 
 
-def find_usable(bbox: np.ndarray, sizes: np.ndarray, repairs: dict[str, int]) -> np.ndarray:
-    """(M,) bool: boxes that have area inside their image, whose sizes are (M, 2)."""
+def find_usable(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two (M,) bool: boxes with area inside their image of (M, 2) size; those without any side."""
     corners = clip_xywh(bbox, sizes).astype(np.float32)
     positive = (bbox[:, 2:] > 0).all(axis=1)
-    usable = positive & (corners[:, 2:] > corners[:, :2]).all(axis=1)
-    repairs["boxes dropped: width or height not positive"] = int((~positive).sum())
-    repairs["boxes dropped: outside the image"] = int((positive & ~usable).sum())
-    return usable
+    return positive & (corners[:, 2:] > corners[:, :2]).all(axis=1), ~positive

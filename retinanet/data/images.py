@@ -7,8 +7,9 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +45,12 @@ _DECODING_ERRORS = (
 )
 
 
+# Formats that never turn the image while loading it, so that their header tells its size.
+_PLAIN_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "PPM")
+
+Result = TypeVar("Result")
+
+
 class BadImage(ValueError):  # noqa: N818 - reads as what it is
     """An image file that cannot be read; the message names it and the cause."""
 
@@ -65,13 +72,42 @@ def read_image(path: Path | str) -> Tensor:
         FileNotFoundError: no such file.
         BadImage: the file is not an image, damaged, or larger than ``MAX_PIXELS``.
     """
+    return _opened(path, _decode)
+
+
+class Header(NamedTuple):
+    """What the beginning of an image file says."""
+
+    height: int  # as displayed, pixels
+    width: int
+    orientation: int  # EXIF, 1 to 8
+    format: str  # Pillow's name
+    bits: int  # of a channel: 8, or 16 of which the upper 8 are read
+    certain: bool  # whether :func:`read_image` is sure to give this size if it gives any
+
+
+def read_header(path: Path | str) -> Header:
+    """Size and kind of an image file, without decoding it.
+
+    Args:
+        path: as for :func:`read_image`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        BadImage: the file is not an image, or larger than ``MAX_PIXELS``.
+    """
+    return _opened(path, _header)
+
+
+def _opened(path: Path | str, read: Callable[[BinaryIO], Result]) -> Result:
+    """What ``read`` makes of a file; its errors name the file."""
     if not os.path.exists(path):  # noqa: PTH110 - ten times the speed of pathlib
         raise FileNotFoundError(f"no image {path}.")
     try:
         # Pillow warns of large images and odd metadata, torchvision of its plans.
         with warnings.catch_warnings(), open(path, "rb") as file:  # noqa: PTH123
             warnings.simplefilter("ignore")
-            return _decode(file)
+            return read(file)
     except _DECODING_ERRORS as error:
         raise BadImage(f"cannot read image {path}: {_cause(error)}.") from error
 
@@ -84,12 +120,37 @@ def _cause(error: BaseException) -> str:
     return _PLACE.sub("", lines[0]).rstrip(".")
 
 
-def _decode(file: BinaryIO) -> Tensor:
-    """Header first, then pixels, then orientation."""
+def _open(file: BinaryIO) -> Image.Image:
+    """The image, not decoded, and not too large to be."""
     image = Image.open(file)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(f"{width} x {height} pixels are above the limit of {MAX_PIXELS}")
+    return image
+
+
+def _header(file: BinaryIO) -> Header:
+    image = _open(file)
+    # Pillow would decode a PNG to find metadata that may stand behind the pixels.
+    orientation = 1 if image.format == "PNG" and "exif" not in image.info else _orientation(image)
+    width, height = image.size
+    if orientation >= 5:
+        width, height = height, width
+    bits = 16 if image.mode.startswith("I") or _has_16_bits(file, image.format) else 8
+    plain = image.format in _PLAIN_FORMATS or orientation == 1
+    certain = plain and image.mode not in ("I", "F")
+    return Header(height, width, orientation, image.format or "", bits, certain)
+
+
+def _has_16_bits(file: BinaryIO, kind: str | None) -> bool:
+    """Whether it is a PNG of 16 bits: Pillow reads its colors as 8."""
+    file.seek(24)  # signature 8, length 4, IHDR 4, width 4, height 4
+    return kind == "PNG" and file.read(1) == b"\x10"
+
+
+def _decode(file: BinaryIO) -> Tensor:
+    """Header first, then pixels, then orientation."""
+    image = _open(file)
     if decode_jpeg is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
         orientation = _orientation(image)
         file.seek(0)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from retinanet.data.verdict import STOP, Verdict
 
 # Longer values are cut in messages, so that an error stays one line.
 SHOWN_CHARACTERS = 60
@@ -75,42 +78,91 @@ class Records:
         path: the file, for messages.
         name: key of the list in the file.
         found: content of the file.
+        verdict: gets what is wrong. Where it does not stop, a refused value is replaced by a
+            harmless one, and its record is no longer :meth:`sound`.
     """
 
-    def __init__(self, path: Path, name: str, found: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, name: str, found: dict[str, Any], verdict: Verdict = STOP
+    ) -> None:
         self.path = path
         self.name = name
-        self.items = found.get(name)
-        if not isinstance(self.items, list):
-            got = f"got {shown(self.items)}" if name in found else "which is missing"
-            raise ValueError(
-                f"{path} must have a list '{name}', {got}; is this a COCO detection file?"
-            )
-        if set(map(type, self.items)) - {dict}:
-            index = next(i for i, item in enumerate(self.items) if type(item) is not dict)
-            raise ValueError(
-                f"{path}: {name}[{index}] must be an object in braces, got "
-                f"{shown(self.items[index])}."
-            )
+        self.verdict = verdict
+        self.bad: dict[str, set[int]] = defaultdict(set)  # field -> records refused for it
+        self.repeated: set[int] = set()  # refused for what another record has too
+        self.complete = True  # what is not in the list is nowhere
+        items = found.get(name)
+        if not isinstance(items, list):
+            got = f"got {shown(items)}" if name in found else "which is missing"
+            message = f"{path} must have a list '{name}', {got}; is this a COCO detection file?"
+            self._refuse_list(f"{name}: no such list", got, message, "Choose a COCO JSON file.")
+            items = []
+        if set(map(type, items)) - {dict}:
+            items = self._refuse_others(items)
+        else:
+            self.places: Sequence[int] = range(len(items))  # in the list of the file
+        self.items = items
 
     def __len__(self) -> int:
         return len(self.items)
 
+    def sound(self) -> np.ndarray:
+        """(N,) bool: records of which nothing was refused so far."""
+        sound = np.ones(len(self), dtype=bool)
+        for rows in (*self.bad.values(), self.repeated):
+            sound[list(rows)] = False
+        return sound
+
     def where(self, index: int) -> str:
         """The record as messages name it: ``annotations[17] (id 4711)``."""
         record = self.items[index]
-        return f"{self.name}[{index}]" + (f" (id {shown(record['id'])})" if "id" in record else "")
+        number = f" (id {shown(record['id'])})" if "id" in record else ""
+        return f"{self.name}[{self.places[index]}]{number}"
 
-    def problem(self, index: int, field: str, allowed: str, remedy: str) -> ValueError:
-        """The error of one record: file, record, field, value, what is allowed, what to do."""
+    def place(self, index: int, found: str = "") -> str:
+        """A record and what is odd about it, as a list of findings shows it."""
+        return f"{self.path}: {self.where(index)}" + (f": {found}" if found else "")
+
+    def got(self, index: int, field: str) -> str:
+        """The value of a field, or that there is none."""
         record = self.items[index]
-        if field not in record:
-            got, remedy = "which is missing", "Add it."
-        else:
-            got = f"got {shown(record[field])}"
-        return ValueError(
-            f"{self.path}: {self.where(index)}: {field} must be {allowed}, {got}. {remedy}"
-        )
+        return f"got {shown(record[field])}" if field in record else "which is missing"
+
+    def refuse(self, rows: Iterable[int], field: str, allowed: str, remedy: str) -> None:
+        """Refuse a field of some records: file, record, value, what is allowed, what to do.
+
+        Args:
+            rows: of the records, ascending; those refused for this field before are left out.
+            field: whose value is wrong or missing.
+            allowed: what it must be.
+            remedy: what to do about a wrong one.
+        """
+        rows = [row for row in map(int, rows) if row not in self.bad[field]]
+        self._mark(self.bad[field], rows)
+        # Told apart, in the order of the file.
+        while rows:
+            missing = field not in self.items[rows[0]]
+            same = [row for row in rows if (field not in self.items[row]) == missing]
+            rows = [row for row in rows if (field not in self.items[row]) != missing]
+            todo = "Add it." if missing else remedy
+            self.verdict.refuse(
+                f"{self.name}: {field} {'is missing' if missing else f'must be {allowed}'}",
+                same,
+                lambda row, missing=missing: self.place(
+                    row, "" if missing else self.got(row, field)
+                ),
+                lambda row, todo=todo: (
+                    f"{self.path}: {self.where(row)}: {field} must be {allowed}, "
+                    f"{self.got(row, field)}. {todo}"
+                ),
+                todo,
+            )
+
+    def refuse_empty(self, reason: str, remedy: str) -> None:
+        """Refuse a list without a record, unless more than that was wrong with it."""
+        if not len(self) and self.complete:
+            message = f"{self.path}: {self.name} must not be empty; {reason}."
+            self._refuse_list(f"{self.name}: must not be empty", "got []", message, remedy)
 
     def column(self, field: str) -> list[Any]:
         """The field of every record, None where it is missing."""
@@ -118,67 +170,107 @@ class Records:
 
     def integers(self, field: str) -> np.ndarray:
         """(N,) int64: a field that must be an integer in every record."""
-        values = self.column(field)
-        self._refuse(field, values, {int}, _is_int64, "an integer", "Write it without quotes.")
+        remedy = "Write it without quotes."
+        values = self._checked(field, {int}, _is_int64, 0, "an integer", remedy)
         return np.array(values, dtype=np.int64)
 
     def numbers(self, field: str) -> np.ndarray:
         """(N,) float64: a field of finite numbers."""
-        values = self.column(field)
-        self._refuse(field, values, {int, float}, is_finite, "a finite number", "Correct it.")
+        values = self._checked(field, {int, float}, is_finite, 1, "a finite number", "Correct it.")
         return np.array(values, dtype=np.float64)
 
     def texts(self, field: str) -> list[str]:
         """A field that must be a text in every record."""
-        values = self.column(field)
-        self._refuse(field, values, {str}, bool, "a text that is not empty", "Correct it.")
-        return values
+        return self._checked(field, {str}, bool, "?", "a text that is not empty", "Correct it.")
 
     def boxes(self, field: str) -> np.ndarray:
         """(N, 4) float64: a field of four finite numbers."""
-        values = self.column(field)
         allowed = "four finite numbers [x, y, width, height] in pixels"
         remedy = "Correct the box or remove the record."
-        self._refuse(field, values, {list}, lambda value: len(value) == 4, allowed, remedy)
+        some = [0, 0, 1, 1]
+        values = self._checked(field, {list}, lambda value: len(value) == 4, some, allowed, remedy)
         flat = list(chain.from_iterable(values))
-        kinds = set(map(type, flat))
-        if kinds - {int, float} or not _all_finite(flat):
-            index = next(i for i, number in enumerate(flat) if not is_finite(number)) // 4
-            raise self.problem(index, field, allowed, remedy)
+        if set(map(type, flat)) - {int, float} or not _all_finite(flat):
+            bad = [row for row, box in enumerate(values) if not all(map(is_finite, box))]
+            self.refuse(bad, field, allowed, remedy)
+            for row in bad:
+                flat[4 * row : 4 * row + 4] = some
         return np.array(flat, dtype=np.float64).reshape(-1, 4)
 
     def unique(self, field: str, values: list[Any] | np.ndarray) -> None:
-        """Refuse a column in which a value occurs twice.
-
-        Raises:
-            ValueError: both records and the value.
-        """
+        """Refuse a column in which a value occurs twice: both records and the value."""
         values = values.tolist() if isinstance(values, np.ndarray) else values
         if len(set(values)) == len(values):
             return
         seen: dict[Any, int] = {}
+        before: dict[int, int] = {}  # record -> the first one with its value
         for index, value in enumerate(values):
-            if value in seen:
-                raise ValueError(
-                    f"{self.path}: {self.where(index)}: {field} {shown(value)} occurs before, in "
-                    f"{self.where(seen[value])}; it must be unique. Remove or rename one of them."
-                )
-            seen[value] = index
+            if index not in self.bad[field] and seen.setdefault(value, index) != index:
+                before[index] = seen[value]
+        self._mark(self.repeated, list(before))
+        remedy = "Remove or rename one of them."
 
-    def _refuse(
+        def found(row: int) -> str:
+            value = shown(values[row])
+            return f"{field} {value} occurs before, in {self.where(before[row])}"
+
+        self.verdict.refuse(
+            f"{self.name}: {field} must be unique",
+            list(before),
+            lambda row: self.place(row, found(row)),
+            lambda row: (
+                f"{self.path}: {self.where(row)}: {found(row)}; it must be unique. {remedy}"
+            ),
+            remedy,
+        )
+
+    def _checked(
         self,
         field: str,
-        values: list[Any],
         kinds: set[type],
         admits: Callable[[Any], bool],
+        harmless: Any,
         allowed: str,
         remedy: str,
-    ) -> None:
-        """Raise for the first value of another type or not admitted."""
+    ) -> list[Any]:
+        """A column without values of another type or not admitted: they are refused."""
+        values = self.column(field)
         # Types first, and exactly: true and false are integers to isinstance.
         if set(map(type, values)) - kinds or not all(map(admits, values)):
-            bad = (type(value) not in kinds or not admits(value) for value in values)
-            raise self.problem(list(bad).index(True), field, allowed, remedy)
+            bad = [i for i, v in enumerate(values) if type(v) not in kinds or not admits(v)]
+            self.refuse(bad, field, allowed, remedy)
+            for index in bad:
+                values[index] = harmless
+        return values
+
+    def _refuse_list(self, kind: str, got: str, message: str, remedy: str) -> None:
+        """Refuse the list as a whole."""
+        self.complete = False
+        self.verdict.leave_out(self.path, self.name)
+        self.verdict.refuse(kind, [0], lambda _: f"{self.path}: {got}", lambda _: message, remedy)
+
+    def _refuse_others(self, items: list[Any]) -> list[dict[str, Any]]:
+        """The objects of the list, without what is none."""
+        others = [row for row, item in enumerate(items) if type(item) is not dict]
+        self.places = [row for row, item in enumerate(items) if type(item) is dict]
+        self.complete = False
+        self.verdict.leave_out(self.path, self.name)
+        self.verdict.refuse(
+            f"{self.name}: must be objects",
+            others,
+            lambda row: f"{self.path}: {self.name}[{row}]: got {shown(items[row])}",
+            lambda row: (
+                f"{self.path}: {self.name}[{row}] must be an object in braces, got "
+                f"{shown(items[row])}."
+            ),
+            "Write each record in braces, or remove it.",
+        )
+        return [items[row] for row in self.places]
+
+    def _mark(self, refused: set[int], rows: list[int]) -> None:
+        refused.update(rows)
+        if rows:
+            self.verdict.leave_out(self.path, self.name)
 
 
 def is_finite(value: Any) -> bool:

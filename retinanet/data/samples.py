@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retinanet.checks import check
 from retinanet.data.coco import CocoData
-from retinanet.data.images import BadImage, read_image
+from retinanet.data.images import BadImage, read_header, read_image
 from retinanet.data.transforms import Augment, Geometry
 
 
@@ -99,32 +99,66 @@ class Samples:
         image = read_image(self.data.image_path(index))
         height, width = self.data.sizes[index].tolist()
         if tuple(image.shape[1:]) != (height, width):
-            raise ValueError(self._explain_size(index, image))
+            problem = size_problem(self.data, index, tuple(image.shape[1:]))
+            raise ValueError(f"{self.data.path}: {self._where(index)}: {problem.message}")
         boxes, labels = self.data.boxes(index)
         crowds = self.data.crowds(index)
         image_id = int(self.data.image_ids[index])
         parts = self.augment(image, boxes, labels, crowds, geometry, self.seed, epoch, image_id)
         return Sample(*parts, index)
 
+    def _where(self, index: int) -> str:
+        return f"images[{index}] (id {self.data.image_ids[index]})"
+
     def _explain(self, index: int, error: Exception) -> str:
         return (
-            f"{str(error).rstrip('.')}, listed in {self.data.path} as images[{index}] (id "
-            f"{self.data.image_ids[index]}). Replace the file, or set data.on_bad_image=skip to "
+            f"{str(error).rstrip('.')}, listed in {self.data.path} as {self._where(index)}. "
+            f"Replace the file, or set data.on_bad_image=skip to "
             f"{'use another image in its place' if self.augment.train else 'miss its objects'}."
         )
 
-    def _explain_size(self, index: int, image: Tensor) -> str:
-        height, width = self.data.sizes[index].tolist()
-        _, H, W = image.shape
-        remedy = (
+
+class SizeProblem(NamedTuple):
+    """Why an image has another size than its record says."""
+
+    kind: str
+    found: str
+    remedy: str
+
+    @property
+    def message(self) -> str:
+        """Both sizes, and what to do."""
+        return f"{self.found}. {self.remedy}"
+
+
+def size_problem(data: CocoData, index: int, size: tuple[int, int]) -> SizeProblem:
+    """What is wrong with the size of an image.
+
+    Args:
+        data: where the image is listed.
+        index: of the image.
+        size: height and width that :func:`read_image` gives; not those of the record.
+    """
+    height, width = data.sizes[index].tolist()
+    H, W = size
+    path = data.image_path(index)
+    found = f"width x height is {width} x {height}, but {path} has {W} x {H} pixels"
+    if (width, height) != (H, W):
+        return SizeProblem(
+            "images: width and height are not those of the file",
+            found,
+            "The boxes belong to another version of the image: correct width and height, or "
+            "restore the file.",
+        )
+    if read_header(path).orientation >= 5:
+        return SizeProblem(
+            "images: width and height are those before the file's EXIF orientation",
+            found,
             "Its EXIF orientation turns it: annotate the image as it is displayed, or remove the "
-            "tag from the file."
-            if (width, height) == (H, W)
-            else "The boxes belong to another version of the image: correct width and height, or "
-            "restore the file."
+            "tag from the file.",
         )
-        return (
-            f"{self.data.path}: images[{index}] (id {self.data.image_ids[index]}): width x height "
-            f"is {width} x {height}, but {self.data.image_path(index)} has {W} x {H} pixels. "
-            f"{remedy}"
-        )
+    return SizeProblem(
+        "images: width and height are swapped",
+        found,
+        "They are swapped: exchange them, and make sure that the boxes are [x, y, width, height].",
+    )

@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
-from retinanet.data.coco import check_images_exist, check_same_classes, read_coco
+from retinanet.data.coco import read_coco
+from retinanet.data.splits import check_images_exist, check_same_classes
 
 GOOD = {
     "images": [

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from retinanet.data import images
-from retinanet.data.images import BadImage, read_image
+from retinanet.data.images import BadImage, read_header, read_image
 
 HEIGHT, WIDTH = 5, 7
 
@@ -276,3 +276,46 @@ def test_a_large_image_below_the_limit_gives_no_warning(tmp_path, monkeypatch, r
     Image.fromarray(rgb).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", rgb[..., 0].size - 1)
     assert read_image(path).shape == (3, 40, 56)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_a_header_that_is_certain_tells_the_size_that_is_read(tmp_path, rgb, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(rgb[:, :40]).save(path, exif=exif)
+    header = read_header(path)
+    assert header.certain == (suffix != "tiff" or orientation == 1)
+    if header.certain:
+        assert (header.height, header.width) == tuple(read_image(path).shape[1:])
+        assert header.orientation == orientation
+
+
+def test_a_header_does_not_need_the_pixels(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    for suffix in ("jpg", "png"):
+        path = tmp_path / f"a.{suffix}"
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[:-1000])
+        assert (read_header(path).height, read_header(path).width) == (40, 56)
+        with pytest.raises(BadImage):
+            read_image(path)
+
+
+def test_a_header_says_what_is_left_out_of_16_bits(tmp_path):
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.zeros((3, 4), dtype=np.uint16)).save(grey)
+    color = tmp_path / "color.png"
+    color.write_bytes(png(4, 3, 16, 2, b"\0" * 3 * (1 + 4 * 6)))
+    plain = tmp_path / "plain.png"
+    Image.fromarray(np.zeros((3, 4), dtype=np.uint8)).save(plain)
+    assert [read_header(path).bits for path in (grey, color, plain)] == [16, 16, 8]
+
+
+def test_a_header_of_something_else_is_a_bad_image(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(BadImage, match=r"a\.jpg: it is empty or not an image"):
+        read_header(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
+        read_header(tmp_path / "gone.jpg")

@@ -1,0 +1,297 @@
+"""What is odd about a data set that can be read: mended, or taken as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+
+from retinanet.data.coco import CocoData, Reading, images_of
+from retinanet.data.fields import box_area
+from retinanet.data.records import shown
+from retinanet.data.splits import shared_images
+from retinanet.data.verdict import Verdict
+
+# Pixels beyond the border that are no mistake: boxes of polygons are rounded.
+BORDER = 1.0
+# Boxes are taken for two corners when there are at least so many, nearly all have their third and
+# fourth number above the first and second, and some reach outside. Of a thousand boxes of COCO
+# 10 % are so ordered; written as corners all of them are, and three in four reach outside.
+CORNERS_BOXES = 4
+CORNERS_ORDERED = 0.99
+CORNERS_OUTSIDE = 0.2
+# An area may exceed that of its box by this factor: masks are counted in whole pixels.
+AREA_SLACK = 1.01
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+# What reading mends -> field, kind, what training does, what the user can do.
+MENDED = {
+    "annotation ids renumbered": (
+        "id",
+        "annotations: id is missing, repeated, below 1 or not an integer",
+        "gives new ids, in memory",
+        "Nothing is needed here; other tools want ids that are unique and at least 1.",
+    ),
+    "iscrowd filled in": (
+        "iscrowd",
+        "annotations: iscrowd is missing",
+        "takes 0",
+        "Nothing is needed, unless some boxes hold groups of objects: those have iscrowd 1.",
+    ),
+    "area filled in": (
+        "area",
+        "annotations: area is missing",
+        "takes width times height",
+        "Nothing is needed; where there are masks, give their areas: APs, APm and APl use them.",
+    ),
+    "boxes dropped: width or height not positive": (
+        "bbox",
+        "annotations: bbox has no positive width and height",
+        "never trains on it; evaluation still gets it",
+        "Correct the box, [x, y, width, height], or remove the record.",
+    ),
+    "boxes dropped: outside the image": (
+        "bbox",
+        "annotations: bbox lies outside its image",
+        "never trains on it; evaluation still gets it",
+        "Correct the box, or the width and height of the image, or remove the record.",
+    ),
+}
+
+
+def check_reading(reading: Reading, verdict: Verdict, other_size: Collection[int] = ()) -> None:
+    """Everything about one annotation file alone.
+
+    Args:
+        reading: of the file, without what was refused.
+        verdict: gets what is mended and what is odd.
+        other_size: images whose files have another size; where their boxes are is not judged.
+    """
+    judged = ~np.isin(images_of(reading.data), list(other_size))
+    for what, rows in reading.mended.items():
+        field, kind, does, remedy = MENDED[what]
+        if what == "boxes dropped: outside the image":
+            rows = rows[np.isin(rows, reading.box_rows[judged])]
+        verdict.mend(kind, rows, _places(reading, field), does, remedy)
+    check_boxes(reading, judged, verdict)
+    check_areas(reading, verdict)
+    check_repeated(reading, verdict)
+    check_names(reading, verdict)
+
+
+def check_boxes(reading: Reading, judged: np.ndarray, verdict: Verdict) -> None:
+    """Boxes in other units, of another format, or partly outside.
+
+    Args:
+        reading: of the file.
+        judged: (M,) bool, of those to look at.
+        verdict: gets what is odd.
+    """
+    data = reading.data
+    judged = judged & data.usable
+    bbox, rows = data.bbox[judged], reading.box_rows[judged]
+    if not len(bbox):
+        return
+    place = _places(reading, "bbox")
+    if bbox.min() >= 0 and bbox.max() <= 1:
+        verdict.note(
+            "annotations: every bbox lies in [0, 1], as if in shares of the image",
+            np.sort(rows),
+            place,
+            "takes them for pixels",
+            "Multiply x and width by the width of the image, y and height by its height.",
+        )
+        return
+    height, width = data.sizes[images_of(data)[judged]].T
+    with np.errstate(over="ignore"):
+        ends = bbox[:, :2] + bbox[:, 2:]
+    outside = (ends > np.stack([width, height], axis=1) + BORDER).any(axis=1)
+    ordered = (bbox[:, 2:] > bbox[:, :2]).all(axis=1).mean() >= CORNERS_ORDERED
+    if ordered and len(bbox) >= CORNERS_BOXES and outside.mean() >= CORNERS_OUTSIDE:
+        verdict.note(
+            "annotations: bbox looks like two corners [x1, y1, x2, y2]",
+            np.sort(rows[outside]),
+            lambda row: f"{place(row)} reaches outside its image",
+            "takes it for [x, y, width, height], and cuts it at the border",
+            "If they are corners, write [x1, y1, x2 - x1, y2 - y1].",
+        )
+        return
+    outside |= (bbox[:, :2] < -BORDER).any(axis=1)
+    verdict.mend(
+        "annotations: bbox reaches outside its image",
+        np.sort(rows[outside]),
+        place,
+        "cuts it at the border",
+        "Nothing is needed where objects are cut by the border; else correct the box.",
+    )
+
+
+def check_areas(reading: Reading, verdict: Verdict) -> None:
+    """Areas that no object in its box can have."""
+    data = reading.data
+    place = _places(reading, "area")
+    does = "takes it as it is: only APs, APm and APl depend on it"
+    remedy = "Correct the area, or leave it out for width times height."
+    none = data.usable & (data.area <= 0)
+    verdict.note(
+        "annotations: area is not positive", np.sort(reading.box_rows[none]), place, does, remedy
+    )
+    with np.errstate(over="ignore"):
+        most = box_area(data.bbox) * AREA_SLACK + BORDER
+    large = data.usable & (data.area > most)
+    verdict.note(
+        "annotations: area is larger than the box",
+        np.sort(reading.box_rows[large]),
+        lambda row: f"{place(row)}, bbox {shown(reading.boxes.items[row]['bbox'])}",
+        does,
+        remedy,
+    )
+
+
+def check_repeated(reading: Reading, verdict: Verdict) -> None:
+    """Objects that are annotated twice: same image, class and box."""
+    data = reading.data
+    columns = [*data.bbox.T, data.labels, images_of(data)]
+    order = np.lexsort(columns)  # stable: the first of the file comes first
+    same = np.ones(max(len(order) - 1, 0), dtype=bool)
+    for column in columns:
+        same &= column[order][1:] == column[order][:-1]
+    again = order[1:][same]
+    first = dict(zip(reading.box_rows[again], reading.box_rows[order[:-1][same]], strict=True))
+    verdict.note(
+        "annotations: the same box of the same class in the same image",
+        sorted(first),
+        lambda row: f"{reading.boxes.place(row)}: as {reading.boxes.where(first[row])}",
+        "trains on both, and evaluation wants both found",
+        "Remove one of them.",
+    )
+
+
+def check_names(reading: Reading, verdict: Verdict) -> None:
+    """Categories that were probably meant to be one."""
+    data = reading.data
+    seen: dict[str, str] = {}
+    alike = []
+    for name in data.category_names:
+        plain = " ".join(name.split()).casefold()
+        if seen.setdefault(plain, name) != name:
+            alike.append(f"{data.path}: {shown(name)} and {shown(seen[plain])}")
+    verdict.note(
+        "categories: names that differ only in case or spaces",
+        range(len(alike)),
+        alike.__getitem__,
+        "takes them for different classes",
+        "If they are one class, give their annotations one category_id and remove the other.",
+    )
+
+
+def check_pair(train: Reading, val: Reading, keep_empty: bool, verdict: Verdict) -> None:
+    """What is odd about two splits together, from their annotations and folders.
+
+    Args:
+        train: of them.
+        val: of them.
+        keep_empty: images without a box are trained on.
+        verdict: gets what is odd.
+    """
+    check_shared(train.data, val.data, verdict)
+    _check_unlisted([train.data, val.data], verdict)
+    parts = {(train.data.path, name) for name in ("images", "annotations", "categories")}
+    if not train.data.annotated or parts & verdict.left_out:
+        return  # what looks empty may be what was refused
+    check_classes(train.data, val.data, verdict)
+    empty = train.image_rows[np.diff(train.data.first) == 0]
+    verdict.note(
+        "images: no annotation, in training",
+        empty,
+        lambda row: f"{train.images.place(row)}: {shown(train.images.items[row]['file_name'])}",
+        "trains on them as background" if keep_empty else "leaves them out",
+        "Nothing is needed if they show no object; else annotate them.",
+    )
+
+
+def check_shared(train: CocoData, val: CocoData, verdict: Verdict) -> None:
+    """Images that are in both splits."""
+    verdict.note(
+        "images: the same file in training and validation",
+        shared_images(train, val),
+        lambda i: f"{val.path}: image id {val.image_ids[i]}: {val.image_path(i)}",
+        "warns, and goes on: AP will look better than it is",
+        "Remove them from one of the two files.",
+    )
+
+
+def check_classes(train: CocoData, val: CocoData, verdict: Verdict) -> None:
+    """Classes that cannot be learnt: nothing in training shows them."""
+    wanted = dict(zip(val.category_names, class_counts(val), strict=True))
+    counts = class_counts(train)
+    absent = [label for label, count in enumerate(counts) if not count]
+    tested = [label for label in absent if wanted.get(train.category_names[label])]
+
+    def place(label: int) -> str:
+        return f"{train.path}: {shown(train.category_names[label])}"
+
+    verdict.note(
+        "categories: boxes in validation, none in training",
+        tested,
+        lambda label: f"{place(label)}: {wanted[train.category_names[label]]} in {val.path}",
+        "cannot learn them: their AP will be 0",
+        "Annotate some in training, or remove the class from both files.",
+    )
+    verdict.note(
+        "categories: no box in training",
+        [label for label in absent if label not in tested],
+        place,
+        "cannot learn them",
+        "Nothing is needed if that is intended; else annotate some, or remove the class.",
+    )
+
+
+def class_counts(data: CocoData) -> list[int]:
+    """Boxes of every class, as training counts them."""
+    labels = data.labels[data.usable & ~data.crowd]
+    return np.bincount(labels, minlength=len(data.category_names)).tolist()
+
+
+def _check_unlisted(splits: Sequence[CocoData], verdict: Verdict) -> None:
+    """Image files beside the listed ones that no record lists."""
+    if {(data.path, "images") for data in splits} & verdict.left_out:
+        return
+    listed: dict[str, set[str]] = {}  # folder -> names
+    for data in splits:
+        folders: dict[str, set[str]] = {}
+        for index in range(len(data)):
+            folder, name = os.path.split(data.file_name(index))
+            if folder not in folders:
+                where = os.path.realpath(data.image_root / folder)
+                folders[folder] = listed.setdefault(where, set())
+            folders[folder].add(name)
+    others = [
+        f"{folder}/{name}"
+        for folder, names in listed.items()
+        for name in sorted(set(_names_in(folder)) - names)
+        if name.lower().endswith(SUFFIXES)
+    ]
+    verdict.note(
+        "images: files that no record lists",
+        range(len(others)),
+        others.__getitem__,
+        "never reads them",
+        "Nothing is needed if they are meant to be left out.",
+    )
+
+
+def _names_in(folder: str) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208 - names
+
+
+def _places(reading: Reading, field: str) -> Callable[[int], str]:
+    """How findings name an annotation and the value of a field."""
+    boxes = reading.boxes
+
+    def place(row: int) -> str:
+        found = f"{field} {shown(boxes.items[row][field])}" if field in boxes.items[row] else ""
+        return boxes.place(row, "" if field == "id" else found)
+
+    return place
