@@ -28,6 +28,9 @@ from retinanet.training.transfer import other_conventions, transfer
 
 logger = logging.getLogger(__name__)
 
+# What last.pt has and best.pt has not.
+TO_CONTINUE = {"optimizer", "scaler", "loss", "ema", "evaluated_step", "fruitless"}
+
 
 class TrainingRun:
     """Everything of one run, and the order of its acts."""
@@ -309,8 +312,15 @@ class TrainingRun:
         """Continue from a checkpoint of this run.
 
         Raises:
-            ValueError: the annotations are not those it was trained on.
+            ValueError: the annotations are not those it was trained on, or it is no checkpoint to
+                continue from.
         """
+        if not stored.keys() >= TO_CONTINUE:
+            raise ValueError(
+                f"{self.directory.last} holds a model without the state of its training, as best.pt "
+                f"does; put the last.pt of the run there, or choose another output_dir (with "
+                f"init_from=PATH to keep the weights)."
+            )
         for data, fingerprint in (
             (self.train_data, stored["train_data"]),
             (self.val_data, stored["val_data"]),

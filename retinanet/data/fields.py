@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -9,12 +10,19 @@ import numpy as np
 
 from retinanet.data.records import Records, is_finite
 
+# Areas that COCO's evaluator looks at, square pixels; it ignores objects outside.
+MAX_AREA = 1e10
+
+# Half of a pair of UTF-16: no text, and nothing can be written with one.
+HALF = re.compile("[\ud800-\udfff]")
+# In a path Python has some for bytes that are not UTF-8.
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 
 def clip_xywh(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """(..., 4) xywh -> xyxy inside images of (..., 2) height and width."""
     limits = sizes[..., ::-1]
-    with np.errstate(over="ignore"):  # a sum beyond the largest float is clipped like any other
-        corner = np.clip(bbox[..., :2] + bbox[..., 2:], 0, limits)
+    corner = np.clip(bbox[..., :2] + bbox[..., 2:], 0, limits)
     return np.concatenate([np.clip(bbox[..., :2], 0, limits), corner], axis=-1)
 
 
@@ -39,13 +47,17 @@ def read_names(images: Records) -> list[str]:
     """File names, none of which leads out of the image folder."""
     names = images.texts("file_name")
     for index, name in enumerate(names):
-        plain = name[0] not in "/\\" and ".." not in name and ":" not in name and "\0" not in name
+        plain = name[0] not in "/\\" and ".." not in name and ":" not in name
         if not plain and _leaves_folder(name):
             raise images.problem(
                 index,
                 "file_name",
                 "a path below the image folder, neither absolute nor with '..'",
                 "Point data.*_images at the folder that the names start from.",
+            )
+        if CONTROL.search(name):
+            raise images.problem(
+                index, "file_name", "a path without control characters", "Rename the file."
             )
     images.unique("file_name", names)
     return names
@@ -54,12 +66,7 @@ def read_names(images: Records) -> list[str]:
 def _leaves_folder(name: str) -> bool:
     """Whether a file name is absolute or climbs, to POSIX or to Windows."""
     windows = PureWindowsPath(name)
-    return (
-        PurePosixPath(name).is_absolute()
-        or bool(windows.anchor)
-        or ".." in windows.parts
-        or "\0" in name
-    )
+    return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
 
 
 def read_categories(categories: Records) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -70,6 +77,9 @@ def read_categories(categories: Records) -> tuple[np.ndarray, tuple[str, ...]]:
     names = categories.texts("name")
     categories.unique("id", ids)
     categories.unique("name", names)
+    for index, name in enumerate(names):
+        if HALF.search(name):
+            raise categories.problem(index, "name", "a text of whole characters", "Correct it.")
     order = np.argsort(ids)
     return ids[order], tuple(names[i] for i in order)
 
@@ -104,18 +114,23 @@ def read_crowd(boxes: Records, repairs: dict[str, int]) -> np.ndarray:
 
 
 def read_area(boxes: Records, bbox: np.ndarray, repairs: dict[str, int]) -> np.ndarray:
-    """(M,) float64: of the object as the file says, else of its box."""
+    """(M,) float64: of the object as the file says, else of its box, up to ``MAX_AREA``.
+
+    Of an area that COCO's evaluator does not look at its AP would say nothing.
+    """
     values = boxes.column("area")
     missing = np.array([value is None for value in values], dtype=bool)
     repairs["area filled in"] = int(missing.sum())
     for index, value in enumerate(values):
-        if value is not None and not is_finite(value):
+        if value is not None and not (is_finite(value) and 0 <= value <= MAX_AREA):
             raise boxes.problem(
-                index, "area", "a finite number of pixels", "Correct it, or leave it out."
+                index,
+                "area",
+                "a finite number of pixels, from 0 to 1e10",
+                "Correct it, or leave it out.",
             )
     given = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
-    with np.errstate(over="ignore"):
-        of_box = bbox[:, 2:].clip(min=0).prod(axis=1)
+    of_box = bbox[:, 2:].clip(min=0).prod(axis=1).clip(max=MAX_AREA)
     return np.where(missing, of_box, given)
 
 

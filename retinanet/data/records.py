@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -12,8 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from retinanet import limits
+
 # Longer values are cut in messages, so that an error stays one line.
 SHOWN_CHARACTERS = 60
+# Beyond it areas and their sums would not be finite.
+LARGEST = 1e100
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
@@ -36,7 +39,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     try:
         text = content.decode("utf-8-sig")
         del content
-        found = json.loads(text, object_hook=_without_segmentation)
+        found = json.loads(text, object_pairs_hook=_record)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8."
@@ -57,14 +60,23 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     return found, fingerprint
 
 
-def _without_segmentation(record: dict[str, Any]) -> dict[str, Any]:
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """One object of the file. Of a key that stands twice JSON would drop the first value."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice in one object; remove one")
     record.pop("segmentation", None)
     return record
 
 
 def shown(value: Any) -> str:
     """A value as it stands in a message: one line, cut when long."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} of too many levels"
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
@@ -135,7 +147,7 @@ class Records:
         return values
 
     def boxes(self, field: str) -> np.ndarray:
-        """(N, 4) float64: a field of four finite numbers."""
+        """(N, 4) float64: a field of four finite numbers, none above ``LARGEST``."""
         values = self.column(field)
         allowed = "four finite numbers [x, y, width, height] in pixels"
         remedy = "Correct the box or remove the record."
@@ -145,7 +157,11 @@ class Records:
         if kinds - {int, float} or not _all_finite(flat):
             index = next(i for i, number in enumerate(flat) if not is_finite(number)) // 4
             raise self.problem(index, field, allowed, remedy)
-        return np.array(flat, dtype=np.float64).reshape(-1, 4)
+        boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
+        large = (np.abs(boxes) > LARGEST).any(axis=1)
+        if large.any():
+            raise self.problem(int(large.argmax()), field, allowed, remedy)
+        return boxes
 
     def unique(self, field: str, values: list[Any] | np.ndarray) -> None:
         """Refuse a column in which a value occurs twice.
@@ -183,10 +199,7 @@ class Records:
 
 def is_finite(value: Any) -> bool:
     """Whether a value of a JSON file is a number that float64 holds."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond the largest float
-        return False
+    return type(value) in (int, float) and limits.is_finite(value)
 
 
 def _all_finite(values: list[int | float]) -> bool:
