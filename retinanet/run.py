@@ -317,8 +317,8 @@ class TrainingRun:
         """
         if not stored.keys() >= TO_CONTINUE:
             raise ValueError(
-                f"{self.directory.last} holds a model without the state of its training, as best.pt "
-                f"does; put the last.pt of the run there, or choose another output_dir (with "
+                f"{self.directory.last} holds a model without the state of its training, as "
+                f"best.pt does; put the last.pt of the run there, or choose another output_dir (with "
                 f"init_from=PATH to keep the weights)."
             )
         for data, fingerprint in (

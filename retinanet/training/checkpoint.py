@@ -16,8 +16,6 @@ from retinanet.loading import read_tensors
 FORMAT = 1
 # What a trained model is: the weights, and what it takes to use them.
 NEEDED = {"model", "settings", "classes"}
-# Where it comes from; another project's checkpoint has None here.
-ORIGIN = {"step", "val_data"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
@@ -134,17 +132,15 @@ def check_trained(state: dict[str, Any], path: Path) -> dict[str, Any]:
 def _holds_a_model(state: dict[str, Any]) -> bool:
     """Whether the parts of a trained model are there, each of its type."""
     parts = all(isinstance(state.get(name), dict) for name in NEEDED)
-    if not parts or not state.keys() >= ORIGIN or not {"names", "ids"} <= state["classes"].keys():
+    if not parts or "step" not in state or not {"names", "ids"} <= state["classes"].keys():
         return False
     weights, names, ids = shipped_weights(state), state["classes"]["names"], state["classes"]["ids"]
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         return False
     if names is None:
         return True
-    is_list = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)
-    return is_list and all(
-        type(n) is str and type(i) is int for n, i in zip(names, ids, strict=True)
-    )
+    are_lists = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)
+    return are_lists and {*map(type, names)} <= {str} and {*map(type, ids)} <= {int}
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:

@@ -230,7 +230,7 @@ YAML_VALUES = [
     "0", "1", "0.5", "1e-3", "-1", "1e400", ".inf", ".nan", "1" + "0" * 400, "9" * 5000, "true",
     "yes", "null", "~", "", "two", "'1'", "[1]", "[0.5, 2]", "[1, 10, 100]", "[]", "{}",
     "{a: 0.5}", "{a: {b: 1}}", "0x10", "0o17", "1_000", "2026-01-01", "12:30:00",
-    "!!python/object/apply:os.system [x]", "!!binary aGk=", "!!set {a}", "&x [*x]", "*nowhere",
+    "!!python/object/apply:os.system [x]", "!!binary aGk=", "!!set {a}", "&x 1", "*nowhere",
     "[1", "\"a", "a: b: c", "${nowhere}", "${now:%H}", "???", "|\n  a", "runs/x", "'a,b'", "l1",
     "resnet18", "\t1", "- 1", "@x", "`x`", "%x", "#x", "\udcff",
 ]  # fmt: skip
@@ -278,7 +278,7 @@ def test_no_mutated_file_is_ignored(tmp_path, times, tally):
             except ValueError as error:
                 assert "\n" not in str(error)
                 named = f"e{number}.yaml" in str(error) or f"{last}: Value" in str(error)
-                assert right or named or "a settings file" in str(error), str(error)
+                assert right or named or "is not valid YAML" in str(error), str(error)
                 refused += 1
                 continue
             assert right, (name, text)
@@ -304,3 +304,12 @@ def test_an_integer_beyond_the_largest_float_is_refused_by_key(train, key):
 def test_an_alpha_beyond_the_largest_float_is_refused_by_key(train, value):
     with pytest.raises(ValueError, match="^loss.alpha"):
         train.command([f"loss.alpha={value.format('0' * 400)}"])
+
+
+def test_a_file_inside_itself_is_refused_in_one_line(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nloss: {alpha: &x [*x]}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    with composer("train", str(tmp_path)) as reader, pytest.raises(ValueError) as caught:
+        reader.command(["experiment=mine"])
+    assert str(caught.value).startswith("a settings file has values of too many levels")
