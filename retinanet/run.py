@@ -318,8 +318,8 @@ class TrainingRun:
         if not stored.keys() >= TO_CONTINUE:
             raise ValueError(
                 f"{self.directory.last} holds a model without the state of its training, as "
-                f"best.pt does; put the last.pt of the run there, or choose another output_dir (with "
-                f"init_from=PATH to keep the weights)."
+                f"best.pt does; put the last.pt of the run there, or choose another output_dir "
+                f"(with init_from=PATH to keep the weights)."
             )
         for data, fingerprint in (
             (self.train_data, stored["train_data"]),

@@ -204,6 +204,7 @@ def files_with(payload):
 def extension():
     """A file may refer to what somebody registered by a number."""
     copyreg.add_extension("os", "mkdir", EXTENSION)
+    pickle.loads(b"\x82" + bytes([EXTENSION]) + b".")  # from now on it is known without its name
     yield
     copyreg.remove_extension("os", "mkdir", EXTENSION)
 

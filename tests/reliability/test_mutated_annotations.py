@@ -106,7 +106,7 @@ def keys_of(container):
 
 def change_a_field(rng, tree):
     """The commonest mistake: a value that the field must not, or may, have."""
-    kind = rng.choice(["annotations"] * 4 + ["images", "categories"])
+    kind = rng.choice(["annotations"] * 6 + ["images", "categories"])
     if not isinstance(tree.get(kind), list) or not tree[kind]:
         return
     record = rng.choice(tree[kind])
@@ -151,7 +151,7 @@ def add_a_key(rng, tree):
     record[rng.choice(["score", "ignore", "keypoints", "", "\ud800"])] = rng.choice(ODD)
 
 
-CHANGES = [change_a_field] * 6 + [
+CHANGES = [change_a_field] * 16 + [
     set_anything,
     delete_anything,
     repeat_a_record,
@@ -234,10 +234,10 @@ BYTE_CHANGES = [cut, random_bytes, another_encoding]
 def mutated(rng):
     """The bytes of the good file after one to three changes."""
     tree = good_file()
-    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+    for _ in range(rng.choice([1, 1, 1, 1, 2])):
         rng.choice(CHANGES)(rng, tree)
     text = json.dumps(tree, ensure_ascii=rng.random() < 0.8)
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         text = rng.choice(TEXT_CHANGES)(rng, text)
     content = text.encode("utf-8", "surrogatepass")
     if rng.random() < 0.1:
@@ -421,13 +421,15 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
     assert "the key 'annotations' stands twice in one object" in refused(tmp_path, twice)
 
 
-@pytest.mark.parametrize("depth", range(900, 1000, 7))
-def test_a_value_of_many_levels_is_shown_in_one_line(tmp_path, depth):
-    text = json.dumps(good_file()).replace(
-        '"height": 96', f'"height": {"[" * depth}{"]" * depth}', 1
-    )
-    message = refused(tmp_path, text)
-    assert "height must be" in message or "cannot be read as JSON" in message
+def test_a_value_of_many_levels_is_shown_in_one_line(tmp_path):
+    # Where reading it just succeeds, showing it may fail.
+    text = json.dumps(good_file())
+    refused(tmp_path, text.replace("96", "-1"))
+    for depth in range(800, 1000):
+        deep = f'"height": {"[" * depth}{"]" * depth}'
+        (tmp_path / "a.json").write_text(text.replace('"height": 96', deep, 1))
+        message = read(tmp_path / "a.json", tmp_path / "images")
+        assert "height must be" in message or "cannot be read as JSON" in message
 
 
 @pytest.mark.parametrize("name", ["a\nb.png", "a\x1b[2J.png", "x" * 300 + ".png", "d/" * 3000])

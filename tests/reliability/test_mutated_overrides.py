@@ -186,8 +186,8 @@ def checked(reader, typed, before, named):
 def test_no_mutated_override_is_ignored(train, times, tally):
     rng, before = random.Random(0), settings_of(train, [])
     count, misspelt_names, refused = times(500, 500), 0, 0
-    for _ in range(count):
-        name, prefix = rng.choice(list(KEYS)), rng.choice(PREFIXES)
+    for number in range(count):
+        name, prefix = list(KEYS)[number % len(KEYS)], rng.choice(PREFIXES)
         text = any_text(rng, KEYS[name])
         if rng.random() < 0.4:
             typed = [f"{prefix}{misspelt(rng, name)}={rng.choice(['1', 'x', 'null', text])}"]
