@@ -23,6 +23,7 @@ from retinanet.data.coco import CocoData, check_images_exist, read_coco
 from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import NUMBERS
+from retinanet.evaluation.precision import AREAS
 
 ROOT = Path(__file__).resolve().parents[2]
 # pycocotools 2.0 calls numpy the way numpy 1 expected.
@@ -331,6 +332,9 @@ def check_the_score(content: bytes, data: CocoData) -> None:
     assert dropped == (~data.usable).sum()
     objects = int((~data.crowd).sum())
     assert ours.num_gt == objects
+    # Outside of these the evaluator would leave an object out, and tell nobody.
+    low, high = AREAS[0]
+    assert ((data.area >= low) & (data.area <= high)).all()
     assert len(data.usable) == len(json.loads(content.decode("utf-8-sig"))["annotations"])
     if not objects:
         assert ours.metrics["AP"] is None

@@ -208,6 +208,22 @@ def test_no_mutated_override_is_ignored(train, times, tally):
     )
 
 
+def test_every_key_takes_what_is_typed(train, tally):
+    before, taken = settings_of(train, []), set()
+    for name, key in KEYS.items():
+        usual = (
+            key.limit.choices if key.limit and key.limit.choices else USUAL.get(key.type, ALPHAS)
+        )
+        for text in usual:
+            differs = not same(before[name], meant(key, text))
+            if not checked(train, [f"{name}={text}"], before, {name: text}) and differs:
+                taken.add(name)
+                break
+    # These go with other settings, which would have to be typed too.
+    assert len(taken) > 0.85 * len(KEYS), KEYS.keys() - taken
+    tally(f"keys set to another value: {len(taken)} of {len(KEYS)}, and nothing else with them")
+
+
 def test_a_mutated_choice_is_refused_or_made(train, tally):
     rng, refused = random.Random(1), 0
     while refused < 100:
