@@ -139,13 +139,13 @@ DAMAGES = [
 ]
 
 
-def test_a_damaged_checkpoint_is_refused_in_one_line_or_loads_as_it_was(tmp_path, tally):
+def test_a_damaged_checkpoint_is_refused_in_one_line_or_loads_as_it_was(tmp_path, times, tally):
     path, saved = tmp_path / "last.pt", {"format": 1, **state_of(7)}
     save_checkpoint(path, state_of(7))
     content = path.read_bytes()
     assert identical(load_checkpoint(path), saved)
     rng, refused, harmless = random.Random(0), 0, 0
-    for number in range(1000):
+    for number in range(times(300, 1000)):
         damage = DAMAGES[number % len(DAMAGES)]
         path.write_bytes(damage(rng, content))
         try:
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line_or_loads_as_it_was(tmp_path
         else:
             assert identical(loaded, saved), (number, damage.__name__)
             harmless += 1
-    assert refused > 700
+    assert refused > 0.7 * number
     tally(
         f"damaged checkpoints: {number + 1} files, {refused} refused in one line, {harmless} "
         f"load as they were, 0 silently different, 0 other errors"

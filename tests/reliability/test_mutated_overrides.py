@@ -272,7 +272,7 @@ def yaml_meant(key, text):
 def test_no_mutated_file_is_ignored(tmp_path, times, tally):
     rng, files = random.Random(2), {}
     (tmp_path / "experiment").mkdir()
-    for number in range(times(60, 200)):
+    for number in range(times(30, 200)):
         name = rng.choice(list(KEYS))
         right = rng.random() < 0.5
         text = any_yaml(rng, KEYS[name])

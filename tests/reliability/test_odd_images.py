@@ -295,13 +295,13 @@ def bombs():
     )
     yield "TIFF of gigapixels", large, REFUSED
     yield (
-        "PNG with a profile of 200 MiB",
-        png(8, 8, 8, 0, rows_of(np.zeros((8, 8), np.uint8)), chunk(b"iCCP", b"x\0\0" + bomb(200))),
+        "PNG with a profile of 120 MiB",
+        png(8, 8, 8, 0, rows_of(np.zeros((8, 8), np.uint8)), chunk(b"iCCP", b"x\0\0" + bomb(120))),
         EITHER,
     )
     yield (
-        "PNG with texts of 200 MiB",
-        png(8, 8, 8, 0, rows_of(np.zeros((8, 8), np.uint8)), chunk(b"zTXt", b"x\0\0" + bomb(200))),
+        "PNG with texts of 120 MiB",
+        png(8, 8, 8, 0, rows_of(np.zeros((8, 8), np.uint8)), chunk(b"zTXt", b"x\0\0" + bomb(120))),
         EITHER,
     )
 
