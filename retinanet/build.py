@@ -113,15 +113,19 @@ def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Aug
 
 
 def build_stream(
-    settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int
+    settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int = 1
 ) -> TrainingStream:
-    """The training batches of this rank, in so many micro-batches for each step."""
+    """The training batches of this rank, in so many micro-batches for each step.
+
+    ``optim.accumulate`` where it is a number; ``accumulate`` where it is to be measured.
+    """
+    given = settings.optim.accumulate
     return TrainingStream(
         data,
         build_augment(settings, train=True),
         seed=settings.seed,
         batch_size=settings.optim.batch_size,
-        accumulate=accumulate,
+        accumulate=accumulate if given == "auto" else given,
         keep_empty=settings.data.keep_empty,
         on_bad_image=settings.data.on_bad_image,
         workers=settings.data.workers,

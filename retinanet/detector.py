@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet import build
+from retinanet.checks import check_settings
 from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
 from retinanet.data.transforms import resize, resized_size
@@ -24,6 +25,9 @@ from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import to_original
 from retinanet.recorded import DetectorConfig, restore
 from retinanet.training.checkpoint import shipped_weights
+
+# How images come into a model, which every checkpoint must say.
+IMAGE_SETTINGS = ("min_size", "max_size", "resize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +135,45 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
         ValueError: damaged, or nobody's RetinaNet.
     """
     state = read_trained(Path(path))
-    settings = recorded_settings(state)
     place = choose_device(device)
-    model = load_model(state, settings).to(place)
-    names, ids = known_classes(state, model.num_classes)
+    try:
+        settings = recorded_settings(state)
+        model = load_model(state, settings).to(place)
+        names, ids = known_classes(state, model.num_classes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return Detector(model, settings, names, ids, choose_precision(precision, place))
 
 
 def recorded_settings(state: dict[str, Any]) -> DetectorConfig:
-    """The settings of a checkpoint that its model detects with."""
-    wanted = {f.name: state["settings"][f.name] for f in dataclasses.fields(DetectorConfig)}
-    return restore(DetectorConfig, wanted)
+    """The settings of a checkpoint that its model detects with.
+
+    Raises:
+        ValueError: they are not those of this version, or out of range.
+    """
+    fields = [f.name for f in dataclasses.fields(DetectorConfig)]
+    found = restore(DetectorConfig, {k: v for k, v in state["settings"].items() if k in fields})
+    lacking = [name for name in IMAGE_SETTINGS if getattr(found.data, name) is None]
+    if lacking:
+        raise ValueError(f"the recorded settings lack data.{', data.'.join(lacking)}.")
+    check_settings(found)
+    return found
 
 
 def known_classes(state: dict[str, Any], num_classes: int) -> tuple[list[str], list[int]]:
-    """Names and category ids of a checkpoint's classes; numbers where nobody wrote them down."""
-    classes = state["classes"]
-    if classes["names"] is None:
+    """Names and category ids of a checkpoint's classes; numbers where nobody wrote them down.
+
+    Raises:
+        ValueError: it names more or fewer classes than its model detects.
+    """
+    names, ids = state["classes"]["names"], state["classes"]["ids"]
+    if names is None:
         return [f"class_{label}" for label in range(num_classes)], list(range(num_classes))
-    return classes["names"], classes["ids"]
+    if len(names) != num_classes:
+        raise ValueError(
+            f"the checkpoint names {len(names)} classes, and its model detects {num_classes}."
+        )
+    return names, ids
 
 
 def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
@@ -163,15 +187,37 @@ def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
         ValueError: parameters are missing or left over.
     """
     weights = shipped_weights(state)
+    # First what makes a model large: what is described may fit into no memory.
+    _refuse(_misfits(weights, _described_shapes(settings)))
     K = count_classes(weights)
     model = build.build_model(settings, K, load_later=True)
-    wanted = model.state_dict()
-    wrong = sorted(name for name in weights.keys() ^ wanted.keys())
-    wrong += [n for n in weights.keys() & wanted.keys() if weights[n].shape != wanted[n].shape]
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    _refuse(sorted(weights.keys() - wanted.keys()) + _misfits(weights, wanted))
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _described_shapes(settings: DetectorConfig) -> dict[str, tuple[int, ...]]:
+    """Parameter -> shape, of those that show the numbers of ``settings``."""
+    model, anchors = settings.model, settings.anchors
+    a = len(anchors.scales) * len(anchors.ratios)
+    C = model.fpn_channels
+    widths = [C] + [model.head_channels] * min(model.head_depth, 2)
+    shapes = {"fpn.p7.weight": (C, C, 3, 3), "head.box.pred.weight": (4 * a, widths[-1], 3, 3)}
+    if model.head_depth:
+        last = f"head.cls.convs.{model.head_depth - 1}.weight"
+        shapes[last] = (widths[-1], widths[-2], 3, 3)
+    return shapes
+
+
+def _misfits(weights: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> list[str]:
+    """Names in ``wanted`` that the weights lack, or have in another shape."""
+    return [n for n, shape in wanted.items() if n not in weights or weights[n].shape != shape]
+
+
+def _refuse(wrong: list[str]) -> None:
     if wrong:
         raise ValueError(
             f"the checkpoint does not hold the model it describes: {len(wrong)} parameters are "
-            f"missing, left over or of another shape, such as {', '.join(wrong[:3])}."
+            f"missing, left over or of another shape, such as {', '.join(map(str, wrong[:3]))}."
         )
-    model.load_state_dict(weights)
-    return model.eval()

@@ -188,7 +188,7 @@ def output_folder(settings: EvalConfig, state: dict, data: CocoData, *, changed:
     run = checkpoint.parent.parent
     if not (run / "config.yaml").exists():
         run = checkpoint.with_suffix("")
-    own = state["val_data"] == data.fingerprint
+    own = state.get("val_data") == data.fingerprint
     if own and not changed and checkpoint.name == "best.pt":
         return run
     parts = [] if checkpoint.name == "best.pt" else [checkpoint.stem]

@@ -38,9 +38,19 @@ class Limit:
 
     def admits(self, value: float) -> bool:
         """Whether one finite number lies within the limit."""
+        if not is_finite(value):
+            return False
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return math.isfinite(value) and above and below
+        return above and below
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is one that a float holds."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 FRACTION = Limit(0, 1)

@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 UNREADABLE = (
     pickle.UnpicklingError,
     struct.error,
+    zipfile.BadZipFile,
     AssertionError,
     AttributeError,
     EOFError,
@@ -49,8 +51,11 @@ NOT_WANTED = (
 
 
 # How files of torch.save begin: a zip file's first entry, and before torch 1.6 a pickled number.
+# Torch tells them apart in the same way. Only the first has checksums.
 TORCH_ZIP = b"PK\x03\x04"
 TORCH_OLD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class LeftOut:
@@ -65,25 +70,19 @@ class LeftOut:
 
 
 def read_tensors(path: Path) -> Any:
-    """Containers and tensors of a file, on the CPU.
+    """Containers and tensors of a file, on the CPU, after checking every byte that has a checksum.
 
     Args:
         path: written by ``torch.save``, today's format or the one before, or a pickle of numpy
             arrays, as detectron2's models are. Its first bytes tell, not its name.
 
     Raises:
-        ValueError: not such a file, or it holds more than containers and tensors.
+        ValueError: not such a file, damaged, or it holds more than containers and tensors.
     """
     try:
-        with path.open("rb") as file:
-            if not file.read(len(TORCH_OLD)).startswith((TORCH_ZIP, TORCH_OLD)):
-                file.seek(0)
-                return _tensors(_ArrayUnpickler(file).load(), {})
-        stand_ins = [(LeftOut, name) for name in NOT_WANTED]
-        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            # Foreign bytes make the unpickler warn of what it is about to refuse.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+        found = _read(path)
+        _check_contents(found, path.stat().st_size)
+        return found
     except PermissionError:
         raise
     except UNREADABLE as error:
@@ -92,7 +91,69 @@ def read_tensors(path: Path) -> Any:
                 f"no file of tensors and plain containers alone{_what_was_refused(error)}"
             ) from error
         reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{type(error).__name__}: {reason}") from error
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{kind}{reason}") from error
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(len(TORCH_OLD))
+        if not head.startswith((TORCH_ZIP, TORCH_OLD)):
+            file.seek(0)
+            return _tensors(_ArrayUnpickler(file).load(), {})
+    if head.startswith(TORCH_ZIP):
+        _check_every_byte(path)
+    stand_ins = [(LeftOut, name) for name in NOT_WANTED]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+        # Foreign bytes make the unpickler warn of what it is about to refuse.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_every_byte(path: Path) -> None:
+    """Refuse a file that is no zip file, or whose entries differ from their checksums.
+
+    Single flipped bits load silently otherwise: torch does not look at the checksums.
+    """
+    with zipfile.ZipFile(path) as archive:
+        # Torch compresses nothing: another method is a flipped bit, or somebody else's file.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its entries are compressed")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"wrong checksum of {damaged}")
+
+
+def _check_contents(found: Any, most: int) -> None:
+    """Refuse tensors that a file cannot hold, and names that would make messages unreadable.
+
+    Args:
+        found: what was read.
+        most: bytes of the file. A tensor may claim any size without having the numbers; what
+            copies it would need the memory.
+    """
+    waiting, seen = [found], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            _check_tensor(value, most)
+        elif isinstance(value, dict):
+            if any(isinstance(key, str) and CONTROL.search(key) for key in value):
+                raise ValueError("it holds names with control characters")
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
+def _check_tensor(value: Tensor, most: int) -> None:
+    dense = value.layout is torch.strided and value.device.type == "cpu" and not value.is_nested
+    if not dense or value.is_quantized or value.is_complex():
+        raise ValueError("it holds a tensor that is not one of plain numbers")
+    if value.numel() * value.element_size() > most:
+        raise ValueError(f"it holds a tensor of {value.numel()} numbers, more than fit into it")
 
 
 def _what_was_refused(error: pickle.UnpicklingError) -> str:
@@ -187,8 +248,11 @@ class _Latin1:
         return text.encode("latin1")
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Knows how to make arrays of numbers and plain containers, and nothing else."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Knows how to make arrays of numbers and plain containers, and nothing else.
+
+    The one written in Python: the other makes room for as many objects as a file says it has.
+    """
 
     ALLOWED: dict[tuple[str, str], Callable] = {
         ("_codecs", "encode"): _Latin1(),
@@ -213,20 +277,26 @@ class _ArrayUnpickler(pickle.Unpickler):
         except KeyError:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}") from None
 
+    def get_extension(self, code: int) -> None:
+        """Refuse what somebody registered under a number: it may be known without its name."""
+        raise pickle.UnpicklingError(f"extension {code}")
+
 
 def _tensors(value: Any, made: dict[int, Any]) -> Any:
     """The same containers with tensors instead of arrays.
 
     Args:
         value: what was read.
-        made: what became of the containers already seen. A file may name one of them again and
-            again, in itself too: a few hundred bytes could stand for more than any memory holds.
+        made: what became of the containers and arrays already seen. A file may name one of them
+            again and again, in itself too: a few hundred bytes could stand for more than any
+            memory holds.
     """
-    if isinstance(value, _Array):
-        return value.tensor()
-    if not isinstance(value, dict | list | tuple):
+    if not isinstance(value, dict | list | tuple | _Array):
         return value
     if id(value) not in made:
+        if isinstance(value, _Array):
+            made[id(value)] = value.tensor()
+            return made[id(value)]
         made[id(value)] = copied = {} if isinstance(value, dict) else []
         if isinstance(value, dict):
             copied.update((key, _tensors(item, made)) for key, item in value.items())

@@ -31,6 +31,9 @@ from retinanet.training.transfer import other_conventions, transfer
 
 logger = logging.getLogger(__name__)
 
+# What last.pt has and best.pt has not.
+TO_CONTINUE = {"optimizer", "scaler", "loss", "ema", "evaluated_step", "fruitless"}
+
 
 class TrainingRun:
     """Everything of one run, and the order of its acts."""
@@ -58,8 +61,7 @@ class TrainingRun:
         self.plain = dataclasses.asdict(settings)
         stored = self._stored_checkpoint()
         self.train_data, self.val_data = build.build_splits(settings.data)
-        self.accumulate = 1 if settings.optim.accumulate == "auto" else settings.optim.accumulate
-        self.stream = build.build_stream(settings, self.train_data, device, self.accumulate)
+        self.stream = build.build_stream(settings, self.train_data, device)
         self.total_steps = self._total_steps()
         every = settings.evaluation.every_epochs * self.stream.steps_per_epoch
         self.evaluate_every = max(1, round(every))
@@ -90,10 +92,8 @@ class TrainingRun:
         if settings.optim.accumulate == "auto":
             images = settings.optim.batch_size // distributed.world_size()
             worst = worst_batch(self.train_data, build.build_augment(settings, train=True), images)
-            self.accumulate = fewest_parts(self.trainer, worst)
-            self.stream = build.build_stream(
-                settings, self.train_data, self.device, self.accumulate
-            )
+            parts = fewest_parts(self.trainer, worst)
+            self.stream = build.build_stream(settings, self.train_data, self.device, parts)
 
     def run(self) -> None:
         """Train to the end, or report that it has been reached.
@@ -131,7 +131,7 @@ class TrainingRun:
             self.trainer.run(steps, self._after_step)
         except torch.OutOfMemoryError as error:
             images = self.settings.optim.batch_size // distributed.world_size()
-            message = explain_out_of_memory(self.trainer, images, self.accumulate)
+            message = explain_out_of_memory(self.trainer, images, self.stream.accumulate)
             raise MemoryError(message) from error
 
     def _stored_checkpoint(self) -> dict[str, Any] | None:
@@ -179,7 +179,7 @@ class TrainingRun:
         logger.info("run        %s", self.directory.root)
         logger.info("device     %s, forward pass in %s", self.device, self.trainer.precision)
         if self.settings.optim.accumulate == "auto":
-            logger.info("accumulate %d micro-batches a step, measured", self.accumulate)
+            logger.info("accumulate %d micro-batches a step, measured", self.stream.accumulate)
         if step:
             logger.info("continue   after step %d of %d", step, self.total_steps)
             self._report_extended()
@@ -349,8 +349,15 @@ class TrainingRun:
         """Continue from a checkpoint of this run.
 
         Raises:
-            ValueError: the annotations are not those it was trained on.
+            ValueError: the annotations are not those it was trained on, or it is no checkpoint to
+                continue from.
         """
+        if not stored.keys() >= TO_CONTINUE:
+            raise ValueError(
+                f"{self.directory.last} holds a model without the state of its training, as "
+                f"best.pt does; put the last.pt of the run there, or choose another output_dir "
+                f"(with init_from=PATH to keep the weights)."
+            )
         for data, fingerprint in (
             (self.train_data, stored["train_data"]),
             (self.val_data, stored["val_data"]),

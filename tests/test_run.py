@@ -298,6 +298,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path):
     assert "The checkpoint before it is used" not in (output / "metrics.jsonl").read_text()
 
 
+def test_a_model_alone_is_nothing_to_continue_from(data, tmp_path):
+    output = tmp_path / "run"
+    train(data, output, "schedule.epochs=1")
+    shutil.copy(output / "checkpoints/best.pt", output / "checkpoints/last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt holds a model without the state of its train"):
+        train(data, output, "schedule.epochs=2")
+
+
 def test_early_stopping_ends_a_run_that_does_not_get_better(data, tmp_path):
     # The rate is too small to change anything: no evaluation is better than the first.
     overrides = ["evaluation.every_epochs=1", "evaluation.patience=2", "optim.lr=1e-12"]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from retinanet.limits import Limit
+from retinanet.limits import Limit, is_finite
 
 # What people type from habit that no edit distance finds; the answer is not a key.
 NOT_SETTINGS = {
@@ -204,7 +204,9 @@ def _has_type(kind: Any, value: Any) -> bool:
         return kind is bool and (isinstance(value, bool) or str(value).lower() in TRUE_OR_FALSE)
     if kind is str:
         return isinstance(value, str | int | float) and str(value).strip() != ""
-    return isinstance(value, int | float if kind is float else int)
+    if kind is float:  # inf and nan are floats, which limits refuse
+        return isinstance(value, float) or (isinstance(value, int) and is_finite(value))
+    return isinstance(value, int)
 
 
 def shown(value: Any) -> str:

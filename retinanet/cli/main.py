@@ -203,6 +203,7 @@ class Composer:
 
     def _check_name(self, typed: str, name: str, prefix: str | None) -> None:
         """Refuse names that do not exist, and what Hydra offers beyond setting a value."""
+        typed = " ".join(typed.split())
         if re.match(r"hydra\b", name):
             raise ValueError(
                 f"{typed} would have no effect: Hydra only reads settings here; where files go "
@@ -227,8 +228,9 @@ class Composer:
         try:
             parsed = OverridesParser.create(self._loader).parse_override(override)
         except HydraException as error:
+            said = " ".join(str(error).split())
             raise ValueError(
-                f"cannot read {typed!r}: {error}; text with brackets, braces, colons or commas "
+                f"cannot read {typed!r}: {said}; text with brackets, braces, colons or commas "
                 f"needs quotes, for Hydra and for the shell: 'KEY=\"a,b\"'."
             ) from error
         parsed.config_loader = self._loader
@@ -262,8 +264,13 @@ def _told_plainly() -> Iterator[None]:
     """Turn what Hydra, OmegaConf and YAML refuse into a ValueError without their inner terms."""
     try:
         yield
+    except RecursionError as error:
+        raise ValueError(
+            "a settings file has values of too many levels, or inside themselves."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"a settings file is not valid YAML: {error}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"a settings file is not valid YAML: {said}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(plain_message(error)) from error
 

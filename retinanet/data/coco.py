@@ -89,18 +89,19 @@ class CocoData:
     def missing(self) -> list[int]:
         """Indices of the images whose file does not exist.
 
-        Each folder is listed once: asking for every file takes minutes on network disks.
+        Each folder is listed once: asking for every file takes minutes on network disks. With
+        os.path: pathlib fails where a name is too long, or none that the file system knows.
         """
         present: dict[str, set[str]] = {}
         lost = []
         for index in range(len(self)):
             folder, name = os.path.split(self.file_name(index))
             if folder not in present:
-                where = self.image_root / folder
-                found = os.listdir(where) if where.is_dir() else []  # noqa: PTH208 - names, not paths
+                where = os.path.join(self.image_root, folder)  # noqa: PTH118
+                found = os.listdir(where) if os.path.isdir(where) else []  # noqa: PTH112, PTH208
                 present[folder] = set(found)
             # Some file systems find names that they list in another spelling.
-            if name not in present[folder] and not self.image_path(index).exists():
+            if name not in present[folder] and not os.path.exists(self.image_path(index)):  # noqa: PTH110
                 lost.append(index)
         return lost
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -9,12 +10,19 @@ import numpy as np
 
 from retinanet.data.records import Records, is_finite
 
+# Areas that COCO's evaluator looks at, square pixels; it ignores objects outside.
+MAX_AREA = 1e10
+
+# Half of a pair of UTF-16: no text, and nothing can be written with one.
+HALF = re.compile("[\ud800-\udfff]")
+# In a path Python has some for bytes that are not UTF-8.
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 
 def clip_xywh(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """(..., 4) xywh -> xyxy inside images of (..., 2) height and width."""
     limits = sizes[..., ::-1]
-    with np.errstate(over="ignore"):  # a sum beyond the largest float is clipped like any other
-        corner = np.clip(bbox[..., :2] + bbox[..., 2:], 0, limits)
+    corner = np.clip(bbox[..., :2] + bbox[..., 2:], 0, limits)
     return np.concatenate([np.clip(bbox[..., :2], 0, limits), corner], axis=-1)
 
 
@@ -39,7 +47,7 @@ def read_names(images: Records) -> list[str]:
     names = images.texts("file_name")
     leaving = []
     for index, name in enumerate(names):
-        plain = name[0] not in "/\\" and ".." not in name and ":" not in name and "\0" not in name
+        plain = name[0] not in "/\\" and ".." not in name and ":" not in name
         if not plain and _leaves_folder(name):
             leaving.append(index)
     images.refuse(
@@ -48,6 +56,8 @@ def read_names(images: Records) -> list[str]:
         "a path below the image folder, neither absolute nor with '..'",
         "Point data.*_images at the folder that the names start from.",
     )
+    control = [index for index, name in enumerate(names) if CONTROL.search(name)]
+    images.refuse(control, "file_name", "a path without control characters", "Rename the file.")
     images.unique("file_name", names)
     return names
 
@@ -55,12 +65,7 @@ def read_names(images: Records) -> list[str]:
 def _leaves_folder(name: str) -> bool:
     """Whether a file name is absolute or climbs, to POSIX or to Windows."""
     windows = PureWindowsPath(name)
-    return (
-        PurePosixPath(name).is_absolute()
-        or bool(windows.anchor)
-        or ".." in windows.parts
-        or "\0" in name
-    )
+    return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
 
 
 def read_categories(categories: Records) -> tuple[np.ndarray, list[str]]:
@@ -70,6 +75,8 @@ def read_categories(categories: Records) -> tuple[np.ndarray, list[str]]:
     names = categories.texts("name")
     categories.unique("id", ids)
     categories.unique("name", names)
+    halves = [index for index, name in enumerate(names) if HALF.search(name)]
+    categories.refuse(halves, "name", "a text of whole characters", "Correct it.")
     return ids, names
 
 
@@ -119,22 +126,28 @@ def read_crowd(boxes: Records) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_area(boxes: Records, bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) float64, of the object as the file says, else of its box; and (M,) bool, the latter."""
+    """(M,) float64, of the object as the file says, else of its box; and (M,) bool, the latter.
+
+    Of an area above ``MAX_AREA`` or below 0 COCO's AP would say nothing.
+    """
     values = boxes.column("area")
     missing = np.array([value is None for value in values], dtype=bool)
-    bad = [row for row, value in enumerate(values) if value is not None and not is_finite(value)]
+    bad = [row for row, value in enumerate(values) if value is not None and not _is_area(value)]
     remedy = "Correct it, or leave it out."
-    boxes.refuse(bad, "area", "a finite number of pixels", remedy)
+    boxes.refuse(bad, "area", "a finite number of pixels, from 0 to 1e10", remedy)
     for row in [*bad, *np.flatnonzero(missing).tolist()]:
         values[row] = 0.0
     given = np.array(values, dtype=np.float64)
-    return np.where(missing, box_area(bbox), given), missing
+    return np.where(missing, box_area(bbox).clip(max=MAX_AREA), given), missing
+
+
+def _is_area(value: Any) -> bool:
+    return is_finite(value) and 0 <= value <= MAX_AREA
 
 
 def box_area(bbox: np.ndarray) -> np.ndarray:
     """(M,) float64: width times height of (M, 4) xywh, 0 where one is not positive."""
-    with np.errstate(over="ignore"):
-        return bbox[:, 2:].clip(min=0).prod(axis=1)
+    return bbox[:, 2:].clip(min=0).prod(axis=1)
 
 
 def find_usable(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

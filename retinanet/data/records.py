@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -13,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from retinanet import limits
 from retinanet.data.verdict import STOP, Verdict
 
 # Longer values are cut in messages, so that an error stays one line.
 SHOWN_CHARACTERS = 60
+# Beyond it areas and their sums would not be finite.
+LARGEST = 1e100
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
@@ -39,7 +41,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     try:
         text = content.decode("utf-8-sig")
         del content
-        found = json.loads(text, object_hook=_without_segmentation)
+        found = json.loads(text, object_pairs_hook=_record)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8."
@@ -60,14 +62,23 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     return found, fingerprint
 
 
-def _without_segmentation(record: dict[str, Any]) -> dict[str, Any]:
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """One object of the file. Of a key that stands twice JSON would drop the first value."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice in one object; remove one")
     record.pop("segmentation", None)
     return record
 
 
 def shown(value: Any) -> str:
     """A value as it stands in a message: one line, cut when long."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} of too many levels"
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
@@ -184,14 +195,14 @@ class Records:
         return self._checked(field, {str}, bool, "?", "a text that is not empty", "Correct it.")
 
     def boxes(self, field: str) -> np.ndarray:
-        """(N, 4) float64: a field of four finite numbers."""
+        """(N, 4) float64: a field of four finite numbers, none beyond ``LARGEST``."""
         allowed = "four finite numbers [x, y, width, height] in pixels"
         remedy = "Correct the box or remove the record."
         some = [0, 0, 1, 1]
         values = self._checked(field, {list}, lambda value: len(value) == 4, some, allowed, remedy)
         flat = list(chain.from_iterable(values))
-        if set(map(type, flat)) - {int, float} or not _all_finite(flat):
-            bad = [row for row, box in enumerate(values) if not all(map(is_finite, box))]
+        if set(map(type, flat)) - {int, float} or not _all_bounded(flat):
+            bad = [row for row, box in enumerate(values) if not all(map(_is_bounded, box))]
             self.refuse(bad, field, allowed, remedy)
             for row in bad:
                 flat[4 * row : 4 * row + 4] = some
@@ -275,15 +286,16 @@ class Records:
 
 def is_finite(value: Any) -> bool:
     """Whether a value of a JSON file is a number that float64 holds."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond the largest float
-        return False
+    return type(value) in (int, float) and limits.is_finite(value)
 
 
-def _all_finite(values: list[int | float]) -> bool:
-    try:
-        return bool(np.isfinite(np.array(values, dtype=np.float64)).all())
+def _is_bounded(value: Any) -> bool:
+    return is_finite(value) and abs(value) <= LARGEST
+
+
+def _all_bounded(values: list[int | float]) -> bool:
+    try:  # nan is not below anything
+        return bool((np.abs(np.array(values, dtype=np.float64)) <= LARGEST).all())
     except OverflowError:
         return False
 

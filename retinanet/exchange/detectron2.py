@@ -103,6 +103,8 @@ def _pixels(state: dict[str, Tensor], resnext: bool) -> tuple[bool, bool]:
         # left alone, for FAIR's ResNeXts not.
         return True, resnext
     mean = state["pixel_mean"].flatten().tolist()
+    if len(mean) != 3 or "pixel_std" not in state:
+        raise ValueError(f"it takes {len(mean)} means off its pixels, and three are read.")
     bgr = mean[0] < mean[2]
     wanted = RGB_MEAN[::-1] if bgr else RGB_MEAN
     if max(abs(a - b) for a, b in zip(mean, wanted, strict=True)) > SAME_MEAN:

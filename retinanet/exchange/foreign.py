@@ -50,6 +50,8 @@ ANCHORS = {
     "ratios": [0.5, 1.0, 2.0],
     "offset": 0.0,
 }
+PER_CELL = len(ANCHORS["scales"]) * len(ANCHORS["ratios"])
+PREDICTIONS = ("cls.pred.weight", "cls.pred.bias", "box.pred.weight", "box.pred.bias")
 POSTPROCESS = {"score_threshold": 0.05, "pre_nms": 1000, "nms_iou": 0.5}
 
 
@@ -96,7 +98,8 @@ def renamed(
         origin: for the message.
 
     Raises:
-        ValueError: a name that is neither, or one that every model has is missing.
+        ValueError: a name that is neither, one that every model has is missing, or it has other
+            anchors.
     """
     weights, left_over = rename(state, to_ours(pairs))
     strange = [n for n in left_over if not n.startswith(dropped) and not n.endswith(dropped)]
@@ -111,6 +114,11 @@ def renamed(
             f"it looks like a RetinaNet of {origin}, but what would be {', '.join(missing)} here "
             f"is missing or of another shape; only plain RetinaNets are read."
         )
+    rows = {part: len(weights[f"head.{part}"]) for part in PREDICTIONS}
+    if rows["box.pred.weight"] != rows["box.pred.bias"] or rows["box.pred.bias"] != 4 * PER_CELL:
+        raise ValueError(f"it does not predict 4 numbers of {PER_CELL} anchors in each cell.")
+    if rows["cls.pred.weight"] != rows["cls.pred.bias"] or rows["cls.pred.bias"] % PER_CELL:
+        raise ValueError(f"it does not predict the classes of {PER_CELL} anchors in each cell.")
     return weights
 
 

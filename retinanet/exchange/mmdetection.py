@@ -90,8 +90,10 @@ def read(state: dict[str, Tensor], about: dict[str, Any]) -> Foreign:
 
 def _classes(meta: dict[str, Any], num_classes: int) -> tuple[list[str] | None, list[int] | None]:
     """Names and ids that the file records; COCO's for 80 outputs."""
-    recorded = meta.get("dataset_meta") or {}
+    recorded = meta.get("dataset_meta")
+    recorded = recorded if isinstance(recorded, dict) else {}
     names = recorded.get("classes") or recorded.get("CLASSES") or meta.get("CLASSES")
-    if names is None or len(names) != num_classes or list(names) == coco_classes()[0]:
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) != num_classes or list(names) == coco_classes()[0]:
         return classes_of(num_classes)
     return list(names), list(range(1, num_classes + 1))

@@ -10,6 +10,9 @@ from retinanet.exchange.foreign import SIZES, Foreign
 from retinanet.model.pretrained import unwrapped
 from retinanet.training.checkpoint import FORMAT, check_trained, read_checked
 
+# Names of a stranger's parameters are cut in messages.
+NAMES_CHARACTERS = 200
+
 PROJECTS = (torchvision, detectron2, mmdetection)
 
 # Settings of the group `data` that say where images are, which another project's file does not.
@@ -54,7 +57,7 @@ def read_trained(path: Path) -> dict[str, Any]:
                 return as_checkpoint(project.read(state, about))
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-    names = ", ".join(sorted(map(str, state or about))[:3]) or "nothing"
+    names = ", ".join(sorted(map(str, state or about))[:3])[:NAMES_CHARACTERS] or "nothing"
     raise ValueError(
         f"{path} is no checkpoint of a RetinaNet of this project, torchvision, detectron2 or "
         f"mmdetection (it holds {names}, ...); weights of a trunk belong into model.weights."

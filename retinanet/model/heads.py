@@ -31,9 +31,16 @@ def prior_bias(prior: float) -> float:
 
 
 def count_classes(weights: dict[str, Tensor]) -> int:
-    """K of a model's state dict; the box subnet shows how many anchors there are in a cell."""
-    a = weights["head.box.pred.bias"].shape[0] // 4
-    return weights["head.cls.pred.bias"].shape[0] // a
+    """K of a model's state dict; the box subnet shows how many anchors there are in a cell.
+
+    Raises:
+        ValueError: there are no predictions in it.
+    """
+    names = ("head.box.pred.bias", "head.cls.pred.bias")
+    boxes, classes = (weights[n].numel() if n in weights else 0 for n in names)
+    if boxes < 4 or classes < boxes // 4:
+        raise ValueError(f"{' and '.join(names)} are missing, or too short for one class.")
+    return classes // (boxes // 4)
 
 
 class Subnet(nn.Module):

@@ -111,8 +111,13 @@ def for_rgb(weights: dict[str, Tensor], *, bgr: bool, scaled: bool, stem: str) -
         bgr: it was trained on BGR.
         scaled: its pixels have unit variance; otherwise only the mean is taken off.
         stem: name of the first convolution's weight.
+
+    Raises:
+        ValueError: the stem does not take three channels.
     """
     weight = weights[stem]  # (channels, 3, 7, 7)
+    if weight.dim() != 4 or weight.shape[1] != 3:
+        raise ValueError(f"its {stem} has the shape {tuple(weight.shape)}, not (..., 3, ..., ...).")
     if bgr:
         weight = weight.flip(1)
     if not scaled:
@@ -183,7 +188,10 @@ def _read_weights(path: Path) -> TrunkWeights:
         raise ValueError(
             f"model.weights={path} is a whole detector's checkpoint, which belongs into init_from."
         )
-    return _in_our_names(_without(state, PART), author)
+    try:
+        return _in_our_names(_without(state, PART), author)
+    except ValueError as error:
+        raise ValueError(f"model.weights={path}: {error}") from error
 
 
 def unwrapped(state: object) -> dict[str, Tensor] | None:
@@ -235,7 +243,7 @@ def _from_bgr(weights: dict[str, Tensor]) -> TrunkWeights:
 
 def is_resnext(conv2: Tensor | None) -> bool:
     """Whether a block's second convolution is in groups."""
-    return conv2 is not None and conv2.shape[0] != conv2.shape[1]
+    return conv2 is not None and conv2.dim() == 4 and conv2.shape[0] != conv2.shape[1]
 
 
 def with_statistics(weights: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retinanet.loading import UNREADABLE, read_tensors
+from retinanet.loading import read_tensors
 
 # Raised when the meaning of a key changes; load_checkpoint refuses what it does not know.
 FORMAT = 1
-# First bytes of what torch.save writes since 2020. Pickles, and its format before, have no
-# checksums; torch tells them apart in the same way.
-ZIP_MAGIC = b"PK\x03\x04"
 # What a trained model is: the weights, and what it takes to use them.
 NEEDED = {"model", "settings", "classes"}
 
@@ -80,7 +76,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: damaged, or not a checkpoint of this project, or of another format.
     """
     state = read_checked(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    # A tensor would answer with a tensor.
+    number = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(number, int) or number != FORMAT:
         raise ValueError(
             f"{path} is not a checkpoint of this project (format {FORMAT}); weights of a trunk "
             f"belong into model.weights."
@@ -91,7 +89,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def read_checked(path: Path) -> Any:
     """What is in a file of tensors, after checking every byte of it.
 
-    Single flipped bits load silently otherwise: torch does not check the CRC of its zip file.
     Nothing in the file is executed.
 
     Args:
@@ -104,10 +101,6 @@ def read_checked(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}; give the path of a .pt file.")
     try:
-        with path.open("rb") as file:
-            is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
-        if is_zip:
-            _check_every_byte(path)
         return read_tensors(path)
     except ValueError as error:
         raise ValueError(
@@ -128,7 +121,7 @@ def check_trained(state: dict[str, Any], path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has format {said}, this version reads {FORMAT}; use the version that wrote it."
         )
-    if any(not isinstance(state.get(name), dict) for name in NEEDED):
+    if not _holds_a_model(state):
         raise ValueError(
             f"{path} holds {', '.join(sorted(map(str, state)))}, but no model of train.py; give a "
             f"checkpoint from the checkpoints folder of a run."
@@ -136,20 +129,18 @@ def check_trained(state: dict[str, Any], path: Path) -> dict[str, Any]:
     return state
 
 
-def _check_every_byte(path: Path) -> None:
-    """Refuse a file that is no zip file, or whose entries differ from their checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # Torch compresses nothing: another method is a flipped bit, or somebody else's file.
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("its entries are compressed")
-            damaged = archive.testzip()
-    except PermissionError:
-        raise
-    except (zipfile.BadZipFile, *UNREADABLE) as error:
-        raise ValueError(str(error)) from error
-    if damaged is not None:
-        raise ValueError(f"wrong checksum of {damaged}")
+def _holds_a_model(state: dict[str, Any]) -> bool:
+    """Whether the parts of a trained model are there, each of its type."""
+    parts = all(isinstance(state.get(name), dict) for name in NEEDED)
+    if not parts or "step" not in state or not {"names", "ids"} <= state["classes"].keys():
+        return False
+    weights, names, ids = shipped_weights(state), state["classes"]["names"], state["classes"]["ids"]
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        return False
+    if names is None:
+        return True
+    are_lists = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)
+    return are_lists and {*map(type, names)} <= {str} and {*map(type, ids)} <= {int}
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:

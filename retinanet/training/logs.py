@@ -32,7 +32,10 @@ class _ConsoleHandler(logging.Handler):
     """Prints above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
+        # A name may hold what the terminal cannot show.
+        encoding = sys.stdout.encoding or "utf-8"
+        line = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+        tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -54,7 +57,7 @@ def start_logging(file: Path | None, *, main: bool) -> None:
     console.setFormatter(logging.Formatter("%(message)s"))
     package_logger.addHandler(console)
     if file is not None and main:
-        to_file = _FileHandler(file)
+        to_file = _FileHandler(file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         package_logger.addHandler(to_file)
 

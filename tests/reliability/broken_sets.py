@@ -383,7 +383,7 @@ FAULTS = {
     ),
     "area that is no number": Fault(
         put("annotations", 4, area="big"),
-        "annotations: area must be a finite number of pixels",
+        "annotations: area must be a finite number of pixels, from 0 to 1e10",
         REFUSED,
         ["annotations[4] (id 5): got 'big'"],
         "leave it out",

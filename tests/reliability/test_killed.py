@@ -68,21 +68,31 @@ def test_the_same_command_again_gives_the_same_run(
     if not kills:
         pytest.skip("with --long only")
     generator = random.Random(10 * ranks + workers)
-    output, log = tmp_path / "run", tmp_path / "log"
-    line = train_line(data, output, ranks, f"data.workers={workers}")
-    span, done, status = seconds_of(clean[ranks]), 0, None
-    while status is None:
+    done = number = 0
+    while done < kills:
+        number += 1
+        output = tmp_path / str(number)
+        line = train_line(data, output, ranks, f"data.workers={workers}")
+        done += run_with_kills(line, output, generator, seconds_of(clean[ranks]) / 4, kills - done)
+        assert_same_run(output, clean[ranks])
+    tally(f"{done} SIGKILLs of {number} runs, {ranks} ranks, {workers} workers: all identical")
+
+
+def run_with_kills(
+    line: list[str], output: Path, generator: random.Random, longest: float, kills: int
+) -> int:
+    """Carry a run to its end, killed at most so often, each time within ``longest`` seconds."""
+    done, log = 0, output.with_suffix(".log")
+    while True:
         with started(line, log) as process:
             if done < kills and wait_for_start(output, process, count_starts(output) + 1):
-                random_moment(generator, span)
+                random_moment(generator, longest)
                 if process.poll() is None:
                     kill_all(process.pid)
                     done += 1
                     continue
-            status = process.wait(timeout=PATIENCE)
-    assert status == 0, log.read_text()[-3000:]
-    assert_same_run(output, clean[ranks])
-    tally(f"{done} SIGKILLs of a run on {ranks} ranks with {workers} workers: identical")
+            assert process.wait(timeout=PATIENCE) == 0, log.read_text()[-3000:]
+            return done
 
 
 @pytest.mark.parametrize("number", range(4))

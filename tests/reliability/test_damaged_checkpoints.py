@@ -1,0 +1,200 @@
+"""Damaged checkpoints are refused in one line, or hold exactly what was saved."""
+
+import dataclasses
+import functools
+import logging
+import random
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from retinanet.cli.main import composer
+from retinanet.run import TrainingRun
+from retinanet.training.checkpoint import load_checkpoint, load_latest, save_checkpoint
+from retinanet.training.directory import RunDirectory
+
+# Where headers and directory of a zip file begin.
+SIGNATURES = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x07")
+
+
+@functools.cache
+def settings() -> dict:
+    with composer("train") as reader:
+        return dataclasses.asdict(reader.command(["loss.alpha={a: 0.5, b: 0.25}"]).settings)
+
+
+def state_of(step: int) -> dict:
+    """A training checkpoint with all its parts; the network is small, so that headers weigh."""
+    torch.manual_seed(step)
+    network = nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in range(6)))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    network(torch.randn(1, 4, 16, 16)).sum().backward()
+    optimizer.step()
+    return {
+        "step": step,
+        "model": network.state_dict(),
+        "ema": {name: value * 0.5 for name, value in network.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "scaler": {},
+        "loss": {"average": torch.tensor(12.5, dtype=torch.float64)},
+        "settings": settings(),
+        "classes": {"names": ["a", "b"], "ids": [1, 7]},
+        "best": {"AP": 0.125, "step": step - 1},
+        "train_data": "0123456789abcdef" * 4,
+        "evaluated_step": step,
+        "fruitless": 0,
+    }
+
+
+def identical(first, second) -> bool:
+    """Same types, same keys in the same order, same bits."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, torch.Tensor):
+        same_kind = first.dtype == second.dtype and first.shape == second.shape
+        return same_kind and first.numpy().tobytes() == second.numpy().tobytes()
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(identical(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(identical, first, second))
+    return repr(first) == repr(second)
+
+
+# Each takes a generator of random numbers and the bytes of a file.
+
+
+def flip_bits(rng, content):
+    changed = bytearray(content)
+    for _ in range(rng.choice([1, 1, 1, 2, 8])):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return changed
+
+
+def damage_a_header(rng, content):
+    """Flip a bit, or set a byte, of what describes an entry of the zip file."""
+    places = [
+        place
+        for signature in SIGNATURES
+        for place in range(len(content))
+        if content.startswith(signature, place)
+    ]
+    changed = bytearray(content)
+    place = min(rng.choice(places) + rng.randrange(46), len(content) - 1)
+    changed[place] = rng.choice([changed[place] ^ 1 << rng.randrange(8), 0, 255])
+    return changed
+
+
+def truncate(rng, content):
+    return content[: rng.choice([rng.randrange(len(content)), len(content) - rng.randrange(1, 40)])]
+
+
+def zero_a_block(rng, content):
+    start, length = rng.randrange(len(content)), rng.choice([1, 64, 512, 4096])
+    end = min(start + length, len(content))
+    return content[:start] + bytes(end - start) + content[end:]
+
+
+def swap_two_blocks(rng, content):
+    length = rng.choice([4, 64, 512, 4096])
+    first, second = sorted(rng.randrange(len(content) - length) for _ in range(2))
+    second = max(second, first + length)
+    a, b = content[first : first + length], content[second : second + length]
+    between = content[first + length : second]
+    return content[:first] + b + between + a + content[second + length :]
+
+
+def insert_bytes(rng, content):
+    place = rng.randrange(len(content))
+    return content[:place] + rng.randbytes(rng.choice([1, 2, 64, 1000])) + content[place:]
+
+
+def remove_bytes(rng, content):
+    place = rng.randrange(len(content))
+    return content[:place] + content[place + rng.choice([1, 2, 64, 1000]) :]
+
+
+def append_bytes(rng, content):
+    tail = rng.choice([rng.randbytes(rng.choice([1, 22, 1000])), bytes(100), content[-200:]])
+    return content + tail
+
+
+def damage_the_beginning(rng, content):
+    head = rng.choice([b"", b"\0", b"PK", b"\x80\x02", rng.randbytes(4), rng.randbytes(100)])
+    return head + content[rng.choice([0, 1, 4, len(head)]) :]
+
+
+DAMAGES = [
+    flip_bits,
+    damage_a_header,
+    truncate,
+    zero_a_block,
+    swap_two_blocks,
+    insert_bytes,
+    remove_bytes,
+    append_bytes,
+    damage_the_beginning,
+]
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line_or_loads_as_it_was(tmp_path, times, tally):
+    path, saved = tmp_path / "last.pt", {"format": 1, **state_of(7)}
+    save_checkpoint(path, state_of(7))
+    content = path.read_bytes()
+    assert identical(load_checkpoint(path), saved)
+    rng, refused, harmless = random.Random(0), 0, 0
+    for number in range(times(300, 1000)):
+        damage = DAMAGES[number % len(DAMAGES)]
+        path.write_bytes(damage(rng, content))
+        try:
+            loaded = load_checkpoint(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert identical(loaded, saved), (number, damage.__name__)
+            harmless += 1
+    assert refused > 0.7 * number
+    tally(
+        f"damaged checkpoints: {number + 1} files, {refused} refused in one line, {harmless} "
+        f"load as they were, 0 silently different, 0 other errors"
+    )
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_with_one_warning(tmp_path, caplog, tally):
+    rng, folder = random.Random(1), tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in (1, 2):
+        save_checkpoint(folder / "last.pt", state_of(step), keep_previous=True)
+    content = (folder / "last.pt").read_bytes()
+    # What a run reads when it starts, without all the rest of it.
+    run = SimpleNamespace(settings=SimpleNamespace(overwrite=False), plain={})
+    run.directory = RunDirectory(tmp_path)
+    run.directory.check = lambda *_, **__: False
+    replaced = 0
+    for number in range(40):
+        (folder / "last.pt").write_bytes(DAMAGES[number % len(DAMAGES)](rng, content))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "retinanet"):
+            found = TrainingRun._stored_checkpoint(run)
+        if found["step"] == 1:
+            (record,) = caplog.records
+            assert "last.pt is damaged" in record.getMessage()
+            assert "\n" not in record.getMessage()
+            replaced += 1
+        assert identical(found, {"format": 1, **state_of(found["step"])})
+        assert bool(caplog.records) == (found["step"] == 1)
+    assert replaced > 20
+    tally(f"damaged last.pt: {number + 1} starts, {replaced} from previous.pt with one warning")
+
+
+def test_when_both_are_damaged_the_message_is_one_line(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", state_of(1))
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:-50])
+    shutil.copy(tmp_path / "last.pt", tmp_path / "previous.pt")
+    with pytest.raises(ValueError, match="no readable checkpoint in .*Move the folder") as caught:
+        load_latest(tmp_path)
+    assert "\n" not in str(caught.value)
