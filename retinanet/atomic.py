@@ -1,16 +1,25 @@
 """Files that are whole or not there."""
 
+import os
 from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file through a temporary one beside it, so that nobody ever sees half of it.
 
+    Several processes may write the same file: one of them wins.
+
     Args:
         path: replaced if it exists; its folder is made when missing.
         content: text is written as UTF-8.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # or after a power failure the name may have no content
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -351,6 +351,11 @@ def check_device(
     """
     if train and device.type == "cpu" and settings.optim.accumulate == "auto":
         raise ValueError("optim.accumulate=auto measures a GPU's memory; on a CPU give a number.")
+    if train and settings.model.norm == "sync" and settings.optim.accumulate == "auto":
+        raise ValueError(
+            "optim.accumulate=auto tries steps on each rank by itself, which model.norm=sync does "
+            "not allow; give a number."
+        )
     if device.type == "cpu" and settings.precision == "fp16":
         raise ValueError("precision=fp16 needs a GPU; on a CPU use precision=bf16 or fp32.")
     if train and device.type == "cpu" and settings.model.norm == "sync":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,9 @@ from retinanet.watch import Watch
 TIMEOUT = timedelta(hours=1)
 # prctl(2): the signal that a process gets when its parent is gone.
 PR_SET_PDEATHSIG = 1
+# DistributedDataParallel's argument was renamed in torch 2.15.
+_PARAMETERS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _PARAMETERS)
 
 
 @dataclass(slots=True)
@@ -58,18 +62,19 @@ def start(device_type: str) -> None:
 
     Args:
         device_type: ``"cuda"`` (NCCL) or ``"cpu"`` (gloo).
+
+    Raises:
+        ValueError: torchrun could not start the ranks again if one died.
     """
     if "RANK" not in os.environ or dist.is_initialized():
         return
     _end_with_parent()
     backend = "nccl" if device_type == "cuda" else "gloo"
-    # Keys of a dead attempt stay in torchrun's store and would be found by the next one, so
-    # every attempt gets a name space of its own.
+    prefix = _prefix(os.environ)
     store, rank, size = next(dist.rendezvous("env://"))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt{attempt}", store)
+    store = dist.PrefixStore(prefix, store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    _beside.hosts = dist.new_group(backend="gloo") if backend == "nccl" else None
+    _beside.hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if backend == "nccl" else None
     _beside.watch = Watch(store.clone(), rank)
     _beside.watch.start()
 
@@ -80,6 +85,25 @@ def stop() -> None:
         _beside.watch.end()
         dist.destroy_process_group()
     _beside.watch = _beside.hosts = None
+
+
+def _prefix(environment: Mapping[str, str]) -> str:
+    """Name space in the store of this attempt: keys of a dead one may still be there.
+
+    The store of one torchrun lives as long as it does. On several nodes their counts of restarts
+    differ, so there each attempt needs a store of its own.
+    """
+    own_store = environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if own_store:
+        return "attempt"
+    nodes = int(environment.get("GROUP_WORLD_SIZE", "1"))
+    if nodes > 1 and int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise ValueError(
+            f"torchrun with --max-restarts on {nodes} nodes needs "
+            f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of each torchrun; ranks that "
+            f"were started again would wait for each other in what dead ones have left."
+        )
+    return f"attempt{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _end_with_parent() -> None:
@@ -176,7 +200,7 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         # Frozen norms have nothing to send; running statistics are sent before each evaluation.
-        broadcast_buffers=False,
+        **{BUFFERS: False},
     )
 
 

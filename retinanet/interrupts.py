@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -23,10 +24,17 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """Remembers the first signal while a run is in progress; a context manager."""
+    """Turns the first signal into an orderly end; a context manager.
+
+    Attributes:
+        received: the first signal, None before.
+        has_begun: false while there is nothing to save yet: a signal raises :class:`Stopped`. From
+            then on it is only remembered, for whoever ends the run after its step.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.has_begun = False
         self._when = 0.0
         self._before: dict[signal.Signals, object] = {}
 
@@ -42,6 +50,9 @@ class Signals:
         name = signal.Signals(number).name
         if self.received is None:
             self.received, self._when = signal.Signals(number), time.monotonic()
+            if not self.has_begun:
+                _say(f"{name}: ended before the first step")
+                raise Stopped
             _say(
                 f"{name}: this run saves and ends after its step; again after {SAME_REQUEST:.0f} s "
                 f"ends it at once, without saving"
@@ -52,5 +63,7 @@ class Signals:
 
 
 def _say(text: str) -> None:
-    # Neither print nor logging: the signal may have come while they hold their locks.
-    os.write(2, f"\n{text}\n".encode())
+    # Neither print nor logging: the signal may have come while they hold their locks. Nobody may
+    # be reading any more, if it ended whoever did.
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())

@@ -20,6 +20,7 @@ from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
+from retinanet.interrupts import Signals
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
 from retinanet.run import TrainingRun
@@ -43,9 +44,9 @@ def train(settings: TrainConfig, overrides: list[str]) -> None:
         Stopped: a signal ended the run, which has saved.
     """
     device = choose_device(settings.device)
-    with distributed.group(device.type):
+    with Signals() as signals, distributed.group(device.type):
         start_logging(None, main=distributed.is_main())
-        TrainingRun(settings, overrides, device).run()
+        TrainingRun(settings, overrides, device, signals).run()
 
 
 def evaluate(settings: EvalConfig, overrides: list[str]) -> None:

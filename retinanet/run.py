@@ -23,7 +23,7 @@ from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
 from retinanet.training.bad_steps import BadSteps
 from retinanet.training.checkpoint import load_latest, save_checkpoint
-from retinanet.training.directory import RunDirectory
+from retinanet.training.directory import RunDirectory, read_rows
 from retinanet.training.logs import MetricsLog, start_logging
 from retinanet.training.memory import explain_out_of_memory, fewest_parts, worst_batch
 from retinanet.training.progress import Progress
@@ -38,13 +38,16 @@ TO_CONTINUE = {"optimizer", "scaler", "loss", "ema", "evaluated_step", "fruitles
 class TrainingRun:
     """Everything of one run, and the order of its acts."""
 
-    def __init__(self, settings: TrainConfig, overrides: list[str], device: torch.device) -> None:
+    def __init__(
+        self, settings: TrainConfig, overrides: list[str], device: torch.device, signals: Signals
+    ) -> None:
         """Read the data, build the parts, prepare the directory, load the last checkpoint.
 
         Args:
             settings: checked, with an output_dir.
             overrides: as typed, for the record.
             device: of this rank.
+            signals: what this process has been told.
 
         Raises:
             ValueError: data, settings or a directory that do not fit.
@@ -59,6 +62,7 @@ class TrainingRun:
         self.overrides = overrides
         self.device = device
         self.plain = dataclasses.asdict(settings)
+        self.fell_back = False  # last.pt is damaged, previous.pt is used
         stored = self._stored_checkpoint()
         self.train_data, self.val_data = build.build_splits(settings.data)
         self.stream = build.build_stream(settings, self.train_data, device)
@@ -71,7 +75,8 @@ class TrainingRun:
         self.bad_steps = BadSteps(settings.max_bad_steps, self.train_data)
         self.stored_schedule = dataclasses.asdict(settings.schedule)  # of the checkpoint
         self.init_lines: list[str] = []
-        self.signals = Signals()
+        self.signals = signals
+        self.grad_norms: list[float] = []  # of the checkpoint
         self._build(stored)
 
     def _build(self, stored: dict[str, Any] | None) -> None:
@@ -89,11 +94,26 @@ class TrainingRun:
         )
         if stored is not None:
             self._load(stored)
+        self._check_same_step()
         if settings.optim.accumulate == "auto":
             images = settings.optim.batch_size // distributed.world_size()
             worst = worst_batch(self.train_data, build.build_augment(settings, train=True), images)
             parts = fewest_parts(self.trainer, worst)
             self.stream = build.build_stream(settings, self.train_data, self.device, parts)
+
+    def _check_same_step(self) -> None:
+        """Refuse ranks that begin at different steps.
+
+        Raises:
+            ValueError: they do not see the same folder.
+        """
+        steps = distributed.gather_objects(self.trainer.step)
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"the ranks found checkpoints of different steps ({steps}) in "
+                f"{self.directory.checkpoints.absolute()}; output_dir must be one folder that all "
+                f"nodes share."
+            )
 
     def run(self) -> None:
         """Train to the end, or report that it has been reached.
@@ -104,29 +124,31 @@ class TrainingRun:
             MemoryError: the GPU's memory is too small.
             OSError: a file could not be written.
         """
-        with self.signals:
-            self._open()
-            try:
-                self._run()
-                self._report_finished()
-            except Stopped:
-                self._report_stopped()
-                raise
-            finally:
-                self.progress.close()
+        self._open()
+        self.signals.has_begun = True
+        try:
+            self._run()
+            self._report_finished()
+        except Stopped:
+            self._report_stopped()
+            raise
+        finally:
+            self.progress.close()
 
     def _run(self) -> None:
         """The steps and evaluations that are left."""
         if self._finished():
             return
         self.bad_steps.check()
+        step = self.trainer.step
         if self._evaluation_due():  # the run was killed while it evaluated
+            (self.trainer.latest,) = (parts[-1] for parts in self.stream.steps(step - 1, step))
             self._evaluate()
             self._save(keep_previous=False)
             self.progress.restart_clock()
         if self._finished():
             return
-        steps = self.stream.steps(self.trainer.step, self.total_steps)
+        steps = self.stream.steps(step, self.total_steps)
         try:
             self.trainer.run(steps, self._after_step)
         except torch.OutOfMemoryError as error:
@@ -142,6 +164,7 @@ class TrainingRun:
         if found is None:
             return None
         for problem in found[1]:
+            self.fell_back = True
             logger.warning("%s The checkpoint before it is used.", problem)
         return found[0]
 
@@ -160,8 +183,14 @@ class TrainingRun:
         main = distributed.is_main()
         start_logging(self.directory.root / "train.log", main=main)
         step = self.trainer.step
+        if main and not step and read_rows(self.directory.metrics):
+            logger.warning(
+                "%s has no checkpoint although it has rows: this run begins anew and drops them.",
+                self.directory.checkpoints,
+            )
         if main:
-            self.directory.forget_after(step, self.evaluated_step)
+            reported_step = step - len(self.trainer.totals.rows)
+            self.directory.forget_after(step, self.evaluated_step, reported_step)
         # An evaluation that is made again has the step of a row that stays.
         next_step = step if self._evaluation_due() else step + 1
         self.log = MetricsLog(
@@ -176,6 +205,7 @@ class TrainingRun:
             steps_per_epoch=self.stream.steps_per_epoch,
             main=main,
         )
+        self.progress.grad_norms = self.grad_norms
         logger.info("run        %s", self.directory.root)
         logger.info("device     %s, forward pass in %s", self.device, self.trainer.precision)
         if self.settings.optim.accumulate == "auto":
@@ -211,7 +241,8 @@ class TrainingRun:
         if step == 1 or step % settings.log_every_steps == 0 or due:
             self._log_row()
         if distributed.any_rank(self._told_to_stop()):
-            self._save()
+            if not self._save():
+                logger.warning("the run could not save; it goes on from an older checkpoint")
             raise Stopped
         if due:
             self._save()
@@ -255,20 +286,26 @@ class TrainingRun:
         """Score the weights to ship, keep the best, draw."""
         step = self.trainer.step
         model = self.model if self.trainer.ema is None else self.trainer.ema.model
-        evaluation, found = validate(
-            model,
-            self.val_data,
-            told_to_stop=self._told_to_stop,
-            **build.build_validation(self.settings, self.settings.evaluation, self.device),
-        )
-        better = self._is_better(evaluation)
+        how = build.build_validation(self.settings, self.settings.evaluation, self.device)
+        try:
+            evaluation, found = validate(
+                model, self.val_data, told_to_stop=self._told_to_stop, **how
+            )
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"the GPU's memory is too small for the evaluation; lower evaluation.batch_size="
+                f"{how['batch_size']}. The same command then goes on."
+            ) from error
+        better, best = self._is_better(evaluation), self.best
         self.evaluated_step = step
         self.fruitless = 0 if better else self.fruitless + 1
         if better:
             self.best = {"AP": evaluation.metrics["AP"], "step": step}
-        distributed.on_main(
+        kept = distributed.on_main(
             lambda: self._write(lambda: self._keep(model, evaluation, found, better))
         )
+        if not kept:  # best.pt may be the one before, and the next one must be able to replace it
+            self.best = best
 
     def _is_better(self, evaluation: Evaluation) -> bool:
         AP, best = evaluation.metrics["AP"], self.best["AP"]
@@ -316,8 +353,11 @@ class TrainingRun:
             "val_data": self.val_data.fingerprint,
         }
 
-    def _save(self, *, keep_previous: bool = True) -> None:
-        """Write last.pt; the one before stays as previous.pt.
+    def _save(self, *, keep_previous: bool = True) -> bool:
+        """Write last.pt; the one before stays as previous.pt, unless it is damaged.
+
+        Returns:
+            Whether it was written.
 
         Raises:
             OSError: it cannot be written, and ``on_failed_save`` says to stop.
@@ -328,22 +368,33 @@ class TrainingRun:
             "evaluated_step": self.evaluated_step,
             "fruitless": self.fruitless,
             "bad_steps": self.bad_steps.count,
+            "grad_norms": self.progress.grad_norms,
         }
+
+        keep = keep_previous and not self.fell_back
 
         def save() -> None:
             self.log.sync()
-            save_checkpoint(self.directory.last, state, keep_previous=keep_previous)
+            save_checkpoint(self.directory.last, state, keep_previous=keep)
 
-        distributed.on_main(lambda: self._write(save))
+        saved = distributed.on_main(lambda: self._write(save))
+        self.fell_back = self.fell_back and not saved
+        return saved
 
-    def _write(self, action: Callable[[], None]) -> None:
-        """Do it; what cannot be written ends the run or is warned of, as set."""
+    def _write(self, action: Callable[[], None]) -> bool:
+        """Do it; what cannot be written ends the run or is warned of, as set.
+
+        Returns:
+            Whether it was done.
+        """
         try:
             action()
         except OSError as error:
             if self.settings.on_failed_save == "stop":
                 raise
             logger.warning("%s Training goes on without it.", error)
+            return False
+        return True
 
     def _load(self, stored: dict[str, Any]) -> None:
         """Continue from a checkpoint of this run.
@@ -373,6 +424,7 @@ class TrainingRun:
         self.evaluated_step = stored["evaluated_step"]
         self.fruitless = stored["fruitless"]
         self.bad_steps.count = stored.get("bad_steps", 0)  # older checkpoints have none
+        self.grad_norms = stored.get("grad_norms", [])
         self.stored_schedule = stored["settings"]["schedule"]
 
     def _report_stopped(self) -> None:

@@ -22,7 +22,7 @@ class Watch(threading.Thread):
     """Looks at the store of a process group until the group ends.
 
     Args:
-        store: of the group; a connection of its own, since one serves one caller at a time.
+        store: of the group; a connection of its own, since the group's may be busy waiting.
         rank: of this process.
     """
 
@@ -52,7 +52,8 @@ class Watch(threading.Thread):
         """Let the other ranks know that this one was told to end."""
         if not self.told_to_stop:
             self.told_to_stop = True
-            self._store.set(STOP, "")
+            with contextlib.suppress(RuntimeError):  # torchrun may be gone; the others hear of that
+                self._store.set(STOP, "")
 
     def announce_failure(self, error: BaseException) -> None:
         """Let the other ranks know that this one is about to end with an error."""

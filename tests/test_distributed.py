@@ -225,6 +225,25 @@ def test_any_rank_speaks_for_all(ranks):
     assert [found["any"] for found in ranks] == [[False, True]] * 2
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "attempt"),
+        ({"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "2"}, "attempt2"),
+        ({"TORCHELASTIC_USE_AGENT_STORE": "False", "TORCHELASTIC_RESTART_COUNT": "2"}, "attempt"),
+        ({"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_WORLD_SIZE": "2"}, "attempt0"),
+    ],
+)
+def test_every_attempt_has_a_name_space_or_a_store_of_its_own(environment, expected):
+    assert distributed._prefix(environment) == expected
+
+
+def test_restarts_on_several_nodes_need_a_store_for_each_attempt():
+    environment = {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_WORLD_SIZE": "2"}
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        distributed._prefix({**environment, "TORCHELASTIC_MAX_RESTARTS": "3"})
+
+
 def test_one_process_needs_no_group(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     distributed.start("cpu")

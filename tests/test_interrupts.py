@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from retinanet import interrupts
-from retinanet.interrupts import Signals
+from retinanet.interrupts import Signals, Stopped
 
 PROGRAM = """
 import sys, time
 from retinanet.interrupts import Signals
 with Signals() as signals:
+    signals.has_begun = True
     sys.stdout.write("ready\\n")
     sys.stdout.flush()
     while signals.received is None:
@@ -24,6 +27,7 @@ with Signals() as signals:
 def test_the_first_signal_is_remembered_and_handlers_are_given_back(capfd):
     before = [signal.getsignal(number) for number in interrupts.SIGNALS]
     with Signals() as signals:
+        signals.has_begun = True
         assert signals.received is None
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -45,3 +49,21 @@ def test_a_second_signal_soon_after_is_the_same_request_and_a_later_one_forces()
         time.sleep(interrupts.SAME_REQUEST)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == -signal.SIGTERM
+
+
+def test_before_there_is_something_to_save_a_signal_ends_at_once(capfd):
+    with pytest.raises(Stopped), Signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert "SIGTERM: ended before the first step" in capfd.readouterr().err
+
+
+def test_nobody_reading_does_not_keep_a_signal_from_being_heard():
+    program = PROGRAM.replace("time.sleep(60)", "sys.exit(7)")
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.stderr.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 7

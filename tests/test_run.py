@@ -424,6 +424,23 @@ def test_bad_steps_are_skipped_and_counted_up_to_a_number(data, tmp_path, monkey
     assert [entry["step"] for entry in reports[0]] == [2, 5]
 
 
+def test_a_report_over_a_restart_is_the_report_without_it(data, tmp_path, monkeypatch):
+    overrides = ["schedule.max_steps=12", "save_every_steps=4", "log_every_steps=10"]
+    overrides.append("max_bad_steps=1")
+    spoil(monkeypatch, 2)
+    train(data, tmp_path / "whole", *overrides)
+    for when in (5, 11):  # before and after the row that reports it
+        with monkeypatch.context() as patched:
+            interrupt(patched, when)
+            with pytest.raises(Killed):
+                train(data, tmp_path / "run", *overrides)
+    train(data, tmp_path / "run", *overrides)
+    reports = [read_rows(tmp_path / name / "bad_steps.jsonl") for name in ("run", "whole")]
+    assert reports[0] == reports[1]
+    assert [(entry["step"], len(entry["images"])) for entry in reports[0]] == [(3, 2)]
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
 # What cannot be written
 
 
@@ -447,13 +464,68 @@ def test_a_failed_save_stops_the_run_and_the_one_before_is_left(data, tmp_path, 
 
 
 def test_a_failed_save_may_be_warned_of(data, whole, tmp_path, monkeypatch, capsys):
-    refuse_to_save(monkeypatch, 2, 3)
+    refuse_to_save(monkeypatch, 2, 4)
     overrides = ["save_every_steps=1", "on_failed_save=continue", "evaluation.every_epochs=1"]
     train(data, tmp_path / "run", *overrides)
     said = capsys.readouterr().out
-    assert said.count("No space left on device") == 4  # step 2; step 3 twice, and its best.pt
+    assert said.count("No space left on device") == 2
     assert "Training goes on without it." in said
     assert_same_bits(tmp_path / "run", whole)
+
+
+def test_a_damaged_checkpoint_does_not_replace_the_good_one_before_it(data, tmp_path, monkeypatch):
+    overrides = ["save_every_steps=1", "schedule.epochs=3"]
+    with monkeypatch.context() as patched:
+        interrupt(patched, 5)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", *overrides)
+    folder = tmp_path / "run/checkpoints"
+    (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:-1000])
+    original = Path.replace
+
+    def replace(self, target):
+        if Path(target).name == "last.pt":
+            raise Killed
+        return original(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replace)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", *overrides)
+    assert load_checkpoint(folder / "previous.pt")["step"] == 4
+    train(data, tmp_path / "run", *overrides)
+    assert load_checkpoint(folder / "last.pt")["step"] == 9
+
+
+def test_a_best_checkpoint_that_was_not_written_can_be_replaced_by_a_worse(
+    data, tmp_path, monkeypatch
+):
+    def save(path, state, **options):
+        if path.name == "best.pt" and state["step"] == 3:
+            raise OSError(28, "No space left on device", str(path))
+        save_checkpoint(path, state, **options)
+
+    monkeypatch.setattr(run, "save_checkpoint", save)
+    overrides = ["on_failed_save=continue", "evaluation.every_epochs=1"]
+    train(data, tmp_path / "run", *overrides)
+    best = load_checkpoint(tmp_path / "run/checkpoints/best.pt")
+    assert best["step"] == best["best"]["step"] == 6
+
+
+def test_rows_without_a_checkpoint_are_not_dropped_in_silence(data, tmp_path, monkeypatch, capsys):
+    train(data, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    train(data, tmp_path / "run")
+    assert "has no checkpoint although it has rows" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_does_not_fit_names_its_own_setting(data, tmp_path, monkeypatch):
+    def detect_batch(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(detect, "detect_batch", detect_batch)
+    with pytest.raises(MemoryError, match="lower evaluation.batch_size="):
+        train(data, tmp_path / "run")
 
 
 # Told to stop

@@ -10,7 +10,7 @@ from typing import Any
 from retinanet.interrupts import SIGNALS, STATUS, Stopped
 
 # How a process ends that was told to: it has saved, or it was still starting.
-INTERRUPTED = (STATUS, 128 + signal.SIGINT, *(-number for number in SIGNALS))
+TOLD_TO_END = (STATUS, 128 + signal.SIGINT, *(-number for number in SIGNALS))
 
 
 def run_all(
@@ -41,7 +41,7 @@ def run_all(
         say(f"sweep: run {number} of {len(commands)}: {name}")
         status = _run(command)
         after_each()
-        if status in INTERRUPTED:
+        if status in TOLD_TO_END:
             raise Stopped
         if status:
             failed[name] = status

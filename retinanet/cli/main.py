@@ -253,7 +253,12 @@ class Composer:
 
     def _compose_files(self, groups: list[str]) -> tuple[DictConfig, dict[str, Any]]:
         """The composition of the files alone, each of them checked."""
-        found = self._loader.compute_defaults_list(self.job, groups, RunMode.RUN)
+        try:
+            found = self._loader.compute_defaults_list(self.job, groups, RunMode.RUN)
+        except OmegaConfBaseException:
+            raise
+        except ValueError as error:  # what YAML takes for a number may be none to Python
+            raise ValueError(f"a settings file is not valid YAML: {error}") from error
         for file in found.defaults:
             check_file(self._folders, file.config_path, file.package, self.keys, self.file)
         return compose(self.job, groups), dict(found.overrides.known_choices)

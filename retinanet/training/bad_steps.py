@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import statistics
@@ -12,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from retinanet.data.coco import CocoData
-from retinanet.distributed import gather_objects
 from retinanet.training.logs import MetricsLog
 from retinanet.training.loop import Trainer
-from retinanet.training.totals import BadStep, Means
+from retinanet.training.totals import BadStep, Means, suspects_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +55,11 @@ class BadSteps:
             grad_norms: of the latest steps, the last one of the row last.
             log: gets the reports.
         """
-        on_ranks = gather_objects([(bad.blamed, bad.image_ids) for bad in means.bad])
-        for number, bad in enumerate(means.bad):
-            ranks = [rank[number] for rank in on_ranks]
-            suspects = [ids for blamed, ids in ranks if blamed] or [ids for _, ids in ranks]
+        for bad, image_ids in zip(means.bad, suspects_of(means.bad), strict=True):
             step = trainer.step - bad.steps_ago
             entry = report(
                 bad,
-                list(itertools.chain.from_iterable(suspects)),
+                image_ids,
                 grad_norms[: -1 - bad.steps_ago],
                 self.data,
                 step=step,

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -154,29 +155,37 @@ class RunDirectory:
         Args:
             **facts: further entries, such as the fingerprint of the data.
         """
-        path = self.root / "environment.json"
-        starts = json.loads(path.read_text()) if path.exists() else []
+        path, starts = self.root / "environment.json", []
+        with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged one begins anew
+            starts = json.loads(path.read_text())
         starts.append({**environment(), **facts})
         write_whole(path, json.dumps(starts, indent=2) + "\n")
 
-    def forget_after(self, step: int, evaluated_step: int) -> None:
+    def forget_after(self, step: int, evaluated_step: int, reported_step: int) -> None:
         """Drop rows of metrics.jsonl and bad_steps.jsonl that a resumed run will write again.
 
         Args:
             step: of the checkpoint.
             evaluated_step: of the last evaluation that the checkpoint knows.
+            reported_step: of the last row, up to which bad steps were reported.
         """
-        for file in (self.metrics, self.bad_steps):
-            rows = read_rows(file)
-            kept = [row for row in rows if row["step"] <= (evaluated_step if "AP" in row else step)]
-            if file.exists():
-                write_whole(file, "".join(json.dumps(row) + "\n" for row in kept))
+        _keep_rows(
+            self.metrics, lambda row: row["step"] <= (evaluated_step if "AP" in row else step)
+        )
+        _keep_rows(self.bad_steps, lambda row: row["step"] <= reported_step)
+
+
+def _keep_rows(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    if file.exists():
+        rows = filter(wanted, read_rows(file))
+        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The whole rows of a file of JSON lines, none where there is no file."""
     rows = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    text = file.read_text(errors="replace") if file.exists() else ""
+    for line in text.splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # was being written when the run was killed
             rows.append(json.loads(line))
     return rows
@@ -266,7 +275,8 @@ def _read_settings(config: Path) -> dict[str, Any] | None:
 
 def _holds_files(root: Path) -> bool:
     """Whether there is more than what a run killed at its first write leaves."""
-    return any(path.name not in (".lock", "config.yaml.partial") for path in root.iterdir())
+    ours = (path.name == ".lock" or path.match("config.yaml.*partial") for path in root.iterdir())
+    return not all(ours)
 
 
 def _list(differences: dict[str, tuple[Any, Any]], side: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ class _ConsoleHandler(logging.Handler):
         # A name may hold what the terminal cannot show.
         encoding = sys.stdout.encoding or "utf-8"
         line = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # whoever was reading may be gone; train.log has it
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
 
 def start_logging(file: Path | None, *, main: bool) -> None:
@@ -95,10 +98,16 @@ class MetricsLog:
         """
         if self.file is None:
             return
-        try:
+        with self._as_set():
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
             self._show(row)
+
+    @contextlib.contextmanager
+    def _as_set(self) -> Iterator[None]:
+        """What cannot be written is an error, or warned of once."""
+        try:
+            yield
         except OSError as error:
             if self.must_write:
                 raise
@@ -116,7 +125,7 @@ class MetricsLog:
     def bad_step(self, entry: dict[str, Any]) -> None:
         """One report of :mod:`retinanet.training.bad_steps`."""
         if self.file is not None:
-            with self.directory.bad_steps.open("a") as file:
+            with self._as_set(), self.directory.bad_steps.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
 
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
@@ -138,8 +147,10 @@ class MetricsLog:
     def close(self) -> None:
         """Flush and close both."""
         if self.file is not None:
-            self.file.close()
-            self.board.close()
+            with self._as_set():
+                self.file.close()
+            with self._as_set():
+                self.board.close()
 
 
 def peak_memory(device: torch.device) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retinanet.distributed import all_reduce_sum, is_main, world_size
+from retinanet.distributed import all_reduce_sum, gather_objects, is_main, world_size
 from retinanet.matching import NEGATIVE, Match
 
 # Columns of a step. The first three are means over the ranks, the others sums.
@@ -34,7 +35,7 @@ class Means:
     """What one row of the log says; of the steps that were not skipped."""
 
     steps: int  # skipped or not
-    images: int  # of all steps, over all ranks
+    images: int  # of all steps that this process made, over all ranks; right on the main one
     class_loss: float
     box_loss: float
     grad_norm: float
@@ -60,6 +61,7 @@ class Totals:
         self.step_losses = torch.zeros(2, device=self.device, dtype=torch.float64)
         self.rows: list[Tensor] = []  # (NUM_COLUMNS,) of each step on this rank
         self.image_ids: list[list[Tensor]] = []  # of each step's micro-batches
+        self.images_before = 0  # in steps of these that another process made
 
     def add_loss(self, losses: dict[str, Tensor]) -> None:
         """Losses of one micro-batch."""
@@ -90,7 +92,7 @@ class Totals:
         bad = rows[:, BAD] > 0
         means = Means(
             steps=len(rows),
-            images=int(rows[:, IMAGES].sum()),
+            images=int(rows[:, IMAGES].sum()) - self.images_before,
             **_means(rows[~bad]),
             bad=[self._bad_step(step, rows) for step in bad.nonzero()[:, 0].tolist()],
             grad_norms=rows[:, GRAD_NORM].tolist(),
@@ -115,15 +117,34 @@ class Totals:
     def state_dict(self) -> dict[str, Any]:
         """The steps since the last row, for a checkpoint between rows; every rank must call it."""
         rows = self._over_ranks().cpu() if self.rows else torch.zeros(0, NUM_COLUMNS)
-        return {"rows": rows}
+        bad = [self._bad_step(step, rows) for step in (rows[:, BAD] > 0).nonzero()[:, 0].tolist()]
+        suspects = suspects_of(bad) if bad else []
+        return {"rows": rows, "suspects": suspects}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`, with any number of ranks: the main one holds the sums."""
         rows = state["rows"].to(self.device, torch.float64, copy=True)  # (S, NUM_COLUMNS)
         rows[:, :NUM_MEANS] *= world_size()
         self._clear()
+        self.images_before = int(rows[:, IMAGES].sum()) if is_main() else 0
         self.rows = list(rows if is_main() else torch.zeros_like(rows))
         self.image_ids = [[] for _ in self.rows]
+        bad = (rows[:, BAD] > 0).nonzero()[:, 0].tolist()
+        for step, ids in zip(bad, state["suspects"], strict=True):
+            self.image_ids[step] = [torch.tensor(ids)] if is_main() else []
+
+
+def suspects_of(bad: list[BadStep]) -> list[list[int]]:
+    """Images that may have spoilt each step, of all ranks; every rank must call it.
+
+    Those of the ranks whose own losses were not finite; where all were, everybody's.
+    """
+    on_ranks = gather_objects([(step.blamed, step.image_ids) for step in bad])
+    suspects = []
+    for ranks in zip(*on_ranks, strict=True):
+        blamed = [ids for is_blamed, ids in ranks if is_blamed]
+        suspects.append(list(chain.from_iterable(blamed or [ids for _, ids in ranks])))
+    return suspects
 
 
 def _means(rows: Tensor) -> dict[str, float]:

@@ -164,9 +164,7 @@ ALWAYS = ("one rank, SIGUSR1", "torchrun, SIGUSR1 that it does not handle")
 
 @pytest.mark.parametrize("case", SIGNALED)
 def test_a_signal_ends_all_ranks_after_one_step(data, clean, tmp_path, times, tally, case):
-    if not times(
-        int(case in ("one rank, SIGUSR1", "torchrun, SIGUSR1 that it does not handle")), 1
-    ):
+    if not times(int(case in ALWAYS), 1):
         pytest.skip("with --long only")
     whom, number, options = SIGNALED[case]
     output, log = tmp_path / "run", tmp_path / "log"
@@ -257,15 +255,39 @@ def test_on_a_full_disk_the_old_checkpoint_is_left(data, tmp_path, tally):
 # Several machines
 
 
+def start_nodes(data: Path, output: Path, port: int, *options: str) -> list[list[str]]:
+    """The commands of two nodes with a rank each."""
+    own = train_line(data, output, 1)[1:]
+    together = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=7"]
+    return [[*TORCHRUN, *together, f"--rdzv-endpoint=localhost:{port}", *options, *own]] * 2
+
+
 def test_two_nodes_on_one_machine_train_and_evaluate(data, clean, tmp_path, tally):
     output = tmp_path / "run"
-    own = train_line(data, output, 1)[1:]
-    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=7"]
-    options.append("--rdzv-endpoint=localhost:29517")
-    lines = [[*TORCHRUN, *options, *own]] * 2
+    lines = start_nodes(data, output, 29517)
     logs = [tmp_path / f"{node}.log" for node in range(2)]
     with started(lines[0], logs[0]) as first, started(lines[1], logs[1]) as second:
         assert [first.wait(timeout=PATIENCE), second.wait(timeout=PATIENCE)] == [0, 0]
     assert_same_run(output, clean[2])
     assert "AP" in rows(output)[-1]
     tally("two torchrun agents on loopback: identical to two ranks of one")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_rank_of_two_nodes_is_started_again(
+    data, clean, tmp_path, times, tally, monkeypatch, victim
+):
+    if not times(0, 1):
+        pytest.skip("with --long only")
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    output = tmp_path / "run"
+    lines = start_nodes(data, output, 29518 + victim, "--max-restarts=3")
+    logs = [tmp_path / f"{node}.log" for node in range(2)]
+    with started(lines[0], logs[0]) as first, started(lines[1], logs[1]) as second:
+        assert wait_for_start(output, first, 1)
+        while len(rows_of(output)) < 3:
+            time.sleep(0.01)
+        kill(ranks_of((first, second)[victim].pid)[0])
+        assert [first.wait(timeout=PATIENCE), second.wait(timeout=PATIENCE)] == [0, 0]
+    assert_same_run(output, clean[2])
+    tally(f"a killed rank of node {victim} of two under --max-restarts: recovered, identical")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retinanet.training.directory import RunDirectory, changed_keys, flatten
+from retinanet.training.directory import RunDirectory, changed_keys, flatten, read_rows
 
 SETTINGS = {
     "data": {"root": "data/shapes", "workers": 2, "min_size": 192},
@@ -207,12 +207,26 @@ def test_rows_after_the_checkpoint_are_forgotten(run):
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 26, "lo'
     run.metrics.write_text(text)
-    run.forget_after(20, evaluated_step=10)
+    run.forget_after(20, evaluated_step=10, reported_step=20)
     assert [json.loads(line) for line in run.metrics.read_text().splitlines()] == rows[:3]
-    run.forget_after(0, evaluated_step=0)
+    run.forget_after(0, evaluated_step=0, reported_step=0)
     assert run.metrics.read_text() == ""
 
 
 def test_without_rows_there_is_nothing_to_forget(run):
-    run.forget_after(5, evaluated_step=5)
+    run.forget_after(5, evaluated_step=5, reported_step=5)
     assert not run.metrics.exists()
+
+
+def test_reports_of_steps_whose_row_will_be_written_again_are_forgotten(run):
+    run.bad_steps.write_text('{"step": 3}\n{"step": 12}\n')
+    run.forget_after(16, evaluated_step=0, reported_step=10)
+    assert read_rows(run.bad_steps) == [{"step": 3}]
+
+
+def test_damaged_rows_and_records_of_starts_are_left_out(run):
+    run.metrics.write_bytes(b'{"step": 1}\n\xff\xfe{"step"\n{"step": 2}\n')
+    assert [row["step"] for row in read_rows(run.metrics)] == [1, 2]
+    (run.root / "environment.json").write_text("")
+    run.record_environment()
+    assert len(json.loads((run.root / "environment.json").read_text())) == 1
