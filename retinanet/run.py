@@ -21,8 +21,10 @@ from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
 from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
+from retinanet.resume import Standing, check_same_step, check_stored, find_stored
+from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps
-from retinanet.training.checkpoint import load_latest, save_checkpoint
+from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.directory import RunDirectory, read_rows
 from retinanet.training.logs import MetricsLog, start_logging
 from retinanet.training.memory import explain_out_of_memory, fewest_parts, worst_batch
@@ -30,9 +32,6 @@ from retinanet.training.progress import Progress
 from retinanet.training.transfer import other_conventions, transfer
 
 logger = logging.getLogger(__name__)
-
-# What last.pt has and best.pt has not.
-TO_CONTINUE = {"optimizer", "scaler", "loss", "ema", "evaluated_step", "fruitless"}
 
 
 class TrainingRun:
@@ -62,16 +61,15 @@ class TrainingRun:
         self.overrides = overrides
         self.device = device
         self.plain = dataclasses.asdict(settings)
-        self.fell_back = False  # last.pt is damaged, previous.pt is used
-        stored = self._stored_checkpoint()
+        stored, self.fell_back = find_stored(
+            self.directory, self.plain, overwrite=settings.overwrite
+        )
         self.train_data, self.val_data = build.build_splits(settings.data)
         self.stream = build.build_stream(settings, self.train_data, device)
         self.total_steps = self._total_steps()
         every = settings.evaluation.every_epochs * self.stream.steps_per_epoch
         self.evaluate_every = max(1, round(every))
-        self.best: dict[str, Any] = {"AP": None, "step": 0}
-        self.evaluated_step = 0
-        self.fruitless = 0  # evaluations since the best one
+        self.standing = Standing()
         self.bad_steps = BadSteps(settings.max_bad_steps, self.train_data)
         self.stored_schedule = dataclasses.asdict(settings.schedule)  # of the checkpoint
         self.init_lines: list[str] = []
@@ -94,26 +92,12 @@ class TrainingRun:
         )
         if stored is not None:
             self._load(stored)
-        self._check_same_step()
+        check_same_step(self.trainer.step, self.directory)
         if settings.optim.accumulate == "auto":
             images = settings.optim.batch_size // distributed.world_size()
             worst = worst_batch(self.train_data, build.build_augment(settings, train=True), images)
             parts = fewest_parts(self.trainer, worst)
             self.stream = build.build_stream(settings, self.train_data, self.device, parts)
-
-    def _check_same_step(self) -> None:
-        """Refuse ranks that begin at different steps.
-
-        Raises:
-            ValueError: they do not see the same folder.
-        """
-        steps = distributed.gather_objects(self.trainer.step)
-        if len(set(steps)) > 1:
-            raise ValueError(
-                f"the ranks found checkpoints of different steps ({steps}) in "
-                f"{self.directory.checkpoints.absolute()}; output_dir must be one folder that all "
-                f"nodes share."
-            )
 
     def run(self) -> None:
         """Train to the end, or report that it has been reached.
@@ -128,9 +112,20 @@ class TrainingRun:
         self.signals.has_begun = True
         try:
             self._run()
-            self._report_finished()
+            lines = announce.describe_end(
+                self.directory.root,
+                self.trainer.step,
+                self.standing.best,
+                num_replaced=len(self.stream.bad_images),
+            )
+            for line in lines:
+                logger.info("%s", line)
         except Stopped:
-            self._report_stopped()
+            told = self.signals.received
+            logger.info(
+                "stopped    by %s after step %d of %d; the same command goes on",
+                *(told.name if told else "another rank", self.trainer.step, self.total_steps),
+            )
             raise
         finally:
             self.progress.close()
@@ -156,18 +151,6 @@ class TrainingRun:
             message = explain_out_of_memory(self.trainer, images, self.stream.accumulate)
             raise MemoryError(message) from error
 
-    def _stored_checkpoint(self) -> dict[str, Any] | None:
-        """The checkpoint to continue from, unless this is another run than the one on disk."""
-        overwrite = self.settings.overwrite
-        moves = distributed.on_main(lambda: self.directory.check(self.plain, overwrite=overwrite))
-        found = None if moves else load_latest(self.directory.checkpoints)
-        if found is None:
-            return None
-        for problem in found[1]:
-            self.fell_back = True
-            logger.warning("%s The checkpoint before it is used.", problem)
-        return found[0]
-
     def _open(self) -> None:
         """Make the directory, start the logs, say what is about to happen."""
         distributed.on_main(
@@ -190,7 +173,7 @@ class TrainingRun:
             )
         if main:
             reported_step = step - len(self.trainer.totals.rows)
-            self.directory.forget_after(step, self.evaluated_step, reported_step)
+            self.directory.forget_after(step, self.standing.evaluated_step, reported_step)
         # An evaluation that is made again has the step of a row that stays.
         next_step = step if self._evaluation_due() else step + 1
         self.log = MetricsLog(
@@ -212,7 +195,11 @@ class TrainingRun:
             logger.info("accumulate %d micro-batches a step, measured", self.stream.accumulate)
         if step:
             logger.info("continue   after step %d of %d", step, self.total_steps)
-            self._report_extended()
+            lines = announce.describe_extension(
+                self.stored_schedule, self.plain["schedule"], step, self.trainer.schedule(step)
+            )
+            for line in lines:
+                logger.info("%s", line)
         elif main:
             for line in announcement(
                 self.settings,
@@ -265,12 +252,12 @@ class TrainingRun:
     def _evaluation_due(self) -> bool:
         step = self.trainer.step
         at_boundary = step % self.evaluate_every == 0 or step == self.total_steps
-        return step > self.evaluated_step and at_boundary
+        return step > self.standing.evaluated_step and at_boundary
 
     def _finished(self) -> bool:
         patience = self.settings.evaluation.patience
-        stopped = patience is not None and self.fruitless >= patience
-        return stopped or self.evaluated_step >= self.total_steps
+        stopped = patience is not None and self.standing.fruitless >= patience
+        return stopped or self.standing.evaluated_step >= self.total_steps
 
     def _log_row(self) -> None:
         means = self.progress.row(self.trainer)
@@ -284,7 +271,6 @@ class TrainingRun:
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""
-        step = self.trainer.step
         model = self.model if self.trainer.ema is None else self.trainer.ema.model
         how = build.build_validation(self.settings, self.settings.evaluation, self.device)
         try:
@@ -296,20 +282,13 @@ class TrainingRun:
                 f"the GPU's memory is too small for the evaluation; lower evaluation.batch_size="
                 f"{how['batch_size']}. The same command then goes on."
             ) from error
-        better, best = self._is_better(evaluation), self.best
-        self.evaluated_step = step
-        self.fruitless = 0 if better else self.fruitless + 1
-        if better:
-            self.best = {"AP": evaluation.metrics["AP"], "step": step}
+        best = self.standing.best
+        better = self.standing.add(self.trainer.step, evaluation.metrics)
         kept = distributed.on_main(
             lambda: self._write(lambda: self._keep(model, evaluation, found, better))
         )
         if not kept:  # best.pt may be the one before, and the next one must be able to replace it
-            self.best = best
-
-    def _is_better(self, evaluation: Evaluation) -> bool:
-        AP, best = evaluation.metrics["AP"], self.best["AP"]
-        return not self.best["step"] or (AP is not None and (best is None or best < AP))
+            self.standing.best = best
 
     def _keep(
         self, model: torch.nn.Module, evaluation: Evaluation, found: DetectionArrays, better: bool
@@ -348,7 +327,7 @@ class TrainingRun:
         return {
             "settings": self.plain,
             "classes": {"names": list(data.category_names), "ids": list(data.category_ids)},
-            "best": self.best,
+            "best": self.standing.best,
             "train_data": data.fingerprint,
             "val_data": self.val_data.fingerprint,
         }
@@ -365,8 +344,7 @@ class TrainingRun:
         state = {
             **self.trainer.state_dict(),
             **self._description(),
-            "evaluated_step": self.evaluated_step,
-            "fruitless": self.fruitless,
+            **self.standing.state_dict(),
             "bad_steps": self.bad_steps.count,
             "grad_norms": self.progress.grad_norms,
         }
@@ -397,64 +375,10 @@ class TrainingRun:
         return True
 
     def _load(self, stored: dict[str, Any]) -> None:
-        """Continue from a checkpoint of this run.
-
-        Raises:
-            ValueError: the annotations are not those it was trained on, or it is no checkpoint to
-                continue from.
-        """
-        if not stored.keys() >= TO_CONTINUE:
-            raise ValueError(
-                f"{self.directory.last} holds a model without the state of its training, as "
-                f"best.pt does; put the last.pt of the run there, or choose another output_dir "
-                f"(with init_from=PATH to keep the weights)."
-            )
-        for data, fingerprint in (
-            (self.train_data, stored["train_data"]),
-            (self.val_data, stored["val_data"]),
-        ):
-            if data.fingerprint != fingerprint:
-                raise ValueError(
-                    f"{data.path} is not the file that {self.directory.root} was started with; "
-                    f"restore it, or choose another output_dir (with init_from="
-                    f"{self.directory.best} to keep the weights)."
-                )
+        """Continue from a checkpoint of this run."""
+        check_stored(stored, self.directory, self.train_data, self.val_data)
         self.trainer.load_state_dict(stored)
-        self.best = stored["best"]
-        self.evaluated_step = stored["evaluated_step"]
-        self.fruitless = stored["fruitless"]
+        self.standing = Standing.of(stored)
         self.bad_steps.count = stored.get("bad_steps", 0)  # older checkpoints have none
         self.grad_norms = stored.get("grad_norms", [])
         self.stored_schedule = stored["settings"]["schedule"]
-
-    def _report_stopped(self) -> None:
-        told = "another rank" if self.signals.received is None else self.signals.received.name
-        logger.info(
-            "stopped    by %s after step %d of %d; the same command goes on",
-            *(told, self.trainer.step, self.total_steps),
-        )
-
-    def _report_extended(self) -> None:
-        """Say what more epochs do to the learning rate."""
-        schedule = dataclasses.asdict(self.settings.schedule)
-        changed = [key for key in schedule if schedule[key] != self.stored_schedule[key]]
-        if not changed:
-            return
-        step = self.trainer.step
-        words = ", ".join(f"{k} from {self.stored_schedule[k]} to {schedule[k]}" for k in changed)
-        logger.info(
-            "extended   schedule.%s; the rate follows the schedule of the longer run from here on: "
-            "%.4g at step %d",
-            *(words, self.trainer.schedule(step), step + 1),
-        )
-
-    def _report_finished(self) -> None:
-        AP = "n/a" if self.best["AP"] is None else f"{self.best['AP']:.4f}"
-        logger.info(
-            "finished   %d steps; best AP %s at step %d", self.trainer.step, AP, self.best["step"]
-        )
-        if self.stream.bad_images:
-            logger.info("replaced   %d unreadable images", len(self.stream.bad_images))
-        logger.info("best       %s", self.directory.best)
-        logger.info("pictures   %s", self.directory.plots)
-        logger.info("curves     tensorboard --logdir %s", self.directory.root / "tensorboard")

@@ -31,7 +31,7 @@ LAYERS = [
     {"training", "evaluation"},
     {"exchange"},
     {"build"},
-    {"detector", "opening"},
+    {"detector", "opening", "resume"},
     {"run"},
     {"jobs"},
     {"cli"},

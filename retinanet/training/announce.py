@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from retinanet.training.expect import (
     FIRST_LOSS_TOLERANCE,
@@ -122,3 +124,44 @@ def compare_first_loss(
 
 def _short(alpha: Alpha) -> str:
     return "per class" if isinstance(alpha, Sequence) else str(alpha)
+
+
+def describe_extension(
+    before: dict[str, Any], now: dict[str, Any], step: int, rate: float
+) -> list[str]:
+    """What a longer schedule does to the learning rate of a run that goes on.
+
+    Args:
+        before: settings of the schedule so far.
+        now: those of this command.
+        step: steps made.
+        rate: of the next step.
+    """
+    changed = [f"{key} from {before[key]} to {now[key]}" for key in now if now[key] != before[key]]
+    if not changed:
+        return []
+    return [
+        f"extended   schedule.{', '.join(changed)}; the rate follows the schedule of the longer "
+        f"run from here on: {rate:.4g} at step {step + 1}"
+    ]
+
+
+def describe_end(root: Path, steps: int, best: dict[str, Any], *, num_replaced: int) -> list[str]:
+    """What there is when a run has finished.
+
+    Args:
+        root: of its directory.
+        steps: that it made.
+        best: AP and step of the best evaluation.
+        num_replaced: unreadable images.
+    """
+    AP = "n/a" if best["AP"] is None else f"{best['AP']:.4f}"
+    lines = [f"finished   {steps} steps; best AP {AP} at step {best['step']}"]
+    if num_replaced:
+        lines.append(f"replaced   {num_replaced} unreadable images")
+    return [
+        *lines,
+        f"best       {root / 'checkpoints' / 'best.pt'}",
+        f"pictures   {root / 'plots'}",
+        f"curves     tensorboard --logdir {root / 'tensorboard'}",
+    ]
