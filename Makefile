@@ -36,7 +36,7 @@ test: $(VENV)/.installed-dev ## run the test suite
 slow: $(VENV)/.installed-dev ## run the tests that take over ten seconds each
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
-torture: $(VENV)/.installed-dev ## the tests of docs/reliability.md at full length, about an hour
+torture: $(VENV)/.installed-dev ## the tests of docs/reliability.md at full length, 40 minutes
 	$(BIN)/python -m pytest -m "not gpu" --long tests/reliability $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and spelling, change nothing

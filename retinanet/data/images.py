@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -126,9 +127,16 @@ def _cause(error: BaseException) -> str:
     return _PLACE.sub("", lines[0]).rstrip(".")
 
 
+@functools.cache
+def _formats() -> list[str]:
+    """What Pillow opens, but for EPS: that is a program, which it would give to Ghostscript."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
+
 def _open(file: BinaryIO) -> Image.Image:
     """The image, not decoded, and not too large to be."""
-    image = Image.open(file)
+    image = Image.open(file, formats=_formats())
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(f"{width} x {height} pixels are above the limit of {MAX_PIXELS}")
@@ -166,12 +174,12 @@ def _decode(file: BinaryIO) -> Tensor:
         except RuntimeError:
             # Torchvision refuses some that Pillow reads; a file must not depend on who reads it.
             file.seek(0)
-            image = Image.open(file)
+            image = Image.open(file, formats=_formats())
     if image.format == "PNG":
         # Its checksums, at which Pillow does not look by itself: a flipped bit would be a pixel.
         image.verify()
         file.seek(0)
-        image = Image.open(file)
+        image = Image.open(file, formats=_formats())
     # Some formats turn the image while loading and only then know its orientation.
     image.load()
     pixels = torch.from_numpy(_to_rgb(image)).permute(2, 0, 1)  # (3, H, W)

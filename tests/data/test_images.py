@@ -305,3 +305,10 @@ def test_a_header_of_something_else_is_a_bad_image(tmp_path):
         read_header(tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         read_header(tmp_path / "gone.jpg")
+
+
+def test_programs_in_the_place_of_images_are_refused(tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    with pytest.raises(BadImage, match="it is empty or not an image"):
+        read_image(tmp_path / "a.jpg")
