@@ -5,14 +5,13 @@ import functools
 import logging
 import random
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from retinanet.cli.main import composer
-from retinanet.run import TrainingRun
+from retinanet.resume import find_stored
 from retinanet.training.checkpoint import load_checkpoint, load_latest, save_checkpoint
 from retinanet.training.directory import RunDirectory
 
@@ -170,17 +169,16 @@ def test_a_run_goes_on_from_the_checkpoint_before_with_one_warning(tmp_path, cap
     for step in (1, 2):
         save_checkpoint(folder / "last.pt", state_of(step), keep_previous=True)
     content = (folder / "last.pt").read_bytes()
-    # What a run reads when it starts, without all the rest of it.
-    run = SimpleNamespace(settings=SimpleNamespace(overwrite=False), plain={})
-    run.directory = RunDirectory(tmp_path)
-    run.directory.check = lambda *_, **__: False
+    directory = RunDirectory(tmp_path)
+    directory.check = lambda *_, **__: False
     replaced = 0
     for number in range(40):
         (folder / "last.pt").write_bytes(DAMAGES[number % len(DAMAGES)](rng, content))
         caplog.clear()
         with caplog.at_level(logging.WARNING, "retinanet"):
-            found = TrainingRun._stored_checkpoint(run)
-        if found["step"] == 1:
+            found, fell_back = find_stored(directory, {}, overwrite=False)
+        assert fell_back == (found["step"] == 1)
+        if fell_back:
             (record,) = caplog.records
             assert "last.pt is damaged" in record.getMessage()
             assert "\n" not in record.getMessage()
