@@ -20,7 +20,7 @@ SAME_REQUEST = 3.0
 
 
 class Stopped(BaseException):
-    """A run was told to end and has saved; like KeyboardInterrupt no error, so none is caught."""
+    """A run was told to end, and what it had is saved; no error, as KeyboardInterrupt is none."""
 
 
 class Signals:

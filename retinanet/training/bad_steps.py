@@ -17,7 +17,7 @@ from retinanet.training.totals import BadStep, Means, suspects_of
 
 logger = logging.getLogger(__name__)
 
-# Norms before a bad step that its report shows.
+# Norms before a bad step that its report shows, and that are kept from before a row for it.
 NORMS_SHOWN = 20
 # Boxes of an image that a report lists; crowded images have hundreds.
 BOXES_SHOWN = 50

@@ -8,6 +8,7 @@ import time
 
 from tqdm import tqdm
 
+from retinanet.training.bad_steps import NORMS_SHOWN
 from retinanet.training.logs import MetricsLog, peak_memory
 from retinanet.training.loop import Trainer
 from retinanet.training.totals import Means
@@ -16,8 +17,6 @@ logger = logging.getLogger(__name__)
 
 # Share of the time spent waiting for batches above which the log says what to do about it.
 MUCH_WAITING = 0.2
-# Norms of the gradient that are kept from before the latest row.
-NORMS_KEPT = 20
 
 
 class Progress:
@@ -78,7 +77,7 @@ class Progress:
             "memory_gib": peak_memory(trainer.device),
         }
         self.since, trainer.waited = now, 0.0
-        self.grad_norms = [*self.grad_norms, *means.grad_norms][-NORMS_KEPT - means.steps :]
+        self.grad_norms = [*self.grad_norms, *means.grad_norms][-NORMS_SHOWN - means.steps :]
         self.log.write(row)
         self.bar.set_description(f"epoch {row['epoch']:.2f}")
         self.bar.set_postfix_str(
