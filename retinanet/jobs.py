@@ -17,12 +17,12 @@ from retinanet.data.coco import CocoData
 from retinanet.data.splits import check_images_exist
 from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device, choose_precision
-from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
 from retinanet.interrupts import Signals
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
+from retinanet.reports.publish import publish, tell
 from retinanet.run import TrainingRun
 from retinanet.training.logs import start_logging
 from retinanet.training.transfer import describe_source

@@ -15,12 +15,12 @@ from retinanet.config import TrainConfig
 from retinanet.devices import choose_precision
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.evaluation.plots import plot_curves
-from retinanet.evaluation.publish import publish, tell
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
 from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
+from retinanet.reports.plots import plot_curves
+from retinanet.reports.publish import publish, tell
 from retinanet.resume import Standing, check_same_step, check_stored, find_stored
 from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps

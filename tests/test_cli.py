@@ -605,7 +605,7 @@ def test_options_that_do_not_exist_are_refused(tmp_path):
 
 
 def test_metrics_are_read_from_a_report(tmp_path):
-    from retinanet.evaluation.sweep import read_metrics
+    from retinanet.reports.sweep import read_metrics
 
     assert read_metrics(tmp_path) is None
     (tmp_path / "eval").mkdir()

@@ -29,6 +29,8 @@ LAYERS = [
     },
     {"data", "model", "matching", "mining", "focal", "losses", "postprocess"},
     {"training", "evaluation"},
+    {"analysis"},
+    {"reports"},
     {"exchange"},
     {"build"},
     {"detector", "opening", "resume"},
@@ -145,7 +147,7 @@ sys.meta_path.insert(0, Forbid())
 
 @pytest.mark.parametrize(
     "module",
-    ["retinanet", "retinanet.config", "retinanet.cli.main", "retinanet.evaluation.sweep"],
+    ["retinanet", "retinanet.config", "retinanet.cli.main", "retinanet.reports.sweep"],
 )
 def test_it_is_imported_without_torch(module):
     done = python(f"import {module}", "torch", "torchvision", "matplotlib")

@@ -62,7 +62,7 @@ def whole(data, tmp_path_factory) -> Path:
 def _no_plots(monkeypatch):
     """Plots take most of the time of a small run; ``whole`` draws them, before this begins."""
     monkeypatch.setattr("retinanet.run.plot_curves", lambda *_: None)
-    monkeypatch.setattr("retinanet.evaluation.publish.plot_pr", lambda *_: None)
+    monkeypatch.setattr("retinanet.reports.publish.plot_pr", lambda *_: None)
 
 
 class Killed(BaseException):

@@ -172,7 +172,7 @@ def _run_sweep(
             f"--only={only}: the sweep has {len(commands)} runs, numbered from 0 to "
             f"{len(commands) - 1}."
         )
-    from retinanet.evaluation.sweep import SweepRun, write_sweep
+    from retinanet.reports.sweep import SweepRun, write_sweep
 
     first = commands[0]
     fixed = {name: value for name, value in first.changed.items() if name not in swept}

@@ -1,1 +1,1 @@
-"""From a trained network to COCO AP, tables and pictures."""
+"""From a trained network to detections and COCO AP."""

@@ -14,7 +14,7 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from retinanet.atomic import write_whole
-from retinanet.evaluation.plots import COLORS, GRAY, house_style
+from retinanet.reports.plots import COLORS, GRAY, house_style
 from scripts.experiments.tables import EXPERIMENTS, Variant
 
 

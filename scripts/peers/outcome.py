@@ -14,7 +14,7 @@ import torch
 import torchvision
 from matplotlib.figure import Figure
 
-from retinanet.evaluation.plots import COLORS, house_style
+from retinanet.reports.plots import COLORS, house_style
 
 Rows = list[dict[str, Any]]
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

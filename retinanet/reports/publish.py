@@ -11,9 +11,9 @@ import numpy as np
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.evaluation.pictures import draw_predictions
-from retinanet.evaluation.plots import plot_pr
-from retinanet.evaluation.report import caps_warning, summary, table, write_report
+from retinanet.reports.pictures import draw_predictions
+from retinanet.reports.plots import plot_pr
+from retinanet.reports.tables import caps_warning, summary, table, write_report
 
 logger = logging.getLogger(__name__)
 

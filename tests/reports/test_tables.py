@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from retinanet.evaluation.coco import NUMBERS, evaluate
-from retinanet.evaluation.report import caps_warning, class_table, fit, summary, table, write_report
+from retinanet.reports.tables import caps_warning, class_table, fit, summary, table, write_report
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 SMALL = (10.0, 10.0, 20.0, 20.0)

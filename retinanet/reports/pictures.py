@@ -17,7 +17,7 @@ from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_image
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.evaluation.plots import BLACK, COLORS, house_style, plain_text
+from retinanet.reports.plots import BLACK, COLORS, house_style, plain_text
 
 # Predictions below this score are not drawn.
 DRAWN_SCORE = 0.3

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from retinanet.evaluation import plots
 from retinanet.evaluation.coco import evaluate
-from retinanet.evaluation.plots import plain_text, plot_curves, plot_pr
+from retinanet.reports import plots
+from retinanet.reports.plots import plain_text, plot_curves, plot_pr
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinanet.evaluation.pictures import (
+from retinanet.reports.pictures import (
     GAP,
     HEADER,
     PANEL_WIDTH,
@@ -14,7 +14,7 @@ from retinanet.evaluation.pictures import (
     draw_sheet,
     panels_of,
 )
-from retinanet.evaluation.plots import COLORS
+from retinanet.reports.plots import COLORS
 
 BOX = (160.0, 120.0, 320.0, 240.0)
 BLUE = (0x1F, 0x6F, 0xB4)  # COLORS[0]

@@ -1,0 +1,1 @@
+"""What people see of data, runs and evaluations: tables, files, plots, pictures."""
