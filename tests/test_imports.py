@@ -28,7 +28,7 @@ LAYERS = [
         "atomic",
     },
     {"data", "model", "matching", "mining", "focal", "losses", "postprocess"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "formats"},
     {"analysis"},
     {"reports"},
     {"exchange"},

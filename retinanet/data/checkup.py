@@ -74,10 +74,23 @@ def check_reading(reading: Reading, verdict: Verdict, other_size: Collection[int
         if what == "boxes dropped: outside the image":
             rows = rows[np.isin(rows, reading.box_rows[judged])]
         verdict.mend(kind, rows, _places(reading, field), does, remedy)
+    check_slashes(reading, verdict)
     check_boxes(reading, judged, verdict)
     check_areas(reading, verdict)
     check_repeated(reading, verdict)
     check_names(reading, verdict)
+
+
+def check_slashes(reading: Reading, verdict: Verdict) -> None:
+    """File names as Windows writes them."""
+    names = reading.images.column("file_name")
+    verdict.mend(
+        "images: file_name has backslashes",
+        [row for row in reading.image_rows if "\\" in names[row]],
+        lambda row: reading.images.place(row, shown(names[row])),
+        "takes them for folders",
+        "Nothing is needed here; other tools want a/b.jpg.",
+    )
 
 
 def check_boxes(reading: Reading, judged: np.ndarray, verdict: Verdict) -> None:
@@ -244,7 +257,9 @@ def check_classes(train: CocoData, val: CocoData, verdict: Verdict) -> None:
         [label for label in absent if label not in tested],
         place,
         "cannot learn them",
-        "Nothing is needed if that is intended; else annotate some, or remove the class.",
+        "Nothing is needed if that is intended; else annotate some, or remove the class, as "
+        "`python -m scripts.convert_dataset --from coco --to coco --drop-unused-classes` does. "
+        "Roboflow adds one that only groups the others.",
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -153,7 +153,8 @@ def read_coco(annotations: Path, image_root: Path) -> CocoData:
     Mended, and counted in ``repairs``: annotation ids that are missing, repeated or not positive
     (0 spoils the AP of pycocotools; ids are given anew, nothing refers to them), missing
     ``iscrowd`` (0) and ``area`` (width times height), boxes without area inside the image (never
-    trained on; the evaluator still gets them). Everything else that is wrong is refused.
+    trained on; the evaluator still gets them), backslashes in file names (taken for folders).
+    Everything else that is wrong is refused.
 
     Args:
         annotations: COCO JSON. Without a list of annotations it is a test set.
@@ -166,8 +167,15 @@ def read_coco(annotations: Path, image_root: Path) -> CocoData:
     return read_all(annotations, image_root, STOP).data
 
 
-def read_all(annotations: Path, image_root: Path, verdict: Verdict) -> Reading:
+def read_all(
+    annotations: Path,
+    image_root: Path,
+    verdict: Verdict,
+    mend: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Reading:
     """:func:`read_coco` with its records; where ``verdict`` goes on, without those it refuses.
+
+    ``mend`` may change the content of the file before it is read.
 
     Raises:
         FileNotFoundError: no annotation file.
@@ -175,6 +183,7 @@ def read_all(annotations: Path, image_root: Path, verdict: Verdict) -> Reading:
     """
     annotations, image_root = Path(annotations), Path(image_root)
     found, fingerprint = read_json(annotations)
+    mend(found)
     _check_folder(image_root, verdict)
     images = Records(annotations, "images", found, verdict)
     images.refuse_empty("it lists no image at all", "List the images.")
@@ -217,7 +226,7 @@ def read_all(annotations: Path, image_root: Path, verdict: Verdict) -> Reading:
         category_ids=tuple(category_ids[category_rows].tolist()),
         category_names=tuple(category_names[row] for row in category_rows),
         annotated=annotated,
-        repairs={what: len(found) for what, found in mended.items() if len(found)},
+        repairs=_counts(mended, images),
         fingerprint=fingerprint,
     )
     return Reading(data, images, boxes, image_rows, rows, mended)
@@ -235,6 +244,14 @@ def _read_columns(boxes: Records) -> tuple[dict[str, np.ndarray], dict[str, np.n
         "iscrowd filled in": no_crowd,
         "area filled in": no_area,
     }
+
+
+def _counts(mended: dict[str, np.ndarray], images: Records) -> dict[str, int]:
+    """What was mended -> how often."""
+    counts = {what: len(rows) for what, rows in mended.items()}
+    texts = [name for name in images.column("file_name") if isinstance(name, str)]
+    counts["backslashes in file names taken for folders"] = sum("\\" in name for name in texts)
+    return {what: number for what, number in counts.items() if number}
 
 
 def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -13,6 +13,11 @@ from retinanet.data.records import Records, is_finite
 # Areas that COCO's evaluator looks at, square pixels; it ignores objects outside.
 MAX_AREA = 1e10
 
+SIZE_REMEDY = (
+    "Correct it: write the size of the image as it is displayed. `python -m scripts.convert_dataset "
+    "--from coco --to coco` reads missing ones from the images."
+)
+
 # Half of a pair of UTF-16: no text, and nothing can be written with one.
 HALF = re.compile("[\ud800-\udfff]")
 # In a path Python has some for bytes that are not UTF-8.
@@ -30,20 +35,23 @@ def read_sizes(images: Records) -> np.ndarray:
     """(N, 2) int32 height, width."""
     columns = []
     for field in ("height", "width"):
-        values = images.numbers(field)
+        values = images.numbers(field, SIZE_REMEDY)
         wrong = (values < 1) | (values != np.floor(values)) | (values >= 2**31)
         images.refuse(
             np.flatnonzero(wrong),
             field,
             "a whole number of pixels, at least 1",
-            "Write the size of the image as it is displayed.",
+            SIZE_REMEDY,
         )
         columns.append(np.where(wrong, 1, values).astype(np.int32))
     return np.stack(columns, axis=1)
 
 
 def read_names(images: Records) -> list[str]:
-    """File names, none of which leads out of the image folder."""
+    """File names, none of which leads out of the image folder.
+
+    Label Studio on Windows writes the folders with backslashes, which only Windows understands.
+    """
     names = images.texts("file_name")
     leaving = []
     for index, name in enumerate(names):
@@ -54,8 +62,10 @@ def read_names(images: Records) -> list[str]:
         leaving,
         "file_name",
         "a path below the image folder, neither absolute nor with '..'",
-        "Point data.*_images at the folder that the names start from.",
+        "Point data.*_images at the folder that the names start from; `python -m "
+        "scripts.convert_dataset --from coco --to coco --base-names` takes folders off the names.",
     )
+    names = [name.replace("\\", "/") for name in names]
     control = [index for index, name in enumerate(names) if CONTROL.search(name)]
     images.refuse(control, "file_name", "a path without control characters", "Rename the file.")
     images.unique("file_name", names)
@@ -74,7 +84,12 @@ def read_categories(categories: Records) -> tuple[np.ndarray, list[str]]:
     ids = categories.integers("id")
     names = categories.texts("name")
     categories.unique("id", ids)
-    categories.unique("name", names)
+    # Roboflow adds a class that only groups the others, and may give it the name of one of them.
+    remedy = (
+        "Remove or rename one of them; if no box has it, `python -m scripts.convert_dataset --from "
+        "coco --to coco --drop-unused-classes` does."
+    )
+    categories.unique("name", names, remedy)
     halves = [index for index, name in enumerate(names) if HALF.search(name)]
     categories.refuse(halves, "name", "a text of whole characters", "Correct it.")
     return ids, names

@@ -181,13 +181,16 @@ class Records:
 
     def integers(self, field: str) -> np.ndarray:
         """(N,) int64: a field that must be an integer in every record."""
-        remedy = "Write it without quotes."
+        remedy = (
+            "Write it without quotes, or let `python -m scripts.convert_dataset --from coco --to "
+            "coco` do it."
+        )
         values = self._checked(field, {int}, _is_int64, 0, "an integer", remedy)
         return np.array(values, dtype=np.int64)
 
-    def numbers(self, field: str) -> np.ndarray:
+    def numbers(self, field: str, remedy: str = "Correct it.") -> np.ndarray:
         """(N,) float64: a field of finite numbers."""
-        values = self._checked(field, {int, float}, is_finite, 1, "a finite number", "Correct it.")
+        values = self._checked(field, {int, float}, is_finite, 1, "a finite number", remedy)
         return np.array(values, dtype=np.float64)
 
     def texts(self, field: str) -> list[str]:
@@ -208,7 +211,12 @@ class Records:
                 flat[4 * row : 4 * row + 4] = some
         return np.array(flat, dtype=np.float64).reshape(-1, 4)
 
-    def unique(self, field: str, values: list[Any] | np.ndarray) -> None:
+    def unique(
+        self,
+        field: str,
+        values: list[Any] | np.ndarray,
+        remedy: str = "Remove or rename one of them.",
+    ) -> None:
         """Refuse a column in which a value occurs twice: both records and the value."""
         values = values.tolist() if isinstance(values, np.ndarray) else values
         if len(set(values)) == len(values):
@@ -219,7 +227,6 @@ class Records:
             if index not in self.bad[field] and seen.setdefault(value, index) != index:
                 before[index] = seen[value]
         self._mark(self.repeated, list(before))
-        remedy = "Remove or rename one of them."
 
         def found(row: int) -> str:
             value = shown(values[row])

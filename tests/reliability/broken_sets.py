@@ -309,10 +309,10 @@ FAULTS = {
     ),
     "file name with backslashes": Fault(
         hidden_in_folder,
-        "images: the file is missing",
-        REFUSED,
-        ["train.json: image id 11: no ", "sub\\11.png; there is ", "images/sub/11.png"],
-        "complete the folder",
+        "images: file_name has backslashes",
+        MENDED,
+        ["train.json: images[1] (id 11): 'sub\\\\11.png'"],
+        "Nothing is needed",
     ),
     "file missing": Fault(
         on_image(Path.unlink),

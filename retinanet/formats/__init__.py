@@ -1,0 +1,1 @@
+"""Annotations in other formats than COCO JSON: PASCAL VOC, YOLO, CSV tables."""

@@ -1,0 +1,354 @@
+"""Convert annotations between COCO JSON, PASCAL VOC, YOLO and CSV tables.
+
+    python -m scripts.convert_dataset --from FORMAT --to FORMAT SOURCE... OUTPUT
+
+train.py reads COCO JSON. The last line printed is the command that trains on what was written.
+OUTPUT is a new folder, complete or not there. Sources and images are never changed; images stay
+where they are, or are linked where a format wants them beside (voc, yolo). Boxes keep every bit.
+What a format cannot hold is told, and all mistakes are, with file and line.
+
+From PASCAL VOC (LabelImg, CVAT, Label Studio, Roboflow)
+
+    VOC2012/Annotations/*.xml  JPEGImages/*  ImageSets/Main/{train,val}.txt (if there)
+    cells/{train,valid,test}/  XML files beside images, as Roboflow writes them
+
+    python -m scripts.convert_dataset --from voc --to coco VOC2012 voc-coco
+    python -m scripts.convert_dataset --from voc --to coco cells cells-coco --corners edges
+    python -m scripts.convert_dataset --from voc --to coco labelimg out --val-share 0.2
+
+  PASCAL VOC counts pixels from 1, and xmax is the last one inside: --corners pixels, the default.
+  LabelImg, CVAT, Label Studio and Roboflow write edges from 0: --corners edges.
+
+From YOLO (images are needed: labels do not say their size)
+
+    data.yaml                  names, and train/val as folders or lists of images
+    images/train labels/train  or train/images train/labels (Roboflow), or images/ labels/
+    classes.txt or obj.names   one class a line, where there is no data.yaml
+
+    python -m scripts.convert_dataset --from yolo --to coco cells/data.yaml cells-coco
+    python -m scripts.convert_dataset --from yolo --to coco cells-seg out --polygons
+
+From CSV (one file for each split; a header says what columns are)
+
+    filename,width,height,class,xmin,ymin,xmax,ymax     TensorFlow, Roboflow
+    path,x1,y1,x2,y2,class                              RetinaNet's tables
+    An image without objects is a row with its name alone: empty.jpg,,,,,
+
+    python -m scripts.convert_dataset --from csv --to coco train.csv val.csv out
+    python -m scripts.convert_dataset --from csv --to coco old.csv out --image-folder images \\
+        --columns path,x1,y1,x2,y2,class --val-share 0.2
+
+From COCO JSON (also to mend it: --to coco)
+
+    python -m scripts.convert_dataset --from coco --to yolo annotations/train.json \\
+        annotations/val.json out --image-folder train --image-folder val
+    python -m scripts.convert_dataset --from coco --to voc train=a.json val=b.json out
+    python -m scripts.convert_dataset --from coco --to csv instances_val2017.json out
+    python -m scripts.convert_dataset --from coco --to coco result.json out --base-names
+    python -m scripts.convert_dataset --from coco --to coco train/_annotations.coco.json \\
+        valid/_annotations.coco.json out --drop-unused-classes
+
+  The last but one is for names that lead elsewhere (Label Studio), the last for a class that only
+  groups the others (Roboflow). Numbers in quotes, and sizes that are missing, are put right.
+
+What is kept                voc   yolo  csv
+  boxes, names, empty images yes   yes   yes
+  class ids                  in classes.csv, which is read back
+  image ids, area            yes   no    yes
+  crowd regions              yes   no    yes    yolo: left out, or --crowd object
+  annotation ids, masks      no    no    no
+
+Exit status: 0, or 1 when nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.formats.annotations import AnnotationError, Annotations, count
+from retinanet.formats.convert import FORMATS, Reader, image_place, prepare, write
+from retinanet.formats.splits import set_aside
+
+WIDTH = 80
+# First word of a line on the screen, and its column.
+MARGIN = 11
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read, check, write, and say what comes next."""
+    args = read_arguments(arguments)
+    try:
+        check_output(args)
+        print("\n".join(convert(args)))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except AnnotationError as error:
+        tell_all(error, args.show)
+        return 1
+    except MISTAKES as error:
+        complain(error)
+        return 1
+    return 0
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Formats, sources, the folder to make, and options, in any order."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.convert_dataset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--from", dest="source_format", choices=FORMATS, required=True, help="what is there")
+    add("--to", dest="target", choices=FORMATS, required=True, help="what to write")
+    add("paths", nargs="+", metavar="SOURCE", help="folders (voc, yolo) or files (coco, csv)")
+    add("output", type=Path, metavar="OUTPUT", help="folder to make")
+    add(
+        "--image-folder",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="that image names start from; once, or once for each source (default: looked for)",
+    )
+    add(
+        "--images",
+        choices=("leave", "link", "copy", "ignore"),
+        help="leave them, link or copy them into OUTPUT, or do not even look for them (default: "
+        "link for voc and yolo, leave for coco and csv)",
+    )
+    add(
+        "--corners",
+        choices=("edges", "pixels"),
+        help="of voc and csv: edges counted from 0, or pixels from 1, the last inside (default: "
+        "pixels for voc, edges for csv)",
+    )
+    add("--classes", type=Path, metavar="FILE", help="one name a line, or id,name in a .csv")
+    add("--columns", metavar="A,B,...", help="of a CSV file without a header")
+    add("--val-share", type=float, metavar="SHARE", help="set images aside: train.json, val.json")
+    add("--seed", type=int, default=0, help="of --val-share (default: %(default)s)")
+    add("--polygons", action="store_true", help="yolo: polygons become the boxes around them")
+    add("--crowd", choices=("drop", "object"), default="drop", help="to yolo (default: drop)")
+    add("--base-names", action="store_true", help="coco: image names lose their folders")
+    add("--drop-unused-classes", action="store_true", help="coco: classes without any box")
+    add("--overwrite", action="store_true", help="move an OUTPUT that is there aside")
+    add("--show", type=int, default=20, help="mistakes shown (default: %(default)s)")
+    args = parser.parse_intermixed_args(arguments)
+    check_options(parser, args)
+    return args
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that would do nothing."""
+    formats = {args.source_format, args.target}
+    only = {
+        "--corners": (args.corners, bool({"voc", "csv"} & formats)),
+        "--columns": (args.columns, args.source_format == "csv"),
+        "--polygons": (args.polygons, args.source_format == "yolo"),
+        "--base-names": (args.base_names, args.source_format == "coco"),
+        "--drop-unused-classes": (args.drop_unused_classes, args.source_format == "coco"),
+        "--classes": (args.classes, args.source_format != "coco"),
+        "--crowd object": (args.crowd == "object", args.target == "yolo"),
+    }
+    for option, (given, sensible) in only.items():
+        if given and not sensible:
+            parser.error(f"{option} says nothing from {args.source_format} to {args.target}")
+    if args.corners and formats >= {"voc", "csv"}:
+        parser.error("--corners from voc to csv could mean either; go by way of coco")
+    if args.source_format == "yolo" and args.images == "ignore":
+        parser.error("--images ignore: YOLO's labels do not say the sizes of images")
+    if args.source_format == "yolo" and args.image_folder:
+        parser.error("--image-folder: YOLO's images are found by data.yaml, or beside labels/")
+    if args.val_share is not None and not 0 < args.val_share < 1:
+        parser.error(f"--val-share must lie between 0 and 1, got {args.val_share:g}")
+    if args.show < 1:
+        parser.error(f"--show must be at least 1, got {args.show}")
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        ValueError: the folder is there, or holds a source.
+    """
+    output = args.output
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; OUTPUT, the last path, is a folder to make.")
+    if output.is_dir() and any(output.iterdir()) and not args.overwrite:
+        raise ValueError(
+            f"{output} is there already; choose another folder, or let --overwrite move it aside."
+        )
+    for source in [*args.paths, *map(str, args.image_folder)]:
+        if Path(source.partition("=")[2] or source).resolve().is_relative_to(output.resolve()):
+            raise ValueError(f"OUTPUT {output} holds the source {source}; choose another folder.")
+
+
+def convert(args: argparse.Namespace) -> list[str]:
+    """Do it.
+
+    Returns:
+        Lines for the screen.
+
+    Raises:
+        AnnotationError: all that is wrong with the annotations.
+        ValueError: anything else that is.
+        OSError: a file cannot be read or written.
+    """
+    usual = "link" if args.target in ("voc", "yolo") else "leave"
+    images = args.images or usual
+    reader = Reader(
+        format=args.source_format,
+        image_folders=args.image_folder,
+        images=images,
+        corners=args.corners,
+        classes=args.classes,
+        columns=args.columns.split(",") if args.columns else None,
+        polygons=args.polygons,
+        base_names=args.base_names,
+        drop_unused=args.drop_unused_classes,
+        progress=progress,
+    )
+    found = reader.read(args.paths)
+    if args.val_share is not None:
+        set_aside(found, args.val_share, args.seed)
+    lines = describe(found, args.source_format)
+    lost = prepare(found, args.target, keep_crowd=args.crowd == "object")
+    lost |= write(
+        found,
+        args.target,
+        args.output,
+        images=images,
+        corners=args.corners,
+        overwrite=args.overwrite,
+        progress=progress,
+    )
+    for what, number in (found.notes | lost).items():
+        lines.append(paragraph("note", f"{number} x {what}" if number else what))
+    number = sum(len(split.pictures) for split in found.splits)
+    where = {
+        "link": f"{count(number, 'link')} in {args.output}, to where they are",
+        "copy": f"{count(number, 'copy')} in {args.output}",
+        "leave": "where they were",
+        "ignore": "not looked for",
+    }
+    lines += [paragraph("images", where[images]), paragraph("written", str(args.output)), ""]
+    return lines + what_next(found, args, images)
+
+
+def progress(items: Sequence, what: str) -> Iterable:
+    """A bar, on a terminal."""
+    return tqdm(items, desc=what, leave=False, disable=None)
+
+
+def describe(found: Annotations, source: str) -> list[str]:
+    """What was read."""
+    lines = []
+    for split in found.splits:
+        boxes = [box for picture in split.pictures for box in picture.boxes]
+        empty = sum(not picture.boxes for picture in split.pictures)
+        crowd = sum(box.crowd for box in boxes)
+        lines.append(
+            paragraph(
+                "read",
+                f"{source}: {split.name}: {count(len(split.pictures), 'image')} ({empty} without "
+                f"boxes), {count(len(boxes), 'box')}" + f", {crowd} of them crowds" * bool(crowd),
+            )
+        )
+    known = Counter(box.name for box in found.boxes())
+    unused = [c.name for c in found.categories if c.name not in known]
+    names = ", ".join(c.name for c in found.categories[:10])
+    more = ", ..." * (len(found.categories) > 10)
+    lines.append(paragraph("classes", f"{len(found.categories)}: {names}{more}"))
+    if unused:
+        shown = ", ".join(unused[:5]) + ", ..." * (len(unused) > 5)
+        lines.append(paragraph("note", f"{count(len(unused), 'class')} without a box: {shown}"))
+    return lines
+
+
+def what_next(found: Annotations, args: argparse.Namespace, images: str) -> list[str]:
+    """How to use what was written; the last line trains on it."""
+    names = {split.name for split in found.splits}
+    here = "python -m scripts.convert_dataset"
+    if args.target != "coco":
+        source = [str(args.output)]
+        if args.target == "csv":
+            source = [str(args.output / f"{name}.csv") for name in sorted(names)]
+        typed = ["--from", args.target, "--to", "coco", *source, f"{args.output}-coco"]
+        if args.corners and args.target == "csv":
+            typed.append(f"--corners={args.corners}")
+        if images == "leave":
+            for split in found.splits if args.target == "csv" else found.splits[:1]:
+                typed.append(f"--image-folder={split.folder.root.resolve()}")
+        return [
+            "train.py reads COCO JSON; this makes it of what was written:",
+            command(here, typed),
+        ]
+    if not {"train", "val"} <= names:
+        return [
+            f"train.py needs two files, train and val; this made {', '.join(sorted(names))}. Name "
+            f"the",
+            "sources train=PATH val=PATH, or set images aside with --val-share 0.2.",
+        ]
+    typed = train_settings(found, args.output, images)
+    return [
+        "what is odd about it, before training: python -m scripts.check_data, and",
+        "the settings of",
+        command("python train.py", typed),
+    ]
+
+
+def train_settings(found: Annotations, output: Path, images: str) -> list[str]:
+    """Settings of train.py for the two files."""
+    folders = {split.name: split.folder.root for split in found.splits}
+    typed = ["data=custom", f"data.root={output}"]
+    for name in ("train", "val"):
+        placed = images in ("link", "copy")
+        root = image_place("coco", name) if placed else folders[name].resolve()
+        typed += [f"data.{name}_images={root}", f"data.{name}_annotations={name}.json"]
+    return [*typed, "model=resnet50"]
+
+
+def command(program: str, typed: Sequence[str]) -> str:
+    """A command for the shell, in lines."""
+    lines = [program]
+    for word in map(shlex.quote, typed):
+        if len(lines[-1]) + len(word) < WIDTH - 3:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines)
+
+
+def paragraph(title: str, text: str) -> str:
+    """A line with its title, wrapped."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=f"{title:<{MARGIN}}",
+        subsequent_indent=" " * MARGIN,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def tell_all(error: AnnotationError, most: int) -> None:
+    """Every mistake, as far as there is room."""
+    shown = error.lines[:most]
+    more = error.count - len(shown)
+    lines = [f"mistakes: {error.count}; nothing was written", *shown]
+    lines += [f"... and {more} more (--show {error.count} shows them)"] if more else []
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
