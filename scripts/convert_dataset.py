@@ -75,7 +75,8 @@ from tqdm import tqdm
 
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
 from retinanet.formats.annotations import AnnotationError, Annotations, count
-from retinanet.formats.convert import FORMATS, Reader, image_place, prepare, write
+from retinanet.formats.convert import image_place, prepare, write
+from retinanet.formats.sources import FORMATS, Reader
 from retinanet.formats.splits import set_aside
 
 WIDTH = 80

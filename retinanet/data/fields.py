@@ -14,8 +14,8 @@ from retinanet.data.records import Records, is_finite
 MAX_AREA = 1e10
 
 SIZE_REMEDY = (
-    "Correct it: write the size of the image as it is displayed. `python -m scripts.convert_dataset "
-    "--from coco --to coco` reads missing ones from the images."
+    "Correct it: write the size of the image as it is displayed. `python -m "
+    "scripts.convert_dataset --from coco --to coco` reads missing ones from the images."
 )
 
 # Half of a pair of UTF-16: no text, and nothing can be written with one.

@@ -81,8 +81,8 @@ class Repairs:
             self._mend_image(record, folder)
         if self.used is not None and isinstance(found.get("categories"), list):
             kept = [c for c in found["categories"] if _id_of(c, "id") in self.used]
-            gone = [c.get("name") for c in _records(found, "categories") if c not in kept]
-            self.counted[f"class that no box has, dropped: {gone}"] += bool(gone)
+            gone = [str(c.get("name")) for c in _records(found, "categories") if c not in kept]
+            self.counted[f"class that no box has, dropped: {', '.join(gone)}"] += len(gone)
             found["categories"] = kept
 
     def _mend_image(self, record: dict[str, Any], folder: Folder) -> None:

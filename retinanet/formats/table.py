@@ -21,6 +21,7 @@ from retinanet.formats.annotations import (
     leaves_folder,
     name_problem,
 )
+from retinanet.formats.columns import TITLES, find_columns, rows_of
 from retinanet.formats.decimals import CORNERS, SIDES, box_of_corners, corners_of_box, read_number
 from retinanet.formats.images import Folder
 from retinanet.formats.texts import (
@@ -31,24 +32,6 @@ from retinanet.formats.texts import (
     numbered,
     read_text,
 )
-
-# Column -> titles that tools give it.
-TITLES = {
-    "filename": ("filename", "file_name", "path", "image", "image_path", "img_path", "image_name"),
-    "width": ("width", "image_width", "img_width"),
-    "height": ("height", "image_height", "img_height"),
-    "class": ("class", "label", "class_name", "category", "label_name"),
-    "xmin": ("xmin", "x1", "x_min", "left"),
-    "ymin": ("ymin", "y1", "y_min", "top"),
-    "xmax": ("xmax", "x2", "x_max", "right"),
-    "ymax": ("ymax", "y2", "y_max", "bottom"),
-    "image_id": ("image_id",),
-    "iscrowd": ("iscrowd",),
-    "difficult": ("difficult",),
-    "area": ("area",),
-}
-NEEDED = ("filename", "class", *SIDES)
-EXAMPLE = "filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class"
 
 
 @dataclass(slots=True)
@@ -99,10 +82,11 @@ def read_table(
     text = read_text(path, faults)
     faults.stop()
     allowed = {category.name for category in declared} if declared else None
-    rows = _rows_of(path, text or "", columns, faults)
+    rows = rows_of(path, text or "", columns, faults)
     faults.stop()
-    titles = next(rows)[1]
-    places, unknown = _find_columns(path, titles, faults)
+    titles = next(rows, ("", []))[1]
+    faults.stop()
+    places, unknown = find_columns(path, titles, faults)
     faults.stop()
     table = _Rows(path, places, faults, folder, allowed, CORNERS[corners])
     for place, row in rows:
@@ -116,76 +100,6 @@ def read_table(
     split = Split(name, folder, list(table.pictures.values()))
     known = declared or numbered(table.names)
     return Annotations([split], known, notes, invented=declared is None)
-
-
-def first_image(path: Path, columns: Sequence[str] | None = None) -> str:
-    """The image name in the first row; empty where there is none, or something is wrong."""
-    faults = Faults()
-    rows = _rows_of(path, read_text(path, faults) or "", columns, faults)
-    titles = next(rows, ("", []))[1]
-    places, _ = _find_columns(path, titles, faults)
-    row = next(rows, ("", []))[1]
-    place = places.get("filename", len(row))
-    return row[place] if place < len(row) and not faults.count else ""
-
-
-def _rows_of(
-    path: Path, text: str, columns: Sequence[str] | None, faults: Faults
-) -> Iterator[tuple[str, list[str]]]:
-    """``file:line`` and cells of every row that is not empty, the titles first."""
-    head = text.lstrip("\n").partition("\n")[0]
-    if not text.strip():
-        faults.add(path, f"is empty; expected a header such as {EXAMPLE}.")
-    separator = next((mark for mark in ",;\t" if mark in head), ",")
-    rows = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=separator,
-        strict=True,
-        skipinitialspace=f"{separator} " in head,
-    )
-
-    def read() -> Iterator[tuple[str, list[str]]]:
-        if columns is not None:
-            yield f"{path}:0", list(columns)
-        try:
-            for row in rows:
-                if any(cell.strip() for cell in row):
-                    yield f"{path}:{rows.line_num}", row
-        except csv.Error as error:
-            faults.add(f"{path}:{rows.line_num}", f"is not CSV: {error}.")
-
-    return read()
-
-
-def _find_columns(
-    path: Path, titles: Sequence[str], faults: Faults
-) -> tuple[dict[str, int], list[str]]:
-    """Where columns are, and the titles of those that nothing reads."""
-    plain = [title.strip().lower() for title in titles]
-    found: dict[str, int] = {}
-    unknown = []
-    for place, title in enumerate(plain):
-        column = next((column for column, known in TITLES.items() if title in known), None)
-        if column is None:
-            unknown.append(titles[place].strip() or "(no title)")
-        elif column in found:
-            faults.add(
-                f"{path}:1",
-                f"the columns {shown(titles[found[column]])} and {shown(titles[place])} both mean "
-                f"{column}; remove or rename one.",
-            )
-        else:
-            found[column] = place
-    missing = [column for column in NEEDED if column not in found]
-    if missing:
-        headless = not found and len(plain) == len(NEEDED)
-        hint = " without a header? Add --columns path,x1,y1,x2,y2,class" if headless else ""
-        faults.add(
-            f"{path}:1",
-            f"has no column {', '.join(missing)}; got {shown(','.join(titles))}{hint}. Titles are "
-            f"{EXAMPLE}.",
-        )
-    return found, unknown
 
 
 def _read_row(place: str, row: list[str], num_titles: int, table: _Rows) -> None:
