@@ -62,7 +62,7 @@ def find_layout(source: Path, classes: Path | None, faults: Faults) -> Layout:
         names = _listed_names(folder, faults)
     categories = _with_ids(names, find_classes(classes, folder, faults), folder, faults)
     faults.stop()
-    if described and any(content.get(key) for key in SPLIT_NAMES):
+    if described and _split_keys(described, content):
         parts = _yaml_parts(described, content, faults)
     else:
         parts = _folder_parts(folder)
@@ -150,11 +150,23 @@ def _with_ids(
     return declared
 
 
+def _split_keys(path: Path, content: dict[str, Any]) -> list[str]:
+    """Keys of splits: those that YOLO knows, and others that lead to images, as CVAT has them."""
+    keys = [key for key, value in content.items() if value and key.lower() in SPLIT_NAMES]
+    for key, value in content.items():
+        if key in (*keys, "path") or not isinstance(value, str) or not value:
+            continue
+        place = path.parent / value
+        if place.is_dir() or (place.suffix == ".txt" and place.is_file()):
+            keys.append(key)
+    return keys
+
+
 def _yaml_parts(path: Path, content: dict[str, Any], faults: Faults) -> list[Part]:
     """The splits that a YAML file names."""
     parts: list[Part] = []
-    for key in SPLIT_NAMES:
-        values = content.get(key) or []
+    for key in _split_keys(path, content):
+        values = content[key]
         values = [values] if isinstance(values, str) else values
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             faults.add(path, f"{key} must be a folder or a text file, got {shown(values)}.")

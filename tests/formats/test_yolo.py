@@ -141,6 +141,14 @@ LAYOUTS = {
             "valid.txt": "data/obj_valid_data/a.png\n",
         },
     ),
+    # CVAT's newer YOLO export names subsets as the user did.
+    "subsets": (
+        ["images/Train", "images/Validation"],
+        {
+            "data.yaml": "Train: images/Train\nValidation: images/Validation\n"
+            "names:\n  0: cat\n  1: dog\npath: .\n",
+        },
+    ),
     "lists of images": (
         ["images/train", "images/val"],
         {
@@ -175,7 +183,7 @@ BAD_YAML = {
     "a name twice": ("train: images\nnames: [cat, cat]\n", "'cat' stands twice"),
     "no such folder": ("train: nowhere\nnames: [cat]\n", "train: there is no 'nowhere'"),
     "aliases": ("a: &a [x, x]\nb: [*a, *a]\ntrain: images\nnames: [cat]\n", "has aliases"),
-    "many levels": ("names: " + "[" * 5000, "is not YAML"),
+    "many levels": ("names: " + "[" * 1200, "is not YAML"),
 }
 
 
