@@ -1,62 +1,71 @@
 """Convert annotations between COCO JSON, PASCAL VOC, YOLO and CSV tables.
 
-    python -m scripts.convert_dataset --from FORMAT --to FORMAT SOURCE... OUTPUT
+  python -m scripts.convert_dataset --from FORMAT --to FORMAT SOURCE... OUTPUT
 
-train.py reads COCO JSON. The last line printed is the command that trains on what was written.
-OUTPUT is a new folder, complete or not there. Sources and images are never changed; images stay
-where they are, or are linked where a format wants them beside (voc, yolo). Boxes keep every bit.
-What a format cannot hold is told, and all mistakes are, with file and line.
+train.py reads COCO JSON; the last line printed is the command that trains on
+what was written. OUTPUT is a new folder, complete or not there. Sources and
+images are never changed. Images stay where they are, or are linked where a
+format wants them beside (voc, yolo). Boxes keep every bit. What a format
+cannot hold is told; mistakes are, all of them, with file and line.
 
-From PASCAL VOC (LabelImg, CVAT, Label Studio, Roboflow)
+From PASCAL VOC (also LabelImg, CVAT, Label Studio, Roboflow)
+  Annotations/*.xml  JPEGImages/*  ImageSets/Main/{train,val}.txt (if there)
+  train/ valid/ test/  with XML files beside images, as Roboflow writes them
 
-    VOC2012/Annotations/*.xml  JPEGImages/*  ImageSets/Main/{train,val}.txt (if there)
-    cells/{train,valid,test}/  XML files beside images, as Roboflow writes them
+  python -m scripts.convert_dataset --from voc --to coco VOC2012 voc-coco
+  python -m scripts.convert_dataset --from voc --to coco labelimg out \\
+      --corners edges --val-share 0.2
 
-    python -m scripts.convert_dataset --from voc --to coco VOC2012 voc-coco
-    python -m scripts.convert_dataset --from voc --to coco cells cells-coco --corners edges
-    python -m scripts.convert_dataset --from voc --to coco labelimg out --val-share 0.2
-
-  PASCAL VOC counts pixels from 1, and xmax is the last one inside: --corners pixels, the default.
-  LabelImg, CVAT, Label Studio and Roboflow write edges from 0: --corners edges.
+  PASCAL VOC counts pixels from 1, and xmax is the last one inside: --corners
+  pixels, the default. CVAT, Label Studio, VoTT and LabelImg write edges
+  counted from 0: --corners edges. A box that begins at 0 proves it, but
+  LabelImg writes 1 there.
 
 From YOLO (images are needed: labels do not say their size)
+  data.yaml                  names, and train/val as folders or lists
+  images/train labels/train  or train/images train/labels (Roboflow), or
+                             images/ labels/, or images beside labels
+  classes.txt or obj.names   one class a line, where there is no data.yaml
 
-    data.yaml                  names, and train/val as folders or lists of images
-    images/train labels/train  or train/images train/labels (Roboflow), or images/ labels/
-    classes.txt or obj.names   one class a line, where there is no data.yaml
+  python -m scripts.convert_dataset --from yolo --to coco cells cells-coco
+  python -m scripts.convert_dataset --from yolo --to coco a/data.yaml a-coco \\
+      --polygons
 
-    python -m scripts.convert_dataset --from yolo --to coco cells/data.yaml cells-coco
-    python -m scripts.convert_dataset --from yolo --to coco cells-seg out --polygons
+From CSV (one file for each split; a header says what the columns are)
+  filename,width,height,class,xmin,ymin,xmax,ymax     TensorFlow, Roboflow
+  path,x1,y1,x2,y2,class                              RetinaNet's tables
+  An image without objects is a row with its name alone: empty.jpg,,,,,
 
-From CSV (one file for each split; a header says what columns are)
+  python -m scripts.convert_dataset --from csv --to coco train.csv val.csv out
+  python -m scripts.convert_dataset --from csv --to coco old.csv out \\
+      --image-folder images --columns path,x1,y1,x2,y2,class --val-share 0.2
 
-    filename,width,height,class,xmin,ymin,xmax,ymax     TensorFlow, Roboflow
-    path,x1,y1,x2,y2,class                              RetinaNet's tables
-    An image without objects is a row with its name alone: empty.jpg,,,,,
+From COCO JSON
+  python -m scripts.convert_dataset --from coco --to yolo \\
+      annotations/train.json annotations/val.json out \\
+      --image-folder train --image-folder val
+  python -m scripts.convert_dataset --from coco --to voc \\
+      train=a.json val=b.json out
+  python -m scripts.convert_dataset --from coco --to csv a.json b.json out
 
-    python -m scripts.convert_dataset --from csv --to coco train.csv val.csv out
-    python -m scripts.convert_dataset --from csv --to coco old.csv out --image-folder images \\
-        --columns path,x1,y1,x2,y2,class --val-share 0.2
+From COCO JSON, to mend it
+  Numbers in quotes are written without, sizes that are missing are read from
+  the images. --base-names is for image names that lead elsewhere (Label
+  Studio), --drop-unused-classes for a class without a box (Roboflow's first).
 
-From COCO JSON (also to mend it: --to coco)
-
-    python -m scripts.convert_dataset --from coco --to yolo annotations/train.json \\
-        annotations/val.json out --image-folder train --image-folder val
-    python -m scripts.convert_dataset --from coco --to voc train=a.json val=b.json out
-    python -m scripts.convert_dataset --from coco --to csv instances_val2017.json out
-    python -m scripts.convert_dataset --from coco --to coco result.json out --base-names
-    python -m scripts.convert_dataset --from coco --to coco train/_annotations.coco.json \\
-        valid/_annotations.coco.json out --drop-unused-classes
-
-  The last but one is for names that lead elsewhere (Label Studio), the last for a class that only
-  groups the others (Roboflow). Numbers in quotes, and sizes that are missing, are put right.
+  python -m scripts.convert_dataset --from coco --to coco result.json out \\
+      --base-names
+  python -m scripts.convert_dataset --from coco --to coco \\
+      train/_annotations.coco.json valid/_annotations.coco.json out \\
+      --drop-unused-classes
 
 What is kept                voc   yolo  csv
-  boxes, names, empty images yes   yes   yes
-  class ids                  in classes.csv, which is read back
-  image ids, area            yes   no    yes
-  crowd regions              yes   no    yes    yolo: left out, or --crowd object
-  annotation ids, masks      no    no    no
+  boxes, class names        yes   yes   yes
+  images without objects    yes   yes   yes
+  class ids                 yes   yes   yes   in classes.csv, read back
+  image ids, areas          yes   no    yes
+  crowd regions             yes   no    yes   yolo: left out, or --crowd object
+  annotation ids, masks     no    no    no
 
 Exit status: 0, or 1 when nothing was written.
 """

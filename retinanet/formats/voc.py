@@ -108,7 +108,7 @@ def _check_zeros(reading: VocReading) -> None:
         reading.faults.add(
             reading.zeros[0],
             f"{count(len(reading.zeros), 'box')} begin at 0, but pixels are counted from 1 in "
-            f"PASCAL VOC. LabelImg, CVAT, Label Studio and Roboflow write edges counted from 0: "
+            f"PASCAL VOC. CVAT, Label Studio, VoTT and LabelImg write edges counted from 0: "
             f"add --corners edges.",
         )
 
@@ -171,8 +171,8 @@ def _notes(reading: VocReading) -> Notes:
     notes = dict(reading.counted)
     if "pixels, told" in reading.conventions and reading.corners is None:
         what = (
-            "corners are read as pixels counted from 1, as in PASCAL VOC; files of LabelImg, "
-            "CVAT, Label Studio and Roboflow need --corners edges"
+            "corners are read as pixels counted from 1, as in PASCAL VOC; files of CVAT, Label "
+            "Studio, VoTT and LabelImg need --corners edges"
         )
         notes[what] = 0
     return notes
