@@ -82,7 +82,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.formats.annotations import AnnotationError, Annotations, count
 from retinanet.formats.convert import image_place, prepare, write
 from retinanet.formats.sources import FORMATS, Reader
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = read_arguments(arguments)
     try:
         check_output(args)
-        print("\n".join(convert(args)))
+        say(convert(args))
     except KeyboardInterrupt:
         return INTERRUPTED
     except AnnotationError as error:
@@ -194,6 +194,8 @@ def check_output(args: argparse.Namespace) -> None:
     output = args.output
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; OUTPUT, the last path, is a folder to make.")
+    if output.name in ("", "..") or Path.cwd().is_relative_to(output.resolve()):
+        raise ValueError(f"OUTPUT {output} is where you are, or above; name a folder to make.")
     if output.is_dir() and any(output.iterdir()) and not args.overwrite:
         raise ValueError(
             f"{output} is there already; choose another folder, or let --overwrite move it aside."
@@ -349,6 +351,12 @@ def paragraph(title: str, text: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def say(lines: Sequence[str]) -> None:
+    """Write to the screen; what its encoding lacks of a class name, as an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    show("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def tell_all(error: AnnotationError, most: int) -> None:

@@ -103,7 +103,7 @@ class Faults:
         self.count = 0
 
     def add(self, place: object, message: str) -> None:
-        """Remember one fault.
+        """Remember one fault, as one line.
 
         Args:
             place: file, or ``file:line``.
@@ -111,7 +111,7 @@ class Faults:
         """
         self.count += 1
         if len(self.lines) < KEPT_FAULTS:
-            self.lines.append(f"{place}: {message}")
+            self.lines.append(" ".join(f"{place}: {message}".splitlines()))
 
     def stop(self) -> None:
         """Raise if there is any.

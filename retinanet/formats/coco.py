@@ -134,6 +134,8 @@ def read_coco_file(
 
     root = folder.root if not folder.ignored else path.parent
     reading = read_all(path, root, STOP, mend)
+    if not reading.data.annotated:
+        raise ValueError(f"{path} has no list of annotations: a test set; nothing to convert.")
     faults = Faults()
     _check(reading, folder, faults)
     faults.stop()

@@ -66,22 +66,24 @@ def read_classes(path: Path, faults: Faults) -> list[Category]:
 def _read_pairs(path: Path, faults: Faults) -> list[Category]:
     """The classes of a table: ``id,name`` with a header, or ``name,id`` without."""
     text = read_text(path, faults) or ""
-    rows = csv.reader(io.StringIO(text, newline=""))
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     found: list[Category] = []
-    id_column, name_column = 1, 0
-    for row in rows:
-        titles = [title.strip().lower() for title in row]
-        if not found and "id" in titles and "name" in titles:
-            id_column, name_column = titles.index("id"), titles.index("name")
-        elif row:
-            number = row[id_column].strip() if len(row) == 2 else ""
-            if ID.fullmatch(number):
-                found.append(Category(int(number), row[name_column]))
+    name_column, id_column, width = 0, 1, 2
+    try:
+        for row in filter(None, rows):
+            titles = [title.strip().lower() for title in row]
+            if not found and {"id", "name"} <= set(titles):
+                name_column, id_column = titles.index("name"), titles.index("id")
+                width = len(row)
+            elif len(row) == width and ID.fullmatch(row[id_column].strip()):
+                found.append(Category(int(row[id_column]), row[name_column]))
             else:
                 faults.add(
                     f"{path}:{rows.line_num}",
                     f"must be a class: id and name, got {shown(','.join(row))}.",
                 )
+    except csv.Error as error:
+        faults.add(f"{path}:{rows.line_num}", f"is not CSV: {error}.")
     return found
 
 

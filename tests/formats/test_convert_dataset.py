@@ -1,5 +1,7 @@
 """The command: what it refuses, what it leaves behind, and that its last line trains."""
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -117,6 +119,33 @@ def test_an_output_around_its_source_is_refused(convert, source):
     status, _, err = convert(*args)
     assert (status, "holds the source" in err) == (1, True)
     assert source.is_file()
+
+
+@pytest.mark.parametrize("output", [".", "..", "../..", "/"])
+def test_an_output_that_is_no_new_folder_is_refused(convert, source, monkeypatch, output):
+    monkeypatch.chdir(source.parent)
+    status, _, err = convert("--from", "coco", "--to", "csv", source, output, "--overwrite")
+    assert (status, "name a folder to make" in err) == (1, True)
+
+
+def test_a_test_set_is_refused(refused, source, put):
+    found = coco("i")
+    del found["annotations"]
+    put({"my data, it's/all.json": found})
+    lines = refused("--from", "coco", "--to", "coco", source)
+    assert "has no list of annotations" in lines[0]
+
+
+def test_a_screen_that_lacks_a_letter(source, put, tmp_path):
+    found = coco("i")
+    found["categories"][0]["name"] = "\u732b"
+    put({"my data, it's/all.json": found})
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with contextlib.redirect_stdout(screen):
+        args = ["--from", "coco", "--to", "csv", str(source), str(tmp_path / "out")]
+        assert convert_dataset.main(args) == 0
+    assert b"\\u732b" in screen.buffer.getvalue()
+    assert "\u732b" in (tmp_path / "out/all.csv").read_text(encoding="utf-8")
 
 
 def test_what_fails_on_the_way_leaves_nothing(convert, source, tmp_path, monkeypatch):
