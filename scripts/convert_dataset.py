@@ -288,34 +288,45 @@ def describe(found: Annotations, source: str) -> list[str]:
 
 
 def what_next(found: Annotations, args: argparse.Namespace, images: str) -> list[str]:
-    """How to use what was written; the last line trains on it."""
-    names = {split.name for split in found.splits}
-    here = "python -m scripts.convert_dataset"
+    """How to use what was written; the last line trains on it, or leads there."""
     if args.target != "coco":
-        source = [str(args.output)]
-        if args.target == "csv":
-            source = [str(args.output / f"{name}.csv") for name in sorted(names)]
-        typed = ["--from", args.target, "--to", "coco", *source, f"{args.output}-coco"]
-        if args.corners and args.target == "csv":
-            typed.append(f"--corners={args.corners}")
-        if images == "leave":
-            for split in found.splits if args.target == "csv" else found.splits[:1]:
-                typed.append(f"--image-folder={split.folder.root.resolve()}")
-        return [
-            "train.py reads COCO JSON; this makes it of what was written:",
-            command(here, typed),
-        ]
+        return way_back(found, args, images)
+    names = {split.name for split in found.splits}
     if not {"train", "val"} <= names:
-        return [
-            f"train.py needs two files, train and val; this made {', '.join(sorted(names))}. Name "
-            f"the",
-            "sources train=PATH val=PATH, or set images aside with --val-share 0.2.",
-        ]
+        text = (
+            f"train.py needs train.json and val.json; this made {', '.join(sorted(names))}. Name "
+            f"the sources, train=PATH val=PATH, or set images aside with --val-share 0.2."
+        )
+        return [paragraph("next", text)]
     typed = train_settings(found, args.output, images)
     return [
-        "what is odd about it, before training: python -m scripts.check_data, and",
-        "the settings of",
+        "What is odd about it: python -m scripts.check_data with these settings.",
         command("python train.py", typed),
+    ]
+
+
+def way_back(found: Annotations, args: argparse.Namespace, images: str) -> list[str]:
+    """How train.py gets what was written in another format."""
+    if args.target == "yolo" and images in ("leave", "ignore"):
+        text = f"labels are of no use without images; put them into {args.output}/images/SPLIT."
+        return [paragraph("next", text)]
+    source = [args.output]
+    if args.target == "csv":
+        source = [args.output / f"{split.name}.csv" for split in found.splits]
+    typed = ["--from", args.target, "--to", "coco", *map(str, source), f"{args.output}-coco"]
+    if args.corners and args.target == "csv":
+        typed.append(f"--corners={args.corners}")
+    if images == "ignore":
+        typed.append("--images=ignore")
+    if images == "leave":
+        folders = [str(split.folder.root.resolve()) for split in found.splits]
+        if args.target == "voc" and len(set(folders)) > 1:
+            text = f"put the images into {args.output}/JPEGImages, or let --images link do it."
+            return [paragraph("next", text)]
+        typed += [f"--image-folder={folder}" for folder in folders[: len(source)]]
+    return [
+        "train.py reads COCO JSON; this makes it of what was written:",
+        command("python -m scripts.convert_dataset", typed),
     ]
 
 

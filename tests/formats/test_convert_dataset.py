@@ -84,11 +84,19 @@ def test_links_and_copies(convert, source, tmp_path):
     assert {path.name: path.read_bytes() for path in source.parent.iterdir()} == before
 
 
-def test_the_way_back_that_is_printed_works(convert, source, tmp_path):
-    for target in ("voc", "yolo", "csv"):
-        _, printed, _ = convert("--from", "coco", "--to", target, source, tmp_path / target)
-        assert convert(*words_of(printed, "python -m scripts.convert_dataset"))[0] == 0
-        assert (tmp_path / f"{target}-coco" / "all.json").is_file()
+@pytest.mark.parametrize("target", ["voc", "yolo", "csv"])
+@pytest.mark.parametrize("images", ["leave", "link", "copy", "ignore"])
+def test_the_way_back_that_is_printed_works(convert, source, tmp_path, target, images):
+    sources = [f"val={source}", f"zero={source}", f"train={source}"]
+    sources = sources if target != "voc" else [source]
+    args = ["--from", "coco", "--to", target, *sources, tmp_path / "out", "--images", images]
+    _, printed, _ = convert(*args)
+    if target == "yolo" and images in ("leave", "ignore"):
+        assert "put them into" in printed.splitlines()[-2]
+        return
+    assert convert(*words_of(printed, "python -m scripts.convert_dataset"))[0] == 0
+    written = sorted(path.stem for path in (tmp_path / "out-coco").iterdir())
+    assert written == (["all"] if target == "voc" else ["train", "val", "zero"])
 
 
 def test_an_output_that_is_there_is_not_touched(convert, source, tmp_path):
