@@ -36,6 +36,7 @@ from retinanet.data.copies import check_contents, check_repeated
 from retinanet.data.filecheck import Seen, check_files, look, other_sizes
 from retinanet.data.splits import check_images_exist
 from retinanet.data.verdict import Verdict
+from retinanet.reports.box_sizes import plot_box_sizes, plot_classes
 from retinanet.reports.checkup import (
     class_table,
     describe_coverage,
@@ -43,6 +44,7 @@ from retinanet.reports.checkup import (
     describe_proposals,
     describe_split,
 )
+from retinanet.reports.samples import draw_findings, draw_samples
 from retinanet.training.anchor_search import TOO_MANY, propose_anchors, propose_size
 from retinanet.training.coverage import Coverage, Objects, cover, objects_at
 
@@ -53,8 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with composer("train") as reader:
             settings = reader.command(args.settings).settings
+        if args.pictures is not None:
+            args.pictures.mkdir(parents=True, exist_ok=True)  # refused before the work
         verdict, readings = check(settings, pixels=args.images, keep=args.show)
         print("\n".join(report(settings, verdict, readings, pixels=args.images)))
+        if args.pictures is not None:
+            print("\n".join(draw(settings, verdict, readings, args.pictures)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except MISTAKES as error:
@@ -73,6 +79,9 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", action="store_true", help="decode every image, not headers")
     parser.add_argument(
         "--show", type=int, default=3, help="places named of each kind (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="draw images, findings, sizes, classes"
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of train.py")
     args = parser.parse_intermixed_args(arguments)
@@ -241,6 +250,37 @@ def coverage(settings: TrainConfig, data: CocoData) -> list[str]:
         proposals += propose_size(lambda *other: measure(*other)[1].all.share, *size, share)
         lines += describe_proposals(proposals, settings.init_from)
     return lines
+
+
+def draw(
+    settings: TrainConfig, verdict: Verdict, readings: dict[str, Reading], folder: Path
+) -> list[str]:
+    """Write pictures into a folder; lines that name them."""
+    lines = ["", f"pictures in {folder}"]
+    splits = {split: reading.data for split, reading in readings.items()}
+    if "train" in splits:
+        train, size = splits["train"], settings.data
+        sheets, unseen = draw_samples(train, "train", folder)
+        more = f"; {unseen} classes are on none" if unseen else ", every class that has any"
+        lines.append(f"  {_files(sheets)}  images with their boxes{more}")
+        found = objects_at(train, min_size=size.min_size, max_size=size.max_size)
+        iou = settings.matching.positive_iou
+        anchors = build.build_anchors(settings)
+        plot_box_sizes(found, anchors, iou, size.min_size, folder / "box_sizes.png")
+        plot_classes(splits, folder / "classes.png")
+        lines += [
+            "  box_sizes.png  sizes of boxes, with the anchors",
+            "  classes.png    boxes of every class",
+        ]
+    sheets = draw_findings(verdict, folder)
+    if sheets:
+        lines.append(f"  {_files(sheets)}  what was found, where it can be seen")
+    return lines
+
+
+def _files(sheets: Sequence[Path]) -> str:
+    """Names of numbered files: the first, and the last."""
+    return " ... ".join(dict.fromkeys((sheets[0].name, sheets[-1].name))) if sheets else ""
 
 
 if __name__ == "__main__":

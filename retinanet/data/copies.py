@@ -11,7 +11,7 @@ from torch import Tensor
 from retinanet.data.coco import CocoData
 from retinanet.data.filecheck import Seen
 from retinanet.data.splits import shared_images
-from retinanet.data.verdict import Verdict
+from retinanet.data.verdict import Sight, Verdict
 
 # Validation images that are compared with all training images at once.
 CHUNK = 64
@@ -49,6 +49,7 @@ def check_repeated(data: CocoData, found: Sequence[Seen], verdict: Verdict) -> N
         place,
         "takes them for different images",
         "Remove one of them. Where their boxes differ, one has wrong or missing boxes.",
+        lambda index: (Sight(data, index), Sight(data, same[index])),
     )
 
 
@@ -85,12 +86,17 @@ def check_contents(
         verb, other = ("is", same) if index in same else ("looks like", alike)
         return f"{_place(val, index)} {verb} {train.image_path(other[index])}"
 
+    def look(index: int) -> tuple[Sight, ...]:
+        other = same[index] if index in same else alike[index]
+        return Sight(val, index), Sight(train, other)
+
     verdict.note(
         "images: the same picture in training and validation, under two names",
         list(same),
         place,
         "takes them for different images: AP will look better than it is",
         "Remove them from one of the two files.",
+        look,
     )
     verdict.note(
         "images: pictures that look alike in training and validation",
@@ -99,6 +105,7 @@ def check_contents(
         "takes them for different images: AP may look better than it is",
         "Look at them: copies of another size, and pictures of one scene or film, belong in one "
         "of the two files.",
+        look,
     )
 
 

@@ -15,7 +15,7 @@ from retinanet.data.images import BadImage, Header, read_header, read_image
 from retinanet.data.likeness import digest_of, gist_of
 from retinanet.data.samples import size_problem
 from retinanet.data.splits import describe_missing
-from retinanet.data.verdict import Verdict
+from retinanet.data.verdict import Look, Sight, Verdict
 
 
 class Seen(NamedTuple):
@@ -146,6 +146,7 @@ def _check_sizes(reading: Reading, found: Sequence[Seen], verdict: Verdict) -> N
             lambda _, where=where, problem=problem: f"{where}. {problem.remedy}",
             problem.remedy,
             does="stops when it first reads the file",
+            look=_look(reading),
         )
 
 
@@ -178,6 +179,7 @@ def _check_kinds(reading: Reading, found: Sequence[Seen], verdict: Verdict) -> N
         _places(reading, deep),
         "keeps the upper 8 bits",
         "If the pictures look dark or flat, stretch them to 8 bits.",
+        _look(reading),
     )
     verdict.note(
         "images: turned by their EXIF orientation",
@@ -185,6 +187,7 @@ def _check_kinds(reading: Reading, found: Sequence[Seen], verdict: Verdict) -> N
         _places(reading, turned),
         "turns them, as viewers do",
         "Make sure that the boxes were drawn on the image as it is displayed.",
+        _look(reading),
     )
 
 
@@ -195,3 +198,7 @@ def _places(reading: Reading, found: dict[int, Any]) -> Any:
         return reading.images.place(int(reading.image_rows[index]), found[index])
 
     return place
+
+
+def _look(reading: Reading) -> Look:
+    return lambda index: (Sight(reading.data, index),)

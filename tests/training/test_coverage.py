@@ -119,7 +119,7 @@ def share_of(found: Objects, generator: AnchorGenerator) -> float:
 
 
 def test_half_the_size_is_proposed_for_objects_of_half_the_size():
-    found = squares(16)
+    found = squares(20)
     first, *_ = propose_anchors(found, AnchorGenerator(), 0.5, share_of(found, AnchorGenerator()))
     assert share_of(found, AnchorGenerator()) == 1
     assert first.overrides == ("anchors.sizes=[16,32,64,128,256]",)
