@@ -13,6 +13,10 @@ Settings are those of train.py, experiment= included: the training size and the 
 which boxes can be learnt. The headers of all images are read; --images decodes and hashes them,
 which finds damaged files, and pictures that are there twice or look alike.
 
+--pictures FOLDER draws what people should look at before training: images of every class with
+their boxes, an image of every kind of finding, the sizes of boxes with the anchors over them, the
+number of boxes of every class.
+
 Exit status: 0 when train.py would take the data, 1 when it would stop.
 """
 

@@ -75,7 +75,7 @@ def drawable_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
         As many names.
     """
     return [
-        name if drawable(name) else f"{_squared(name)} (id {number})"
+        name if drawable(name) else f"id {number}: {_squared(name)}"
         for name, number in zip(names, ids, strict=True)
     ]
 

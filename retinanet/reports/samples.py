@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ MOST_IMAGES = 96
 COMPARED = 200
 # Letters of a name, and of a title.
 NAME_LETTERS = 24
-TITLE_LETTERS = 78
+TITLE_LETTERS = 64
 # What surrounds an image where boxes reach outside, and how far at most, in shares of a side.
 MARGIN_COLOR = 210
 MAX_MARGIN = 0.5
@@ -100,22 +100,21 @@ def draw_findings(verdict: Verdict, folder: Path) -> list[Path]:
         verdict: that kept the findings.
         folder: of the sheets.
     """
-    rows = [row for finding in verdict.findings for row in _rows_of(finding)]
+    shown = [
+        [_panel_of_sight(sight, finding) for sight in sights]
+        for finding in verdict.findings
+        for sights in finding.sights
+    ]
+    singles = [row[0] for row in shown if len(row) == 1]
+    rows = [singles[i : i + COLUMNS] for i in range(0, len(singles), COLUMNS)]
+    rows += [row for row in shown if len(row) > 1]
     return _write_sheets(rows, folder, "findings")
 
 
-def _rows_of(finding: Finding) -> Iterator[list[Panel]]:
-    """Pairs as rows; single images two by two."""
-    kind = finding.kind.partition(": ")[2] or finding.kind
-    shown = [[_panel_of_sight(sight, kind) for sight in sights] for sights in finding.sights]
-    yield from (row for row in shown if len(row) > 1)
-    singles = [row[0] for row in shown if len(row) == 1]
-    yield from (singles[i : i + COLUMNS] for i in range(0, len(singles), COLUMNS))
-
-
-def _panel_of_sight(sight: Sight, kind: str) -> Panel:
+def _panel_of_sight(sight: Sight, finding: Finding) -> Panel:
     data, index, box = sight
-    name = plain_text(data.file_name(index), 30)
+    kind = finding.kind.partition(": ")[2] or finding.kind
+    name = plain_text(data.file_name(index), 20)
     title = f"{plain_text(kind, TITLE_LETTERS - len(name))}: {name}"
     names = _names(data)
     panel = _panel(data, index, names, title, None if box is None else [box])
@@ -132,7 +131,7 @@ def _panel(
         title=title,
         image=read_reduced(data, index),
         size=tuple(data.sizes[index].tolist()),
-        boxes=data.bbox[wanted],
+        boxes=_near(data.bbox[wanted], data.sizes[index]),
         labels=labels,
         captions=[
             f"crowd: {names[i]}" if c else names[i] for i, c in zip(labels, crowd, strict=True)
@@ -141,13 +140,21 @@ def _panel(
     )
 
 
+def _near(bbox: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Boxes cut at one image's side around the image: farther numbers cannot be drawn."""
+    sides = size[::-1].astype(float)  # width, height
+    with np.errstate(over="ignore"):
+        ends = np.clip(bbox[:, :2] + bbox[:, 2:], -sides, 2 * sides)
+    corner = np.clip(bbox[:, :2], -sides, 2 * sides)
+    return np.concatenate([corner, ends - corner], axis=1)
+
+
 def _with_margin(panel: Panel) -> Panel:
     """The same, with some gray around the image where a box reaches outside of it."""
     if not len(panel.boxes):
         return panel
     height, width = panel.size
-    with np.errstate(over="ignore"):
-        ends = (panel.boxes[:, :2] + panel.boxes[:, 2:]).max(axis=0)
+    ends = (panel.boxes[:, :2] + panel.boxes[:, 2:]).max(axis=0)
     least = panel.boxes[:, :2].min(axis=0)
     sides = np.array([width, height])
     most = np.ceil(MAX_MARGIN * sides)
