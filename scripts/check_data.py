@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from retinanet import build
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.data.checkup import check_pair, check_reading
@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.pictures is not None:
             args.pictures.mkdir(parents=True, exist_ok=True)  # refused before the work
         verdict, readings = check(settings, pixels=args.images, keep=args.show)
-        print("\n".join(report(settings, verdict, readings, pixels=args.images)))
+        show("\n".join(report(settings, verdict, readings, pixels=args.images)))
         if args.pictures is not None:
-            print("\n".join(draw(settings, verdict, readings, args.pictures)))
+            show("\n".join(draw(settings, verdict, readings, args.pictures)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except MISTAKES as error:
