@@ -119,11 +119,12 @@ def share_of(found: Objects, generator: AnchorGenerator) -> float:
 
 
 def test_half_the_size_is_proposed_for_objects_of_half_the_size():
-    found = squares(20)
+    parts = [squares(side) for side in (14, 20, 28)]
+    found = Objects(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     first, *_ = propose_anchors(found, AnchorGenerator(), 0.5, share_of(found, AnchorGenerator()))
-    assert share_of(found, AnchorGenerator()) == 1
+    assert share_of(found, AnchorGenerator()) > 0.6
     assert first.overrides == ("anchors.sizes=[16,32,64,128,256]",)
-    assert first.uncovered < 0.05
+    assert first.uncovered < 0.06
     assert first.cost == "9 anchors per cell, as now"
 
 
