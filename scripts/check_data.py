@@ -11,7 +11,11 @@ written to the data set.
 
 Settings are those of train.py, experiment= included: the training size and the anchors decide
 which boxes can be learnt. The headers of all images are read; --images decodes and hashes them,
-which finds damaged files, and pictures that are in both splits under two names.
+which finds damaged files, and pictures that are there twice or look alike.
+
+--pictures FOLDER draws what people should look at before training: images of every class with
+their boxes, an image of every kind of finding, the sizes of boxes with the anchors over them, the
+number of boxes of every class.
 
 Exit status: 0 when train.py would take the data, 1 when it would stop.
 """
@@ -27,24 +31,26 @@ import torch
 from tqdm import tqdm
 
 from retinanet import build
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
-from retinanet.data.checkup import check_pair, check_reading, class_counts
+from retinanet.data.checkup import check_pair, check_reading
 from retinanet.data.coco import CocoData, Reading, read_all
-from retinanet.data.filecheck import Seen, check_contents, check_files, look, other_sizes
-from retinanet.data.records import shown
+from retinanet.data.copies import check_contents, check_repeated
+from retinanet.data.filecheck import Seen, check_files, look, other_sizes
 from retinanet.data.splits import check_images_exist
-from retinanet.data.verdict import Effect, Finding, Verdict
-from retinanet.training.survey import size_counts, survey
-
-TITLES = {
-    Effect.REFUSED: "WRONG: train.py stops",
-    Effect.MENDED: "MENDED: train.py puts it right in memory and goes on",
-    Effect.NOTED: "ODD: train.py goes on",
-}
-# Classes of a longer list are shown at both its ends.
-SHOWN_CLASSES = 40
+from retinanet.data.verdict import Verdict
+from retinanet.reports.box_sizes import plot_box_sizes, plot_classes
+from retinanet.reports.checkup import (
+    class_table,
+    describe_coverage,
+    describe_findings,
+    describe_proposals,
+    describe_split,
+)
+from retinanet.reports.samples import draw_findings, draw_samples
+from retinanet.training.anchor_search import TOO_MANY, propose_anchors, propose_size
+from retinanet.training.coverage import Coverage, Objects, cover, objects_at
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,8 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with composer("train") as reader:
             settings = reader.command(args.settings).settings
+        if args.pictures is not None:
+            args.pictures.mkdir(parents=True, exist_ok=True)  # refused before the work
         verdict, readings = check(settings, pixels=args.images, keep=args.show)
-        print("\n".join(report(settings, verdict, readings, pixels=args.images)))
+        show("\n".join(report(settings, verdict, readings, pixels=args.images)))
+        if args.pictures is not None:
+            show("\n".join(draw(settings, verdict, readings, args.pictures)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except MISTAKES as error:
@@ -73,6 +83,9 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", action="store_true", help="decode every image, not headers")
     parser.add_argument(
         "--show", type=int, default=3, help="places named of each kind (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="draw images, findings, sizes, classes"
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of train.py")
     args = parser.parse_intermixed_args(arguments)
@@ -112,6 +125,7 @@ def check(
         if split == "train" or reading is not readings.get("train"):
             other = [seen.index for seen in other_sizes(reading.data, found[split])]
             check_reading(reading, verdict, other)
+            check_repeated(reading.data, found[split], verdict)
     if both:
         check_pair(train, val, settings.data.keep_empty, verdict)
         if pixels:
@@ -189,33 +203,16 @@ def report(
 ) -> list[str]:
     """Lines for the screen: the findings, what there is to learn from, and the last word."""
     root = Path(settings.data.root or ".")
-    above = "" if root == Path() else f"{root}/"
-    lines = [f"data.root={root}", ""]
-    for effect, title in TITLES.items():
-        findings = verdict.having(effect)
-        lines += [title, ""] if findings else []
-        for finding in findings:
-            lines += [line.replace(above, "") for line in describe(finding)] + [""]
+    lines = [f"data.root={root}", "", *describe_findings(verdict, root)]
     lines += summary(settings, readings, partly=bool(verdict.refused))
     kinds, count = len(verdict.refused), sum(finding.count for finding in verdict.refused)
     if kinds:
         lines.append(f"train.py would stop. Mistakes: {count}; kinds of mistakes: {kinds}.")
     else:
-        how = "decoded" if pixels else "not decoded: --images does it, and finds damaged ones"
-        lines.append(f"train.py takes this data. Images were {how}.")
+        lines.append("train.py takes this data.")
+        if not pixels:
+            lines.append("Images were not decoded: --images does it, and finds damaged ones.")
     return lines
-
-
-def describe(finding: Finding) -> list[str]:
-    """One kind of finding: what, how often, where, what becomes of it, what to do."""
-    more = finding.count - len(finding.places)
-    return [
-        f"  {finding.kind}: {finding.count}",
-        *(f"      {place}" for place in finding.places),
-        *([f"      ... and {more} more (--show {finding.count} names them all)"] if more else []),
-        f"    train.py  {finding.does}",
-        f"    to do     {finding.remedy}",
-    ]
 
 
 def summary(settings: TrainConfig, readings: dict[str, Reading], *, partly: bool) -> list[str]:
@@ -229,71 +226,65 @@ def summary(settings: TrainConfig, readings: dict[str, Reading], *, partly: bool
     size = {"min_size": settings.data.min_size, "max_size": settings.data.max_size}
     lines = [f"DATA{', without what is wrong' * partly}", ""] if readings else []
     for split, reading in readings.items():
-        lines += describe_split(split, reading.data, size)
+        lines += describe_split(
+            split, reading.data, size["min_size"], objects_at(reading.data, **size)
+        )
     if "train" in readings:
-        lines += coverage(settings, readings["train"].data, size)
+        lines += coverage(settings, readings["train"].data)
         lines += class_table({split: reading.data for split, reading in readings.items()})
     return [*lines, ""] if lines else []
 
 
-def describe_split(split: str, data: CocoData, size: dict[str, int]) -> list[str]:
-    """Counts of one split, and how large its objects are."""
-    boxes = data.num_boxes()
-    counts = size_counts(data, **size)
-    total = max(sum(counts), 1)
-    shares = ", ".join(
-        f"{count} {name} ({100 * count / total:.0f} %)"
-        for name, count in zip(("small", "medium", "large"), counts, strict=True)
-    )
-    most = f", at most {boxes.max()} in an image" if len(boxes) else ""
-    return [
-        f"  {split:<9} {len(data)} images ({int((boxes == 0).sum())} without objects), "
-        f"{int(boxes.sum())} boxes{most}, {int(data.crowd.sum())} crowd regions",
-        f"            {shares} at a shorter side of {size['min_size']} px",
-    ]
+def coverage(settings: TrainConfig, data: CocoData) -> list[str]:
+    """How well the anchors fit the training boxes, and what would fit better."""
+    anchors, iou = build.build_anchors(settings), settings.matching.positive_iou
 
+    def measure(min_size: int, max_size: int) -> tuple[Objects, Coverage]:
+        found = objects_at(data, min_size=min_size, max_size=max_size)
+        return found, cover(found, anchors, iou, len(data.category_names))
 
-def coverage(settings: TrainConfig, data: CocoData, size: dict[str, int]) -> list[str]:
-    """The share of training boxes without a good anchor."""
-    if not data.num_boxes().any():
+    size = settings.data.min_size, settings.data.max_size
+    found, covered = measure(*size)
+    if not covered.all.num_boxes:
         return []
-    anchors, matcher = build.build_anchors(settings), build.build_matcher(settings)
-    found = survey(data, anchors, matcher, keep_empty=settings.data.keep_empty, **size)
-    share = 100 * found.uncovered
-    advice = "; raise data.min_size, or lower anchors.sizes" if share >= 10 else ""
-    return [
-        f"  anchors   {share:.1f} % of the training boxes have none of IoU "
-        f"{settings.matching.positive_iou:g} or more{advice}"
-    ]
-
-
-def class_table(splits: dict[str, CocoData]) -> list[str]:
-    """Boxes of every class, the most frequent first."""
-    counts: dict[str, dict[str, int]] = {}
-    for split, data in splits.items():
-        for name, count in zip(data.category_names, class_counts(data), strict=True):
-            counts.setdefault(name, {})[split] = count
-    ranked = sorted(counts, key=lambda name: -counts[name].get("train", 0))
-    if not ranked:
-        return []
-    total = max(sum(row.get("train", 0) for row in counts.values()), 1)
-    least = min((row["train"] for row in counts.values() if row.get("train")), default=0)
-    most = counts[ranked[0]].get("train", 0)
-    ratio = f", the most frequent {most / least:.3g} times as often as the rarest" if least else ""
-    lines = [
-        "",
-        f"  {len(ranked)} classes{ratio}",
-        f"  {'train':>9} {'share':>7} {'val':>9}  class",
-    ]
-    for name in ranked:
-        train, val = (counts[name].get(split, "-") for split in ("train", "val"))
-        share = f"{100 * train / total:.1f} %" if train != "-" else ""
-        plain = name if name == name.strip() else shown(name)
-        lines.append(f"  {train:>9} {share:>7} {val:>9}  {plain}")
-    if len(ranked) > SHOWN_CLASSES:
-        half = SHOWN_CLASSES // 2
-        lines[3 + half : -half] = [f"  {'...':>9} {len(ranked) - 2 * half} more classes"]
+    lines = describe_coverage(covered, data.category_names, iou)
+    share = covered.all.share
+    if share > TOO_MANY:
+        proposals = propose_anchors(found, anchors, iou, share)
+        proposals += propose_size(lambda *other: measure(*other)[1].all.share, *size, share)
+        lines += describe_proposals(proposals, settings.init_from)
     return lines
+
+
+def draw(
+    settings: TrainConfig, verdict: Verdict, readings: dict[str, Reading], folder: Path
+) -> list[str]:
+    """Write pictures into a folder; lines that name them."""
+    lines = ["", f"pictures in {folder}"]
+    splits = {split: reading.data for split, reading in readings.items()}
+    if "train" in splits:
+        train, size = splits["train"], settings.data
+        sheets, unseen = draw_samples(train, "train", folder)
+        more = f"; {unseen} classes are on none" if unseen else ", every class that has any"
+        lines.append(f"  {_files(sheets)}  images with their boxes{more}")
+        found = objects_at(train, min_size=size.min_size, max_size=size.max_size)
+        iou = settings.matching.positive_iou
+        anchors = build.build_anchors(settings)
+        plot_box_sizes(found, anchors, iou, size.min_size, folder / "box_sizes.png")
+        plot_classes(splits, folder / "classes.png")
+        lines += [
+            "  box_sizes.png  sizes of boxes, with the anchors",
+            "  classes.png    boxes of every class",
+        ]
+    sheets = draw_findings(verdict, folder)
+    if sheets:
+        lines.append(f"  {_files(sheets)}  what was found, where it can be seen")
+    return lines
+
+
+def _files(sheets: Sequence[Path]) -> str:
+    """Names of numbered files: the first, and the last."""
+    return " ... ".join(dict.fromkeys((sheets[0].name, sheets[-1].name))) if sheets else ""
 
 
 if __name__ == "__main__":

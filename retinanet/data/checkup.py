@@ -11,7 +11,7 @@ from retinanet.data.coco import CocoData, Reading, images_of
 from retinanet.data.fields import box_area
 from retinanet.data.records import shown
 from retinanet.data.splits import shared_images
-from retinanet.data.verdict import Verdict
+from retinanet.data.verdict import Look, Sight, Verdict
 
 # Pixels beyond the border that are no mistake: boxes of polygons are rounded.
 BORDER = 1.0
@@ -73,7 +73,7 @@ def check_reading(reading: Reading, verdict: Verdict, other_size: Collection[int
         field, kind, does, remedy = MENDED[what]
         if what == "boxes dropped: outside the image":
             rows = rows[np.isin(rows, reading.box_rows[judged])]
-        verdict.mend(kind, rows, _places(reading, field), does, remedy)
+        verdict.mend(kind, rows, _places(reading, field), does, remedy, _look(reading))
     check_slashes(reading, verdict)
     check_boxes(reading, judged, verdict)
     check_areas(reading, verdict)
@@ -114,6 +114,7 @@ def check_boxes(reading: Reading, judged: np.ndarray, verdict: Verdict) -> None:
             place,
             "takes them for pixels",
             "Multiply x and width by the width of the image, y and height by its height.",
+            _look(reading),
         )
         return
     height, width = data.sizes[images_of(data)[judged]].T
@@ -128,6 +129,7 @@ def check_boxes(reading: Reading, judged: np.ndarray, verdict: Verdict) -> None:
             lambda row: f"{place(row)} reaches outside its image",
             "takes it for [x, y, width, height], and cuts it at the border",
             "If they are corners, write [x1, y1, x2 - x1, y2 - y1].",
+            _look(reading),
         )
         return
     outside |= (bbox[:, :2] < -BORDER).any(axis=1)
@@ -137,6 +139,7 @@ def check_boxes(reading: Reading, judged: np.ndarray, verdict: Verdict) -> None:
         place,
         "cuts it at the border",
         "Nothing is needed where objects are cut by the border; else correct the box.",
+        _look(reading),
     )
 
 
@@ -148,7 +151,12 @@ def check_areas(reading: Reading, verdict: Verdict) -> None:
     remedy = "Correct the area, or leave it out for width times height."
     none = data.usable & (data.area <= 0)
     verdict.note(
-        "annotations: area is not positive", np.sort(reading.box_rows[none]), place, does, remedy
+        "annotations: area is not positive",
+        np.sort(reading.box_rows[none]),
+        place,
+        does,
+        remedy,
+        _look(reading),
     )
     with np.errstate(over="ignore"):
         most = box_area(data.bbox) * AREA_SLACK + BORDER
@@ -159,6 +167,7 @@ def check_areas(reading: Reading, verdict: Verdict) -> None:
         lambda row: f"{place(row)}, bbox {shown(reading.boxes.items[row]['bbox'])}",
         does,
         remedy,
+        _look(reading),
     )
 
 
@@ -178,6 +187,7 @@ def check_repeated(reading: Reading, verdict: Verdict) -> None:
         lambda row: f"{reading.boxes.place(row)}: as {reading.boxes.where(first[row])}",
         "trains on both, and evaluation wants both found",
         "Remove one of them.",
+        _look(reading),
     )
 
 
@@ -221,6 +231,7 @@ def check_pair(train: Reading, val: Reading, keep_empty: bool, verdict: Verdict)
         lambda row: f"{train.images.place(row)}: {shown(train.images.items[row]['file_name'])}",
         "trains on them as background" if keep_empty else "leaves them out",
         "Nothing is needed if they show no object; else annotate them.",
+        lambda row: (Sight(train.data, int(np.flatnonzero(train.image_rows == row)[0])),),
     )
 
 
@@ -232,6 +243,7 @@ def check_shared(train: CocoData, val: CocoData, verdict: Verdict) -> None:
         lambda i: f"{val.path}: image id {val.image_ids[i]}: {val.image_path(i)}",
         "warns, and goes on: AP will look better than it is",
         "Remove them from one of the two files.",
+        lambda i: (Sight(val, i),),
     )
 
 
@@ -310,3 +322,14 @@ def _places(reading: Reading, field: str) -> Callable[[int], str]:
         return boxes.place(row, "" if field == "id" else found)
 
     return place
+
+
+def _look(reading: Reading) -> Look:
+    """The image and the box of an annotation, by its record."""
+
+    def look(row: int) -> tuple[Sight]:
+        box = int(np.flatnonzero(reading.box_rows == row)[0])
+        index = int(np.searchsorted(reading.data.first, box, side="right")) - 1
+        return (Sight(reading.data, index, box),)
+
+    return look

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from retinanet.data.batches import MAX_BAD_SHARE, num_cores, start_worker
 from retinanet.data.coco import CocoData, Reading
 from retinanet.data.images import BadImage, Header, read_header, read_image
+from retinanet.data.likeness import digest_of, gist_of
 from retinanet.data.samples import size_problem
-from retinanet.data.splits import describe_missing, shared_images
-from retinanet.data.verdict import Verdict
+from retinanet.data.splits import describe_missing
+from retinanet.data.verdict import Look, Sight, Verdict
 
 
 class Seen(NamedTuple):
@@ -25,7 +25,8 @@ class Seen(NamedTuple):
     header: Header | None  # None: missing or unreadable
     size: tuple[int, int] | None  # height, width as training reads it
     error: str | None  # why it cannot be read
-    digest: bytes | None  # of the whole file, where it was read whole
+    digest: bytes | None = None  # of its pixels, where they were decoded
+    gist: bytes | None = None  # what they look like, see likeness.py
 
 
 class _Files(Dataset):
@@ -46,19 +47,20 @@ class _Files(Dataset):
     def __getitem__(self, index: int) -> Seen:
         path = self.data.image_path(index)
         listed = tuple(self.data.sizes[index].tolist())
-        digest = None
+        pixels = None
         try:
             header = read_header(path)
             size = header.height, header.width
             if self.pixels or not header.certain or size != listed:
-                size = tuple(read_image(path).shape[1:])
-            if self.pixels:
-                digest = hashlib.sha256(path.read_bytes()).digest()
+                pixels = read_image(path)
+                size = tuple(pixels.shape[1:])
         except FileNotFoundError:
-            return Seen(index, None, None, None, None)
+            return Seen(index, None, None, None)
         except (BadImage, OSError) as error:
-            return Seen(index, None, None, str(error), None)
-        return Seen(index, header, size, None, digest)
+            return Seen(index, None, None, str(error))
+        if pixels is None or not self.pixels:
+            return Seen(index, header, size, None)
+        return Seen(index, header, size, None, digest_of(pixels), gist_of(pixels))
 
 
 def look(data: CocoData, *, pixels: bool, workers: int) -> Iterator[Seen]:
@@ -116,36 +118,6 @@ def check_files(reading: Reading, found: Sequence[Seen], skip: bool, verdict: Ve
     _check_kinds(reading, whole, verdict)
 
 
-def check_contents(
-    train: CocoData, val: CocoData, found: tuple[Sequence[Seen], Sequence[Seen]], verdict: Verdict
-) -> None:
-    """The same picture under two names, in training and in validation.
-
-    Args:
-        train: of the splits.
-        val: of the splits.
-        found: from :func:`look` with pixels, for both.
-        verdict: gets what is odd.
-    """
-    ours = {seen.digest: seen.index for seen in found[0] if seen.digest is not None}
-    known = set(shared_images(train, val))  # the same file: told before
-    same = {
-        seen.index: ours[seen.digest]
-        for seen in found[1]
-        if seen.digest in ours and seen.index not in known
-    }
-    verdict.note(
-        "images: the same picture in training and validation, under two names",
-        list(same),
-        lambda i: (
-            f"{val.path}: image id {val.image_ids[i]}: {val.image_path(i)} is "
-            f"{train.image_path(same[i])}"
-        ),
-        "takes them for different images: AP will look better than it is",
-        "Remove them from one of the two files.",
-    )
-
-
 def _note_missing(reading: Reading, missing: list[int], does: str, verdict: Verdict) -> None:
     verdict.note(
         "images: the file is missing",
@@ -174,6 +146,7 @@ def _check_sizes(reading: Reading, found: Sequence[Seen], verdict: Verdict) -> N
             lambda _, where=where, problem=problem: f"{where}. {problem.remedy}",
             problem.remedy,
             does="stops when it first reads the file",
+            look=_look(reading),
         )
 
 
@@ -206,6 +179,7 @@ def _check_kinds(reading: Reading, found: Sequence[Seen], verdict: Verdict) -> N
         _places(reading, deep),
         "keeps the upper 8 bits",
         "If the pictures look dark or flat, stretch them to 8 bits.",
+        _look(reading),
     )
     verdict.note(
         "images: turned by their EXIF orientation",
@@ -213,6 +187,7 @@ def _check_kinds(reading: Reading, found: Sequence[Seen], verdict: Verdict) -> N
         _places(reading, turned),
         "turns them, as viewers do",
         "Make sure that the boxes were drawn on the image as it is displayed.",
+        _look(reading),
     )
 
 
@@ -223,3 +198,7 @@ def _places(reading: Reading, found: dict[int, Any]) -> Any:
         return reading.images.place(int(reading.image_rows[index]), found[index])
 
     return place
+
+
+def _look(reading: Reading) -> Look:
+    return lambda index: (Sight(reading.data, index),)

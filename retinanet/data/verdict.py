@@ -6,6 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from retinanet.data.coco import CocoData
+
+# Of every kind of finding, how many are kept to be looked at.
+SIGHTS = 4
 
 
 class Effect(Enum):
@@ -14,6 +21,18 @@ class Effect(Enum):
     REFUSED = "refused"
     MENDED = "mended"
     NOTED = "noted"
+
+
+class Sight(NamedTuple):
+    """An image to look at."""
+
+    data: CocoData
+    index: int  # of the image
+    box: int | None = None  # row of the annotation that it is about; None: all of the image
+
+
+# What a record of a finding looks like: one image, or a pair to be compared.
+Look = Callable[[int], tuple[Sight, ...]]
 
 
 @dataclass(slots=True)
@@ -26,6 +45,7 @@ class Finding:
     remedy: str  # what the user can do
     count: int = 0
     places: list[str] = field(default_factory=list)  # of the first ones
+    sights: list[tuple[Sight, ...]] = field(default_factory=list)  # of the first ones
 
 
 class Verdict:
@@ -67,6 +87,7 @@ class Verdict:
         remedy: str,
         error: type[Exception] = ValueError,
         does: str = "stops before the first step",
+        look: Look | None = None,
     ) -> None:
         """Raise, or keep, what training cannot go on with.
 
@@ -78,6 +99,7 @@ class Verdict:
             remedy: what to do.
             error: its type.
             does: when training stops.
+            look: the image of a record, where there is one to look at.
 
         Raises:
             Exception: of type ``error``, for the first row, when stopping.
@@ -88,7 +110,7 @@ class Verdict:
             raise error(message(rows[0]))
         if self.first is None:
             self.first = message(rows[0])
-        self._add(Effect.REFUSED, kind, rows, place, does, remedy)
+        self._add(Effect.REFUSED, kind, rows, place, does, remedy, look)
 
     def leave_out(self, path: Path, name: str) -> None:
         """Remember that records of a list are left out; what refers to them is not judged."""
@@ -96,16 +118,28 @@ class Verdict:
             self.left_out.add((path, name))
 
     def mend(
-        self, kind: str, rows: Sequence[int], place: Callable[[int], str], does: str, remedy: str
+        self,
+        kind: str,
+        rows: Sequence[int],
+        place: Callable[[int], str],
+        does: str,
+        remedy: str,
+        look: Look | None = None,
     ) -> None:
         """Keep what training puts right in memory; arguments as in :meth:`refuse`."""
-        self._add(Effect.MENDED, kind, rows, place, does, remedy)
+        self._add(Effect.MENDED, kind, rows, place, does, remedy, look)
 
     def note(
-        self, kind: str, rows: Sequence[int], place: Callable[[int], str], does: str, remedy: str
+        self,
+        kind: str,
+        rows: Sequence[int],
+        place: Callable[[int], str],
+        does: str,
+        remedy: str,
+        look: Look | None = None,
     ) -> None:
         """Keep what training takes as it is; arguments as in :meth:`refuse`."""
-        self._add(Effect.NOTED, kind, rows, place, does, remedy)
+        self._add(Effect.NOTED, kind, rows, place, does, remedy, look)
 
     def _add(
         self,
@@ -115,6 +149,7 @@ class Verdict:
         place: Callable[[int], str],
         does: str,
         remedy: str,
+        look: Look | None,
     ) -> None:
         if self.stop or not len(rows):
             return
@@ -126,6 +161,9 @@ class Verdict:
         finding.count += len(rows)
         missing = self.keep - len(finding.places)
         finding.places += [place(int(row)) for row in rows[: max(missing, 0)]]
+        if look is not None:
+            missing = SIGHTS - len(finding.sights)
+            finding.sights += [look(int(row)) for row in rows[: max(missing, 0)]]
 
 
 # Keeps nothing, so one serves everybody.

@@ -24,6 +24,7 @@ DRAWN_SCORE = 0.3
 
 # Layout of a sheet, in pixels.
 PANEL_WIDTH = 480
+MAX_HEIGHT = 960
 GAP = 10
 HEADER = 22
 ROWS_PER_SHEET = 4
@@ -104,7 +105,7 @@ def panels_of(
         index: of the image in ``data``.
         min_score: weaker predictions are left out.
     """
-    image, size = _read(data, index), tuple(data.sizes[index].tolist())
+    image, size = read_reduced(data, index), tuple(data.sizes[index].tolist())
     rows = slice(*data.first[index : index + 2])
     labels, crowd = data.labels[rows], data.crowd[rows]
     names = [plain_text(name, 22) for name in data.category_names]
@@ -142,27 +143,33 @@ def draw_sheet(rows: Sequence[Sequence[Panel]]) -> np.ndarray:
     """Panels in rows, as one picture.
 
     Args:
-        rows: at least one; all of the same length.
+        rows: at least one, none of them empty. A row is as high as its highest panel.
 
     Returns:
         (H, W, 3) uint8.
     """
-    heights = [round(PANEL_WIDTH * row[0].size[0] / row[0].size[1]) for row in rows]
-    width = len(rows[0]) * (PANEL_WIDTH + GAP) + GAP
-    height = sum(heights) + len(rows) * (HEADER + GAP)
+    sizes = [[_drawn_size(panel) for panel in row] for row in rows]
+    width = max(map(len, rows)) * (PANEL_WIDTH + GAP) + GAP
+    height = sum(max(h for h, _ in row) for row in sizes) + len(rows) * (HEADER + GAP)
     with house_style():
         figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-        top = height
-        for row, panel_height in zip(rows, heights, strict=True):
-            top -= HEADER + panel_height
-            for column, panel in enumerate(row):
+        top = height - HEADER
+        for row, of_row in zip(rows, sizes, strict=True):
+            for column, (panel, (h, w)) in enumerate(zip(row, of_row, strict=True)):
                 left = GAP + column * (PANEL_WIDTH + GAP)
-                place = left / width, top / height, PANEL_WIDTH / width, panel_height / height
+                place = left / width, (top - h) / height, w / width, h / height
                 _draw_panel(figure.add_axes(place), panel)
-            top -= GAP
+            top -= max(h for h, _ in of_row) + GAP + HEADER
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _drawn_size(panel: Panel) -> tuple[int, int]:
+    """Height and width of a panel on a sheet, in pixels; very high ones are narrower."""
+    height, width = panel.size
+    scale = min(PANEL_WIDTH / width, MAX_HEIGHT / height)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
@@ -206,7 +213,7 @@ def class_color(label: int) -> str | tuple[float, float, float]:
     return colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.75)
 
 
-def _read(data: CocoData, index: int) -> np.ndarray:
+def read_reduced(data: CocoData, index: int) -> np.ndarray:
     """(h, w, 3) pixels, of large files every n-th; gray where the file is unreadable."""
     try:
         image = read_image(data.image_path(index)).permute(1, 2, 0).numpy()

@@ -16,10 +16,10 @@ from matplotlib.ticker import LogLocator
 
 from retinanet.atomic import write_whole
 from retinanet.evaluation.coco import Evaluation
+from retinanet.reports.fonts import families
 
 # Figures are made without pyplot: no window, no global state, nothing to close.
 STYLE = {
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.usetex": False,
     "text.parse_math": False,  # a category may be named $x$
@@ -55,7 +55,8 @@ MAX_NAMED = len(COLORS)
 @contextmanager
 def house_style() -> Iterator[None]:
     """Our look inside, the caller's before and after; letters that the font lacks are boxes."""
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    style = STYLE | {"font.family": list(families())}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 

@@ -7,20 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from retinanet.boxes import box_iou
 from retinanet.data.batches import padded_size
-from retinanet.data.coco import CocoData, images_of
-from retinanet.data.fields import clip_xywh
-from retinanet.data.transforms import resized_size, resized_sizes
+from retinanet.data.coco import CocoData
+from retinanet.data.transforms import resized_size
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator
+from retinanet.training.coverage import Objects, best_overlaps
 
 # Images whose anchors are matched for the survey; spread evenly over the data set.
 SAMPLED_IMAGES = 100
-# Areas in pixels at which medium and large boxes begin: COCO's.
-SIZE_BOUNDS = (32**2, 96**2)
-# Boxes whose overlaps with all anchors are held at once.
-CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,34 +90,15 @@ def _match_image(
     boxes = boxes * factors
     crowds = data.crowds(index) * factors
     match = matcher(anchors, boxes[None], labels[None], crowds[None], windows)
-    # In parts: a crowded image has more overlaps than memory.
-    best = [box_iou(part, anchors).amax(dim=1) for part in boxes.split(CHUNK) if len(part)]
+    sizes = torch.tensor([padded]).expand(len(boxes), 2)
+    best = best_overlaps(Objects(boxes, sizes, labels), generator)
     return (
         len(anchors),
         int((match.label >= 0).sum()),
         int((match.label == NEGATIVE).sum()),
         len(boxes),
-        sum(int((part < matcher.positive_iou).sum()) for part in best),
+        int((best < matcher.positive_iou).sum()),
     )
-
-
-def size_counts(data: CocoData, *, min_size: int, max_size: int) -> tuple[int, int, int]:
-    """Small, medium and large boxes by COCO's bounds, in pixels of the resized image.
-
-    Args:
-        data: whose usable boxes are counted, crowd regions left out.
-        min_size: shorter side after resizing, pixels.
-        max_size: bound of the longer side, pixels.
-    """
-    counted = data.usable & ~data.crowd
-    sizes = data.sizes[images_of(data)[counted]]  # (M, 2)
-    if not len(sizes):
-        return 0, 0, 0
-    corners = clip_xywh(data.bbox[counted], sizes)
-    factors = resized_sizes(sizes, min_size, max_size) / sizes
-    area = ((corners[:, 2:] - corners[:, :2]) * factors[:, ::-1]).prod(axis=1)
-    small, medium, large = np.bincount(np.digitize(area, SIZE_BOUNDS), minlength=3).tolist()
-    return small, medium, large
 
 
 def describe(found: Survey, class_names: tuple[str, ...]) -> list[str]:

@@ -191,11 +191,12 @@ def test_a_healthy_set_is_described(dataset, capsys):
     assert run(dataset.root) == 0
     said = capsys.readouterr().out
     for words in (
-        "train     4 images (0 without objects), 12 boxes, at most 3 in an image, 0 crowd regions",
-        "12 small (100 %), 0 medium",
+        "train     4 images (0 without objects)\n",
+        "            12 boxes, at most 3 in an image, 0 crowd regions\n",
+        "at 64 px: 12 small (100 %), 0 medium",
         "8  66.7 %         6  red cell",
         "most frequent 2 times as often as the rarest",
-        "% of the training boxes have none of IoU 0.5",
+        "training boxes have none of IoU 0.5",
         "train.py takes this data",
         "--images",
     ):

@@ -9,7 +9,7 @@ from retinanet.data.batches import DIVISOR
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator
-from retinanet.training.survey import describe, size_counts, survey
+from retinanet.training.survey import describe, survey
 
 
 def write_set(root: Path, boxes: list[list[tuple]], names: tuple[str, ...]) -> CocoData:
@@ -101,12 +101,3 @@ def test_many_classes_are_cut_short(tmp_path):
     names = tuple(f"class_{i}" for i in range(12))
     _, said = look(write_set(tmp_path, [[(3, 10, 10, 60, 60, 0)]], names))
     assert "and 4 more" in said
-
-
-def test_sizes_are_counted_at_the_training_size(data, tmp_path):
-    # Areas of 3600, 25 and 1600 pixels in images of 100 x 200; the crowd and the flat box are out.
-    assert size_counts(data, min_size=100, max_size=1000) == (1, 2, 0)
-    assert size_counts(data, min_size=400, max_size=1000) == (1, 0, 2)
-    assert size_counts(data, min_size=400, max_size=100) == (3, 0, 0)
-    none = write_set(tmp_path, [[]], ("cat",))
-    assert size_counts(none, min_size=100, max_size=1000) == (0, 0, 0)

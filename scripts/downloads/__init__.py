@@ -1,0 +1,1 @@
+"""Parts of download_coco: fetching a file, and unpacking an archive."""
