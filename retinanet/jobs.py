@@ -23,7 +23,9 @@ from retinanet.interrupts import Signals
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
 from retinanet.reports.publish import publish, tell
+from retinanet.reports.run_record import Record, read_record
 from retinanet.run import TrainingRun
+from retinanet.training.directory import environment
 from retinanet.training.logs import start_logging
 from retinanet.training.transfer import describe_source
 
@@ -54,7 +56,7 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
 
     Args:
         settings: checked; what is None comes from the checkpoint.
-        overrides: as typed; not used, so that both jobs are called alike.
+        overrides: as typed, for the report.
 
     Raises:
         ValueError: a damaged checkpoint, or data of other classes.
@@ -63,10 +65,10 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
     device = choose_device(settings.device)
     with distributed.group(device.type):
         start_logging(None, main=distributed.is_main())
-        _evaluate(settings, device)
+        _evaluate(settings, overrides, device)
 
 
-def _evaluate(settings: EvalConfig, device: torch.device) -> None:
+def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) -> None:
     checkpoint = Path(settings.checkpoint)
     state = read_trained(checkpoint)
     recorded = recorded_settings(state)
@@ -109,8 +111,42 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
             found,
             num_drawn=settings.log_images,
             about={"checkpoint": str(checkpoint), "step": state["step"]},
+            record=record_of(folder, state, settings, recorded, overrides, device),
         )
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
+
+
+def record_of(
+    folder: Path,
+    state: dict[str, Any],
+    settings: EvalConfig,
+    recorded: DetectorConfig,
+    overrides: list[str],
+    device: torch.device,
+) -> Record:
+    """What the report of an evaluation says beside its numbers: of a run where it is one's own.
+
+    Args:
+        folder: where the files go.
+        state: the checkpoint.
+        settings: of eval.py.
+        recorded: of the checkpoint, with what eval.py was told.
+        overrides: as typed.
+        device: of this rank.
+    """
+    if (folder / "config.yaml").exists():
+        return read_record(folder, settings.checkpoint, state["step"])
+    start = {**environment(), "device": str(device), "processes": distributed.world_size()}
+    how = {"evaluation": dataclasses.asdict(settings.evaluation)}
+    return Record(
+        kind="Evaluation",
+        title="/".join(folder.resolve().parts[-2:]),
+        checkpoint=settings.checkpoint,
+        step=state["step"],
+        typed=overrides,
+        settings=dataclasses.asdict(recorded) | how,
+        starts=[start],
+    )
 
 
 def apply_choices(recorded: DetectorConfig, settings: EvalConfig) -> None:

@@ -21,6 +21,7 @@ from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
 from retinanet.reports.plots import plot_curves
 from retinanet.reports.publish import publish, tell
+from retinanet.reports.run_record import read_record
 from retinanet.resume import Standing, check_same_step, check_stored, find_stored
 from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps
@@ -314,6 +315,7 @@ class TrainingRun:
                 found,
                 num_drawn=self.settings.log_images,
                 about={"checkpoint": str(self.directory.best), "step": step},
+                record=read_record(self.directory.root, str(self.directory.best), step),
             )
             if sheet is not None:
                 self.log.image(step, "predictions", sheet)

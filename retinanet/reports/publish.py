@@ -13,6 +13,8 @@ from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.reports.pictures import draw_predictions
 from retinanet.reports.plots import plot_pr
+from retinanet.reports.run_record import Record
+from retinanet.reports.run_report import Scored, metrics_of, write_run_report
 from retinanet.reports.tables import caps_warning, summary, table, write_report
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ def publish(
     *,
     num_drawn: int,
     about: dict[str, Any],
+    record: Record,
 ) -> np.ndarray | None:
     """Write ``eval/`` and ``plots/`` of a run or another folder.
 
@@ -39,6 +42,7 @@ def publish(
         found: the detections.
         num_drawn: images drawn, 0 for none.
         about: entries for metrics.json, such as the checkpoint's step.
+        record: of the run, for report.html.
 
     Returns:
         A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
@@ -46,6 +50,8 @@ def publish(
     write_report(root / "eval", data, found, evaluation, about)
     if evaluation is not None:
         plot_pr(evaluation, root / "plots" / "pr_curves.png")
+    scored = Scored(data, found, evaluation, num_drawn)
+    write_run_report(root / "eval", record, metrics_of(evaluation), scored)
     return draw_predictions(data, found, root / "plots", num_drawn)
 
 
