@@ -114,6 +114,7 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
             record=record_of(folder, state, settings, recorded, overrides, device),
         )
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
+        logger.info("report     %s", folder / "eval" / "report.html")
 
 
 def record_of(

@@ -21,6 +21,7 @@ from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
 from retinanet.reports.plots import plot_curves
 from retinanet.reports.publish import publish, tell
+from retinanet.reports.rebuild import refresh_report
 from retinanet.reports.run_record import read_record
 from retinanet.resume import Standing, check_same_step, check_stored, find_stored
 from retinanet.training import announce
@@ -320,6 +321,8 @@ class TrainingRun:
             if sheet is not None:
                 self.log.image(step, "predictions", sheet)
         plot_curves(self.directory.metrics, self.directory.plots / "curves.png")
+        if self._finished() and not better:  # the report of the best checkpoint lacks these curves
+            refresh_report(self.directory.root, self.val_data)
         if self.trainer.latest is not None:
             self.log.histograms(step, self.trainer.p_t(self.trainer.latest))
 

@@ -1,6 +1,6 @@
 """Line charts as SVG: sharp at any size, in the colors of the page around them, no text lost.
 
-A chart in a page takes its lines, letters and grid from the page's style (:mod:`.page`), dark or
+A chart in a page takes its lines, letters and grid from the page's style (page.css), dark or
 light, which a plot by matplotlib cannot; that is the reason for these lines of drawing.
 """
 
@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from retinanet.reports.page import escape
+from retinanet.reports.markup import escape
 
 # Coordinates of a chart: small, so that its letters can be read on a phone.
-WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 8, 36
+WIDTH, HEIGHT = 380, 225
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 8, 36
 # Lines of a grid, at most.
 MOST_TICKS = 6
 # Points of a line, at most: more cannot be seen.
@@ -141,8 +141,9 @@ def _tick(axis: Axis, value: float, *, upright: bool) -> str:
 def _line(line: Line, x: Axis, y: Axis) -> str:
     """A line with gaps, and marks where it has few points."""
     xs, ys = thin(np.asarray(line.x, float), np.asarray(line.y, float))
-    across, up = _across(x, xs), np.clip(_up(y, ys), TOP, HEIGHT - BOTTOM)
-    shown = np.isfinite(ys) & np.isfinite(up)
+    across, up = _across(x, xs), _up(y, ys)
+    shown = np.isfinite(up)
+    up = np.clip(up, TOP, HEIGHT - BOTTOM)
     path, gap = [], True
     for px, py, visible in zip(across, up, shown, strict=True):
         if visible:

@@ -12,7 +12,8 @@ from PIL import Image as Pillow
 
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.reports.page import Box, Exhibit, Image, Legend, Series, View
+from retinanet.reports.gallery import Box, Exhibit, Image, View
+from retinanet.reports.page import Legend, Series
 from retinanet.reports.pictures import Panel, choose_images, class_color, panels_of
 
 # Images in a page, at most; with MOST_BYTES each, base64 makes 3.2 MB of twenty.
@@ -23,8 +24,6 @@ MOST_BYTES = 120_000
 LONGER_SIDE = 900
 # JPEG qualities tried in turn, before a smaller size is.
 QUALITIES = (88, 75, 60)
-# Classes that a legend names, at most; captions and the pointer tell the others.
-MOST_NAMED = 20
 
 
 def exhibits_of(
@@ -44,7 +43,7 @@ def exhibits_of(
     shown = [(index, panels_of(data, detections, index)) for index in chosen]
     labels = {int(label) for _, panels in shown for panel in panels for label in panel.labels}
     entries = [Series(data.category_names[label], color_of(label)) for label in sorted(labels)]
-    return [_exhibit(data, *entry) for entry in shown], Legend(entries[:MOST_NAMED])
+    return [_exhibit(data, *entry) for entry in shown], Legend(entries)
 
 
 def color_of(label: int) -> str:

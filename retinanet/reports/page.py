@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from retinanet.reports.gallery import Image
+from retinanet.reports.markup import colored, escape, number
+
 # The page's style and script lie beside this file.
 ASSETS = Path(__file__).parent
-# A table with more rows gets a box to filter them by name, and scrolls in itself.
-FILTERED_ROWS = 12
-NOT_DEFINED = "n/a"
 
 
 class Block(Protocol):
@@ -176,16 +174,27 @@ class Facts:
     """Names and values."""
 
     facts: Sequence[tuple[str, str]]
-    code: bool = False  # the values are typed, not written
+    typed: bool = False  # as on a keyboard, short, in several columns
 
     def html(self) -> str:
         """As markup."""
-        tag = "code" if self.code else "span"
+        tag = "code" if self.typed else "span"
         rows = "".join(
             f"<div><dt>{escape(name)}</dt><dd><{tag}>{escape(value)}</{tag}></dd></div>"
             for name, value in self.facts
         )
-        return f'<dl class="facts">{rows}</dl>'
+        return f'<dl class="facts{" typed" if self.typed else ""}">{rows}</dl>'
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A command, as it is typed."""
+
+    text: str
+
+    def html(self) -> str:
+        """As markup."""
+        return f"<pre><code>{escape(self.text)}</code></pre>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,68 +208,6 @@ class Folded:
         """As markup."""
         inside = "\n".join(block.html() for block in self.blocks)
         return f"<details><summary>{escape(self.title)}</summary>{inside}</details>"
-
-
-class Column(NamedTuple):
-    """How a column of a table is headed and shown."""
-
-    title: str
-    digits: int | None = None  # after the point; None: text and whole numbers as they are
-    bar: bool = False  # a bar behind fractions
-    meaning: str = ""  # seen when the pointer rests on the title
-
-
-class Colored(NamedTuple):
-    """A text with the color that stands for it in the pictures."""
-
-    text: str
-    color: str
-
-
-Cell = str | int | float | None | Colored
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows that are sorted by a click on a title; with many rows also filtered."""
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
-    what: str = "rows"  # what the rows are, in the plural
-
-    def html(self) -> str:
-        """As markup."""
-        head = "".join(
-            f'<th scope="col"{_kind(column, cells)}>'
-            f'<button type="button"{_attribute("title", column.meaning)}>{escape(column.title)}'
-            "</button></th>"
-            for column, cells in zip(self.columns, self._cells(), strict=True)
-        )
-        body = "\n".join(
-            "<tr>"
-            + "".join(
-                _cell(column, cell, first=place == 0)
-                for place, (column, cell) in enumerate(zip(self.columns, row, strict=True))
-            )
-            + "</tr>"
-            for row in self.rows
-        )
-        long = len(self.rows) > FILTERED_ROWS
-        box = (
-            f'<p class="filter" hidden><label>Filter {escape(self.what)} '
-            f'<input type="search" autocomplete="off" spellcheck="false"></label> '
-            f"<output>{len(self.rows)} of {len(self.rows)}</output></p>"
-            if long
-            else ""
-        )
-        return (
-            f'<div class="sortable">{box}<div class="scroll{" long" if long else ""}" tabindex="0"'
-            f' role="region" aria-label="{escape(self.what)}"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>\n{body}\n</tbody></table></div></div>"
-        )
-
-    def _cells(self) -> list[Sequence[Cell]]:
-        return list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
 
 
 class Series(NamedTuple):
@@ -278,7 +225,7 @@ class Legend:
 
     def html(self) -> str:
         """As markup."""
-        entries = "".join(f"<li>{_colored(*entry)}</li>" for entry in self.series)
+        entries = "".join(f"<li>{colored(*entry)}</li>" for entry in self.series)
         return f'<ul class="legend">{entries}</ul>'
 
 
@@ -308,160 +255,6 @@ class Row:
     def html(self) -> str:
         """As markup."""
         return f'<div class="row">{"".join(block.html() for block in self.blocks)}</div>'
-
-
-class Image(NamedTuple):
-    """Pixels that any number of views show, in the page once."""
-
-    name: str  # the id, unique in the page
-    uri: str  # data URI
-    width: int  # of the coordinates in which boxes are given
-    height: int
-
-    def html(self) -> str:
-        """As markup."""
-        return (
-            f'<image id="{self.name}" width="{self.width}" height="{self.height}" '
-            f'preserveAspectRatio="none" href="{self.uri}"/>'
-        )
-
-
-class Box(NamedTuple):
-    """A rectangle drawn over an image, in its coordinates."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    color: str
-    caption: str
-    dashed: bool = False
-
-
-class View(NamedTuple):
-    """An image with some boxes."""
-
-    title: str
-    boxes: Sequence[Box]
-
-
-class Exhibit(NamedTuple):
-    """Views of one image, beside each other."""
-
-    image: Image
-    title: str
-    views: Sequence[View]
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Gallery:
-    """Exhibits that a click enlarges."""
-
-    exhibits: Sequence[Exhibit]
-
-    def html(self) -> str:
-        """As markup."""
-        return f'<div class="gallery">{"".join(map(_exhibit, self.exhibits))}</div>'
-
-
-def _exhibit(exhibit: Exhibit) -> str:
-    views = "".join(
-        f'<span class="view"><svg viewBox="0 0 {exhibit.image.width} {exhibit.image.height}" '
-        f'role="img" aria-label="{escape(view.title)}"><use href="#{exhibit.image.name}"/>'
-        f"{_boxes(view.boxes, exhibit.image)}</svg><span>{escape(view.title)}</span></span>"
-        for view in exhibit.views
-    )
-    note = f"<span>{escape(exhibit.note)}</span>" if exhibit.note else ""
-    return (
-        f'<figure class="exhibit"><button type="button" class="views" '
-        f'aria-label="Enlarge {escape(exhibit.title)}">{views}</button>'
-        f"<figcaption><bdi>{escape(exhibit.title)}</bdi>{note}</figcaption></figure>"
-    )
-
-
-def _boxes(boxes: Sequence[Box], image: Image) -> str:
-    """Rectangles, and above them the captions, whose size follows that of the image."""
-    size = max(image.width, image.height) / CAPTIONS_PER_SIDE
-    shapes = "".join(
-        f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
-        f'stroke="{box.color}"{_attribute("class", "dashed" if box.dashed else "")}>'
-        f"<title>{escape(box.caption)}</title></rect>"
-        for box in boxes
-    )
-    texts = "".join(
-        f'<text x="{max(box.x, 0) + 0.15 * size:.1f}" y="{_baseline(box, size):.1f}" '
-        f'stroke="{box.color}">{escape(box.caption)}</text>'
-        for box in boxes
-        if box.caption
-    )
-    crowded = " crowded" if len(boxes) > FEW_BOXES else ""
-    return f'<g>{shapes}</g><g class="captions{crowded}" font-size="{size:.2f}">{texts}</g>'
-
-
-# Lines of captions that would fill the longer side of an image.
-CAPTIONS_PER_SIDE = 30
-# More boxes than this have captions in the enlarged picture only; they would hide the small one.
-FEW_BOXES = 8
-
-
-def _baseline(box: Box, size: float) -> float:
-    """Above the box, or inside where there is no room above."""
-    return box.y - 0.3 * size if box.y > 1.3 * size else max(box.y, 0) + size
-
-
-def escape(text: str) -> str:
-    """Text as it may stand anywhere in the markup, attributes included.
-
-    Control characters and halves of surrogate pairs, which no document may hold, become U+FFFD.
-    """
-    return html.escape(_FORBIDDEN.sub("\ufffd", text), quote=True)
-
-
-_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def number(value: float | None, digits: int | None) -> str:
-    """A number for readers: fixed digits, or whole with commas; ``n/a`` where not defined."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return NOT_DEFINED
-    return f"{value:,}" if digits is None else f"{value:,.{digits}f}"
-
-
-def _cell(column: Column, cell: Cell, *, first: bool) -> str:
-    """One cell; the first of a row heads it."""
-    if isinstance(cell, str | Colored):
-        inside = _colored(*cell) if isinstance(cell, Colored) else f"<bdi>{escape(cell)}</bdi>"
-        return f'<th scope="row">{inside}</th>' if first else f"<td>{inside}</td>"
-    shown = number(cell, column.digits)
-    if shown == NOT_DEFINED:
-        return f'<td class="number none">{shown}</td>'
-    bar = _bar(cell) if column.bar else ""
-    return f'<td class="number" data-value="{cell!r}">{bar}{shown}</td>'
-
-
-def _bar(fraction: float) -> str:
-    width = 100 * min(max(fraction, 0.0), 1.0)
-    return (
-        '<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect width="{width:.1f}" height="1"/></svg>'
-    )
-
-
-def _colored(text: str, color: str) -> str:
-    return (
-        f'<svg class="swatch" viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" '
-        f'rx="2" fill="{color}"/></svg><bdi>{escape(text)}</bdi>'
-    )
-
-
-def _kind(column: Column, cells: Sequence[Cell]) -> str:
-    numbers = column.digits is not None or any(isinstance(cell, int | float) for cell in cells)
-    return ' class="number"' if numbers else ""
-
-
-def _attribute(name: str, text: str) -> str:
-    return f' {name}="{escape(text)}"' if text else ""
 
 
 def _hash(text: str) -> str:

@@ -14,7 +14,7 @@ from retinanet.evaluation.detect import DetectionArrays
 from retinanet.reports.pictures import draw_predictions
 from retinanet.reports.plots import plot_pr
 from retinanet.reports.run_record import Record
-from retinanet.reports.run_report import Scored, metrics_of, write_run_report
+from retinanet.reports.run_report import Scored, write_run_report
 from retinanet.reports.tables import caps_warning, summary, table, write_report
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def publish(
     if evaluation is not None:
         plot_pr(evaluation, root / "plots" / "pr_curves.png")
     scored = Scored(data, found, evaluation, num_drawn)
-    write_run_report(root / "eval", record, metrics_of(evaluation), scored)
+    write_run_report(root / "eval", record, scored)
     return draw_predictions(data, found, root / "plots", num_drawn)
 
 

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.reports.run_record import Record, read_record
-from retinanet.reports.run_report import FILE, Scored, run_page
+from retinanet.reports.run_record import Record, read_json, read_record
+from retinanet.reports.run_report import Scored, write_run_report
+
+logger = logging.getLogger(__name__)
+
+
+def refresh_report(root: Path, data: CocoData) -> None:
+    """Write the report of a run again, with the rows that came since; a warning where it fails.
+
+    Args:
+        root: directory of the run.
+        data: that it is evaluated on.
+    """
+    try:
+        rebuild_report(root, data=data)
+    except (OSError, ValueError) as error:
+        logger.warning("the report of %s could not be written again: %s", root, error)
 
 
 def rebuild_report(
-    root: Path, output: Path | None = None, num_drawn: int | None = None
+    root: Path,
+    output: Path | None = None,
+    num_drawn: int | None = None,
+    data: CocoData | None = None,
 ) -> tuple[Path, str]:
     """Write the report of a run.
 
@@ -25,6 +44,7 @@ def rebuild_report(
         root: directory of a run.
         output: file to write; None: ``eval/report.html``.
         num_drawn: images in the gallery; None: as many as the run's ``log_images``.
+        data: that it was evaluated on; None: read from where the run had it.
 
     Returns:
         The file, and a sentence on what could not be shown, empty where nothing is missing.
@@ -39,15 +59,19 @@ def rebuild_report(
         num_drawn = int(record.settings.get("log_images") or 0)
     scored, left_out = None, ""
     try:
-        scored = read_scored(root, record, metrics, num_drawn)
+        scored = read_scored(root, record, metrics, num_drawn, data)
     except (OSError, ValueError) as error:
         left_out = f"what needs the data: {error}"
-    path = root / "eval" / FILE if output is None else output
-    write_whole(path, run_page(record, metrics, scored).html())
-    return path, left_out
+    return write_run_report(root / "eval", record, scored, output), left_out
 
 
-def read_scored(root: Path, record: Record, metrics: dict[str, Any], num_drawn: int) -> Scored:
+def read_scored(
+    root: Path,
+    record: Record,
+    metrics: dict[str, Any],
+    num_drawn: int,
+    data: CocoData | None = None,
+) -> Scored:
     """The data of a run, what was found in it, and the evaluation, made again.
 
     Args:
@@ -55,22 +79,36 @@ def read_scored(root: Path, record: Record, metrics: dict[str, Any], num_drawn: 
         record: of it.
         metrics: of its evaluation.
         num_drawn: images in the gallery.
+        data: that it was evaluated on; None: read from where the run had it.
 
     Raises:
         ValueError: the data is another than it was, or a file is damaged.
         FileNotFoundError: a file is gone.
     """
-    settings = record.settings["data"]
-    base = Path(settings["root"] or ".")
-    data = read_coco(base / settings["val_annotations"], base / settings["val_images"])
+    if data is None:
+        data = _read_data(record)
     known = record.starts[-1].get("val_data") if record.starts else None
     if known is not None and data.fingerprint != known:
         raise ValueError(f"{data.path} is another file than the run was evaluated on.")
     # The first images of the file, as evaluation.max_images has it.
     evaluated = np.unique(data.image_ids[: metrics["num_images"]])
     found = read_detections(root / "eval" / "detections.json", data, evaluated)
+    cap = record.setting("postprocess", "detections")
+    capped = int((np.unique(found.image_ids, return_counts=True)[1] == cap).sum())
+    found = dataclasses.replace(found, num_capped=capped)
     evaluation = evaluate(data, found, evaluated, max_dets=metrics["max_dets"])
     return Scored(data, found, evaluation, num_drawn)
+
+
+def _read_data(record: Record) -> CocoData:
+    """The validation data of a run, from where it was."""
+    paths = [record.setting("data", f"val_{part}") for part in ("annotations", "images")]
+    if None in paths:
+        raise ValueError("config.yaml does not name the validation data.")
+    base = Path(record.setting("data", "root") or ".")
+    if not (base / paths[0]).exists() and record.starts:  # relative to where the run was started
+        base = Path(record.starts[-1].get("folder", ".")) / base
+    return read_coco(base / paths[0], base / paths[1])
 
 
 def read_detections(path: Path, data: CocoData, evaluated: np.ndarray) -> DetectionArrays:
@@ -109,16 +147,12 @@ def _metrics(root: Path) -> dict[str, Any]:
             f"{root} is not the directory of a run: it has no config.yaml. Give the output_dir of "
             f"train.py; the report of an evaluation is written by eval.py."
         )
-    path = root / "eval" / "metrics.json"
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    found = read_json(root / "eval" / "metrics.json")
+    if found is None:
         raise FileNotFoundError(
-            f"{root} has no {path.relative_to(root)}: it was not evaluated yet. Let train.py go "
-            f"on to its first evaluation, or run eval.py checkpoint={root}/checkpoints/best.pt."
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; eval.py writes it again.") from error
-    if not isinstance(found, dict) or "classes" not in found:
-        raise ValueError(f"{path} does not hold the numbers of an evaluation.")
+            f"{root} has no eval/metrics.json: it was not evaluated yet. Let train.py go on to its "
+            f"first evaluation, or run eval.py checkpoint={root}/checkpoints/best.pt."
+        )
+    if not {"classes", "max_dets", "num_images", "AP"} <= found.keys():
+        raise ValueError(f"{root}/eval/metrics.json does not hold the numbers of an evaluation.")
     return found

@@ -41,7 +41,8 @@ class Record:
 
     def setting(self, group: str, key: str) -> Any:
         """One setting; None where it is not recorded."""
-        return (self.settings.get(group) or {}).get(key)
+        found = self.settings.get(group)
+        return found.get(key) if isinstance(found, dict) else None
 
 
 def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
@@ -109,3 +110,20 @@ def _starts(path: Path) -> list[dict[str, Any]]:
     except ValueError:
         return []
     return found if isinstance(found, list) else []
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file of an evaluation; None where there is no file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; eval.py writes it again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object; eval.py writes it again.")
+    return found

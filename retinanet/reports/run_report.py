@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,28 +15,22 @@ from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.precision import AREAS
 from retinanet.reports.curves import curve_section, precision_section
 from retinanet.reports.exhibits import color_of, exhibits_of
-from retinanet.reports.page import (
-    Block,
-    Colored,
-    Column,
-    Facts,
-    Folded,
-    Gallery,
-    Image,
-    Notice,
-    Page,
-    Section,
-    Table,
-    Tile,
-    Tiles,
-)
-from retinanet.reports.run_record import Record
-from retinanet.reports.tables import caps_warning, metrics_dict
-from retinanet.training.directory import flatten
+from retinanet.reports.gallery import Gallery, Image
+from retinanet.reports.page import Block, Notice, Page, Prose, Section, Tile, Tiles
+from retinanet.reports.run_record import Record, read_json
+from retinanet.reports.sortable import Colored, Column, Table
+from retinanet.reports.tables import caps_warning
+from retinanet.reports.what_ran import announced_section, what_ran_section
 
 FILE = "report.html"
-# Digits of a fingerprint or commit that tell it from others.
-SHORT = 12
+# What metrics.json says of the score to cut at, and how the table of classes heads it.
+CUT = ("F1", "score_threshold", "precision", "recall")
+CUT_COLUMNS = [
+    Column("best F1", 3, meaning="the largest of 2 precision recall / (precision + recall)"),
+    Column("at score", 3, meaning="keep detections from this score on"),
+    Column("precision", 3, meaning="share of these detections that are right"),
+    Column("recall", 3, meaning="share of the objects that they find"),
+]
 # Bad steps and warnings that are listed; the files have all.
 LISTED = 20
 
@@ -54,40 +46,79 @@ class Scored:
 
 
 def write_run_report(
-    folder: Path, record: Record, metrics: dict[str, Any] | None, scored: Scored | None
-) -> None:
-    """Write ``report.html``, whole or not at all.
+    folder: Path, record: Record, scored: Scored | None, output: Path | None = None
+) -> Path:
+    """Write the page of a run, whole or not at all.
 
     Args:
-        folder: ``eval/`` of the run.
+        folder: ``eval/`` of the run, with the other files of the evaluation.
         record: of the run.
-        metrics: what eval/metrics.json holds; None for data without annotations.
         scored: None where the data is gone: then curves and pictures of it are left out.
+        output: file to write; None: ``report.html`` in the folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: a file of the evaluation is damaged.
     """
-    write_whole(folder / FILE, run_page(record, metrics, scored).html())
+    annotated = scored is None or scored.evaluation is not None
+    metrics = read_json(folder / "metrics.json") if annotated else None
+    diagnosis = read_json(folder / "diagnosis.json") if annotated else None
+    path = folder / FILE if output is None else output
+    write_whole(path, run_page(record, metrics, scored, diagnosis).html())
+    return path
 
 
-def run_page(record: Record, metrics: dict[str, Any] | None, scored: Scored | None) -> Page:
-    """The page of a run; a section without anything to show is not in it."""
+def run_page(
+    record: Record,
+    metrics: dict[str, Any] | None,
+    scored: Scored | None,
+    diagnosis: dict[str, Any] | None = None,
+) -> Page:
+    """The page of a run; a section without anything to show is not in it.
+
+    Args:
+        record: of the run.
+        metrics: what metrics.json holds; None for data without annotations.
+        scored: see :func:`write_run_report`.
+        diagnosis: what diagnosis.json holds; None where AP is not near zero.
+    """
     exhibits, images = _exhibits(scored)
     warnings = _warnings(record, scored)
     sections = [
         curve_section(record),
         precision_section(None if scored is None else scored.evaluation),
-        _classes(metrics, scored),
+        _classes(metrics),
+        _cut(metrics),
         _sizes(metrics, scored),
         exhibits,
-        _data(record),
-        _what_ran(record, metrics, scored),
+        announced_section(record),
+        what_ran_section(record, metrics, scored and scored.data),
     ]
     return Page(
         title=record.title,
         kind=f"RetinaNet \u00b7 {record.kind}",
         lead=_lead(record, metrics, scored),
-        top=[*([] if metrics is None else [headline(metrics)]), *warnings],
+        top=[*_diagnosis(diagnosis), *([] if metrics is None else [headline(metrics)]), *warnings],
         sections=[section for section in sections if section is not None],
         images=images,
     )
+
+
+def _diagnosis(diagnosis: dict[str, Any] | None) -> list[Block]:
+    """A box with the verdict, what to do about it, and what it rests on."""
+    if diagnosis is None:
+        return []
+    first, *others = diagnosis["causes"]
+    more = [f"Or else: {cause['name']}. {cause['verdict']}" for cause in others]
+    return [
+        Notice(
+            f"Why AP is low: {first['name']}",
+            [first["verdict"], f"What to do: {first['remedy']}", *more],
+            diagnosis["evidence"],
+        )
+    ]
 
 
 def headline(metrics: dict[str, Any]) -> Tiles:
@@ -151,7 +182,7 @@ def _warnings(record: Record, scored: Scored | None) -> list[Block]:
     return [Notice("Warnings of this run", points=points, severe=False)] if points else []
 
 
-def _classes(metrics: dict[str, Any] | None, scored: Scored | None) -> Section | None:
+def _classes(metrics: dict[str, Any] | None) -> Section | None:
     """Numbers of every class."""
     if metrics is None:
         return None
@@ -159,28 +190,54 @@ def _classes(metrics: dict[str, Any] | None, scored: Scored | None) -> Section |
     columns = [
         Column("class"),
         Column("objects", meaning="in the images evaluated, crowds left out"),
-        Column("detections", meaning="of any score, right or wrong"),
         Column("AP", 3, bar=True),
         Column("AP50", 3),
         Column("AP75", 3),
         Column(_recall_name("AR100", metrics), 3),
+        Column("detections", meaning="of any score, right or wrong"),
     ]
+    cut = metrics["classes"] and "F1" in metrics["classes"][0]
+    columns += CUT_COLUMNS if cut else []
     rows = [
         [
             Colored(row["name"], color_of(label)),
             row["num_gt"],
-            row["num_detections"],
             *(row[name] for name in ("AP", "AP50", "AP75", "AR100")),
+            row["num_detections"],
+            *([row[name] for name in CUT] if cut else []),
         ]
         for label, row in enumerate(metrics["classes"])
     ]
-    rows.sort(key=lambda row: (row[3] is None, -(row[3] or 0.0)))
+    rows.sort(key=lambda row: (row[2] is None, -(row[2] or 0.0)))
     return Section(
         "Classes",
         "AP of the whole is the mean of this column over the classes that have objects. A low row "
         "with few objects says little; a low row with many is where to look. n/a: no object to "
         "find. A click on a title sorts.",
-        [Table(columns, rows, what="classes")],
+        [Table(columns, rows, what="classes", sorted_by="AP")],
+    )
+
+
+def _cut(metrics: dict[str, Any] | None) -> Section | None:
+    """The score to cut at, of all classes together."""
+    if metrics is None or metrics.get("F1") is None:
+        return None
+    F1, score, precision, recall = (metrics[name] for name in CUT)
+    return Section(
+        "Where to cut the scores",
+        "AP looks at all scores at once; who uses the detector must choose one. F1 is large where "
+        "precision and recall both are; the score where it is largest is a fair first choice. It "
+        "was chosen on these very images, so elsewhere it is a little worse.",
+        [
+            Prose(
+                [
+                    f"All classes together: F1 is {F1:.3f} when detections with a score of at "
+                    f"least {score:.3f} are kept. {precision:.1%} of them are right, and they find "
+                    f"{recall:.1%} of the objects (overlap of at least 0.50). The table of classes "
+                    "has the same for each."
+                ]
+            )
+        ],
     )
 
 
@@ -229,102 +286,3 @@ def _exhibits(scored: Scored | None) -> tuple[Section | None, list[Image]]:
         [legend, Gallery(exhibits)],
     )
     return (section if exhibits else None), [exhibit.image for exhibit in exhibits]
-
-
-def _data(record: Record) -> Section | None:
-    """What the run said of its data before the first step."""
-    if not record.announced:
-        return None
-    return Section(
-        "Before the first step",
-        "What the run measured in the training data, and what it expected from its settings.",
-        [Facts(record.announced)],
-    )
-
-
-def _what_ran(
-    record: Record, metrics: dict[str, Any] | None, scored: Scored | None
-) -> Section | None:
-    """Command, versions, machine, fingerprints, settings."""
-    start = record.starts[-1] if record.starts else {}
-    facts = [
-        ("command", shlex.join(map(str, start.get("command", [])))),
-        ("in folder", str(start.get("folder", ""))),
-        ("started", _starts(record)),
-        (
-            "checkpoint",
-            record.checkpoint + ("" if record.step is None else f", step {record.step}"),
-        ),
-        ("machine", _machine(record, start)),
-        ("source", _source(start)),
-        ("versions", _versions(start)),
-        ("evaluator", _evaluator(metrics)),
-        ("training data", _short(start.get("train_data"))),
-        ("evaluated on", _evaluated_on(scored, start)),
-    ]
-    blocks: list[Block] = [Facts([(name, value) for name, value in facts if value])]
-    if record.typed:
-        typed = [tuple(text.split("=", 1)) for text in record.typed if "=" in text]
-        blocks.append(Folded(f"Settings of the command ({len(typed)})", [Facts(typed, code=True)]))
-    if record.settings:
-        every = [(key, str(value)) for key, value in flatten(record.settings).items()]
-        blocks.append(Folded(f"All settings ({len(every)})", [Facts(every, code=True)]))
-    return Section(
-        "What ran",
-        "Enough to run it again: the command, the versions, and fingerprints (SHA-256) of the "
-        "annotation files, which tell whether the data is still the same.",
-        blocks,
-    )
-
-
-def _starts(record: Record) -> str:
-    times = [start["started"] for start in record.starts if "started" in start]
-    if len(times) < 2:
-        return "".join(times)
-    return f"{times[0]}, then {len(times) - 1} more times, the last {times[-1]}"
-
-
-def _machine(record: Record, start: dict[str, Any]) -> str:
-    precision = record.settings.get("precision")
-    processes = start.get("processes")
-    parts = [
-        start.get("device"),
-        precision and f"forward pass in {precision}",
-        processes and f"{processes} {'process' if processes == 1 else 'processes'}",
-        start.get("cpus") and f"{start['cpus']} CPU cores",
-        start.get("platform"),
-    ]
-    return ", ".join(str(part) for part in parts if part)
-
-
-def _source(start: dict[str, Any]) -> str:
-    git = start.get("git")
-    if not git:
-        return ""
-    return f"commit {git['commit'][:SHORT]}{' with changes' if git['changed'] else ''}"
-
-
-def _versions(start: dict[str, Any]) -> str:
-    found = {"Python": start.get("python"), **start.get("versions", {})}
-    return ", ".join(f"{name} {version}" for name, version in found.items() if version)
-
-
-def _evaluator(metrics: dict[str, Any] | None) -> str:
-    if metrics is None:
-        return ""
-    return f"evaluation.backend={metrics['backend']} evaluation.max_dets={metrics['max_dets']}"
-
-
-def _evaluated_on(scored: Scored | None, start: dict[str, Any]) -> str:
-    if scored is None:
-        return _short(start.get("val_data"))
-    return f"{scored.data.path}, {_short(scored.data.fingerprint)}"
-
-
-def _short(fingerprint: Sequence[str] | None) -> str:
-    return "" if not fingerprint else f"fingerprint {fingerprint[:SHORT]}"
-
-
-def metrics_of(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """What eval/metrics.json holds, from the evaluation itself."""
-    return None if evaluation is None else metrics_dict(evaluation)
