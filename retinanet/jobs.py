@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from retinanet import build, distributed
+from retinanet.analysis.thresholds import find_thresholds
 from retinanet.checks import check_settings
 from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData
@@ -103,7 +104,9 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
         **build.build_validation(recorded, settings.evaluation, device),
     )
     if distributed.is_main():
-        tell(evaluation, found, cap=recorded.postprocess.detections, classes=True)
+        thresholds = evaluation and find_thresholds(data, found, evaluation.max_dets[-1])
+        cap = recorded.postprocess.detections
+        tell(evaluation, found, cap=cap, classes=True, thresholds=thresholds)
         publish(
             folder,
             data,
@@ -112,6 +115,7 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
             num_drawn=settings.log_images,
             about={"checkpoint": str(checkpoint), "step": state["step"]},
             record=record_of(folder, state, settings, recorded, overrides, device),
+            thresholds=thresholds,
         )
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
         logger.info("report     %s", folder / "eval" / "report.html")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from retinanet import build, distributed
+from retinanet.analysis.thresholds import find_thresholds
 from retinanet.config import TrainConfig
 from retinanet.devices import choose_precision
 from retinanet.evaluation.coco import Evaluation
@@ -72,6 +73,7 @@ class TrainingRun:
         every = settings.evaluation.every_epochs * self.stream.steps_per_epoch
         self.evaluate_every = max(1, round(every))
         self.standing = Standing()
+        self.thresholds: dict[str, Any] | None = None  # of the last evaluation
         self.bad_steps = BadSteps(settings.max_bad_steps, self.train_data)
         self.stored_schedule = dataclasses.asdict(settings.schedule)  # of the checkpoint
         self.init_lines: list[str] = []
@@ -298,6 +300,8 @@ class TrainingRun:
         """Row, pictures and files of an evaluation; ``eval/`` always describes best.pt."""
         step = self.trainer.step
         epoch = self.progress.epoch(step)
+        thresholds = find_thresholds(self.val_data, found, evaluation.max_dets[-1])
+        self.thresholds = thresholds.plain()
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
         logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
         tell(
@@ -305,6 +309,7 @@ class TrainingRun:
             found,
             cap=self.settings.postprocess.detections,
             classes=self._finished(),
+            thresholds=thresholds,
         )
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
@@ -317,6 +322,7 @@ class TrainingRun:
                 num_drawn=self.settings.log_images,
                 about={"checkpoint": str(self.directory.best), "step": step},
                 record=read_record(self.directory.root, str(self.directory.best), step),
+                thresholds=thresholds,
             )
             if sheet is not None:
                 self.log.image(step, "predictions", sheet)
@@ -333,6 +339,7 @@ class TrainingRun:
             "settings": self.plain,
             "classes": {"names": list(data.category_names), "ids": list(data.category_ids)},
             "best": self.standing.best,
+            "thresholds": self.thresholds,
             "train_data": data.fingerprint,
             "val_data": self.val_data.fingerprint,
         }
@@ -386,4 +393,5 @@ class TrainingRun:
         self.standing = Standing.of(stored)
         self.bad_steps.count = stored.get("bad_steps", 0)  # older checkpoints have none
         self.grad_norms = stored.get("grad_norms", [])
+        self.thresholds = stored.get("thresholds")
         self.stored_schedule = stored["settings"]["schedule"]

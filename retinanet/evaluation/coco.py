@@ -73,7 +73,7 @@ def evaluate(
     if not data.annotated:
         raise ValueError(f"{data.path} has no annotations; its detections cannot be scored.")
     image_ids = np.unique(np.asarray(image_ids, dtype=np.int64))
-    rows = _rows_of(data, image_ids)
+    rows = rows_of(data, image_ids)
     assert np.isin(detections.image_ids, image_ids).all(), "detections of an image not evaluated"
     assert np.isfinite(detections.scores).all(), "scores must be finite"
     run = _run_arrays if backend == "arrays" else _run_pycocotools
@@ -93,7 +93,7 @@ def evaluate(
     )
 
 
-def _rows_of(data: CocoData, image_ids: np.ndarray) -> np.ndarray:
+def rows_of(data: CocoData, image_ids: np.ndarray) -> np.ndarray:
     """Annotations of some images, in the order of the file within an image."""
     unknown = np.setdiff1d(image_ids, data.image_ids)
     if len(unknown):
@@ -147,6 +147,26 @@ def _run_arrays(
     max_dets: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision (T, R, K, S) with the last of ``max_dets``, recall (T, K, S, 3); -1: undefined."""
+    truth, crowd, found = as_objects(data, detections, image_ids, rows)[1:]
+    K = len(data.category_ids)
+    return precision_recall(truth, crowd, found, detections.scores, K, max_dets)
+
+
+def as_objects(
+    data: CocoData, detections: DetectionArrays, image_ids: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, Objects, np.ndarray, Objects]:
+    """Ground truth and detections as the evaluator takes them.
+
+    Args:
+        data: the ground truth.
+        detections: of some of the images.
+        image_ids: of the images that were looked at, increasing.
+        rows: their annotations; see :func:`rows_of`.
+
+    Returns:
+        The rows by image, then of these G annotations the objects and (G,) whether they are
+        crowds, and the detections.
+    """
     image = np.searchsorted(image_ids, data.image_ids.repeat(np.diff(data.first))[rows])
     order = np.argsort(image, kind="stable")
     rows = rows[order]
@@ -157,8 +177,7 @@ def _run_arrays(
         detections.boxes,
         detections.boxes[:, 2] * detections.boxes[:, 3],
     )
-    K = len(data.category_ids)
-    return precision_recall(truth, data.crowd[rows], found, detections.scores, K, max_dets)
+    return rows, truth, data.crowd[rows], found
 
 
 def _run_pycocotools(

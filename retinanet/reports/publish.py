@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from retinanet.analysis.thresholds import Thresholds
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
@@ -32,6 +33,7 @@ def publish(
     num_drawn: int,
     about: dict[str, Any],
     record: Record,
+    thresholds: Thresholds | None = None,
 ) -> np.ndarray | None:
     """Write ``eval/`` and ``plots/`` of a run or another folder.
 
@@ -43,11 +45,12 @@ def publish(
         num_drawn: images drawn, 0 for none.
         about: entries for metrics.json, such as the checkpoint's step.
         record: of the run, for report.html.
+        thresholds: where F1 is largest.
 
     Returns:
         A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
     """
-    write_report(root / "eval", data, found, evaluation, about)
+    write_report(root / "eval", data, found, evaluation, about, thresholds)
     if evaluation is not None:
         plot_pr(evaluation, root / "plots" / "pr_curves.png")
     scored = Scored(data, found, evaluation, num_drawn)
@@ -55,7 +58,14 @@ def publish(
     return draw_predictions(data, found, root / "plots", num_drawn)
 
 
-def tell(evaluation: Evaluation | None, found: DetectionArrays, *, cap: int, classes: bool) -> None:
+def tell(
+    evaluation: Evaluation | None,
+    found: DetectionArrays,
+    *,
+    cap: int,
+    classes: bool,
+    thresholds: Thresholds | None = None,
+) -> None:
     """Say on the console and in the log what an evaluation found.
 
     Args:
@@ -63,13 +73,14 @@ def tell(evaluation: Evaluation | None, found: DetectionArrays, *, cap: int, cla
         found: the detections.
         cap: ``postprocess.detections`` of the model.
         classes: the table of classes too.
+        thresholds: where F1 is largest.
     """
     if evaluation is None:
         logger.info("%d detections; the data has no annotations to score them by", len(found))
     elif classes:
-        logger.info("\n%s\n", table(evaluation, SHOWN_CLASSES))
+        logger.info("\n%s\n", table(evaluation, SHOWN_CLASSES, thresholds))
     else:
-        logger.info("\n%s\n", summary(evaluation))
+        logger.info("\n%s\n", summary(evaluation, thresholds))
     warning = caps_warning(evaluation, found, cap)
     if warning is not None:
         logger.warning("warning    %s", warning)
