@@ -19,6 +19,7 @@ from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
+from retinanet.explain import explain
 from retinanet.interrupts import Signals
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
@@ -101,7 +102,18 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
         **build.build_validation(recorded, settings.evaluation, device),
     )
     if distributed.is_main():
-        tell(evaluation, found, cap=recorded.postprocess.detections, classes=True)
+        diagnosis = explain(
+            data,
+            found,
+            evaluation,
+            recorded,
+            state["settings"],
+            step=state["step"],
+            metrics=checkpoint.parent.parent / "metrics.jsonl",
+            train_ids=state["classes"]["ids"],
+        )
+        cap = recorded.postprocess.detections
+        tell(evaluation, found, cap=cap, classes=True, diagnosis=diagnosis)
         publish(
             folder,
             data,
@@ -109,6 +121,7 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
             found,
             num_drawn=settings.log_images,
             about={"checkpoint": str(checkpoint), "step": state["step"]},
+            diagnosis=diagnosis,
         )
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
 

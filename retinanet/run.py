@@ -17,6 +17,7 @@ from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
+from retinanet.explain import explain
 from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
 from retinanet.reports.plots import plot_curves
@@ -298,11 +299,22 @@ class TrainingRun:
         epoch = self.progress.epoch(step)
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
         logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
+        diagnosis = explain(
+            self.val_data,
+            found,
+            evaluation,
+            self.settings,
+            self.plain,
+            step=step,
+            metrics=self.directory.metrics,
+            train_ids=self.train_data.category_ids,
+        )
         tell(
             evaluation,
             found,
             cap=self.settings.postprocess.detections,
             classes=self._finished(),
+            diagnosis=diagnosis,
         )
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
@@ -314,6 +326,7 @@ class TrainingRun:
                 found,
                 num_drawn=self.settings.log_images,
                 about={"checkpoint": str(self.directory.best), "step": step},
+                diagnosis=diagnosis,
             )
             if sheet is not None:
                 self.log.image(step, "predictions", sheet)

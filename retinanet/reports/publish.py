@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from retinanet.analysis.diagnosis import Diagnosis, describe
+from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
@@ -29,6 +32,7 @@ def publish(
     *,
     num_drawn: int,
     about: dict[str, Any],
+    diagnosis: Diagnosis | None = None,
 ) -> np.ndarray | None:
     """Write ``eval/`` and ``plots/`` of a run or another folder.
 
@@ -39,17 +43,34 @@ def publish(
         found: the detections.
         num_drawn: images drawn, 0 for none.
         about: entries for metrics.json, such as the checkpoint's step.
+        diagnosis: goes to ``eval/diagnosis.json``; without one there is no such file.
 
     Returns:
         A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
     """
     write_report(root / "eval", data, found, evaluation, about)
+    _write_diagnosis(root / "eval" / "diagnosis.json", diagnosis)
     if evaluation is not None:
         plot_pr(evaluation, root / "plots" / "pr_curves.png")
     return draw_predictions(data, found, root / "plots", num_drawn)
 
 
-def tell(evaluation: Evaluation | None, found: DetectionArrays, *, cap: int, classes: bool) -> None:
+def _write_diagnosis(file: Path, diagnosis: Diagnosis | None) -> None:
+    """Write it, or remove that of an evaluation before."""
+    if diagnosis is None:
+        file.unlink(missing_ok=True)
+    else:
+        write_whole(file, json.dumps(diagnosis.as_dict(), indent=2) + "\n")
+
+
+def tell(
+    evaluation: Evaluation | None,
+    found: DetectionArrays,
+    *,
+    cap: int,
+    classes: bool,
+    diagnosis: Diagnosis | None = None,
+) -> None:
     """Say on the console and in the log what an evaluation found.
 
     Args:
@@ -57,6 +78,7 @@ def tell(evaluation: Evaluation | None, found: DetectionArrays, *, cap: int, cla
         found: the detections.
         cap: ``postprocess.detections`` of the model.
         classes: the table of classes too.
+        diagnosis: why AP is low.
     """
     if evaluation is None:
         logger.info("%d detections; the data has no annotations to score them by", len(found))
@@ -67,3 +89,6 @@ def tell(evaluation: Evaluation | None, found: DetectionArrays, *, cap: int, cla
     warning = caps_warning(evaluation, found, cap)
     if warning is not None:
         logger.warning("warning    %s", warning)
+    if diagnosis is not None:
+        for line in describe(diagnosis):
+            logger.info("%s", line)
