@@ -20,6 +20,7 @@ from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
+from retinanet.explain import explain
 from retinanet.interrupts import Signals
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
@@ -105,8 +106,24 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
     )
     if distributed.is_main():
         thresholds = evaluation and find_thresholds(data, found, evaluation.max_dets[-1])
-        cap = recorded.postprocess.detections
-        tell(evaluation, found, cap=cap, classes=True, thresholds=thresholds)
+        diagnosis = explain(
+            data,
+            found,
+            evaluation,
+            recorded,
+            state["settings"],
+            step=state["step"],
+            metrics=checkpoint.parent.parent / "metrics.jsonl",
+            train_ids=state["classes"]["ids"],
+        )
+        tell(
+            evaluation,
+            found,
+            cap=recorded.postprocess.detections,
+            classes=True,
+            thresholds=thresholds,
+            diagnosis=diagnosis,
+        )
         publish(
             folder,
             data,
@@ -116,6 +133,7 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
             about={"checkpoint": str(checkpoint), "step": state["step"]},
             record=record_of(folder, state, settings, recorded, overrides, device),
             thresholds=thresholds,
+            diagnosis=diagnosis,
         )
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
         logger.info("report     %s", folder / "eval" / "report.html")

@@ -18,6 +18,7 @@ from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
+from retinanet.explain import explain
 from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
 from retinanet.reports.plots import plot_curves
@@ -304,12 +305,23 @@ class TrainingRun:
         self.thresholds = thresholds.plain()
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
         logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
+        diagnosis = explain(
+            self.val_data,
+            found,
+            evaluation,
+            self.settings,
+            self.plain,
+            step=step,
+            metrics=self.directory.metrics,
+            train_ids=self.train_data.category_ids,
+        )
         tell(
             evaluation,
             found,
             cap=self.settings.postprocess.detections,
             classes=self._finished(),
             thresholds=thresholds,
+            diagnosis=diagnosis,
         )
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
@@ -323,6 +335,7 @@ class TrainingRun:
                 about={"checkpoint": str(self.directory.best), "step": step},
                 record=read_record(self.directory.root, str(self.directory.best), step),
                 thresholds=thresholds,
+                diagnosis=diagnosis,
             )
             if sheet is not None:
                 self.log.image(step, "predictions", sheet)
