@@ -14,7 +14,7 @@ from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.reports.gallery import Box, Exhibit, Image, View
 from retinanet.reports.page import Legend, Series
-from retinanet.reports.pictures import Panel, choose_images, class_color, panels_of
+from retinanet.reports.pictures import Panel, choose_images, class_color, panels_of, read_pixels
 
 # Images in a page, at most; with MOST_BYTES each, base64 makes 3.2 MB of twenty.
 MOST_IMAGES = 12
@@ -52,15 +52,27 @@ def color_of(label: int) -> str:
 
 
 def _exhibit(data: CocoData, index: int, panels: Sequence[Panel]) -> Exhibit:
-    height, width = panels[0].size
-    image = Image(f"image-{index}", embed(panels[0].image), width, height)
+    image = image_of(data, index, panels[0].image)
     return Exhibit(image, data.file_name(index), [_view(data, panel) for panel in panels])
+
+
+def image_of(data: CocoData, index: int, pixels: np.ndarray | None = None) -> Image:
+    """An image of the data for a page; gray where the file is unreadable.
+
+    Args:
+        data: the images.
+        index: of one.
+        pixels: of it, (h, w, 3) uint8; None: they are read.
+    """
+    height, width = data.sizes[index].tolist()
+    pixels = read_pixels(data, index) if pixels is None else pixels
+    return Image(f"image-{index}", embed(pixels), width, height)
 
 
 def _view(data: CocoData, panel: Panel) -> View:
     title = panel.title.rpartition("ground truth")
     boxes = [
-        Box(*map(float, box), color_of(int(label)), caption, dashed=bool(crowd))
+        Box(*map(float, box), color_of(int(label)), caption, "dashed" if crowd else "")
         for box, label, caption, crowd in zip(
             panel.boxes, panel.labels, panel.captions, panel.crowd, strict=True
         )

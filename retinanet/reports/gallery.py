@@ -39,7 +39,7 @@ class Box(NamedTuple):
     height: float
     color: str
     caption: str
-    dashed: bool = False
+    style: str = ""  # "dashed", "pale" or as usual
 
 
 class View(NamedTuple):
@@ -89,7 +89,7 @@ def _boxes(boxes: Sequence[Box], image: Image) -> str:
     size = max(image.width, image.height) / CAPTIONS_PER_SIDE
     shapes = "".join(
         f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
-        f'stroke="{box.color}"{attribute("class", "dashed" if box.dashed else "")}>'
+        f'stroke="{box.color}"{attribute("class", box.style)}>'
         f"<title>{escape(box.caption)}</title></rect>"
         for box in boxes
     )
@@ -97,9 +97,9 @@ def _boxes(boxes: Sequence[Box], image: Image) -> str:
         f'<text x="{max(box.x, 0) + 0.15 * size:.1f}" y="{_baseline(box, size):.1f}" '
         f'stroke="{box.color}">{escape(box.caption)}</text>'
         for box in boxes
-        if box.caption
+        if box.caption and box.style != "pale"
     )
-    crowded = " crowded" if len(boxes) > FEW_BOXES else ""
+    crowded = " crowded" if sum(box.style != "pale" for box in boxes) > FEW_BOXES else ""
     return f'{shapes}<g font-size="{size:.2f}"><g class="captions{crowded}">{texts}</g></g>'
 
 

@@ -104,7 +104,7 @@ def panels_of(
         index: of the image in ``data``.
         min_score: weaker predictions are left out.
     """
-    image, size = _read(data, index), tuple(data.sizes[index].tolist())
+    image, size = read_pixels(data, index), tuple(data.sizes[index].tolist())
     rows = slice(*data.first[index : index + 2])
     labels, crowd = data.labels[rows], data.crowd[rows]
     names = [plain_text(name, 22) for name in data.category_names]
@@ -206,7 +206,7 @@ def class_color(label: int) -> str | tuple[float, float, float]:
     return colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.75)
 
 
-def _read(data: CocoData, index: int) -> np.ndarray:
+def read_pixels(data: CocoData, index: int) -> np.ndarray:
     """(h, w, 3) pixels, of large files every n-th; gray where the file is unreadable."""
     try:
         image = read_image(data.image_path(index)).permute(1, 2, 0).numpy()

@@ -8,18 +8,27 @@ from typing import Any
 
 import numpy as np
 
+from retinanet.analysis.thresholds import find_thresholds
 from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData, images_of
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.precision import AREAS
 from retinanet.reports.curves import curve_section, precision_section
+from retinanet.reports.error_sections import (
+    Mistakes,
+    confusion_section,
+    error_section,
+    find_mistakes,
+    suspect_section,
+    worst_section,
+)
 from retinanet.reports.exhibits import color_of, exhibits_of
-from retinanet.reports.gallery import Gallery, Image
+from retinanet.reports.gallery import Exhibit, Gallery
 from retinanet.reports.page import Block, Notice, Page, Prose, Section, Tile, Tiles
 from retinanet.reports.run_record import Record, read_json
 from retinanet.reports.sortable import Colored, Column, Table
-from retinanet.reports.tables import caps_warning
+from retinanet.reports.tables import caps_warning, metrics_dict
 from retinanet.reports.what_ran import announced_section, what_ran_section
 
 FILE = "report.html"
@@ -64,10 +73,18 @@ def write_run_report(
     """
     annotated = scored is None or scored.evaluation is not None
     metrics = read_json(folder / "metrics.json") if annotated else None
+    if metrics is not None and "F1" not in metrics and scored is not None:  # an older run
+        metrics |= _with_thresholds(scored)
     diagnosis = read_json(folder / "diagnosis.json") if annotated else None
     path = folder / FILE if output is None else output
     write_whole(path, run_page(record, metrics, scored, diagnosis).html())
     return path
+
+
+def _with_thresholds(scored: Scored) -> dict[str, Any]:
+    """The numbers of an evaluation with the scores to cut at."""
+    thresholds = find_thresholds(scored.data, scored.found, scored.evaluation.max_dets[-1])
+    return metrics_dict(scored.evaluation, thresholds)
 
 
 def run_page(
@@ -84,7 +101,10 @@ def run_page(
         scored: see :func:`write_run_report`.
         diagnosis: what diagnosis.json holds; None where AP is not near zero.
     """
-    exhibits, images = _exhibits(scored)
+    pictures, exhibits = _pictures(scored)
+    mistakes = _mistakes(scored)
+    num_drawn = scored.num_drawn if scored is not None else 0
+    worst, worst_exhibits = worst_section(mistakes, num_drawn) if mistakes else (None, [])
     warnings = _warnings(record, scored)
     sections = [
         curve_section(record),
@@ -92,17 +112,21 @@ def run_page(
         _classes(metrics),
         _cut(metrics),
         _sizes(metrics, scored),
-        exhibits,
+        *([error_section(mistakes), confusion_section(mistakes)] if mistakes else []),
+        pictures,
+        worst,
+        suspect_section(mistakes) if mistakes else None,
         announced_section(record),
         what_ran_section(record, metrics, scored and scored.data),
     ]
+    shown = [*exhibits, *worst_exhibits]
     return Page(
         title=record.title,
         kind=f"RetinaNet \u00b7 {record.kind}",
         lead=_lead(record, metrics, scored),
         top=[*_diagnosis(diagnosis), *([] if metrics is None else [headline(metrics)]), *warnings],
         sections=[section for section in sections if section is not None],
-        images=images,
+        images=list({exhibit.image.name: exhibit.image for exhibit in shown}.values()),
     )
 
 
@@ -190,7 +214,7 @@ def _classes(metrics: dict[str, Any] | None) -> Section | None:
     columns = [
         Column("class"),
         Column("objects", meaning="in the images evaluated, crowds left out"),
-        Column("AP", 3, bar=True),
+        Column("AP", 3, bar=1.0),
         Column("AP50", 3),
         Column("AP75", 3),
         Column(_recall_name("AR100", metrics), 3),
@@ -255,13 +279,13 @@ def _sizes(metrics: dict[str, Any] | None, scored: Scored | None) -> Section | N
         [name, count, metrics[f"AP{key}"], metrics[f"AR{key}"]]
         for (key, name), count in zip(names.items(), counts, strict=True)
     ]
-    columns = [Column("area in the file"), Column("objects"), Column("AP", 3, True)]
+    columns = [Column("area in the file"), Column("objects"), Column("AP", 3, bar=1.0)]
     return Section(
         "Sizes",
         "The same numbers for small, medium and large objects, in pixels of the image files. Small "
         "objects are the hardest for every detector: larger images (data.min_size) or smaller "
         "anchors (anchors=small) help them.",
-        [Table([*columns, Column("AR", 3, True)], rows, what="sizes")],
+        [Table([*columns, Column("AR", 3, bar=1.0)], rows, what="sizes")],
     )
 
 
@@ -273,8 +297,14 @@ def _size_counts(scored: Scored) -> list[int]:
     return [int(((area >= low) & (area <= high)).sum()) for low, high in AREAS[1:]]
 
 
-def _exhibits(scored: Scored | None) -> tuple[Section | None, list[Image]]:
-    """Predictions beside ground truth, and the pixels of the images."""
+def _mistakes(scored: Scored | None) -> Mistakes | None:
+    if scored is None or scored.evaluation is None:
+        return None
+    return find_mistakes(scored.data, scored.found, scored.evaluation)
+
+
+def _pictures(scored: Scored | None) -> tuple[Section | None, list[Exhibit]]:
+    """Predictions beside ground truth."""
     if scored is None or not scored.num_drawn:
         return None, []
     exhibits, legend = exhibits_of(scored.data, scored.found, scored.num_drawn)
@@ -285,4 +315,4 @@ def _exhibits(scored: Scored | None) -> tuple[Section | None, list[Image]]:
         "keys lead to the others, and the pointer on a box names it.",
         [legend, Gallery(exhibits)],
     )
-    return (section if exhibits else None), [exhibit.image for exhibit in exhibits]
+    return (section if exhibits else None), exhibits

@@ -17,7 +17,7 @@ class Column(NamedTuple):
 
     title: str
     digits: int | None = None  # after the point; None: text and whole numbers as they are
-    bar: bool = False  # a bar behind fractions
+    bar: float | None = None  # the number that a full bar beside it stands for; None: no bar
     meaning: str = ""  # seen when the pointer rests on the title
 
 
@@ -86,8 +86,9 @@ def _cell(column: Column, cell: Cell, *, first: bool) -> str:
     shown = number(cell, column.digits)
     if shown == NOT_DEFINED:
         return f'<td class="number none">{shown}</td>'
-    bar = _bar(cell) if column.bar else ""
-    return f'<td class="number" data-value="{cell!r}">{bar}{shown}</td>'
+    bar = _bar(cell / column.bar) if column.bar else ""
+    kind = "number barred" if bar else "number"
+    return f'<td class="{kind}" data-value="{cell!r}">{bar}{shown}</td>'
 
 
 def _bar(fraction: float) -> str:

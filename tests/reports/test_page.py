@@ -116,7 +116,9 @@ def page(*blocks, images=(), text="text") -> str:
 
 def everything(text: str) -> str:
     image = Image("image-1", PIXEL, 640, 480)
-    views = [View(text, [Box(0, 0, 10, 10, "#1f6fb4", text), Box(9, 90, 5, 5, "#fff", text, True)])]
+    views = [
+        View(text, [Box(0, 0, 10, 10, "#1f6fb4", text), Box(9, 90, 5, 5, "#fff", text, "dashed")])
+    ]
     blocks = [
         Prose([text]),
         Facts([(text, text)]),
@@ -124,7 +126,7 @@ def everything(text: str) -> str:
         Code(text),
         Folded(text, [Prose([text])]),
         Table(
-            [Column(text, meaning=text), Column("AP", 3, True)], [[text, 0.1], [text, None]], text
+            [Column(text, meaning=text), Column("AP", 3, 1.0)], [[text, 0.1], [text, None]], text
         ),
         Table([Column("class")], [[Colored(f"{n} {text}", "#000")] for n in range(30)], text),
         Table([Column(text), Column("AP", 3)], []),
@@ -176,7 +178,7 @@ def test_the_same_content_makes_the_same_bytes():
 
 
 def test_numbers_are_aligned_sorted_and_shown_as_readers_expect():
-    columns = [Column("class"), Column("objects"), Column("AP", 3, bar=True)]
+    columns = [Column("class"), Column("objects"), Column("AP", 3, bar=1.0)]
     text = Table(columns, [["cat", 1234, 0.70449], ["dog", 0, None]], sorted_by="AP").html()
     assert '<td class="number" data-value="1234">1,234</td>' in text
     assert '<td class="number" data-value="0.70449">' in text

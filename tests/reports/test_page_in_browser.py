@@ -48,7 +48,7 @@ def page(**more) -> str:
     ]
     rows = [["cat 10", 3, 0.2], ["cat 9", 20, None], ["dog", 1000, 0.7], ["ant", 1, 0.05]]
     rows += [[f"zebra {n}", 0, None] for n in range(20)]
-    table = Table([Column("class"), Column("objects"), Column("AP", 3, bar=True)], rows, "classes")
+    table = Table([Column("class"), Column("objects"), Column("AP", 3, bar=1.0)], rows, "classes")
     figure = Figure("<b>", "<svg></svg>", [Series("<script>", "#1f6fb4")])
     return Page(
         title="<script>document.title = 'broken'</script>",
