@@ -13,7 +13,7 @@ REMEDIES = {
     "class": "the place is right and the class is not{pair}. See confusion.png; then ask whether "
     "the annotations keep these classes apart, and whether there are enough images of each",
     "localization": "the class is right and the box is not tight (IoU 0.1 to 0.5). See the worst "
-    "images; then train with larger images, for longer, or with loss.box_name=giou",
+    "images; then train with larger images, for longer, or with loss.box=giou",
     "both": "neither class nor place is right. See the worst images; more training usually helps "
     "before anything else",
     "duplicate": "one object is found twice. Lower postprocess.nms_iou",

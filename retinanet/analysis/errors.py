@@ -79,19 +79,17 @@ def find_errors(matched: Matched, score: float) -> Errors:
     AP50 = mean_ap(_as_found(matched))
     curves = [_mended(matched, kind, target, missed, number) for number in range(len(KINDS))]
     above = matched.scores >= score
+    counts = [(int((kind == n).sum()), int((above & (kind == n)).sum())) for n in range(MISSED)]
+    counts.append((int(missed.sum()), int(missed_at_score.sum())))
     kinds = [
-        ErrorKind(
-            name, int((kind == n).sum()), int((above & (kind == n)).sum()), _gain(AP50, curve)
-        )
-        for n, (name, curve) in enumerate(zip(KINDS[:MISSED], curves, strict=False))
+        ErrorKind(name, *count, _gain(AP50, curve))
+        for name, count, curve in zip(KINDS, counts, curves, strict=True)
     ]
-    counts = int(missed.sum()), int(missed_at_score.sum())
-    kinds.append(ErrorKind(KINDS[MISSED], *counts, _gain(AP50, curves[MISSED])))
     return Errors(
         AP50=AP50,
         score=score,
         kinds=tuple(kinds),
-        false_positives=_false_positives(matched, above, AP50),
+        false_positives=_false_positives(matched, score, AP50),
         false_negatives=_false_negatives(matched, score, AP50),
         kind=kind,
         target=target,
@@ -189,30 +187,34 @@ def _mended(
     return Curve(label[keep], matched.scores[keep], right[keep], num_objects)
 
 
-def _false_positives(matched: Matched, above: np.ndarray, AP50: float | None) -> ErrorKind:
+def _false_positives(matched: Matched, score: float, before: float | None) -> ErrorKind:
     """All wrong detections: mended by taking them away."""
     curve, wrong = _as_found(matched), matched.wrong
     kept = Curve(*(column[curve.right] for column in curve[:3]), curve.num_objects)
-    counts = int(wrong.sum()), int((wrong & above).sum())
-    return ErrorKind("false positives", *counts, _gain(AP50, kept))
+    counts = int(wrong.sum()), int((wrong & (matched.scores >= score)).sum())
+    return ErrorKind("false positives", *counts, _gain(before, kept))
 
 
-def _false_negatives(matched: Matched, score: float, AP50: float | None) -> ErrorKind:
+def _false_negatives(matched: Matched, score: float, before: float | None) -> ErrorKind:
     """All objects not found, also those nearly found: mended by not asking for them."""
     lost = matched.owner < 0
     num_lost = np.bincount(matched.truth.label[lost], minlength=matched.num_classes)
     curve = _as_found(matched)
     curve = curve._replace(num_objects=curve.num_objects - num_lost)
     counts = int(lost.sum()), int((~_found_at(matched, score)).sum())
-    return ErrorKind("false negatives", *counts, _gain(AP50, curve))
+    return ErrorKind("false negatives", *counts, _gain(before, curve))
 
 
-def _gain(AP50: float | None, curve: Curve) -> float | None:
-    """What mending adds. With no object left to ask for, AP50 is 1: nothing is wrong any more."""
-    if AP50 is None:
+def _gain(before: float | None, curve: Curve) -> float | None:
+    """What mending adds to AP50.
+
+    A class of which no object is left to ask for leaves the mean, as one without objects does.
+    When none is left of any class, nothing is wrong any more: AP50 is 1.
+    """
+    if before is None:
         return None
     mended = mean_ap(curve)
-    return (1.0 if mended is None else mended) - AP50
+    return (1.0 if mended is None else mended) - before
 
 
 def mean_ap(curve: Curve) -> float | None:
