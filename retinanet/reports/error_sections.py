@@ -56,7 +56,7 @@ def find_mistakes(data: CocoData, found: DetectionArrays, evaluation: Evaluation
     Args:
         data: the ground truth.
         found: what was found.
-        evaluation: of both.
+        evaluation: of both; there must be objects to find.
     """
     matched = match_detections(data, found, evaluation.max_dets[-1])
     score = thresholds_of(matched).overall.score or 0.0
@@ -66,11 +66,9 @@ def find_mistakes(data: CocoData, found: DetectionArrays, evaluation: Evaluation
     )
 
 
-def error_section(mistakes: Mistakes) -> Section | None:
-    """What each kind of error costs; None where there are no objects to find."""
+def error_section(mistakes: Mistakes) -> Section:
+    """What each kind of error costs."""
     errors = mistakes.errors
-    if errors.AP50 is None:
-        return None
     most = max(kind.cost for kind in errors.kinds)
     columns = [
         Column("error"),
@@ -97,11 +95,9 @@ def error_section(mistakes: Mistakes) -> Section | None:
     )
 
 
-def confusion_section(mistakes: Mistakes) -> Section | None:
-    """Which class is taken for which; None where there are no objects to find."""
+def confusion_section(mistakes: Mistakes) -> Section:
+    """Which class is taken for which."""
     confusion = mistakes.confusion
-    if not confusion.counts[:-1].any():
-        return None
     names = list(confusion.names)
     blocks = [
         HeatMap(
@@ -160,11 +156,10 @@ def _views(mistakes: Mistakes, image_id: int) -> list[View]:
     image = np.searchsorted(matched.image_ids, image_id)
     objects = np.flatnonzero(matched.truth.image == image)
     objects = objects[np.argsort(errors.missed_at_score[objects], kind="stable")]
-    lost = int(errors.missed_at_score[objects].sum())
-    words = ("found", "missed")
+    fates = np.where(errors.missed_at_score[objects], "missed", "found").tolist()
     there = [
-        _box(data, matched.truth.box[g], matched.truth.label[g], words[is_missed], is_missed)
-        for g, is_missed in zip(objects, errors.missed_at_score[objects], strict=True)
+        _box(data, matched.truth.box[g], matched.truth.label[g], what, what == "missed")
+        for g, what in zip(objects, fates, strict=True)
     ]
     shown = (matched.found.image == image) & (matched.scores >= errors.score) & ~matched.ignored
     found = np.flatnonzero(shown)
@@ -181,7 +176,7 @@ def _views(mistakes: Mistakes, image_id: int) -> list[View]:
         for d, bad in zip(found, wrong, strict=True)
     ]
     return [
-        View(f"Objects: {len(objects)}, missed: {lost}", there),
+        View(f"Objects: {len(objects)}, missed: {fates.count('missed')}", there),
         View(f"Detections: {len(found)}, wrong: {int(wrong.sum())}", seen),
     ]
 

@@ -298,7 +298,8 @@ def _size_counts(scored: Scored) -> list[int]:
 
 
 def _mistakes(scored: Scored | None) -> Mistakes | None:
-    if scored is None or scored.evaluation is None:
+    """None where there is no object to find, and so nothing to mistake."""
+    if scored is None or scored.evaluation is None or not scored.evaluation.num_gt:
         return None
     return find_mistakes(scored.data, scored.found, scored.evaluation)
 

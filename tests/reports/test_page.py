@@ -181,7 +181,7 @@ def test_numbers_are_aligned_sorted_and_shown_as_readers_expect():
     columns = [Column("class"), Column("objects"), Column("AP", 3, bar=1.0)]
     text = Table(columns, [["cat", 1234, 0.70449], ["dog", 0, None]], sorted_by="AP").html()
     assert '<td class="number" data-value="1234">1,234</td>' in text
-    assert '<td class="number" data-value="0.70449">' in text
+    assert '<td class="number barred" data-value="0.70449">' in text
     assert ">0.704</td>" in text
     assert '<td class="number none">n/a</td>' in text
     assert text.count('<th scope="col" class="number"') == 2

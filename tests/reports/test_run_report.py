@@ -90,7 +90,11 @@ def test_a_section_without_anything_to_show_is_not_there(scored):
         "Precision and recall",
         "Classes",
         "Sizes",
+        "Errors",
+        "Confusion",
         "Pictures",
+        "Worst images",
+        "Annotations to check",
         "What ran",
     ]
     bare = run_page(RECORD, None, None)
