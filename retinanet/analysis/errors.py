@@ -166,9 +166,9 @@ def _mended(
 ) -> Curve:
     """The detections after mending one kind of error.
 
-    A wrong class or place is put right where its object is still to be found, for the best of
-    the detections that are about it; the others, and those of the other kinds, are taken away.
-    Missed objects are no longer asked for.
+    A wrong class or place is put right where nothing finds its object, for one detection of each
+    object: the best of those with a wrong class or place, as in the paper's own program. All
+    others of the kind are taken away. Missed objects are no longer asked for.
     """
     truth, num_objects = matched.truth, matched.num_objects()
     if number == MISSED:
@@ -178,13 +178,20 @@ def _mended(
     mine = np.flatnonzero(kind == number)
     keep[mine] = False
     if number in (CLASS, LOCALIZATION):
-        free = mine[matched.owner[target[mine]] < 0]
-        free = free[np.argsort(-matched.scores[free], kind="stable")]
-        _, first = np.unique(target[free], return_index=True)
-        best = free[first]
+        best = _nearest(matched, kind, target)
+        best = best[kind[best] == number]
         keep[best] = right[best] = True
         label[best] = truth.label[target[best]]
     return Curve(label[keep], matched.scores[keep], right[keep], num_objects)
+
+
+def _nearest(matched: Matched, kind: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The best detection of wrong class or place for every object that nothing finds."""
+    near = np.flatnonzero((kind == CLASS) | (kind == LOCALIZATION))
+    free = near[matched.owner[target[near]] < 0]
+    free = free[np.argsort(-matched.scores[free], kind="stable")]
+    _, first = np.unique(target[free], return_index=True)
+    return free[first]
 
 
 def _false_positives(matched: Matched, score: float, before: float | None) -> ErrorKind:

@@ -111,23 +111,17 @@ def find_suspects(
     """
     sure = matched.scores >= errors.score
     unlabelled = sure & (errors.kind == BACKGROUND)
-    other = (
-        sure & (errors.kind == CLASS) & (errors.iou >= SURE_IOU) & _beats_its_class(matched, errors)
-    )
+    other = sure & (errors.kind == CLASS) & (errors.iou >= SURE_IOU)
+    other &= _beats_its_class(matched, errors)
     _, touched, _ = overlaps(matched, BACKGROUND_IOU)
     unseen = np.ones(len(matched.truth_row), dtype=bool)
     unseen[touched] = False
     unseen = np.flatnonzero(unseen)
     largest = unseen[np.argsort(-matched.truth.area[unseen], kind="stable")][:most]
+    chosen = [(UNLABELLED, d) for d in _by_score(matched, unlabelled, most)]
+    chosen += [(OTHER_CLASS, d) for d in _by_score(matched, other, most)]
     return (
-        *(
-            _detection(data, matched, errors, d, UNLABELLED)
-            for d in _by_score(matched, unlabelled, most)
-        ),
-        *(
-            _detection(data, matched, errors, d, OTHER_CLASS)
-            for d in _by_score(matched, other, most)
-        ),
+        *(_detection(data, matched, errors, d, reason) for reason, d in chosen),
         *(_object(data, matched, g) for g in largest),
     )
 
