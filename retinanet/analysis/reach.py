@@ -104,16 +104,15 @@ def _resized(
 
 def _best_ious(
     resized: Sequence[tuple[Tensor, tuple[int, int]]], generator: AnchorGenerator
-) -> Tensor:
+) -> np.ndarray:
     """(G,) IoU of every box with its best anchor."""
-    return torch.cat(
-        [
-            box_iou(part, generator(*padded)).amax(dim=1)
-            for boxes, padded in resized
-            for part in boxes.split(CHUNK)
-            if len(part)
-        ]
-    )
+    best = [
+        box_iou(part, generator(*padded)).amax(dim=1)
+        for boxes, padded in resized
+        for part in boxes.split(CHUNK)
+        if len(part)
+    ]
+    return torch.cat(best).numpy()
 
 
 def _with_sizes(generator: AnchorGenerator, sizes: Sequence[float]) -> AnchorGenerator:

@@ -120,7 +120,8 @@ def confusion_section(mistakes: Mistakes) -> Section:
         "Confusion",
         f"One row for the objects of each class: how they were found, among the detections with a "
         f"score of at least {confusion.score:.2f} that overlap by {confusion.iou:.2f} or more. The "
-        "darker, the larger the share of the row; a good detector is dark on the diagonal alone. "
+        "stronger the color, the larger the share of the row; a good detector has color on the "
+        "diagonal alone. "
         "The last row is what was found where nothing is annotated.",
         blocks,
     )

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import re
+import tomllib
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,6 +14,7 @@ from retinanet.reports.exhibits import MOST_BYTES, MOST_IMAGES, embed
 from retinanet.reports.gallery import Box, Exhibit, Gallery, Image, View
 from retinanet.reports.markup import escape, number
 from retinanet.reports.page import (
+    ASSETS,
     Code,
     Facts,
     Figure,
@@ -205,6 +207,12 @@ def test_a_number_has_its_digits(value, digits, shown):
 def test_text_can_be_read_back():
     for name in NAMES[:4]:
         assert html.unescape(escape(name)) == name
+
+
+def test_style_and_script_are_installed_with_the_package():
+    settings = tomllib.loads((ASSETS.parents[1] / "pyproject.toml").read_text())
+    files = settings["tool"]["setuptools"]["package-data"]["retinanet.reports"]
+    assert set(files) == {path.name for path in ASSETS.iterdir() if path.suffix in (".css", ".js")}
 
 
 def test_headings_have_different_names_to_link_to():

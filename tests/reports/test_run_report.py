@@ -244,11 +244,16 @@ def test_a_run_writes_its_report(finished):
         "Precision and recall",
         "Classes",
         "Sizes",
+        "Errors",
+        "Confusion",
         "Pictures",
+        "Worst images",
+        "Annotations to check",
         "Before the first step",
         "What ran",
     ]
-    assert document.count('<figure class="exhibit">') == 2
+    # Two of each gallery.
+    assert document.count('<figure class="exhibit">') == 4
     metrics = json.loads((finished / "run/eval/metrics.json").read_text())
     assert f"<strong>{metrics['AP']:.3f}</strong>" in document
     assert f"The checkpoint of step {metrics['step']}" in document
@@ -270,7 +275,7 @@ def test_a_report_is_rebuilt_from_the_files_of_the_run_to_the_same_bytes(finishe
 def test_another_file_and_number_of_pictures(finished, tmp_path, capsys):
     output = tmp_path / "made" / "a.html"
     assert report.main([str(finished / "run"), "--output", str(output), "--images", "1"]) == 0
-    assert output.read_text().count('<figure class="exhibit">') == 1
+    assert output.read_text().count('<figure class="exhibit">') == 2  # one of each gallery
     with pytest.raises(SystemExit):
         report.main([str(finished / "run"), "--images", "99"])
     assert "0 to 12" in capsys.readouterr().err
