@@ -21,7 +21,7 @@ SAMPLED_IMAGES = 40
 # Boxes whose overlaps with all anchors are held at once.
 CHUNK = 64
 # What is tried in the place of anchors.sizes: an octave or more up and down.
-FACTORS = (0.125, 0.25, 0.5, 2.0, 4.0)
+FACTORS = (0.0625, 0.125, 0.25, 0.5, 2.0, 4.0)
 # Share of the boxes without a good anchor from which on anchors explain a failure. A run in which
 # 29 % had none learned its images by heart, thanks to matching.low_quality.
 MANY = 0.5
@@ -104,16 +104,15 @@ def _resized(
 
 def _best_ious(
     resized: Sequence[tuple[Tensor, tuple[int, int]]], generator: AnchorGenerator
-) -> Tensor:
+) -> np.ndarray:
     """(G,) IoU of every box with its best anchor."""
-    return torch.cat(
-        [
-            box_iou(part, generator(*padded)).amax(dim=1)
-            for boxes, padded in resized
-            for part in boxes.split(CHUNK)
-            if len(part)
-        ]
-    )
+    best = [
+        box_iou(part, generator(*padded)).amax(dim=1)
+        for boxes, padded in resized
+        for part in boxes.split(CHUNK)
+        if len(part)
+    ]
+    return torch.cat(best).numpy()
 
 
 def _with_sizes(generator: AnchorGenerator, sizes: Sequence[float]) -> AnchorGenerator:
