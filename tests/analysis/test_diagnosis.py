@@ -22,12 +22,16 @@ from worlds import (
     scaled,
 )
 
+from retinanet import jobs
 from retinanet.analysis.causes import Network
 from retinanet.analysis.course import Course, causes_of, constant_loss, early
 from retinanet.analysis.diagnosis import MOST_LINES, WIDTH, describe, diagnose, suspicious
 from retinanet.analysis.naming import find_naming
 from retinanet.analysis.overlaps import only
+from retinanet.cli.main import composer
+from retinanet.data.coco import read_coco
 from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.detect import DetectionArrays
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.reports.publish import publish
 
@@ -379,6 +383,37 @@ def test_numbers_of_the_evidence_are_finite():
 
 
 @pytest.fixture(scope="module")
+def coco_results(real_data):
+    """Ground truth of 100 images of COCO, and the results that its authors made up: AP 0.505."""
+    root = real_data("cocoapi_fixture")
+    data = read_coco(root / "instances_val2014_100.json", root)
+    results = json.loads((root / "instances_val2014_fakebbox100_results.json").read_text())
+    results.sort(key=lambda row: (row["image_id"], -row["score"]))
+    label = {number: i for i, number in enumerate(data.category_ids)}
+    return data, DetectionArrays(
+        image_ids=np.array([row["image_id"] for row in results]),
+        boxes=np.array([row["bbox"] for row in results], dtype=float),
+        scores=np.array([row["score"] for row in results]),
+        labels=np.array([label[row["category_id"]] for row in results]),
+        evaluated=np.unique(data.image_ids),
+        num_capped=0,
+    )
+
+
+def test_faults_are_recognized_among_the_80_classes_of_coco(coco_results):
+    data, found = coco_results
+    assert diagnosed(data, found) is None
+    assert verdict(renamed(data, np.roll(np.arange(80), 1)), found) == "label map"
+    assert verdict(renamed(data, rng_of().permutation(80)), found) == "label map"
+    for spoil, name, words in BOX_FAULTS.values():
+        diagnosis = diagnosed(spoil(data), found)
+        assert diagnosis.verdict == name
+        assert words in diagnosis.causes[0].verdict
+    order = rng_of().permutation(len(data))
+    assert verdict(data, exchanged(data, found, order)) == "wrong images"
+
+
+@pytest.fixture(scope="module")
 def squares(tmp_path_factory):
     root = tmp_path_factory.mktemp("squares")
     small_runs.write_split(root, "train", range(1, 7))
@@ -425,3 +460,17 @@ def test_the_file_of_an_evaluation_before_does_not_stay(tmp_path):
             diagnosis=diagnose(spoiled, found, evaluation),
         )
         assert (tmp_path / "eval/diagnosis.json").exists() == stays
+
+
+@pytest.mark.parametrize("content", ["5\n", '{"step": "x", "loss/class": 1}\n', "{}\n", "[]", None])
+def test_rows_of_another_program_are_left_out(squares, tmp_path, content):
+    small_runs.train(squares, tmp_path / "run", "schedule.max_steps=1")
+    metrics = tmp_path / "run/metrics.jsonl"
+    metrics.unlink()
+    metrics.mkdir() if content is None else metrics.write_text(content)
+    checkpoint = tmp_path / "run/checkpoints/best.pt"
+    with composer("eval") as reader:
+        typed = [f"checkpoint={checkpoint}", "device=cpu", "log_images=0"]
+        jobs.evaluate(reader.command(typed).settings, typed)
+    written = json.loads((tmp_path / "run/eval/diagnosis.json").read_text())
+    assert written["verdict"] == "untrained"
