@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,6 @@ from retinanet.model.anchors import grid_sizes
 from retinanet.recorded import DetectorConfig
 from retinanet.training.directory import read_rows
 from retinanet.training.optim import scaled_lr
-
-# Groups of settings that a course is told from; checkpoints of other projects lack some.
-NEEDED = ("optim", "schedule", "loss", "model")
 
 
 def explain(
@@ -51,8 +49,11 @@ def explain(
         train_ids: category ids of the training data, by label; None: not known.
     """
     course = None
-    if step is not None and metrics is not None and all(plain.get(group) for group in NEEDED):
-        course = course_of(plain, settings, data, read_rows(metrics), step)
+    if step is not None and metrics is not None:
+        # Settings of another version, or rows of another program that lie where ours would: an
+        # evaluation must not fail because its diagnosis knows less.
+        with contextlib.suppress(KeyError, TypeError, ValueError, OSError):
+            course = course_of(plain, settings, data, read_rows(metrics), step)
     network = network_of(settings, plain, train_ids)
     return diagnose(data, found, evaluation, network=network, course=course)
 
@@ -96,7 +97,9 @@ def course_of(
     rows = [row for row in rows if "loss/class" in row and row["step"] <= step]
     if not rows and step > 1:
         return None
-    optim, schedule, loss, model = (plain[group] for group in NEEDED)
+    optim, schedule, loss, model = (
+        plain[group] for group in ("optim", "schedule", "loss", "model")
+    )
     return Course(
         rows=rows,
         step=step,

@@ -58,6 +58,7 @@ class Case:
     AP_any: float  # classes ignored
     AP50_any: float
     best: Rereading | None = None
+    best_rank: float | None = None  # of the own image, where only that shows that it is right
     naming: Naming | None = None
     AP_renamed: float | None = None
     pairing: Pairing | None = None
@@ -67,5 +68,8 @@ class Case:
 
     @property
     def rescued(self) -> bool:
-        """Whether another reading of the boxes brings the AP back."""
-        return self.best is not None and max(PROVEN_AP, PROVEN_FACTOR * self.AP_any) < self.best.AP
+        """Whether another reading of the boxes brings the AP back, or what there is of it."""
+        if self.best is None:
+            return False
+        by_score = max(PROVEN_AP, PROVEN_FACTOR * self.AP_any) < self.best.AP
+        return by_score or self.best_rank is not None

@@ -39,6 +39,13 @@ LATEST = 0.25
 FALLS = 0.01
 # Of a rate that is still rising.
 WARMING = 0.5
+# Within this factor of the loss of one score for all anchors it is that.
+SAME = 1.05
+# Above, an untrained network gives the background more than the objects can balance; the paper
+# has 0.01, and 0.1 still trains on the built-in set.
+HIGH_PRIOR = 0.1
+# Between, the paper's table 1b finds its best values, from 0.1 to 0.75, with room.
+SMALL_ALPHA, LARGE_ALPHA = 0.01, 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +178,14 @@ def _diverged(course: Course, loss: Trend | None, box: Trend | None) -> Cause | 
         exploded.append(f"{bad} steps were not finite")
     if not exploded and (peak <= high or _learned(course, loss)):
         return None
-    what = " and ".join(exploded) or f"the class loss stopped at {loss.latest:.3g}" * bool(loss)
+    if not exploded and loss is not None:
+        exploded.append(f"the class loss stopped at {loss.latest:.3g}")
+    what = " and ".join(exploded) or "no loss is recorded"
     unusual = f" (usual with {course.optimizer}: {low:g} to {high:g})" if peak > high else ""
     return Cause(
         "learning rate too high",
-        f"Training diverged: {what or 'no loss is recorded'}; the learning rate reached "
-        f"{peak:.3g}{unusual}.",
-        f"Lower optim.lr, to a tenth at first (the rate of a step is now {course.lr:g}), and start "
+        f"Training diverged: {what}; the learning rate reached {peak:.3g}{unusual}.",
+        f"Lower optim.lr to a tenth (it is {course.lr:g} after scaling to the batch), and start "
         f"anew with overwrite=true; schedule.warmup_steps={max(500, 2 * course.warmup_steps)} and "
         f"optim.max_grad_norm=10 help too.",
     )
@@ -208,19 +216,29 @@ def _unbalanced(course: Course) -> Cause | None:
             f"loss.alpha={course.alpha}.",
             "Set loss.alpha=0.25, the paper's with loss.gamma=2.",
         )
-    if start.ratio <= MAX_BACKGROUND_RATIO or _learned(course, trend(course.column("loss/class"))):
+    if _learned(course, trend(course.column("loss/class"))):
         return None
-    if course.prior < 0.1 and not isinstance(course.alpha, int | float):
-        return None
-    name = "prior" if course.prior >= 0.1 else "alpha"
+    if start.ratio <= MAX_BACKGROUND_RATIO or course.prior < HIGH_PRIOR:
+        return _extreme_alpha(course)
     prior = balancing_prior(course.alpha, course.gamma, **_counts(course))
-    remedy = "model.prior=0.01, the paper's" if name == "prior" else "loss.alpha=0.25 loss.gamma=2"
     return Cause(
-        name,
+        "prior",
         f"Background drowned the objects: at model.prior={course.prior:g}, "
         f"loss.alpha={course.alpha}, loss.gamma={course.gamma:g} it makes up "
         f"{start.background / start.total:.1%} of the first class loss, {start.total:.4g}.",
-        f"Set {remedy} (both sides weigh the same at model.prior={prior:.2g}), and start anew.",
+        f"Set model.prior=0.01, the paper's (at model.prior={prior:.2g} both sides weigh the "
+        f"same), and start anew.",
+    )
+
+
+def _extreme_alpha(course: Course) -> Cause | None:
+    if not isinstance(course.alpha, int | float) or SMALL_ALPHA <= course.alpha <= LARGE_ALPHA:
+        return None
+    return Cause(
+        "alpha",
+        f"loss.alpha={course.alpha:g} weighs objects with {course.alpha:g} and background with "
+        f"{1 - course.alpha:g}: the class loss cannot tell them apart.",
+        "Set loss.alpha=0.25 with loss.gamma=2, the paper's, and start anew.",
     )
 
 
@@ -266,9 +284,11 @@ def _warming(course: Course, stands: str, peak: float) -> Cause:
 def _same_everywhere(course: Course, loss: Trend | None) -> Cause | None:
     """A class loss that has come to rest where one score for all anchors has it."""
     constant = constant_loss(course)
-    if loss is None or constant is None or loss.falling or course.step < FEW_STEPS:
+    if loss is None or constant is None or loss.falling:
         return None
-    if not SAYS_THE_SAME * constant <= loss.latest < EXPLODED * constant or not loss.moved:
+    if course.step < course.warmup_steps + FEW_STEPS:
+        return None
+    if not SAYS_THE_SAME * constant <= loss.latest < SAME * constant:
         return None
     return Cause(
         "collapsed",
@@ -283,9 +303,10 @@ def _same_everywhere(course: Course, loss: Trend | None) -> Cause | None:
 def early(course: Course) -> Cause | None:
     """What to say of a training in which nothing is wrong but that it is short."""
     loss = trend(course.column("loss/class"))
-    if loss is None or not (loss.moved or course.step < FEW_STEPS):
+    begun = course.step >= course.warmup_steps + FEW_STEPS
+    if loss is None or (begun and not loss.moved):
         return None
-    if not loss.falling and course.step >= course.total_steps:
+    if begun and not loss.falling and course.step >= course.total_steps:
         return None
     falls = ", and still falls" if loss.falling else ""
     verdict = (

@@ -26,7 +26,7 @@ from retinanet.analysis.overlaps import (
     score,
     score_any,
 )
-from retinanet.analysis.pairing import find_pairing
+from retinanet.analysis.pairing import find_pairing, own_rank
 from retinanet.analysis.reach import find_reach
 from retinanet.analysis.rereading import VOTING_DETECTIONS, are_fractions, readings_of, reread
 from retinanet.analysis.verdicts import (
@@ -54,6 +54,10 @@ FAR_BELOW_RECALL = 0.25
 # Renaming must give this AP, and so many times that of the classes that it renames.
 RENAMED_AP = 0.02
 RENAMED_FACTOR = 1.15
+# The right reading of the boxes fits better than those of this share of other images, and by so
+# many standard deviations more than chance, where the boxes as they are fit by chance.
+RIGHT_RANK = 0.75
+RIGHT_DEVIATIONS = 5.0
 # Share of the boxes without a good anchor that explains a failure even while the loss falls.
 NEARLY_ALL = 0.9
 
@@ -150,25 +154,37 @@ def diagnose(
 def _proofs(case: Case, network: Network | None) -> list[Cause]:
     """Causes that give the AP back when they are undone."""
     if not len(case.found):
-        fractions = are_fractions(case.data, case.found)
-        return [fractions_cause(case)] if fractions else []
-    poor = case.AP < LOW or _is_poor(case.AP, case.evaluation.metrics["AR100"])
+        return [fractions_cause(case)] if are_fractions(case.data, case.found) else []
     causes = []
-    if poor:
-        readings = [reread(case.data, case.found, r) for r in readings_of(case.data, case.found)]
-        case.best = max(readings, key=lambda r: r.AP, default=None)
+    if case.AP < LOW or _is_poor(case.AP, case.evaluation.metrics["AR100"]):
+        _try_boxes(case)
         if case.rescued or are_fractions(case.data, case.found):
             causes.append(box_cause(case))
+        elif case.pairing is not None and case.pairing.exchanged:
+            causes.append(exchange_cause(case))
     read = case.best.data if case.rescued else case.data
     case.naming = find_naming(read, case.found)
     case.AP_renamed = score_renamed(read, case.found, case.naming)
     if _names_differ(case, read):
         causes.append(name_cause(case, network))
-    if poor and not causes:
-        case.pairing = find_pairing(case.data, case.found)
-        if case.pairing is not None and case.pairing.exchanged:
-            causes.append(exchange_cause(case))
     return causes
+
+
+def _try_boxes(case: Case) -> None:
+    """Read the boxes in other ways, and as those of other images."""
+    readings = [reread(case.data, case.found, r) for r in readings_of(case.data, case.found)]
+    case.best = max(readings, key=lambda r: r.AP, default=None)
+    if case.rescued:
+        return
+    case.pairing = find_pairing(case.data, case.found)
+    if case.pairing is None or not case.pairing.by_chance or case.pairing.exchanged:
+        return
+    # A network too weak for an AP still finds more in its own image than in others.
+    ranks = [own_rank(read.data, case.found) for read in readings]
+    least = max(RIGHT_RANK, 0.5 + RIGHT_DEVIATIONS * case.pairing.deviation)
+    if ranks and max(ranks) > least:
+        case.best_rank = max(ranks)
+        case.best = readings[int(np.argmax(ranks))]
 
 
 def _names_differ(case: Case, read: CocoData) -> bool:
@@ -188,8 +204,6 @@ def _measure(case: Case, network: Network | None) -> None:
         np.maximum.at(best_of_top, pairs.thing, pairs.iou * top[pairs.detection])
         things = counted_things(case.data, case.found)
         case.best_iou, case.top_iou = float(best[things].mean()), float(best_of_top[things].mean())
-        if case.pairing is None and not case.rescued:
-            case.pairing = find_pairing(case.data, case.found)
     if network is not None:
         case.reach = find_reach(
             case.data,
@@ -227,7 +241,8 @@ def _likely(
     if anchors and (sure or finished or early is None):
         causes.append(anchors)
     causes += [cause for cause in of_course if cause.name == "collapsed"]
-    causes += [cause for cause in [other_images_cause(case)] if cause]
+    if not causes and (finished or early is None):
+        causes += [cause for cause in [other_images_cause(case)] if cause]
     if not causes and course is None:
         causes += [cause for cause in [alike_cause(case, whole)] if cause]
     if early is not None and not causes:
@@ -251,14 +266,15 @@ def describe(diagnosis: Diagnosis) -> list[str]:
         diagnosis: from :func:`diagnose`.
 
     Returns:
-        At most ``MOST_LINES`` lines of at most ``WIDTH`` columns, unless a word is longer.
+        At most ``MOST_LINES`` lines of at most ``WIDTH`` columns, unless a word is longer. Of what
+        is only too early no evidence: diagnosis.json has it.
     """
     first, *others = diagnosis.causes
     lines = _wrapped("diagnosis", f"AP {diagnosis.AP:.4f}: {first.name}. {first.verdict}")
     lines += _wrapped("remedy", first.remedy)
     for cause in others[:2]:
         lines += _wrapped("or else", f"{cause.name}. {cause.verdict}")
-    for sentence in diagnosis.evidence:
+    for sentence in diagnosis.evidence if first.name != TOO_EARLY else ():
         more = _wrapped("evidence", sentence)
         if len(lines) + len(more) > MOST_LINES:
             break

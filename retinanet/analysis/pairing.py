@@ -20,6 +20,12 @@ LEAST_IMAGES = 10
 COMPARED_DETECTIONS = 20
 # Share of the images that must have found each other's annotations.
 LEAST_PARTNERS = 0.3
+# A network with an AP of 0.005 still fits its own image better than 70 to 90 % of the others.
+CHANCE = 0.65
+# AP of exchanged annotations from which on they belong there, and so many times that of luck: among
+# many images some boxes fit any detections.
+LEAST_AP = 0.1
+LUCKY = 2.0
 
 
 class Pairing(NamedTuple):
@@ -33,16 +39,21 @@ class Pairing(NamedTuple):
     examples: tuple[tuple[str, str], ...]  # file, file whose annotations fit it
 
     @property
+    def deviation(self) -> float:
+        """Standard deviation of ``own_rank`` by chance: the rank is uniform then."""
+        return 1 / np.sqrt(12 * self.num_images)
+
+    @property
     def by_chance(self) -> bool:
-        """Whether detections fit their own image no better than any other: within 3 deviations."""
-        # The rank of a random one is uniform in [0, 1], whose deviation is 1 / sqrt(12).
-        return self.own_rank < 0.5 + 3 / np.sqrt(12 * max(self.num_images, 1))
+        """Whether it is sure that detections fit their own image hardly better than any other."""
+        return self.own_rank + 2 * self.deviation < CHANCE
 
     @property
     def exchanged(self) -> bool:
         """Whether annotations fit when images exchange them, beyond what luck finds."""
         enough = self.partners >= max(LEAST_PARTNERS * self.num_images, 3)
-        return enough and self.by_chance and max(0.1, 2 * self.luck) < self.AP
+        unfit = self.own_rank < 0.5 + 3 * self.deviation
+        return enough and unfit and max(LEAST_AP, LUCKY * self.luck) < self.AP
 
 
 def find_pairing(data: CocoData, found: DetectionArrays) -> Pairing | None:
@@ -59,16 +70,12 @@ def find_pairing(data: CocoData, found: DetectionArrays) -> Pairing | None:
     if len(images) < LEAST_IMAGES:
         return None
     fit = _fits(data, found, images)
-    own = np.diag(fit)
-    others = ~np.eye(len(images), dtype=bool)
-    worse = (fit < own[:, None]) + 0.5 * (fit == own[:, None])
-    rank = float((worse * others).sum() / others.sum())
     partner = _partners(fit)
     mirrored = dataclasses.replace(found, boxes=_mirrored(data, found))
     luck = _partners(_fits(data, mirrored, images))
     return Pairing(
         len(images),
-        rank,
+        _own_rank(fit),
         int((partner >= 0).sum()),
         _score_exchanged(data, found, images, partner),
         _score_exchanged(data, mirrored, images, luck),
@@ -77,6 +84,17 @@ def find_pairing(data: CocoData, found: DetectionArrays) -> Pairing | None:
             for i in np.flatnonzero(partner >= 0)[:3]
         ),
     )
+
+
+def own_rank(data: CocoData, found: DetectionArrays) -> float:
+    """Mean share of other images whose boxes fit an image's detections worse than its own."""
+    return _own_rank(_fits(data, found, _comparable(data, found)))
+
+
+def _own_rank(fit: np.ndarray) -> float:
+    own = np.diag(fit)[:, None]
+    others = ~np.eye(len(fit), dtype=bool)
+    return float(((fit < own) + 0.5 * (fit == own))[others].mean())
 
 
 def _comparable(data: CocoData, found: DetectionArrays) -> np.ndarray:

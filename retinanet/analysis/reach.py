@@ -21,7 +21,7 @@ SAMPLED_IMAGES = 40
 # Boxes whose overlaps with all anchors are held at once.
 CHUNK = 64
 # What is tried in the place of anchors.sizes: an octave or more up and down.
-FACTORS = (0.125, 0.25, 0.5, 2.0, 4.0)
+FACTORS = (0.0625, 0.125, 0.25, 0.5, 2.0, 4.0)
 # Share of the boxes without a good anchor from which on anchors explain a failure. A run in which
 # 29 % had none learned its images by heart, thanks to matching.low_quality.
 MANY = 0.5

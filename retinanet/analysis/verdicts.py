@@ -40,11 +40,16 @@ def box_cause(case: Case) -> Cause:
     best = case.best
     name = {"other size": "box size"}.get(best.reading.name, "box format")
     name = "normalized boxes" if are_fractions(case.data, case.found) else name
+    if case.best_rank is None:
+        then = f"AP is {best.AP:.3f} and AP50 {best.AP50:.3f}"
+        now = f"classes ignored; now {case.AP_any:.3f} and {case.AP50_any:.3f}"
+    else:
+        then = f"they fit the detections better than those of {case.best_rank:.0%} of other images"
+        now = f"now {case.pairing.own_rank:.0%}; chance: 50%"
     return Cause(
         name,
         f"The boxes of {case.data.path} are not where the detections are, and fit when "
-        f"{best.reading.meant}: then AP is {best.AP:.3f} and AP50 {best.AP50:.3f} "
-        f"(classes ignored; now {case.AP_any:.3f} and {case.AP50_any:.3f}).",
+        f"{best.reading.meant}: then {then} ({now}).",
         f"{best.reading.remedy}.",
     )
 
@@ -122,12 +127,12 @@ def other_images_cause(case: Case) -> Cause | None:
     if pairing is None or not pairing.by_chance or _median_best(case.found) < SURE:
         return None
     return Cause(
-        "wrong images",
+        "misplaced boxes",
         f"The network is sure of what it finds, but that fits the boxes of its image no better "
         f"than those of any other image ({pairing.own_rank:.0%} of them fit worse; chance: 50%).",
-        f"Look at plots/predictions_1.png: file_name and image_id in {case.data.path} may belong "
-        f"to other images than the boxes; or these images show what the network was not trained "
-        f"on.",
+        f"Look at plots/predictions_1.png: in {case.data.path} file_name or image_id may belong to "
+        f"other images than the boxes, or the boxes be in a form that was not recognized; or "
+        f"these images show what the network was not trained on.",
     )
 
 
