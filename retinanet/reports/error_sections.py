@@ -72,13 +72,13 @@ def error_section(mistakes: Mistakes) -> Section:
     most = max(kind.cost for kind in errors.kinds)
     columns = [
         Column("error"),
-        Column("what it is"),
         Column("costs AP50", 3, most or 1.0, "what AP50 would gain without these errors"),
         Column(f"score \u2265 {errors.score:.2f}", meaning="errors among these detections"),
         Column("any score"),
+        Column("what it is"),
     ]
     rows = [
-        [kind.name, MEANINGS[kind.name], kind.cost, kind.count_at_score, kind.count]
+        [kind.name, kind.cost, kind.count_at_score, kind.count, MEANINGS[kind.name]]
         for kind in sorted(errors.kinds, key=lambda kind: -kind.cost)
     ]
     wrong, lost = errors.false_positives, errors.false_negatives
