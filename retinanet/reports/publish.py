@@ -55,6 +55,7 @@ def publish(
     Returns:
         A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
     """
+    about = {"annotations": str(data.path), "images": str(data.image_root)} | about
     write_report(root / "eval", data, found, evaluation, about, thresholds)
     _write_diagnosis(root / "eval" / "diagnosis.json", diagnosis)
     if evaluation is not None:
