@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from retinanet.analysis.results import read_results
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.coco import evaluate
-from retinanet.evaluation.detect import DetectionArrays
 from retinanet.reports.run_record import Record, read_json, read_record
 from retinanet.reports.run_report import Scored, write_run_report
 
@@ -92,10 +91,13 @@ def read_scored(
         raise ValueError(f"{data.path} is another file than the run was evaluated on.")
     # The first images of the file, as evaluation.max_images has it.
     evaluated = np.unique(data.image_ids[: metrics["num_images"]])
-    found = read_detections(root / "eval" / "detections.json", data, evaluated)
+    path = root / "eval" / "detections.json"
+    found = read_results(path, data)
+    if not np.isin(found.image_ids, evaluated).all():
+        raise ValueError(f"{path} has detections in images that were not evaluated.")
     cap = record.setting("postprocess", "detections")
     capped = int((np.unique(found.image_ids, return_counts=True)[1] == cap).sum())
-    found = dataclasses.replace(found, num_capped=capped)
+    found = dataclasses.replace(found, evaluated=evaluated, num_capped=capped)
     evaluation = evaluate(data, found, evaluated, max_dets=metrics["max_dets"])
     return Scored(data, found, evaluation, num_drawn)
 
@@ -109,36 +111,6 @@ def _read_data(record: Record) -> CocoData:
     if not (base / paths[0]).exists() and record.starts:  # relative to where the run was started
         base = Path(record.starts[-1].get("folder", ".")) / base
     return read_coco(base / paths[0], base / paths[1])
-
-
-def read_detections(path: Path, data: CocoData, evaluated: np.ndarray) -> DetectionArrays:
-    """Detections in COCO's results format, as arrays.
-
-    Args:
-        path: written by :func:`retinanet.reports.tables.write_report`.
-        data: whose categories and images they are of.
-        evaluated: ids of the images looked at.
-
-    Raises:
-        ValueError: not such a file, or of other data.
-        FileNotFoundError: no such file.
-    """
-    try:
-        rows = json.loads(path.read_text("utf-8"))
-        labels = {number: label for label, number in enumerate(data.category_ids)}
-        found = DetectionArrays(
-            image_ids=np.array([row["image_id"] for row in rows], dtype=np.int64),
-            boxes=np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4),
-            scores=np.array([row["score"] for row in rows], dtype=np.float64),
-            labels=np.array([labels[row["category_id"]] for row in rows], dtype=np.int64),
-            evaluated=evaluated,
-            num_capped=0,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold detections in this data: {error!r}.") from error
-    if not np.isin(found.image_ids, evaluated).all():
-        raise ValueError(f"{path} has detections in images that were not evaluated.")
-    return found
 
 
 def _metrics(root: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from retinanet import jobs
+from retinanet.cli.main import composer
 from retinanet.data.coco import read_coco
 from retinanet.evaluation.coco import evaluate
 from retinanet.reports.exhibits import MOST_IMAGES, color_of
@@ -329,4 +331,21 @@ def test_damaged_detections_leave_the_rest(finished, tmp_path, capsys, content):
     shutil.copytree(finished / "run", tmp_path / "run")
     (tmp_path / "run/eval/detections.json").write_text(content)
     assert report.main([str(tmp_path / "run")]) == 0
-    assert "does not hold detections" in capsys.readouterr().out
+    assert "left out   what needs the data" in capsys.readouterr().out
+
+
+def test_an_evaluation_elsewhere_has_a_report_of_its_own(finished, tmp_path):
+    typed = [
+        f"checkpoint={finished}/run/checkpoints/best.pt",
+        f"output_dir={tmp_path / 'other'}",
+        "log_images=1",
+        "device=cpu",
+    ]
+    with composer("eval") as reader:
+        settings = reader.command(typed).settings
+    jobs.evaluate(settings, typed)
+    document = (tmp_path / "other/eval/report.html").read_text()
+    assert_sound(document)
+    assert "RetinaNet \u00b7 Evaluation" in document
+    assert "Training" not in headings(document)
+    assert f"<dt>output_dir</dt><dd><code>{tmp_path / 'other'}</code></dd>" in document
