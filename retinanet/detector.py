@@ -16,6 +16,7 @@ from retinanet import build
 from retinanet.checks import check_settings
 from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
+from retinanet.data.records import shown
 from retinanet.data.transforms import resize, resized_size
 from retinanet.devices import autocast, choose_device, choose_precision
 from retinanet.exchange.read import read_trained
@@ -51,6 +52,7 @@ class Detector:
         names: Sequence[str],
         ids: Sequence[int],
         precision: str = "fp32",
+        thresholds: dict[str, Any] | None = None,
     ) -> None:
         """Take a loaded model; see :func:`load`.
 
@@ -60,8 +62,11 @@ class Detector:
             names: of its classes, in the order of labels.
             ids: category ids of its classes.
             precision: of the forward pass.
+            thresholds: scores at which F1 was largest in its evaluation; see
+                :func:`known_thresholds`.
         """
         self.precision = precision
+        self.thresholds = thresholds
         self.model = for_inference(model, precision)
         self.settings = settings
         self.names = tuple(names)
@@ -140,9 +145,11 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
         settings = recorded_settings(state)
         model = load_model(state, settings).to(place)
         names, ids = known_classes(state, model.num_classes)
+        thresholds = known_thresholds(state, model.num_classes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Detector(model, settings, names, ids, choose_precision(precision, place))
+    precision = choose_precision(precision, place)
+    return Detector(model, settings, names, ids, precision, thresholds)
 
 
 def recorded_settings(state: dict[str, Any]) -> DetectorConfig:
@@ -174,6 +181,43 @@ def known_classes(state: dict[str, Any], num_classes: int) -> tuple[list[str], l
             f"the checkpoint names {len(names)} classes, and its model detects {num_classes}."
         )
     return names, ids
+
+
+def known_thresholds(state: dict[str, Any], num_classes: int) -> dict[str, Any] | None:
+    """The scores at which F1 was largest when a checkpoint was evaluated.
+
+    Returns:
+        ``{"iou", "score", "f1", "classes"}``: the IoU of a right detection, the best score for all
+        classes together and its F1, and a list of the best score of each label. A score is None
+        where nothing was ever right. None for checkpoints without: those that were not evaluated,
+        of older versions and of other projects.
+
+    Raises:
+        ValueError: they are not that, or of another number of classes.
+    """
+    found = state.get("thresholds")
+    if found is None:
+        return None
+    listed = found.get("classes") if isinstance(found, dict) else None
+    if not isinstance(listed, list) or len(listed) != num_classes:
+        got = f"{len(listed)} of them" if isinstance(listed, list) else "no such list"
+        raise ValueError(
+            f"the checkpoint's thresholds must list a score for each of its {num_classes} classes, "
+            f"got {got}."
+        )
+    values = [found.get("score"), found.get("f1"), *listed]
+    wrong = [value for value in values if value is not None and not _is_fraction(value)]
+    wrong += [] if _is_fraction(found.get("iou")) else [found.get("iou")]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint's thresholds must be numbers from 0 to 1, or None where nothing is "
+            f"known, got {shown(wrong[0])}. Use a checkpoint as train.py wrote it."
+        )
+    return {key: found.get(key) for key in ("iou", "score", "f1", "classes")}
+
+
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:

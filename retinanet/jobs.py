@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from retinanet import build, distributed
+from retinanet.analysis.thresholds import find_thresholds
 from retinanet.checks import check_settings
 from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData
@@ -19,11 +20,14 @@ from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
+from retinanet.explain import explain
 from retinanet.interrupts import Signals
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
 from retinanet.reports.publish import publish, tell
+from retinanet.reports.run_record import Record, read_record
 from retinanet.run import TrainingRun
+from retinanet.training.directory import environment
 from retinanet.training.logs import start_logging
 from retinanet.training.transfer import describe_source
 
@@ -54,7 +58,7 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
 
     Args:
         settings: checked; what is None comes from the checkpoint.
-        overrides: as typed; not used, so that both jobs are called alike.
+        overrides: as typed, for the report.
 
     Raises:
         ValueError: a damaged checkpoint, or data of other classes.
@@ -63,10 +67,10 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
     device = choose_device(settings.device)
     with distributed.group(device.type):
         start_logging(None, main=distributed.is_main())
-        _evaluate(settings, device)
+        _evaluate(settings, overrides, device)
 
 
-def _evaluate(settings: EvalConfig, device: torch.device) -> None:
+def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) -> None:
     checkpoint = Path(settings.checkpoint)
     state = read_trained(checkpoint)
     recorded = recorded_settings(state)
@@ -101,7 +105,25 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
         **build.build_validation(recorded, settings.evaluation, device),
     )
     if distributed.is_main():
-        tell(evaluation, found, cap=recorded.postprocess.detections, classes=True)
+        thresholds = evaluation and find_thresholds(data, found, evaluation.max_dets[-1])
+        diagnosis = explain(
+            data,
+            found,
+            evaluation,
+            recorded,
+            state["settings"],
+            step=state["step"],
+            metrics=checkpoint.parent.parent / "metrics.jsonl",
+            train_ids=state["classes"]["ids"],
+        )
+        tell(
+            evaluation,
+            found,
+            cap=recorded.postprocess.detections,
+            classes=True,
+            thresholds=thresholds,
+            diagnosis=diagnosis,
+        )
         publish(
             folder,
             data,
@@ -109,8 +131,45 @@ def _evaluate(settings: EvalConfig, device: torch.device) -> None:
             found,
             num_drawn=settings.log_images,
             about={"checkpoint": str(checkpoint), "step": state["step"]},
+            record=record_of(folder, state, settings, recorded, overrides, device),
+            thresholds=thresholds,
+            diagnosis=diagnosis,
         )
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
+        logger.info("report     %s", folder / "eval" / "report.html")
+
+
+def record_of(
+    folder: Path,
+    state: dict[str, Any],
+    settings: EvalConfig,
+    recorded: DetectorConfig,
+    overrides: list[str],
+    device: torch.device,
+) -> Record:
+    """What the report of an evaluation says beside its numbers: of a run where it is one's own.
+
+    Args:
+        folder: where the files go.
+        state: the checkpoint.
+        settings: of eval.py.
+        recorded: of the checkpoint, with what eval.py was told.
+        overrides: as typed.
+        device: of this rank.
+    """
+    if (folder / "config.yaml").exists():
+        return read_record(folder, settings.checkpoint, state["step"])
+    start = {**environment(), "device": str(device), "processes": distributed.world_size()}
+    how = {"evaluation": dataclasses.asdict(settings.evaluation)}
+    return Record(
+        kind="Evaluation",
+        title="/".join(folder.resolve().parts[-2:]),
+        checkpoint=settings.checkpoint,
+        step=state["step"],
+        typed=overrides,
+        settings=dataclasses.asdict(recorded) | how,
+        starts=[start],
+    )
 
 
 def apply_choices(recorded: DetectorConfig, settings: EvalConfig) -> None:

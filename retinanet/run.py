@@ -11,16 +11,20 @@ from typing import Any
 import torch
 
 from retinanet import build, distributed
+from retinanet.analysis.thresholds import find_thresholds
 from retinanet.config import TrainConfig
 from retinanet.devices import choose_precision
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
+from retinanet.explain import explain
 from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
 from retinanet.reports.plots import plot_curves
 from retinanet.reports.publish import publish, tell
+from retinanet.reports.rebuild import refresh_report
+from retinanet.reports.run_record import read_record
 from retinanet.resume import Standing, check_same_step, check_stored, find_stored
 from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps
@@ -70,6 +74,7 @@ class TrainingRun:
         every = settings.evaluation.every_epochs * self.stream.steps_per_epoch
         self.evaluate_every = max(1, round(every))
         self.standing = Standing()
+        self.thresholds: dict[str, Any] | None = None  # of the last evaluation
         self.bad_steps = BadSteps(settings.max_bad_steps, self.train_data)
         self.stored_schedule = dataclasses.asdict(settings.schedule)  # of the checkpoint
         self.init_lines: list[str] = []
@@ -296,13 +301,27 @@ class TrainingRun:
         """Row, pictures and files of an evaluation; ``eval/`` always describes best.pt."""
         step = self.trainer.step
         epoch = self.progress.epoch(step)
+        thresholds = find_thresholds(self.val_data, found, evaluation.max_dets[-1])
+        self.thresholds = thresholds.plain()
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
         logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
+        diagnosis = explain(
+            self.val_data,
+            found,
+            evaluation,
+            self.settings,
+            self.plain,
+            step=step,
+            metrics=self.directory.metrics,
+            train_ids=self.train_data.category_ids,
+        )
         tell(
             evaluation,
             found,
             cap=self.settings.postprocess.detections,
             classes=self._finished(),
+            thresholds=thresholds,
+            diagnosis=diagnosis,
         )
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
@@ -314,10 +333,15 @@ class TrainingRun:
                 found,
                 num_drawn=self.settings.log_images,
                 about={"checkpoint": str(self.directory.best), "step": step},
+                record=read_record(self.directory.root, str(self.directory.best), step),
+                thresholds=thresholds,
+                diagnosis=diagnosis,
             )
             if sheet is not None:
                 self.log.image(step, "predictions", sheet)
         plot_curves(self.directory.metrics, self.directory.plots / "curves.png")
+        if self._finished() and not better:  # the report of the best checkpoint lacks these curves
+            refresh_report(self.directory.root, self.val_data)
         if self.trainer.latest is not None:
             self.log.histograms(step, self.trainer.p_t(self.trainer.latest))
 
@@ -328,6 +352,7 @@ class TrainingRun:
             "settings": self.plain,
             "classes": {"names": list(data.category_names), "ids": list(data.category_ids)},
             "best": self.standing.best,
+            "thresholds": self.thresholds,
             "train_data": data.fingerprint,
             "val_data": self.val_data.fingerprint,
         }
@@ -381,4 +406,5 @@ class TrainingRun:
         self.standing = Standing.of(stored)
         self.bad_steps.count = stored.get("bad_steps", 0)  # older checkpoints have none
         self.grad_norms = stored.get("grad_norms", [])
+        self.thresholds = stored.get("thresholds")
         self.stored_schedule = stored["settings"]["schedule"]

@@ -81,7 +81,7 @@ def make_data(tmp_path):
                     "category_id": category,
                     "bbox": list(box),
                     "area": box[2] * box[3],
-                    "iscrowd": int(bool(crowd)),
+                    "iscrowd": int(any(crowd)),
                 }
                 for i, (image, category, box, *crowd) in enumerate(rows)
             ],

@@ -33,7 +33,7 @@ LAYERS = [
     {"reports"},
     {"exchange"},
     {"build"},
-    {"detector", "opening", "resume"},
+    {"detector", "opening", "explain", "resume"},
     {"run"},
     {"jobs"},
     {"cli"},

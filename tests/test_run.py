@@ -168,6 +168,45 @@ def test_the_best_checkpoint_holds_the_average(whole):
     assert not torch.equal(last["ema"][name], last["model"][name])
 
 
+def test_both_checkpoints_hold_the_thresholds_of_the_evaluation(whole):
+    best, last = (load_checkpoint(whole / f"checkpoints/{name}.pt") for name in ("best", "last"))
+    written = json.loads((whole / "eval/metrics.json").read_text())
+    assert best["thresholds"] == {
+        "iou": 0.5,
+        "score": written["score_threshold"],
+        "f1": written["F1"],
+        "classes": [row["score_threshold"] for row in written["classes"]],
+    }
+    assert best["thresholds"].keys() == last["thresholds"].keys()
+    assert load(whole / "checkpoints/best.pt", device="cpu").thresholds == best["thresholds"]
+
+
+def test_checkpoints_without_thresholds_still_load(whole, tmp_path):
+    state = load_checkpoint(whole / "checkpoints/best.pt")
+    del state["thresholds"]
+    save_checkpoint(tmp_path / "older.pt", state)
+    assert load(tmp_path / "older.pt", device="cpu").thresholds is None
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ([0.5], "must list a score for each of its 2 classes, got no such list"),
+        ({"iou": 0.5, "score": 0.5, "f1": 0.5}, "got no such list"),
+        ({"iou": 0.5, "score": 0.5, "f1": 0.5, "classes": [0.5]}, "2 classes, got 1 of them"),
+        ({"iou": 0.5, "score": 1.5, "f1": 0.5, "classes": [None, 0.5]}, "from 0 to 1, .* got 1.5"),
+        ({"iou": 0.5, "score": 0.5, "f1": 0.5, "classes": [True, 0.5]}, "got True"),
+        ({"iou": None, "score": 0.5, "f1": 0.5, "classes": [None, 0.5]}, "got None"),
+        ({"iou": 0.5, "score": "0.5", "f1": None, "classes": [None, 0.5]}, "got '0.5'"),
+    ],
+)
+def test_thresholds_that_are_none_are_refused(whole, tmp_path, thresholds, message):
+    state = load_checkpoint(whole / "checkpoints/best.pt") | {"thresholds": thresholds}
+    save_checkpoint(tmp_path / "changed.pt", state)
+    with pytest.raises(ValueError, match=rf"changed\.pt: the checkpoint's thresholds .*{message}"):
+        load(tmp_path / "changed.pt", device="cpu")
+
+
 # Continued
 
 

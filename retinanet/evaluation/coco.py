@@ -11,8 +11,8 @@ import numpy as np
 from retinanet.checks import check
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.evaluation.numbers import NUMBERS, Number
-from retinanet.evaluation.precision import Objects, precision_recall
+from retinanet.evaluation.numbers import NUMBERS, SIZES, Number
+from retinanet.evaluation.precision import AREAS, Objects, precision_recall
 
 ALL_CLASSES = slice(None)
 
@@ -32,11 +32,25 @@ class ClassResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeResult:
+    """The objects of one category and size; what has no ground truth is None."""
+
+    name: str
+    category_id: int
+    size: str  # small, medium or large
+    num_gt: int  # without crowds
+    AP: float | None
+    AP50: float | None
+    AR: float | None  # with max_dets[2] detections
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What the evaluator says about one set of images."""
 
     metrics: dict[str, float | None]  # the twelve NUMBERS, fractions; None where undefined
     per_class: list[ClassResult]  # by label
+    per_size: list[SizeResult]  # by label, then size
     precision: np.ndarray  # (10, 101, K): IoU 0.50 to 0.95, recall 0 to 1; nan: no ground truth
     backend: str
     max_dets: tuple[int, int, int]
@@ -73,7 +87,7 @@ def evaluate(
     if not data.annotated:
         raise ValueError(f"{data.path} has no annotations; its detections cannot be scored.")
     image_ids = np.unique(np.asarray(image_ids, dtype=np.int64))
-    rows = _rows_of(data, image_ids)
+    rows = rows_of(data, image_ids)
     assert np.isin(detections.image_ids, image_ids).all(), "detections of an image not evaluated"
     assert np.isfinite(detections.scores).all(), "scores must be finite"
     run = _run_arrays if backend == "arrays" else _run_pycocotools
@@ -83,6 +97,7 @@ def evaluate(
     return Evaluation(
         metrics={name: _number(precision, recall, number) for name, number in NUMBERS.items()},
         per_class=_per_class(data, detections, precision, recall, num_gt),
+        per_size=_per_size(data, rows, precision, recall),
         precision=np.where(curves > -1, curves, np.nan),
         backend=backend,
         max_dets=tuple(max_dets),
@@ -93,7 +108,7 @@ def evaluate(
     )
 
 
-def _rows_of(data: CocoData, image_ids: np.ndarray) -> np.ndarray:
+def rows_of(data: CocoData, image_ids: np.ndarray) -> np.ndarray:
     """Annotations of some images, in the order of the file within an image."""
     unknown = np.setdiff1d(image_ids, data.image_ids)
     if len(unknown):
@@ -147,6 +162,26 @@ def _run_arrays(
     max_dets: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision (T, R, K, S) with the last of ``max_dets``, recall (T, K, S, 3); -1: undefined."""
+    truth, crowd, found = as_objects(data, detections, image_ids, rows)[1:]
+    K = len(data.category_ids)
+    return precision_recall(truth, crowd, found, detections.scores, K, max_dets)
+
+
+def as_objects(
+    data: CocoData, detections: DetectionArrays, image_ids: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, Objects, np.ndarray, Objects]:
+    """Ground truth and detections as the evaluator takes them.
+
+    Args:
+        data: the ground truth.
+        detections: of some of the images.
+        image_ids: of the images that were looked at, increasing.
+        rows: their annotations; see :func:`rows_of`.
+
+    Returns:
+        The rows by image, then of these G annotations the objects and (G,) whether they are
+        crowds, and the detections.
+    """
     image = np.searchsorted(image_ids, data.image_ids.repeat(np.diff(data.first))[rows])
     order = np.argsort(image, kind="stable")
     rows = rows[order]
@@ -157,8 +192,7 @@ def _run_arrays(
         detections.boxes,
         detections.boxes[:, 2] * detections.boxes[:, 3],
     )
-    K = len(data.category_ids)
-    return precision_recall(truth, data.crowd[rows], found, detections.scores, K, max_dets)
+    return rows, truth, data.crowd[rows], found
 
 
 def _run_pycocotools(
@@ -219,6 +253,30 @@ def _per_class(
             ClassResult(name=name, category_id=data.category_ids[label], **numbers, **counts)
         )
     return rows
+
+
+def _per_size(
+    data: CocoData, rows: np.ndarray, precision: np.ndarray, recall: np.ndarray
+) -> list[SizeResult]:
+    """Three rows for each category, by label; an object on a bound has both sizes, as in COCO."""
+    objects = rows[~data.crowd[rows]]
+    found = []
+    for label, name in enumerate(data.category_names):
+        area = data.area[objects[data.labels[objects] == label]]
+        for number, size in list(enumerate(SIZES))[1:]:
+            low, high = AREAS[number]
+            found.append(
+                SizeResult(
+                    name=name,
+                    category_id=data.category_ids[label],
+                    size=size,
+                    num_gt=int(((area >= low) & (area <= high)).sum()),
+                    AP=_number(precision, recall, NUMBERS["AP"]._replace(area=number), label),
+                    AP50=_number(precision, recall, NUMBERS["AP50"]._replace(area=number), label),
+                    AR=_number(precision, recall, NUMBERS["AR100"]._replace(area=number), label),
+                )
+            )
+    return found
 
 
 def _count_over(detections: DetectionArrays, limit: int) -> int:

@@ -27,11 +27,21 @@ class Objects(NamedTuple):
     area: np.ndarray  # (N,) float64; of annotations as the file says
 
 
+class Ranking(NamedTuple):
+    """The detections that count, by image and class, the best first."""
+
+    order: np.ndarray  # (D,) int64, where each stands among all that were given
+    found: Objects
+    scores: np.ndarray  # (D,) float64
+    rank: np.ndarray  # (D,) int64, place within its image and class, from 0
+
+
 class Matches(NamedTuple):
     """What became of every detection, for each threshold and size."""
 
     matched: np.ndarray  # (T, S, D) bool
     ignored: np.ndarray  # (T, S, D) bool, counts neither as right nor as wrong
+    owner: np.ndarray  # (T, S, G) int32, the detection that found each object; -1: none
 
 
 def precision_recall(
@@ -56,16 +66,32 @@ def precision_recall(
         precision (T, R, K, S) with the last of ``max_dets``, recall (T, K, S, 3); -1 for classes
         and sizes without ground truth.
     """
+    ranking = rank_detections(found, scores, max_dets[-1])
+    ignore = not_counted(truth, crowd)
+    matches = match(truth, crowd, ignore, ranking)
+    return _accumulate(truth, ignore, ranking, matches, num_classes, max_dets)
+
+
+def rank_detections(found: Objects, scores: np.ndarray, limit: int) -> Ranking:
+    """The detections that count.
+
+    Args:
+        found: in any order.
+        scores: of them, finite.
+        limit: best detections of a class in an image that count.
+    """
     # Within an image and class the best first; of equal scores the one that came first.
     order = np.lexsort((-scores, found.label, found.image))
     found, scores = Objects(*(column[order] for column in found)), scores[order]
     rank = _rank(found)
-    kept = rank < max_dets[-1]
-    found, scores, rank = Objects(*(column[kept] for column in found)), scores[kept], rank[kept]
+    kept = rank < limit
+    found = Objects(*(column[kept] for column in found))
+    return Ranking(order[kept], found, scores[kept], rank[kept])
 
-    outside = (truth.area < AREAS[:, :1]) | (truth.area > AREAS[:, 1:])  # (S, G)
-    matches = _match(truth, crowd, outside | crowd, found, rank)
-    return _accumulate(truth, outside | crowd, found, scores, rank, matches, num_classes, max_dets)
+
+def not_counted(truth: Objects, crowd: np.ndarray, areas: np.ndarray = AREAS) -> np.ndarray:
+    """(S, G) bool: crowds, and objects of another size; nobody has to find them."""
+    return (truth.area < areas[:, :1]) | (truth.area > areas[:, 1:]) | crowd
 
 
 def _rank(found: Objects) -> np.ndarray:
@@ -76,8 +102,16 @@ def _rank(found: Objects) -> np.ndarray:
     return np.arange(len(found.image)) - np.repeat(start.astype(np.int64), length)
 
 
-def _pairs(truth: Objects, crowd: np.ndarray, found: Objects) -> tuple[np.ndarray, ...]:
+def pairs(
+    truth: Objects, crowd: np.ndarray, found: Objects, least: float = IOUS[0]
+) -> tuple[np.ndarray, ...]:
     """Detections and objects of one image and class that overlap enough to match.
+
+    Args:
+        truth: G objects.
+        crowd: (G,) bool.
+        found: D detections.
+        least: IoU of a pair, above 0.
 
     Returns:
         (P,) index of the detection, (P,) index of the object, (P,) IoU. For crowds the
@@ -102,12 +136,17 @@ def _pairs(truth: Objects, crowd: np.ndarray, found: Objects) -> tuple[np.ndarra
     own, other = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
     union = np.where(crowd[thing], own, own + other - shared)
     iou = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
-    kept = iou >= IOUS[0]
+    kept = iou >= least
     return detection[kept], thing[kept], iou[kept]
 
 
-def _match(
-    truth: Objects, crowd: np.ndarray, ignore: np.ndarray, found: Objects, rank: np.ndarray
+def match(
+    truth: Objects,
+    crowd: np.ndarray,
+    ignore: np.ndarray,
+    ranking: Ranking,
+    ious: np.ndarray = IOUS,
+    areas: np.ndarray = AREAS,
 ) -> Matches:
     """Greedily, the best detections first: the k-th ones of all images and classes at once.
 
@@ -115,24 +154,26 @@ def _match(
         truth: G objects.
         crowd: (G,) bool; a crowd can be matched many times.
         ignore: (S, G) bool, objects whose detections do not count.
-        found: D sorted detections.
-        rank: (D,) of each in its image and class.
+        ranking: D detections.
+        ious: (T,) thresholds, none below 0.5.
+        areas: (S, 2) square pixels; a detection of another size that matches nothing is ignored.
     """
-    T, S, D, G = len(IOUS), len(AREAS), len(rank), len(crowd)
+    found, rank = ranking.found, ranking.rank
+    T, S, D, G = len(ious), len(areas), len(rank), len(crowd)
     # A detection that matches nothing counts if it has the size that is looked at.
     area = found.area
-    small_or_large = (area < AREAS[:, :1]) | (area > AREAS[:, 1:])  # (S, D)
+    small_or_large = (area < areas[:, :1]) | (area > areas[:, 1:])  # (S, D)
     matched = np.zeros((T, S, D), dtype=bool)
     ignored = np.repeat(small_or_large[None], T, axis=0)
-    taken = np.zeros((T, S, G), dtype=bool)
-    detection, thing, iou = _pairs(truth, crowd, found)
+    owner = np.full((T, S, G), -1, dtype=np.int32)
+    detection, thing, iou = pairs(truth, crowd, found)
     order = np.argsort(rank[detection], kind="stable")
     detection, thing, iou = detection[order], thing[order], iou[order]
     turns = np.flatnonzero(np.diff(rank[detection], prepend=-1))
     for start, end in pairwise([*turns, len(detection)]):
         d, g, overlap = detection[start:end], thing[start:end], iou[start:end]  # (P,) this turn
-        enough = overlap >= np.minimum(IOUS, 1 - 1e-10)[:, None, None]  # (T, 1, P)
-        free = enough & (~taken[:, :, g] | crowd[g])  # (T, S, P)
+        enough = overlap >= np.minimum(ious, 1 - 1e-10)[:, None, None]  # (T, 1, P)
+        free = enough & ((owner[:, :, g] < 0) | crowd[g])  # (T, S, P)
         counts = ~ignore[:, g]  # (S, P)
         segment = np.flatnonzero(np.diff(d, prepend=-1))  # where each detection's pairs begin
         best = _last_best(free & counts, overlap, segment)  # (T, S, detections), -1: none
@@ -142,8 +183,8 @@ def _match(
         pair = best[t, s, i]
         matched[t, s, d[pair]] = True
         ignored[t, s, d[pair]] = ignore[s, g[pair]]
-        taken[t, s, g[pair]] = True
-    return Matches(matched, ignored)
+        owner[t, s, g[pair]] = d[pair]
+    return Matches(matched, ignored, owner)
 
 
 def _last_best(allowed: np.ndarray, overlap: np.ndarray, segment: np.ndarray) -> np.ndarray:
@@ -167,9 +208,7 @@ def _last_best(allowed: np.ndarray, overlap: np.ndarray, segment: np.ndarray) ->
 def _accumulate(
     truth: Objects,
     ignore: np.ndarray,
-    found: Objects,
-    scores: np.ndarray,
-    rank: np.ndarray,
+    ranking: Ranking,
     matches: Matches,
     num_classes: int,
     max_dets: tuple[int, int, int],
@@ -177,6 +216,7 @@ def _accumulate(
     """Curves of every class and size; see :func:`precision_recall`."""
     T, R, S, K = len(IOUS), len(RECALLS), len(AREAS), num_classes
     precision, recall = -np.ones((T, R, K, S)), -np.ones((T, K, S, len(max_dets)))
+    found, scores, rank = ranking.found, ranking.scores, ranking.rank
     order = np.lexsort((-scores, found.label))  # stable: equal scores in the order of images
     starts = np.searchsorted(found.label[order], np.arange(K + 1))
     for k in range(K):
@@ -189,11 +229,11 @@ def _accumulate(
                 recall[:, k, s, m] = right[:, rank[mine] < limit].sum(axis=1) / num_objects[s]
             true = right.cumsum(axis=1, dtype=np.float64)
             false = (counts & ~right).cumsum(axis=1, dtype=np.float64)
-            precision[:, :, k, s] = _at_recalls(true, false, num_objects[s])
+            precision[:, :, k, s] = precision_at_recalls(true, false, num_objects[s])
     return precision, recall
 
 
-def _at_recalls(true: np.ndarray, false: np.ndarray, num_objects: int) -> np.ndarray:
+def precision_at_recalls(true: np.ndarray, false: np.ndarray, num_objects: int) -> np.ndarray:
     """(T, R) precision where each recall is reached first, 0 where it never is.
 
     Args:

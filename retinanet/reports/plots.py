@@ -88,11 +88,11 @@ def plot_curves(metrics_jsonl: Path, out: Path) -> None:
         _draw_losses(losses, rows)
         scores.set_title("Validation")
         for name, color in zip(("AP", "AP50", "AP75"), COLORS, strict=False):
-            steps, values = _series(rows, name)
+            steps, values = series(rows, name)
             scores.plot(steps, values, ".-", color=color, markersize=5, label=_latest(name, values))
         scores.set_ylim(0, _top(scores))
         rate.set_title("Learning rate")
-        rate.plot(*_series(rows, "lr"), color=BLACK, linewidth=1.2)
+        rate.plot(*series(rows, "lr"), color=BLACK, linewidth=1.2)
         rate.set_ylim(bottom=0)
         rate.set_xlabel("step")
         losses.legend(loc="upper right")
@@ -147,7 +147,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _series(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one number, in the order of the steps."""
     found = {row["step"]: row[name] for row in rows if row.get(name) is not None}
     steps = sorted(found)
@@ -158,8 +158,8 @@ def _draw_losses(axes: Axes, rows: list[dict[str, Any]]) -> None:
     """Both losses: what was measured in pale, a running mean in full color."""
     smallest, largest = np.inf, 0.0
     for name, color in zip(("loss/class", "loss/box"), COLORS, strict=False):
-        steps, values = _series(rows, name)
-        mean = _running_mean(values)
+        steps, values = series(rows, name)
+        mean = running_mean(values)
         axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
         axes.plot(steps, mean, color=color, label=_latest(name.removeprefix("loss/"), mean))
         if (mean > 0).any():
@@ -174,7 +174,7 @@ def _draw_losses(axes: Axes, rows: list[dict[str, Any]]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _running_mean(values: np.ndarray) -> np.ndarray:
+def running_mean(values: np.ndarray) -> np.ndarray:
     """Exponential mean that weighs its first values like any other."""
     keep = 1 - 1 / max(SMOOTHING * len(values), 1)
     mean, weight = 0.0, 0.0

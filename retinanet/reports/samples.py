@@ -14,7 +14,7 @@ from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData, images_of
 from retinanet.data.verdict import Finding, Sight, Verdict
 from retinanet.reports.fonts import drawable_names
-from retinanet.reports.pictures import Panel, draw_sheet, read_reduced
+from retinanet.reports.pictures import Panel, draw_sheet, read_pixels
 from retinanet.reports.plots import plain_text
 
 COLUMNS = 2
@@ -129,7 +129,7 @@ def _panel(
     labels, crowd = data.labels[wanted], data.crowd[wanted]
     return Panel(
         title=title,
-        image=read_reduced(data, index),
+        image=read_pixels(data, index),
         size=tuple(data.sizes[index].tolist()),
         boxes=_near(data.bbox[wanted], data.sizes[index]),
         labels=labels,

@@ -5,11 +5,13 @@ import dataclasses
 import io
 import json
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from retinanet.analysis.thresholds import NEVER, BestF1, Thresholds
 from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import ClassResult, Evaluation
@@ -20,20 +22,24 @@ from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES
 CAPPED_SHARE = 0.01
 
 # Columns that a category name may fill in the table of classes.
-NAME_WIDTH = 28
+NAME_WIDTH = 24
 
 
-def table(evaluation: Evaluation, max_classes: int | None = None) -> str:
+def table(
+    evaluation: Evaluation, max_classes: int | None = None, thresholds: Thresholds | None = None
+) -> str:
     """The twelve numbers and the table of classes, for a console of 80 columns.
 
     Args:
         evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
         max_classes: rows of the table of classes, the best and the worst; None: all.
+        thresholds: where F1 is largest; None: not told.
     """
-    return f"{summary(evaluation)}\n\n{class_table(evaluation, max_classes)}"
+    classes = class_table(evaluation, max_classes, thresholds)
+    return f"{summary(evaluation, thresholds)}\n\n{classes}"
 
 
-def summary(evaluation: Evaluation) -> str:
+def summary(evaluation: Evaluation, thresholds: Thresholds | None = None) -> str:
     """COCO's twelve numbers in COCO's words; what has no ground truth is ``n/a``."""
     lines = [
         f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
@@ -49,23 +55,39 @@ def summary(evaluation: Evaluation) -> str:
         limit = evaluation.max_dets[number.max_dets]
         value = _three_digits(evaluation.metrics[name])
         lines.append(f"{name:<7}{words:<20}{iou:<13}{SIZES[number.area]:<10}{limit:>10}{value:>10}")
+    if thresholds is not None and thresholds.overall is not NEVER:
+        lines += ["", _best_f1(thresholds)]
     return "\n".join(lines)
 
 
-def class_table(evaluation: Evaluation, max_classes: int | None = None) -> str:
+def _best_f1(thresholds: Thresholds) -> str:
+    """One line for the score to cut at."""
+    best = thresholds.overall
+    return (
+        f"Best F1 {best.F1:.3f} with score >= {best.score:.3f}: precision {best.precision:.3f}, "
+        f"recall {best.recall:.3f} (IoU {thresholds.iou:.2f})"
+    )
+
+
+def class_table(
+    evaluation: Evaluation, max_classes: int | None = None, thresholds: Thresholds | None = None
+) -> str:
     """Numbers of every category, best AP first.
 
     Args:
         evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
         max_classes: rows, half of them the best and half the worst of what has objects; None: all.
+        thresholds: adds the largest F1 of each and the score where it is.
     """
     recall = f"AR{evaluation.max_dets[2]}"
-    header = f"{'class':<{NAME_WIDTH}}{'objects':>9}{'detections':>12}"
-    header += "".join(f"{name:>7}" for name in ("AP", "AP50", "AP75", recall))
-    ranked = sorted(evaluation.per_class, key=_rank)
+    columns = ["AP", "AP50", "AP75", recall, *(["F1", "score"] if thresholds is not None else [])]
+    header = f"{'class':<{NAME_WIDTH}}{'objects':>8}{'detections':>11}{_columns_of(columns)}"
+    best = (NEVER,) * len(evaluation.per_class) if thresholds is None else thresholds.classes
+    ranked = sorted(zip(evaluation.per_class, best, strict=True), key=lambda pair: _rank(pair[0]))
+    lines = [(row, _class_line(row, f1 if thresholds is not None else None)) for row, f1 in ranked]
     if max_classes is None or len(ranked) <= max_classes:
-        return "\n".join([header, *map(_class_line, ranked)])
-    shown = [_class_line(row) for row in ranked if row.AP is not None]
+        return "\n".join([header, *(line for _, line in lines)])
+    shown = [line for row, line in lines if row.AP is not None]
     if len(shown) > max_classes:
         half = max_classes // 2
         shown = [*shown[: max_classes - half], "...", *shown[len(shown) - half :]]
@@ -106,6 +128,7 @@ def write_report(
     detections: DetectionArrays,
     evaluation: Evaluation | None,
     extra: dict[str, Any] | None = None,
+    thresholds: Thresholds | None = None,
 ) -> None:
     """Write detections.json and, when there is an evaluation, metrics.json and per_class.csv.
 
@@ -117,23 +140,43 @@ def write_report(
         detections: go to COCO's results format: pixels of the file, category ids of ``data``.
         evaluation: None for data without annotations.
         extra: more entries for metrics.json, such as the checkpoint and its step.
+        thresholds: where F1 is largest, for metrics.json and per_class.csv.
     """
     write_whole(folder / "detections.json", _detections_json(data, detections))
     if evaluation is not None:
-        found = metrics_dict(evaluation) | (extra or {})
+        found = metrics_dict(evaluation, thresholds) | (extra or {})
         write_whole(folder / "metrics.json", json.dumps(found, indent=2) + "\n")
-        write_whole(folder / "per_class.csv", _classes_csv(evaluation))
+        write_whole(folder / "per_class.csv", _classes_csv(evaluation, thresholds))
 
 
-def metrics_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """The twelve numbers at the top, what they were made from, and the classes."""
+def metrics_dict(evaluation: Evaluation, thresholds: Thresholds | None = None) -> dict[str, Any]:
+    """The twelve numbers at the top, the best F1, what they were made from, and the classes."""
     about = ("num_images", "num_gt", "num_detections", "num_over_max_dets", "backend")
     return {
         **evaluation.metrics,
+        **({} if thresholds is None else f1_entries(thresholds.overall)),
         **{name: getattr(evaluation, name) for name in about},
         "max_dets": list(evaluation.max_dets),
-        "classes": [dataclasses.asdict(row) for row in evaluation.per_class],
+        "classes": _class_dicts(evaluation, thresholds),
     }
+
+
+def f1_entries(best: BestF1) -> dict[str, float | None]:
+    """The largest F1, and what it takes, as files name it."""
+    return {
+        "F1": best.F1,
+        "precision": best.precision,
+        "recall": best.recall,
+        "score_threshold": best.score,
+    }
+
+
+def _class_dicts(evaluation: Evaluation, thresholds: Thresholds | None) -> list[dict[str, Any]]:
+    """Everything known of each category, by label."""
+    rows = [dataclasses.asdict(row) for row in evaluation.per_class]
+    if thresholds is None:
+        return rows
+    return [row | f1_entries(best) for row, best in zip(rows, thresholds.classes, strict=True)]
 
 
 def _rank(row: ClassResult) -> tuple[bool, float, str]:
@@ -141,10 +184,15 @@ def _rank(row: ClassResult) -> tuple[bool, float, str]:
     return row.AP is None, -(row.AP or 0.0), row.name
 
 
-def _class_line(row: ClassResult) -> str:
-    name = fit(row.name, NAME_WIDTH - 1)
-    numbers = "".join(f"{_three_digits(v):>7}" for v in (row.AP, row.AP50, row.AP75, row.AR100))
-    return f"{name} {row.num_gt:>9}{row.num_detections:>12}{numbers}"
+def _class_line(row: ClassResult, best: BestF1 | None) -> str:
+    numbers = [row.AP, row.AP50, row.AP75, row.AR100]
+    numbers += [] if best is None else [best.F1, best.score]
+    name, texts = fit(row.name, NAME_WIDTH - 1), _columns_of(map(_three_digits, numbers))
+    return f"{name} {row.num_gt:>8}{row.num_detections:>11}{texts}"
+
+
+def _columns_of(texts: Iterable[str]) -> str:
+    return "".join(f" {text:>5}" for text in texts)
 
 
 def _three_digits(value: float | None) -> str:
@@ -186,11 +234,11 @@ def _detections_json(data: CocoData, detections: DetectionArrays) -> str:
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def _classes_csv(evaluation: Evaluation) -> str:
+def _classes_csv(evaluation: Evaluation, thresholds: Thresholds | None) -> str:
     """One row for each category by category id; empty where undefined."""
     text = io.StringIO()
-    names = [field.name for field in dataclasses.fields(ClassResult)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    rows = _class_dicts(evaluation, thresholds)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in evaluation.per_class)
+    writer.writerows(rows)
     return text.getvalue()

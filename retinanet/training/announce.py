@@ -162,6 +162,7 @@ def describe_end(root: Path, steps: int, best: dict[str, Any], *, num_replaced: 
     return [
         *lines,
         f"best       {root / 'checkpoints' / 'best.pt'}",
+        f"report     {root / 'eval' / 'report.html'}",
         f"pictures   {root / 'plots'}",
         f"curves     tensorboard --logdir {root / 'tensorboard'}",
     ]

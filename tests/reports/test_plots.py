@@ -131,4 +131,4 @@ def test_the_callers_matplotlib_is_left_alone(tmp_path):
 
 def test_the_running_mean_of_a_constant_is_the_constant():
     values = np.full(500, 3.0)
-    np.testing.assert_allclose(plots._running_mean(values), values)
+    np.testing.assert_allclose(plots.running_mean(values), values)

@@ -10,6 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from retinanet.analysis.thresholds import find_thresholds
 from retinanet.evaluation.coco import NUMBERS, evaluate
 from retinanet.reports.tables import caps_warning, class_table, fit, summary, table, write_report
 
@@ -68,7 +69,12 @@ def test_a_long_table_of_classes_shows_the_best_and_the_worst(make_data, make_de
 
 def test_every_line_fits_eighty_columns(make_data, make_detections):
     data = make_data(1, [(1, 1, BOX)], names=("x" * 200, "two\nlines", "\u732b" * 30))
-    text = table(evaluate(data, make_detections(data, []), data.image_ids))
+    results = [(1, 1, BOX, 0.5)]
+    found = make_detections(data, results)
+    text = table(
+        evaluate(data, found, data.image_ids, max_dets=(1, 10, 1000)),
+        thresholds=find_thresholds(data, found),
+    )
     assert max(map(len, text.splitlines())) <= 80
     assert "xxx..." in text
     assert "two?lines" in text
@@ -150,6 +156,27 @@ def test_per_class_csv_agrees_with_the_table_and_leaves_the_undefined_empty(
         assert row["AP"] == ("" if result.AP is None else str(result.AP))
         assert int(row["num_gt"]) == result.num_gt
         assert int(row["category_id"]) == result.category_id
+
+
+def test_the_best_f1_stands_in_every_file_and_table(one_of_two, found, tmp_path):
+    data, detections = one_of_two
+    thresholds = find_thresholds(data, detections)
+    write_report(tmp_path, data, detections, found, thresholds=thresholds)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    # The cat is right at 0.9; the dog is missed.
+    best = {"F1": 2 / 3, "precision": 1.0, "recall": 0.5, "score_threshold": 0.9}
+    assert {name: written[name] for name in best} == best
+    assert [row["F1"] for row in written["classes"]] == [1.0, None, None]
+    with (tmp_path / "per_class.csv").open(newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert (rows["cat"]["F1"], rows["cat"]["score_threshold"]) == ("1.0", "0.9")
+    assert rows["dog"]["F1"] == ""
+    lines = table(found, thresholds=thresholds).splitlines()
+    assert "Best F1 0.667 with score >= 0.900: precision 1.000, recall 0.500 (IoU 0.50)" in lines
+    cat, dog, _ = lines[-3:]
+    assert lines[-4].split()[-2:] == ["F1", "score"]
+    assert cat.split()[-2:] == ["1.000", "0.900"]
+    assert dog.split()[-2:] == ["n/a", "n/a"]
 
 
 def test_names_with_commas_quotes_and_letters_of_any_script_survive(

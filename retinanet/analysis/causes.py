@@ -1,0 +1,75 @@
+"""What a diagnosis is made of: what is known, what was found out, what explains it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from retinanet.analysis.naming import Naming
+from retinanet.analysis.pairing import Pairing
+from retinanet.analysis.reach import Reach
+from retinanet.analysis.rereading import Rereading
+from retinanet.data.coco import CocoData
+from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.detect import DetectionArrays
+from retinanet.model.anchors import AnchorGenerator
+
+# Verdicts that name no fault.
+TOO_EARLY = "too early"
+UNDECIDED = "undecided"
+
+# A reading of the boxes is the right one when it gives this AP, classes ignored, and so many times
+# that of the boxes as they are.
+PROVEN_AP = 0.05
+PROVEN_FACTOR = 3.0
+
+
+class Cause(NamedTuple):
+    """One explanation of a low AP."""
+
+    name: str  # such as "label map"
+    verdict: str  # a sentence with the numbers that show it
+    remedy: str  # a sentence that names the setting, the file or the command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """How the network looks at images, as far as it is known."""
+
+    generator: AnchorGenerator
+    min_size: int  # shorter side after resizing, pixels
+    max_size: int  # bound of the longer side, pixels
+    score_threshold: float
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    train_path: Path | None = None  # annotations that it was trained on
+    train_ids: tuple[int, ...] | None = None  # category ids there, by label
+
+
+@dataclass(slots=True)
+class Case:
+    """What was found out so far; what was not looked at is None."""
+
+    data: CocoData
+    found: DetectionArrays
+    evaluation: Evaluation
+    AP: float  # of the sample
+    AP_any: float  # classes ignored
+    AP50_any: float
+    best: Rereading | None = None
+    best_rank: float | None = None  # of the own image, where only that shows that it is right
+    naming: Naming | None = None
+    AP_renamed: float | None = None
+    pairing: Pairing | None = None
+    reach: Reach | None = None
+    best_iou: float | None = None  # mean over the objects
+    top_iou: float | None = None  # the same of the image's 20 best detections
+
+    @property
+    def rescued(self) -> bool:
+        """Whether another reading of the boxes brings the AP back, or what there is of it."""
+        if self.best is None:
+            return False
+        by_score = max(PROVEN_AP, PROVEN_FACTOR * self.AP_any) < self.best.AP
+        return by_score or self.best_rank is not None

@@ -1,0 +1,97 @@
+"""Where to cut the scores: the threshold at which F1 is largest, for all classes and for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from retinanet.analysis.matched import IOU, MAX_DETS, Matched, match_detections
+from retinanet.data.coco import CocoData
+from retinanet.evaluation.detect import DetectionArrays
+
+
+@dataclass(frozen=True, slots=True)
+class BestF1:
+    """What is had by keeping the detections of at least a score; None: nothing is ever right."""
+
+    score: float | None
+    F1: float | None  # 2 precision recall / (precision + recall), the largest of all scores
+    precision: float | None  # share of the detections that are right
+    recall: float | None  # share of the objects that are found
+
+
+NEVER = BestF1(None, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Scores to cut at."""
+
+    iou: float  # from which on a detection is right
+    overall: BestF1  # the same score for all classes, all their detections and objects together
+    classes: tuple[BestF1, ...]  # by label
+
+    def plain(self) -> dict[str, Any]:
+        """As checkpoints keep them."""
+        return {
+            "iou": self.iou,
+            "score": self.overall.score,
+            "f1": self.overall.F1,
+            "classes": [best.score for best in self.classes],
+        }
+
+
+def find_thresholds(
+    data: CocoData, detections: DetectionArrays, max_dets: int = MAX_DETS
+) -> Thresholds:
+    """The scores at which F1 is largest at IoU 0.5; arguments of :func:`match_detections`.
+
+    They were chosen on this very data, so F1 there is a little higher than on other images.
+    """
+    return thresholds_of(match_detections(data, detections, max_dets))
+
+
+def thresholds_of(matched: Matched) -> Thresholds:
+    """The same of detections that are matched already."""
+    counts = ~matched.ignored
+    label, scores, right = (
+        column[counts] for column in (matched.found.label, matched.scores, matched.right)
+    )
+    order = np.lexsort((-scores, label))
+    scores, right = scores[order], right[order]
+    starts = np.searchsorted(label[order], np.arange(matched.num_classes + 1))
+    classes = [
+        best_f1(scores[start:end], right[start:end], int(num_objects))
+        for start, end, num_objects in zip(
+            starts[:-1], starts[1:], matched.num_objects(), strict=True
+        )
+    ]
+    order = np.argsort(-scores, kind="stable")
+    overall = best_f1(scores[order], right[order], len(matched.truth_row))
+    return Thresholds(IOU, overall, tuple(classes))
+
+
+def best_f1(scores: np.ndarray, right: np.ndarray, num_objects: int) -> BestF1:
+    """The score to cut at; the highest where several are equally good.
+
+    Args:
+        scores: (D,) decreasing.
+        right: (D,) bool.
+        num_objects: that could be found.
+    """
+    if not right.any():
+        return NEVER
+    true = right.cumsum()
+    kept = np.arange(1, len(scores) + 1)
+    # Detections of one score are kept together or not at all.
+    possible = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))
+    F1 = 2 * true[possible] / (kept[possible] + num_objects)
+    best = possible[np.argmax(F1)]
+    return BestF1(
+        score=float(scores[best]),
+        F1=float(F1.max()),
+        precision=float(true[best] / kept[best]),
+        recall=float(true[best] / num_objects),
+    )
