@@ -14,6 +14,7 @@ from retinanet.evaluation.precision import (
     Objects,
     match,
     not_counted,
+    pairs,
     rank_detections,
 )
 
@@ -21,6 +22,9 @@ from retinanet.evaluation.precision import (
 IOU = 0.5
 MAX_DETS = 100
 ALL_SIZES = AREAS[:1]
+
+# Detections looked at together: a few hundred bytes for each object beside one.
+CHUNK = 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +90,24 @@ def match_detections(
         image_ids=image_ids,
         num_classes=len(data.category_ids),
     )
+
+
+def of_one_class(objects: Objects) -> Objects:
+    """The same with one label for all, so that classes do not matter when they are matched."""
+    return objects._replace(label=np.zeros_like(objects.label))
+
+
+def overlaps(matched: Matched, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Detections and objects of one image, of any classes, with at least an IoU.
+
+    Returns:
+        (P,) detection, increasing, (P,) object, (P,) IoU.
+    """
+    truth, found = of_one_class(matched.truth), of_one_class(matched.found)
+    no_crowd = np.zeros(len(truth.label), dtype=bool)
+    parts = []
+    for start in range(0, max(len(matched.scores), 1), CHUNK):
+        some = Objects(*(column[start : start + CHUNK] for column in found))
+        detection, thing, iou = pairs(truth, no_crowd, some, least)
+        parts.append((detection + start, thing, iou))
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

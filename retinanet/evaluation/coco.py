@@ -11,8 +11,8 @@ import numpy as np
 from retinanet.checks import check
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.evaluation.numbers import NUMBERS, Number
-from retinanet.evaluation.precision import Objects, precision_recall
+from retinanet.evaluation.numbers import NUMBERS, SIZES, Number
+from retinanet.evaluation.precision import AREAS, Objects, precision_recall
 
 ALL_CLASSES = slice(None)
 
@@ -32,11 +32,25 @@ class ClassResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeResult:
+    """The objects of one category and size; what has no ground truth is None."""
+
+    name: str
+    category_id: int
+    size: str  # small, medium or large
+    num_gt: int  # without crowds
+    AP: float | None
+    AP50: float | None
+    AR: float | None  # with max_dets[2] detections
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What the evaluator says about one set of images."""
 
     metrics: dict[str, float | None]  # the twelve NUMBERS, fractions; None where undefined
     per_class: list[ClassResult]  # by label
+    per_size: list[SizeResult]  # by label, then size
     precision: np.ndarray  # (10, 101, K): IoU 0.50 to 0.95, recall 0 to 1; nan: no ground truth
     backend: str
     max_dets: tuple[int, int, int]
@@ -83,6 +97,7 @@ def evaluate(
     return Evaluation(
         metrics={name: _number(precision, recall, number) for name, number in NUMBERS.items()},
         per_class=_per_class(data, detections, precision, recall, num_gt),
+        per_size=_per_size(data, rows, precision, recall),
         precision=np.where(curves > -1, curves, np.nan),
         backend=backend,
         max_dets=tuple(max_dets),
@@ -238,6 +253,30 @@ def _per_class(
             ClassResult(name=name, category_id=data.category_ids[label], **numbers, **counts)
         )
     return rows
+
+
+def _per_size(
+    data: CocoData, rows: np.ndarray, precision: np.ndarray, recall: np.ndarray
+) -> list[SizeResult]:
+    """Three rows for each category, by label; an object on a bound has both sizes, as in COCO."""
+    objects = rows[~data.crowd[rows]]
+    found = []
+    for label, name in enumerate(data.category_names):
+        area = data.area[objects[data.labels[objects] == label]]
+        for number, size in list(enumerate(SIZES))[1:]:
+            low, high = AREAS[number]
+            found.append(
+                SizeResult(
+                    name=name,
+                    category_id=data.category_ids[label],
+                    size=size,
+                    num_gt=int(((area >= low) & (area <= high)).sum()),
+                    AP=_number(precision, recall, NUMBERS["AP"]._replace(area=number), label),
+                    AP50=_number(precision, recall, NUMBERS["AP50"]._replace(area=number), label),
+                    AR=_number(precision, recall, NUMBERS["AR100"]._replace(area=number), label),
+                )
+            )
+    return found
 
 
 def _count_over(detections: DetectionArrays, limit: int) -> int:

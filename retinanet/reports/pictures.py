@@ -43,6 +43,7 @@ class Panel:
     labels: np.ndarray  # (N,)
     captions: Sequence[str]  # N texts
     crowd: np.ndarray  # (N,) bool: hatched, dashed
+    colors: Sequence[str] | None = None  # N; None: of the classes
 
 
 def draw_predictions(
@@ -104,7 +105,7 @@ def panels_of(
         index: of the image in ``data``.
         min_score: weaker predictions are left out.
     """
-    image, size = _read(data, index), tuple(data.sizes[index].tolist())
+    image, size = read_pixels(data, index), tuple(data.sizes[index].tolist())
     rows = slice(*data.first[index : index + 2])
     labels, crowd = data.labels[rows], data.crowd[rows]
     names = [plain_text(name, 22) for name in data.category_names]
@@ -174,7 +175,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     named = len(panel.boxes) - MAX_NAMED
     rows = zip(panel.boxes, panel.labels, panel.captions, panel.crowd, strict=True)
     for number, ((x, y, w, h), label, caption, crowd) in enumerate(rows):
-        color = class_color(int(label))
+        color = class_color(int(label)) if panel.colors is None else panel.colors[number]
         style = {"linestyle": "--", "hatch": "///", "linewidth": 1.0} if crowd else {}
         axes.add_patch(
             Rectangle((x, y), w, h, fill=False, edgecolor=color, **{"linewidth": 1.8} | style)
@@ -206,11 +207,13 @@ def class_color(label: int) -> str | tuple[float, float, float]:
     return colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.75)
 
 
-def _read(data: CocoData, index: int) -> np.ndarray:
-    """(h, w, 3) pixels, of large files every n-th; gray where the file is unreadable."""
+def read_pixels(data: CocoData, index: int, *, whole: bool = False) -> np.ndarray:
+    """(h, w, 3) pixels, of large files every n-th unless whole; gray where it is unreadable."""
     try:
         image = read_image(data.image_path(index)).permute(1, 2, 0).numpy()
     except (BadImage, FileNotFoundError):
-        return np.full((8, 8, 3), 128, np.uint8)
+        return np.full((*data.sizes[index], 3) if whole else (8, 8, 3), 128, np.uint8)
+    if whole:
+        return image
     step = max(1, min(image.shape[:2]) // (2 * PANEL_WIDTH))
     return image[::step, ::step]

@@ -46,6 +46,7 @@ def publish(
     Returns:
         A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
     """
+    about = {"annotations": str(data.path), "images": str(data.image_root)} | about
     write_report(root / "eval", data, found, evaluation, about, thresholds)
     if evaluation is not None:
         plot_pr(evaluation, root / "plots" / "pr_curves.png")

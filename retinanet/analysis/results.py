@@ -1,0 +1,118 @@
+"""Detections from a file in COCO's results format, of any project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from retinanet.data.coco import CocoData
+from retinanet.data.records import Records, shown
+from retinanet.evaluation.detect import DetectionArrays
+
+# From this share of boxes on that would end outside their image but not as corners, they are.
+CORNERS_SHARE = 0.5
+
+
+def read_results(path: Path, data: CocoData) -> DetectionArrays:
+    """Read and check a list of detections.
+
+    Args:
+        path: JSON: a list of ``{"image_id", "category_id", "bbox", "score"}``.
+        data: the ground truth that they belong to. All its images count as looked at.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such list, records that do not fit the data, or boxes that are corners.
+    """
+    records = Records(path, "detections", {"detections": _read_list(path)})
+    image_ids = records.integers("image_id")
+    categories = records.integers("category_id")
+    boxes = records.boxes("bbox")
+    scores = records.numbers("score")
+    _check_images(image_ids, path, data)
+    labels = _labels_of(categories, path, data)
+    _check_corners(boxes, image_ids, path, data)
+    order = np.lexsort((-scores, image_ids))
+    return DetectionArrays(
+        image_ids=image_ids[order],
+        boxes=boxes[order],
+        scores=scores[order],
+        labels=labels[order],
+        evaluated=np.unique(data.image_ids),
+        num_capped=0,
+    )
+
+
+def _read_list(path: Path) -> list:
+    """The JSON list in a file."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"results file {path} {what}; eval.py writes one.")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}; the file may be cut short.") from None
+    if not isinstance(found, list):
+        hint = (
+            " It is an annotation file; give it first, the results second."
+            if isinstance(found, dict) and "annotations" in found
+            else ""
+        )
+        raise ValueError(
+            f"{path} must hold a JSON list of detections with image_id, category_id, bbox and "
+            f"score, got {shown(found)}.{hint}"
+        )
+    return found
+
+
+def _check_images(image_ids: np.ndarray, path: Path, data: CocoData) -> None:
+    """Refuse results of other images."""
+    unknown = ~np.isin(image_ids, data.image_ids)
+    if unknown.any():
+        some = np.unique(image_ids[unknown])
+        raise ValueError(
+            f"{path}: {unknown.sum()} of {len(image_ids)} detections are of images that "
+            f"{data.path} does not list, such as image_id {some[0]}; give the annotations that "
+            f"the results were made for."
+        )
+
+
+def _labels_of(categories: np.ndarray, path: Path, data: CocoData) -> np.ndarray:
+    """(D,) labels of category ids."""
+    ids = np.array(data.category_ids)
+    order = np.argsort(ids)
+    place = np.searchsorted(ids, categories, sorter=order).clip(max=len(ids) - 1)
+    labels = order[place]
+    unknown = ids[labels] != categories
+    if unknown.any():
+        listed = f"{len(ids)} categories with ids from {ids.min()} to {ids.max()}"
+        raise ValueError(
+            f"{path}: {unknown.sum()} of {len(ids[labels])} detections have a category_id that "
+            f"{data.path} does not list, such as {categories[unknown][0]}; it lists {listed}. "
+            f"Write the ids of the annotation file rather than labels of the model."
+        )
+    return labels
+
+
+def _check_corners(boxes: np.ndarray, image_ids: np.ndarray, path: Path, data: CocoData) -> None:
+    """Refuse boxes that are ``[x1, y1, x2, y2]``: nothing would match, and nobody would know why.
+
+    Told by where boxes end: as ``[x, y, width, height]`` outside the image, by more than rounding
+    explains, and as corners inside.
+    """
+    if not len(boxes):
+        return
+    order = np.argsort(data.image_ids, kind="stable")
+    index = order[np.searchsorted(data.image_ids, image_ids, sorter=order)]
+    size = data.sizes[index][:, ::-1]  # (D, 2) width, height
+    leaves = (boxes[:, :2] + boxes[:, 2:] > size * 1.05 + 1).any(axis=1)
+    ordered = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= size + 1).all(axis=1)
+    share = (leaves & ordered).mean()
+    if share > CORNERS_SHARE or (ordered.all() and share > CORNERS_SHARE / 5):
+        raise ValueError(
+            f"{path}: {100 * share:.0f} % of the boxes end outside their image as [x, y, width, "
+            f"height] and fit into it as [x1, y1, x2, y2], so they seem to be corners; COCO's "
+            f"results have width and height: write x2 - x1 and y2 - y1."
+        )

@@ -1,0 +1,209 @@
+"""What a detector gets wrong, as pictures: the worst images, and annotations that may be wrong."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from retinanet.analysis.analyze import Analysis
+from retinanet.analysis.errors import KINDS, MISSED, NO_ERROR
+from retinanet.analysis.matched import Matched
+from retinanet.analysis.worst import NOT_SEEN, OTHER_CLASS, UNLABELLED, ImageErrors, Suspect
+from retinanet.atomic import write_whole
+from retinanet.data.coco import CocoData
+from retinanet.reports.error_plots import KIND_COLORS, RIGHT_COLOR
+from retinanet.reports.pictures import ROWS_PER_SHEET, Panel, draw_sheet, read_pixels
+from retinanet.reports.plots import BLACK, GRAY, house_style, plain_text
+
+LEGEND_HEIGHT = 26  # pixels
+SUSPECTS_PER_ROW = 3
+# A suspicious place is shown with so many times its side, and never less than so many pixels.
+CONTEXT, LEAST_CROP = 3.0, 96
+CROP_RATIO = 3 / 4  # height / width
+TITLES = {UNLABELLED: "not annotated?", OTHER_CLASS: "another class?", NOT_SEEN: "nothing found:"}
+SUSPECT_COLORS = {
+    UNLABELLED: KIND_COLORS["background"],
+    OTHER_CLASS: KIND_COLORS["class"],
+    NOT_SEEN: KIND_COLORS["missed"],
+}
+# Fills the last row of a sheet.
+EMPTY = Panel(
+    title="",
+    image=np.full((3, 4, 3), 255, np.uint8),
+    size=(3, 4),
+    boxes=np.zeros((0, 4)),
+    labels=np.zeros(0, int),
+    captions=(),
+    crowd=np.zeros(0, bool),
+)
+
+
+def draw_worst(data: CocoData, analysis: Analysis, folder: Path) -> list[Path]:
+    """Write ``worst_1.png``, ...: ground truth beside detections, colored by what they are.
+
+    Args:
+        data: what was analyzed.
+        analysis: of it.
+        folder: of the sheets; sheets of an earlier analysis are removed.
+
+    Returns:
+        The files.
+    """
+    rows = [_worst_panels(data, analysis, image) for image in analysis.worst]
+    legend = {"right": RIGHT_COLOR, **KIND_COLORS, "other objects": GRAY}
+    return _write_sheets(rows, folder, "worst", legend)
+
+
+def _worst_panels(data: CocoData, analysis: Analysis, worst: ImageErrors) -> list[Panel]:
+    """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
+    matched, errors = analysis.matched, analysis.errors
+    place = int(np.searchsorted(matched.image_ids, worst.image_id))
+    names = [plain_text(name, 22) for name in data.category_names]
+    image, size = read_pixels(data, worst.index), tuple(data.sizes[worst.index].tolist())
+    objects = np.flatnonzero(matched.truth.image == place)
+    missed = errors.missed_at_score[objects]
+    truth = Panel(
+        title=f"{plain_text(worst.file_name, 40)}, ground truth: {len(objects)}, "
+        f"missed: {missed.sum()}",
+        image=image,
+        size=size,
+        boxes=matched.truth.box[objects],
+        labels=matched.truth.label[objects],
+        captions=[names[label] for label in matched.truth.label[objects]],
+        crowd=np.zeros(len(objects), bool),
+        colors=[KIND_COLORS[KINDS[MISSED]] if lost else GRAY for lost in missed],
+    )
+    mine = matched.found.image == place
+    mine &= (matched.scores >= errors.score) & ~matched.ignored
+    found = np.flatnonzero(mine)
+    # Errors above what is right, and of each the best on top.
+    found = found[np.lexsort((matched.scores[found], errors.kind[found] != NO_ERROR))]
+    wrong = int((errors.kind[found] != NO_ERROR).sum())
+    predicted = Panel(
+        title=f"score \u2265 {errors.score:.2f}: {len(found)}, wrong: {wrong}",
+        image=image,
+        size=size,
+        boxes=matched.found.box[found],
+        labels=matched.found.label[found],
+        captions=[f"{names[matched.found.label[d]]} {matched.scores[d]:.2f}" for d in found],
+        crowd=np.zeros(len(found), bool),
+        colors=[_color(errors.kind[d]) for d in found],
+    )
+    return [truth, predicted]
+
+
+def _color(kind: int) -> str:
+    return RIGHT_COLOR if kind == NO_ERROR else KIND_COLORS[KINDS[kind]]
+
+
+def draw_suspects(data: CocoData, analysis: Analysis, folder: Path) -> list[Path]:
+    """Write ``suspects_unlabelled_1.png`` and the like: places where annotations may be wrong.
+
+    Args:
+        data: what was analyzed.
+        analysis: of it.
+        folder: of the sheets; sheets of an earlier analysis are removed.
+
+    Returns:
+        The files.
+    """
+    written = []
+    for reason in TITLES:
+        mine = [suspect for suspect in analysis.suspects if suspect.reason == reason]
+        panels = [_suspect_panel(data, analysis.matched, suspect) for suspect in mine]
+        panels += [EMPTY] * (-len(panels) % SUSPECTS_PER_ROW)
+        rows = [
+            panels[start : start + SUSPECTS_PER_ROW]
+            for start in range(0, len(panels), SUSPECTS_PER_ROW)
+        ]
+        legend = {"this place": SUSPECT_COLORS[reason], "annotated object": GRAY}
+        written += _write_sheets(rows, folder, f"suspects_{reason}", legend)
+    return written
+
+
+def _suspect_panel(data: CocoData, matched: Matched, suspect: Suspect) -> Panel:
+    """The place, and what is annotated around it."""
+    image, corner = _crop(data, suspect)
+    place = int(np.searchsorted(matched.image_ids, suspect.image_id))
+    objects = np.flatnonzero(matched.truth.image == place)
+    if suspect.reason == NOT_SEEN:  # it is one of them
+        objects = objects[(matched.truth.box[objects] != suspect.box).any(axis=1)]
+    boxes = np.concatenate([matched.truth.box[objects], [suspect.box]])
+    boxes[:, :2] -= corner
+    size = image.shape[:2]
+    seen = (boxes[:, :2] < size[::-1]).all(axis=1) & (boxes[:, :2] + boxes[:, 2:] > 0).all(axis=1)
+    score = "" if suspect.score is None else f" {suspect.score:.2f}"
+    name = plain_text(suspect.found or suspect.annotated or "", 22) + score
+    captions = [plain_text(data.category_names[i], 22) for i in matched.truth.label[objects]]
+    captions.append(name)
+    colors = [GRAY] * len(objects) + [SUSPECT_COLORS[suspect.reason]]
+    instead = "" if suspect.reason != OTHER_CLASS else f" on {plain_text(suspect.annotated, 14)}"
+    return Panel(
+        title=f"{TITLES[suspect.reason]} {name}{instead}, {plain_text(suspect.file_name, 32)}",
+        image=image,
+        size=size,
+        boxes=boxes[seen],
+        labels=np.zeros(int(seen.sum()), int),
+        captions=[caption for caption, keep in zip(captions, seen, strict=True) if keep],
+        crowd=np.zeros(int(seen.sum()), bool),
+        colors=[color for color, keep in zip(colors, seen, strict=True) if keep],
+    )
+
+
+def _crop(data: CocoData, suspect: Suspect) -> tuple[np.ndarray, np.ndarray]:
+    """A part of the image of fixed shape around the place, and (2,) its corner in the file.
+
+    What would lie outside the image is white.
+    """
+    image = read_pixels(data, suspect.index, whole=True)
+    x, y, w, h = suspect.box
+    width = int(max(CONTEXT * w, CONTEXT * h / CROP_RATIO, LEAST_CROP))
+    # No more than shows the whole image.
+    width = min(width, int(max(image.shape[1], image.shape[0] / CROP_RATIO)) + 1)
+    side = np.array([width, round(CROP_RATIO * width)])
+    full = np.array(image.shape[1::-1])
+    middle = np.array([x + w / 2, y + h / 2])
+    corner = np.clip((middle - side / 2).astype(int), np.minimum(full - side, 0), None)
+    corner = np.minimum(corner, np.maximum(full - side, 0))
+    part = np.full((side[1], side[0], 3), 255, np.uint8)
+    low, high = np.maximum(corner, 0), np.minimum(corner + side, full)
+    (left, top), (right, bottom) = low - corner, high - corner
+    part[top:bottom, left:right] = image[low[1] : high[1], low[0] : high[0]]
+    return part, corner
+
+
+def _write_sheets(
+    rows: Sequence[Sequence[Panel]], folder: Path, stem: str, legend: Mapping[str, str]
+) -> list[Path]:
+    """Write ``STEM_1.png``, ... and remove those of an earlier analysis."""
+    for old in folder.glob(f"{stem}_*.png"):
+        old.unlink()
+    written = []
+    for number, start in enumerate(range(0, len(rows), ROWS_PER_SHEET), start=1):
+        sheet = draw_sheet(rows[start : start + ROWS_PER_SHEET])
+        sheet = np.concatenate([_draw_legend(legend, sheet.shape[1]), sheet])
+        memory = io.BytesIO()
+        Image.fromarray(sheet).save(memory, format="png")
+        written.append(folder / f"{stem}_{number}.png")
+        write_whole(written[-1], memory.getvalue())
+    return written
+
+
+def _draw_legend(legend: Mapping[str, str], width: int) -> np.ndarray:
+    """(LEGEND_HEIGHT, width, 3) uint8: what the colors mean."""
+    with house_style():
+        figure = Figure(figsize=(width / 100, LEGEND_HEIGHT / 100), dpi=100)
+        handles = [Patch(color=color, label=name) for name, color in legend.items()]
+        figure.legend(
+            handles=handles, loc="center", ncols=len(handles), fontsize=9, labelcolor=BLACK
+        )
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,253 @@
+"""Tell what a detector gets wrong, what each kind of error costs, and where to look first.
+
+  python -m scripts.analyze runs/NAME
+  python -m scripts.analyze runs/NAME/checkpoints/last.pt       after eval.py on it
+  python -m scripts.analyze annotations.json detections.json --images FOLDER
+
+The first two read what train.py or eval.py left in eval/ (nothing is detected again); the third
+takes COCO annotations and results of any project. Errors are told apart as TIDE does
+(arXiv:2008.08115) at IoU 0.5: class, localization, both, duplicate, background, missed. Each kind
+is mended alone to see what AP50 gains, so the costs do not add up to what is missing.
+
+Into OUTPUT go errors.json and errors.png (the table), errors.csv (every error of at least the
+score), confusion.csv and .png, sizes.csv (AP by class and size), worst_*.png (the images that cost
+most) and suspects_*.png (places where the annotation may be wrong).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from retinanet.analysis.analyze import Analysis, analyze
+from retinanet.analysis.results import read_results
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
+from retinanet.data.coco import CocoData, read_coco
+from retinanet.evaluation.detect import DetectionArrays
+from retinanet.reports.error_report import confused_table, error_table, write_analysis
+
+COMMAND = "python -m scripts.analyze"
+DEFAULT_MAX_DETS = (1, 10, 100)  # COCO's
+COLUMNS = 80
+
+
+class Sources(NamedTuple):
+    """Where everything is."""
+
+    annotations: Path
+    images: Path | None  # None: not known, no pictures
+    detections: Path
+    output: Path
+    num_images: int | None  # that were looked at; None: all
+    max_dets: tuple[int, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and write the files; 1 for what cannot be analyzed."""
+    args = read_arguments(arguments)
+    try:
+        sources = find_sources(args)
+        sources.output.mkdir(parents=True, exist_ok=True)  # now rather than after the work
+        data, found = read(sources)
+        analysis = analyze(data, found, score=args.score, max_dets=sources.max_dets, most=args.most)
+        write_analysis(sources.output, data, analysis, pictures=sources.images is not None)
+        return show(report(analysis, sources))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except MISTAKES as error:
+        complain(error)
+        return 1
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What to analyze, and how."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="a run, a checkpoint, or annotations and detections",
+    )
+    parser.add_argument("--output", type=Path, help="folder to write (default: analysis/ beside)")
+    parser.add_argument("--images", type=Path, help="folder that file names start from")
+    parser.add_argument(
+        "--score", type=float, help="look at detections from it on (default: where F1 is largest)"
+    )
+    parser.add_argument(
+        "--most", type=int, default=12, help="images, and places of each kind (default: 12)"
+    )
+    parser.add_argument(
+        "--max-dets", type=int, help="detections of a class in an image that count (default: 100)"
+    )
+    args = parser.parse_args(arguments)
+    if len(args.paths) > 2:
+        parser.error("give a run, a checkpoint, or annotations and detections: two paths at most")
+    if args.score is not None and not np.isfinite(args.score):
+        parser.error(f"--score must be a finite number, got {args.score}")
+    if args.most < 0:
+        parser.error(f"--most must be at least 0, got {args.most}")
+    if args.max_dets is not None and args.max_dets < 1:
+        parser.error(f"--max-dets must be at least 1, got {args.max_dets}")
+    return args
+
+
+def find_sources(args: argparse.Namespace) -> Sources:
+    """The files that the arguments mean.
+
+    Raises:
+        ValueError: a folder that is not a run, or settings that cannot be read.
+        FileNotFoundError: nothing there, or no detections yet.
+    """
+    if len(args.paths) == 2:
+        annotations, detections = args.paths
+        output = args.output or detections.parent / "analysis"
+        sources = Sources(annotations, args.images, detections, output, None, DEFAULT_MAX_DETS)
+    else:
+        sources = of_evaluation(find_evaluation(args.paths[0]))
+        sources = sources._replace(
+            images=args.images or sources.images, output=args.output or sources.output
+        )
+    if args.images is not None and not args.images.is_dir():
+        raise FileNotFoundError(f"--images={args.images} is no folder; give the images' folder.")
+    if sources.output.exists() and not sources.output.is_dir():
+        raise ValueError(f"{sources.output} is a file; give another folder as --output.")
+    if args.max_dets is not None:
+        limits = (min(1, args.max_dets), min(10, args.max_dets), args.max_dets)
+        sources = sources._replace(max_dets=limits)
+    return sources
+
+
+def find_evaluation(path: Path) -> Path:
+    """The folder with ``eval/`` that belongs to a run or a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if path.is_dir():
+        candidates, remedy = [path, path.parent], f"checkpoint={path}/checkpoints/best.pt"
+        candidates = candidates if path.name == "eval" else candidates[:1]
+    elif path.suffix in (".pt", ".pth", ".pkl") and path.exists():
+        remedy, run = f"checkpoint={path}", path.parent.parent
+        run = run if (run / "config.yaml").exists() else path.with_suffix("")
+        candidates = [run] if path.name == "best.pt" else [run / f"eval_{path.stem}"]
+    elif path.exists():
+        raise ValueError(
+            f"{path} is neither a run nor a checkpoint; with annotations give two files: "
+            f"{COMMAND} ANNOTATIONS DETECTIONS."
+        )
+    else:
+        raise FileNotFoundError(f"{path} does not exist; give a run, such as runs/NAME.")
+    for folder in candidates:
+        if (folder / "eval" / "detections.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no {candidates[0] / 'eval' / 'detections.json'}; run python eval.py {remedy} first, or "
+        f"give the folder that it wrote."
+    )
+
+
+def of_evaluation(folder: Path) -> Sources:
+    """What an evaluation says that it looked at; older ones leave it to the run's settings.
+
+    Raises:
+        ValueError: neither says it.
+    """
+    metrics = _read_map(folder / "eval" / "metrics.json")
+    data = _read_map(folder / "config.yaml").get("data") or {}
+    annotations, images = metrics.get("annotations"), metrics.get("images")
+    if annotations is None and data.get("val_annotations"):
+        root = Path(data.get("root") or ".")
+        annotations, images = root / data["val_annotations"], root / (data.get("val_images") or ".")
+    if annotations is None:
+        raise ValueError(
+            f"{folder} does not say which annotations it was evaluated on; give them: {COMMAND} "
+            f"ANNOTATIONS {folder / 'eval' / 'detections.json'}."
+        )
+    annotations = Path(annotations)
+    if not annotations.is_file():
+        raise FileNotFoundError(
+            f"no {annotations}, which {folder} was evaluated on; call it from the folder where "
+            f"train.py ran, or give both: {COMMAND} ANNOTATIONS {folder}/eval/detections.json."
+        )
+    return Sources(
+        annotations,
+        Path(images) if images and Path(images).is_dir() else None,
+        folder / "eval" / "detections.json",
+        folder / "analysis",
+        metrics.get("num_images"),
+        tuple(metrics.get("max_dets") or DEFAULT_MAX_DETS),
+    )
+
+
+def _read_map(path: Path) -> dict[str, Any]:
+    """A JSON or YAML file; empty when it is not there.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a map of names to values.")
+    return found
+
+
+def read(sources: Sources) -> tuple[CocoData, DetectionArrays]:
+    """Ground truth and detections.
+
+    Raises:
+        FileNotFoundError: a file that is not there.
+        ValueError: files that are not what they should be, or do not belong together.
+    """
+    data = read_coco(sources.annotations, sources.images or sources.annotations.parent)
+    found = read_results(sources.detections, data)
+    first = data.image_ids[: sources.num_images]
+    # Of an evaluation with evaluation.max_images only the first were looked at.
+    if sources.num_images is not None and np.isin(found.image_ids, first).all():
+        found = dataclasses.replace(found, evaluated=np.unique(first))
+    return data, found
+
+
+def report(analysis: Analysis, sources: Sources) -> str:
+    """What is said on the screen."""
+    evaluation, best = analysis.evaluation, analysis.thresholds.overall
+    AP50 = "n/a" if evaluation.metrics["AP50"] is None else f"{evaluation.metrics['AP50']:.3f}"
+    cut = "" if best.F1 is None else f", best F1 {best.F1:.3f} with score >= {best.score:.3f}"
+    confused = confused_table(analysis)
+    missing = [] if sources.images is not None else ["pictures   none; give --images FOLDER"]
+    return "\n".join(
+        [
+            f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
+            f"{evaluation.num_detections} detections",
+            f"AP50 {AP50}{cut}",
+            "",
+            error_table(analysis),
+            "",
+            *([confused, ""] if confused else []),
+            *textwrap.wrap(analysis.advice, COLUMNS),
+            "",
+            *missing,
+            f"files      {sources.output}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
