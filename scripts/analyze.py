@@ -229,18 +229,18 @@ def report(analysis: Analysis, sources: Sources) -> str:
     """What is said on the screen."""
     evaluation, best = analysis.evaluation, analysis.thresholds.overall
     AP50 = "n/a" if evaluation.metrics["AP50"] is None else f"{evaluation.metrics['AP50']:.3f}"
-    best_words = (
-        "" if best.F1 is None else f", best F1 {best.F1:.3f} with score >= {best.score:.3f}"
-    )
+    cut = "" if best.F1 is None else f", best F1 {best.F1:.3f} with score >= {best.score:.3f}"
+    confused = confused_table(analysis)
     missing = [] if sources.images is not None else ["pictures   none; give --images FOLDER"]
     return "\n".join(
         [
             f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
-            f"{evaluation.num_detections} detections: AP50 {AP50}{best_words}",
+            f"{evaluation.num_detections} detections",
+            f"AP50 {AP50}{cut}",
             "",
             error_table(analysis),
             "",
-            *([confused_table(analysis), ""] if confused_table(analysis) else []),
+            *([confused, ""] if confused else []),
             *textwrap.wrap(analysis.advice, COLUMNS),
             "",
             *missing,

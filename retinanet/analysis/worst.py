@@ -140,15 +140,14 @@ def _by_score(matched: Matched, chosen: np.ndarray, most: int) -> np.ndarray:
 
 
 def _detection(data: CocoData, matched: Matched, errors: Errors, d: int, reason: str) -> Suspect:
-    target = errors.target[d]
-    label = matched.truth.label[target]
+    target, names = errors.target[d], data.category_names
     return Suspect(
         **_image(data, matched, matched.found.image[d]),
         reason=reason,
         box=tuple(matched.found.box[d].tolist()),
-        found=data.category_names[matched.found.label[d]],
+        found=names[matched.found.label[d]],
         score=float(matched.scores[d]),
-        annotated=data.category_names[label] if target >= 0 else None,
+        annotated=names[matched.truth.label[target]] if target >= 0 else None,
     )
 
 
