@@ -169,8 +169,8 @@ def undecided(case: Case, course: Course | None) -> Cause:
     seen = "classes, boxes and images agree as far as can be seen"
     if case.AP_any > max(PROVEN_AP, PROVEN_FACTOR * case.AP):
         seen = (
-            f"the boxes are right, with an AP of {case.AP_any:.3f} when classes are ignored, and the "
-            f"classes are not; if they are named otherwise in the annotations, there are too few "
+            f"the boxes are right, with an AP of {case.AP_any:.3f} when classes are ignored, and "
+            f"the classes are not; if they are named otherwise in the annotations, there are too few "
             f"objects to see how"
         )
     return Cause(
