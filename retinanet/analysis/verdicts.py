@@ -170,8 +170,8 @@ def undecided(case: Case, course: Course | None) -> Cause:
     if case.AP_any > max(PROVEN_AP, PROVEN_FACTOR * case.AP):
         seen = (
             f"the boxes are right, with an AP of {case.AP_any:.3f} when classes are ignored, and "
-            f"the classes are not; if they are named otherwise in the annotations, there are too few "
-            f"objects to see how"
+            f"the classes are not; if they are named otherwise in the annotations, there are too "
+            f"few objects to see how"
         )
     return Cause(
         UNDECIDED,
