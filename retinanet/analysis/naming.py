@@ -15,8 +15,6 @@ from retinanet.evaluation.detect import DetectionArrays
 SEEN_IOU = 0.5
 # Added to the number of objects of a class, so that one lucky object does not name it.
 SMOOTHING = 3.0
-# Objects of a class, in each half of the images, from which on it can be judged.
-LEAST_OBJECTS = 2
 # Objects of the renamed classes, over all.
 LEAST_RENAMED = 10
 # By how much, of 1, renaming must make more objects right in images that it was not learned
@@ -111,8 +109,9 @@ def _renaming(counts: np.ndarray) -> np.ndarray:
 def _trial(learned: np.ndarray, held_out: np.ndarray) -> tuple[float, float, float, int, int]:
     """A renaming learned on one half of the images, tried on the other.
 
-    Only classes count that get the name of another class which is to be seen as well: where cups
-    are all taken for bowls and there is no bowl, nothing says that the names are wrong.
+    Only classes count that get the name of another class which is to be seen as well, and is not
+    seen by that name: where cups are all taken for bowls and there is no bowl, or bowls are bowls,
+    nothing says that the names are wrong.
 
     Returns:
         Share of right objects before and after, mean over the classes; variance of the
@@ -121,8 +120,9 @@ def _trial(learned: np.ndarray, held_out: np.ndarray) -> tuple[float, float, flo
     new = _renaming(learned)
     total = held_out.sum(axis=1)
     g = np.flatnonzero(new != np.arange(len(new)))
-    g = g[(total[g] >= LEAST_OBJECTS) & (total[new[g]] >= LEAST_OBJECTS)]
-    g = g[learned[g, new[g]] > 0]
+    both = learned + held_out
+    lost = both.diagonal() < 0.5 * both.sum(axis=1)  # seen, and not by their names
+    g = g[(total[g] > 0) & lost[new[g]] & (learned[g, new[g]] > 0)]
     if not len(g):
         return 0.0, 0.0, 0.0, 0, 0
     before, after = held_out[g, g] / total[g], held_out[g, new[g]] / total[g]

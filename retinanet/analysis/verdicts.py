@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from retinanet.analysis.causes import UNDECIDED, Case, Cause, Network
+from retinanet.analysis.causes import (
+    PROVEN_AP,
+    PROVEN_FACTOR,
+    UNDECIDED,
+    Case,
+    Cause,
+    Network,
+)
 from retinanet.analysis.course import Course
 from retinanet.analysis.naming import describe_names
 from retinanet.analysis.reach import MANY
@@ -159,9 +166,16 @@ def alike_cause(case: Case, whole: DetectionArrays) -> Cause | None:
 def undecided(case: Case, course: Course | None) -> Cause:
     """Nothing was found."""
     more = "" if course is not None else " The log of the training would tell more."
+    seen = "classes, boxes and images agree as far as can be seen"
+    if case.AP_any > max(PROVEN_AP, PROVEN_FACTOR * case.AP):
+        seen = (
+            f"the boxes are right, with an AP of {case.AP_any:.3f} when classes are ignored, and "
+            f"the classes are not; if they are named otherwise in the annotations, there are too "
+            f"few objects to see how"
+        )
     return Cause(
         UNDECIDED,
-        f"No cause was found: classes, boxes and images agree as far as can be seen.{more}",
+        f"No cause was found: {seen}.{more}",
         "Look at plots/predictions_1.png; python -m scripts.check_data looks at the data, "
         "train.log at the training. If the loss still fell at the end, train longer.",
     )

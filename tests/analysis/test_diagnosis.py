@@ -133,6 +133,14 @@ def test_renamed_classes_are_recognized(level, classes):
     assert diagnosis.numbers["AP_renamed"] == pytest.approx(wanted)
 
 
+def test_too_few_objects_to_see_a_renaming_are_undecided_but_not_denied():
+    data = make_world(rng_of(), num_images=12, num_classes=80, objects=(2, 4))
+    found = look(rng_of(1), data, GOOD)
+    diagnosis = diagnosed(renamed(data, np.roll(np.arange(80), 1)), found)
+    assert diagnosis.verdict == "undecided"
+    assert "the boxes are right" in diagnosis.causes[0].verdict
+
+
 def test_ids_that_have_slipped_by_one_are_called_so():
     data = make_world(rng_of())
     found = look(rng_of(1), data, GOOD)
