@@ -26,6 +26,7 @@ LAYERS = [
         "devices",
         "loading",
         "atomic",
+        "thresholds",
     },
     {"data", "model", "matching", "mining", "focal", "losses", "postprocess"},
     {"training", "evaluation"},
@@ -34,7 +35,7 @@ LAYERS = [
     {"exchange"},
     {"build"},
     {"detector", "opening", "resume"},
-    {"run"},
+    {"run", "prediction"},
     {"jobs"},
     {"cli"},
 ]

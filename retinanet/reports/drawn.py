@@ -1,0 +1,174 @@
+"""Boxes drawn on photos at their full resolution, in the colors of the sheets."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.colors import to_rgb
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont
+
+from retinanet.reports.pictures import MAX_NAMED, caption, class_color
+
+logger = logging.getLogger(__name__)
+
+# Widths of lines and heights of letters follow the side of a square as large as the photo.
+LINE = 1 / 320
+LETTERS = 1 / 42
+# Smaller letters cannot be read, thinner lines not be seen; pixels.
+LEAST_LETTERS = 10
+LEAST_LINE = 1
+# Captions are black on colors brighter than this, white on others; 0 to 1.
+BRIGHT = 0.6
+# JPEG allows no longer side; pixels. Source: libjpeg, JPEG_MAX_DIMENSION.
+LONGEST_SIDE = 65_500
+# A font that has a picture of every letter there is, none of which says anything.
+NO_LETTERS = "Last Resort"
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: Sequence[Sequence[float]] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float] | np.ndarray,
+) -> Image.Image:
+    """A photo with what was found in it; the best on top.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (D, 4) x1, y1, x2, y2 in pixels of it.
+        labels: (D,), which give the colors.
+        names: D names of classes.
+        scores: (D,), the best first. The best ``MAX_NAMED`` have a caption.
+
+    Returns:
+        A picture of the same size.
+    """
+    picture = Image.fromarray(image)
+    boxes, colors = np.asarray(boxes).tolist(), [_color(int(label)) for label in labels]
+    pen = ImageDraw.Draw(picture)
+    side = math.sqrt(image.shape[0] * image.shape[1])
+    line = max(LEAST_LINE, round(side * LINE))
+    for box, color in reversed(list(zip(boxes, colors, strict=True))):
+        _draw_box(pen, box, color, line)
+    letters = max(LEAST_LETTERS, round(side * LETTERS))
+    rows = list(zip(boxes, colors, names, scores, strict=True))
+    for box, color, name, score in reversed(rows[:MAX_NAMED]):
+        _draw_caption(pen, box, color, (name, float(score)), letters, line)
+    return picture
+
+
+def check_letters(names: Sequence[str], ids: Sequence[int]) -> str | None:
+    """A sentence when names of classes cannot be drawn on this machine, else None.
+
+    Args:
+        names: of the classes.
+        ids: their category ids.
+    """
+    missing = [(n, i) for n, i in zip(names, ids, strict=True) if font_path(n) is None]
+    if not missing:
+        return None
+    name, number = missing[0]
+    return (
+        f"no font here has the letters of {len(missing)} class names, such as {name}; pictures "
+        f"show {written(name)} for it (category {number}). A font such as Noto Sans CJK helps."
+    )
+
+
+@functools.cache
+def font_path(text: str) -> str | None:
+    """A font file with all letters of a text: matplotlib's own or, failing that, the system's."""
+    own = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    letters = {ord(letter) for letter in text if letter.isprintable()}
+    if letters <= _letters(str(own)):
+        return str(own)
+    fonts = [font for font in font_manager.fontManager.ttflist if NO_LETTERS not in font.name]
+    # The plainest first.
+    fonts.sort(key=lambda f: (f.style != "normal", abs(_weight(f.weight) - 400), f.name, f.fname))
+    return next((font.fname for font in fonts if letters <= _letters(font.fname)), None)
+
+
+def written(name: str) -> str:
+    """A name in letters that can be drawn; the others become question marks."""
+    if font_path(name) is not None:
+        return name
+    return "".join(letter if font_path(letter) is not None else "?" for letter in name)
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    """Code points that a font file has; none where it cannot be read."""
+    try:
+        return frozenset(FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+def _weight(weight: int | str) -> int:
+    """matplotlib gives some as words."""
+    return font_manager.weight_dict.get(weight, 400) if isinstance(weight, str) else weight
+
+
+@functools.lru_cache(maxsize=64)
+def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
+
+
+@functools.cache
+def _color(label: int) -> tuple[int, int, int]:
+    """0 to 255."""
+    red, green, blue = (round(255 * part) for part in to_rgb(class_color(label)))
+    return red, green, blue
+
+
+def _draw_box(
+    pen: ImageDraw.ImageDraw, box: Sequence[float], color: tuple[int, int, int], line: int
+) -> None:
+    """Lines along the edges of a box, pushed into the picture where the box ends at its border."""
+    width, height = pen.im.size
+    x1, y1, x2, y2 = box
+    left, right = _span(x1, x2, width, line)
+    top, bottom = _span(y1, y2, height, line)
+    pen.rectangle((left, top, right, bottom), outline=color, width=line)
+
+
+def _span(low: float, high: float, limit: int, line: int) -> tuple[int, int]:
+    """First and last pixel of lines that are centered on two edges."""
+    first = min(max(round(low - line / 2), 0), limit - 1)
+    last = min(max(round(high + line / 2) - 1, first), limit - 1)
+    return first, last
+
+
+def _draw_caption(
+    pen: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    color: tuple[int, int, int],
+    what: tuple[str, float],
+    letters: int,
+    line: int,
+) -> None:
+    """Name and score on a patch of the color: above the box, or inside where there is no room."""
+    name, score = what
+    text = caption(written(name), score)
+    font = _font(font_path(text) or font_path(""), letters)
+    ascent, descent = font.getmetrics()
+    gap = max(1, letters // 6)
+    wide, high = math.ceil(font.getlength(text)) + 2 * gap, ascent + descent
+    width, height = pen.im.size
+    left = min(max(round(box[0] - line / 2), 0), max(width - wide, 0))
+    top = round(box[1] - line / 2) - high
+    if top < 0:
+        top = min(max(round(box[1] + line / 2), 0), max(height - high, 0))
+    pen.rectangle((left, top, left + wide - 1, top + high - 1), fill=color)
+    red, green, blue = color
+    bright = (0.299 * red + 0.587 * green + 0.114 * blue) / 255  # Rec. 601
+    ink = (0, 0, 0) if bright > BRIGHT else (255, 255, 255)
+    pen.text((left + gap, top), text, fill=ink, font=font)

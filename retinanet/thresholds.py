@@ -1,0 +1,70 @@
+"""From which score on a detection counts: what is asked for, what a checkpoint knows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Where the best score is not known; sheets of predictions have it too.
+DEFAULT_SCORE = 0.3
+
+
+def min_scores(
+    score: float | str | None, thresholds: dict[str, Any] | None, num_classes: int, kept: float
+) -> Tensor:
+    """The score that a detection of each class must reach, (K,) float32.
+
+    Args:
+        score: a number in [0, 1): that, for every class; None: ``kept``; ``"auto"``: the class's
+            score of best F1, or that of all classes, or ``DEFAULT_SCORE``.
+        thresholds: what the checkpoint knows; see :func:`known_thresholds`.
+        num_classes: K.
+        kept: what the checkpoint's own evaluation keeps.
+
+    Raises:
+        ValueError: another score.
+    """
+    if score == "auto":
+        known = thresholds or {"score": None, "classes": [None] * num_classes}
+        common = DEFAULT_SCORE if known["score"] is None else known["score"]
+        return torch.tensor([common if one is None else one for one in known["classes"]])
+    score = kept if score is None else score
+    if isinstance(score, bool | str) or not 0 <= score < 1:
+        raise ValueError(f"score must be auto or a number in [0, 1), got {score}.")
+    return torch.full((num_classes,), float(score))
+
+
+def known_thresholds(state: dict[str, Any], num_classes: int) -> dict[str, Any] | None:
+    """A checkpoint's scores of best F1 on its validation set; None where it has none.
+
+    Args:
+        state: the checkpoint.
+        num_classes: of its model.
+
+    Returns:
+        ``{"iou": 0.5, "score": of all classes, "f1": reached there, "classes": [score of each]}``;
+        a score is None where it is not defined.
+
+    Raises:
+        ValueError: they are not scores, or not of the model's classes.
+    """
+    found = state.get("thresholds")
+    if found is None:
+        return None
+    classes = found.get("classes") if isinstance(found, dict) else None
+    if not isinstance(classes, list) or len(classes) != num_classes:
+        raise ValueError(f"the checkpoint's thresholds are not those of {num_classes} classes.")
+    scores = [score for score in (found.get("score"), *classes) if score is not None]
+    wrong = [score for score in scores if not _is_score(score)]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint's thresholds must be scores in [0, 1], got {ascii(wrong[0])[:20]}."
+        )
+    return {"iou": 0.5, "score": None, "f1": None} | found
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and 0 <= value <= 1
