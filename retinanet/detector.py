@@ -193,7 +193,8 @@ class Detector:
         from retinanet.reports.drawn import draw_boxes  # imports matplotlib: only now
 
         pixels = pixels_of(photo).permute(1, 2, 0).numpy()
-        return draw_boxes(pixels, found.boxes, found.labels, found.names, found.scores)
+        what = found.labels, found.names, found.category_ids, found.scores
+        return draw_boxes(pixels, found.boxes, *what)
 
     def prepare(self, photo: Photo) -> tuple[Tensor, Tensor, Tensor]:
         """A photo as the model takes it, on its device.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -57,14 +56,14 @@ def known_thresholds(state: dict[str, Any], num_classes: int) -> dict[str, Any] 
     classes = found.get("classes") if isinstance(found, dict) else None
     if not isinstance(classes, list) or len(classes) != num_classes:
         raise ValueError(f"the checkpoint's thresholds are not those of {num_classes} classes.")
-    scores = [score for score in (found.get("score"), *classes) if score is not None]
-    wrong = [score for score in scores if not _is_score(score)]
+    values = [found.get("score"), found.get("f1"), *classes]
+    wrong = [value for value in values if value is not None and not _is_fraction(value)]
     if wrong:
         raise ValueError(
-            f"the checkpoint's thresholds must be scores in [0, 1], got {ascii(wrong[0])[:20]}."
+            f"the checkpoint's thresholds must be numbers from 0 to 1, got {ascii(wrong[0])[:20]}."
         )
-    return {"iou": 0.5, "score": None, "f1": None} | found
+    return {key: found.get(key) for key in ("iou", "score", "f1", "classes")}
 
 
-def _is_score(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value) and 0 <= value <= 1
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1

@@ -38,6 +38,7 @@ def draw_boxes(
     boxes: Sequence[Sequence[float]] | np.ndarray,
     labels: Sequence[int] | np.ndarray,
     names: Sequence[str],
+    ids: Sequence[int],
     scores: Sequence[float] | np.ndarray,
 ) -> Image.Image:
     """A photo with what was found in it; the best on top.
@@ -47,6 +48,7 @@ def draw_boxes(
         boxes: (D, 4) x1, y1, x2, y2 in pixels of it.
         labels: (D,), which give the colors.
         names: D names of classes.
+        ids: D category ids, which stand for names that no font can write.
         scores: (D,), the best first. The best ``MAX_NAMED`` have a caption.
 
     Returns:
@@ -60,9 +62,10 @@ def draw_boxes(
     for box, color in reversed(list(zip(boxes, colors, strict=True))):
         _draw_box(pen, box, color, line)
     letters = max(LEAST_LETTERS, round(side * LETTERS))
-    rows = list(zip(boxes, colors, names, scores, strict=True))
-    for box, color, name, score in reversed(rows[:MAX_NAMED]):
-        _draw_caption(pen, box, color, (name, float(score)), letters, line)
+    texts = [caption(written(*name), float(s)) for *name, s in zip(names, ids, scores, strict=True)]
+    rows = list(zip(boxes, colors, texts, strict=True))
+    for box, color, text in reversed(rows[:MAX_NAMED]):
+        _draw_caption(pen, box, color, text, letters, line)
     return picture
 
 
@@ -76,10 +79,10 @@ def check_letters(names: Sequence[str], ids: Sequence[int]) -> str | None:
     missing = [(n, i) for n, i in zip(names, ids, strict=True) if font_path(n) is None]
     if not missing:
         return None
-    name, number = missing[0]
+    shown = ", ".join(f"{written(name, number)} for {name}" for name, number in missing[:3])
     return (
-        f"no font here has the letters of {len(missing)} class names, such as {name}; pictures "
-        f"show {written(name)} for it (category {number}). A font such as Noto Sans CJK helps."
+        f"no font here has the letters of {len(missing)} of {len(names)} class names; pictures "
+        f"show {shown}{', ...' if len(missing) > 3 else ''}. Noto Sans CJK or the like helps."
     )
 
 
@@ -96,11 +99,9 @@ def font_path(text: str) -> str | None:
     return next((font.fname for font in fonts if letters <= _letters(font.fname)), None)
 
 
-def written(name: str) -> str:
-    """A name in letters that can be drawn; the others become question marks."""
-    if font_path(name) is not None:
-        return name
-    return "".join(letter if font_path(letter) is not None else "?" for letter in name)
+def written(name: str, number: int) -> str:
+    """A class name, or ``#`` and its category id where no font has its letters."""
+    return name if font_path(name) is not None else f"#{number}"
 
 
 @functools.cache
@@ -151,18 +152,18 @@ def _draw_caption(
     pen: ImageDraw.ImageDraw,
     box: Sequence[float],
     color: tuple[int, int, int],
-    what: tuple[str, float],
+    text: str,
     letters: int,
     line: int,
 ) -> None:
     """Name and score on a patch of the color: above the box, or inside where there is no room."""
-    name, score = what
-    text = caption(written(name), score)
     font = _font(font_path(text) or font_path(""), letters)
     ascent, descent = font.getmetrics()
     gap = max(1, letters // 6)
     wide, high = math.ceil(font.getlength(text)) + 2 * gap, ascent + descent
     width, height = pen.im.size
+    if 2 * high > height:  # it would hide everything
+        return
     left = min(max(round(box[0] - line / 2), 0), max(width - wide, 0))
     top = round(box[1] - line / 2) - high
     if top < 0:

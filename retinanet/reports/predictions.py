@@ -86,9 +86,9 @@ def begin(output: Path, about: dict[str, Any], drawn: Iterable[str]) -> None:
         OSError: it cannot be made or written.
     """
     old = _record(output)
-    for name in [] if old is None else old["files"]:
-        file = output / name
-        if ".." not in PurePosixPath(name).parts and not file.is_dir():
+    inside = output.resolve()
+    for file in [] if old is None else [output / name for name in old["files"]]:
+        if file.parent.resolve().is_relative_to(inside) and not file.is_dir():
             file.unlink(missing_ok=True)
     try:
         record(output, about | {"finished": False}, [*RESULTS, *drawn])
