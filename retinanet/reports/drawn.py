@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -17,8 +17,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from retinanet.reports.pictures import MAX_NAMED, caption, class_color
 
-logger = logging.getLogger(__name__)
-
 # Widths of lines and heights of letters follow the side of a square as large as the photo.
 LINE = 1 / 320
 LETTERS = 1 / 42
@@ -27,10 +25,24 @@ LEAST_LETTERS = 10
 LEAST_LINE = 1
 # Captions are black on colors brighter than this, white on others; 0 to 1.
 BRIGHT = 0.6
+# Share of a photo that captions may cover; on small ones with many boxes only the best have one.
+MOST_COVERED = 0.25
 # JPEG allows no longer side; pixels. Source: libjpeg, JPEG_MAX_DIMENSION.
 LONGEST_SIDE = 65_500
 # A font that has a picture of every letter there is, none of which says anything.
 NO_LETTERS = "Last Resort"
+
+
+class Sign(NamedTuple):
+    """A caption on its patch."""
+
+    text: str
+    font: ImageFont.FreeTypeFont
+    gap: int  # from the left of the patch to the text, pixels
+    left: int
+    top: int
+    wide: int
+    high: int
 
 
 def draw_boxes(
@@ -49,7 +61,8 @@ def draw_boxes(
         labels: (D,), which give the colors.
         names: D names of classes.
         ids: D category ids, which stand for names that no font can write.
-        scores: (D,), the best first. The best ``MAX_NAMED`` have a caption.
+        scores: (D,), the best first. The best ``MAX_NAMED`` have a caption, as far as captions
+            cover no more than ``MOST_COVERED`` of the photo.
 
     Returns:
         A picture of the same size.
@@ -61,11 +74,16 @@ def draw_boxes(
     line = max(LEAST_LINE, round(side * LINE))
     for box, color in reversed(list(zip(boxes, colors, strict=True))):
         _draw_box(pen, box, color, line)
-    letters = max(LEAST_LETTERS, round(side * LETTERS))
     texts = [caption(written(*name), float(s)) for *name, s in zip(names, ids, scores, strict=True)]
-    rows = list(zip(boxes, colors, texts, strict=True))
-    for box, color, text in reversed(rows[:MAX_NAMED]):
-        _draw_caption(pen, box, color, text, letters, line)
+    letters = max(LEAST_LETTERS, round(side * LETTERS))
+    signs = [
+        _place_sign(picture.size, box, text, letters, line)
+        for box, text in zip(boxes[:MAX_NAMED], texts, strict=False)
+    ]
+    covered = np.cumsum([sign.wide * sign.high for sign in signs])
+    shown = int((covered <= MOST_COVERED * side**2).sum())
+    for sign, color in reversed(list(zip(signs[:shown], colors, strict=False))):
+        _draw_sign(pen, sign, color)
     return picture
 
 
@@ -148,28 +166,26 @@ def _span(low: float, high: float, limit: int, line: int) -> tuple[int, int]:
     return first, last
 
 
-def _draw_caption(
-    pen: ImageDraw.ImageDraw,
-    box: Sequence[float],
-    color: tuple[int, int, int],
-    text: str,
-    letters: int,
-    line: int,
-) -> None:
-    """Name and score on a patch of the color: above the box, or inside where there is no room."""
+def _place_sign(
+    size: tuple[int, int], box: Sequence[float], text: str, letters: int, line: int
+) -> Sign:
+    """A caption above its box, or inside where there is no room above; within the picture."""
     font = _font(font_path(text) or font_path(""), letters)
-    ascent, descent = font.getmetrics()
     gap = max(1, letters // 6)
-    wide, high = math.ceil(font.getlength(text)) + 2 * gap, ascent + descent
-    width, height = pen.im.size
-    if 2 * high > height:  # it would hide everything
-        return
+    wide, high = math.ceil(font.getlength(text)) + 2 * gap, sum(font.getmetrics())
+    width, height = size
     left = min(max(round(box[0] - line / 2), 0), max(width - wide, 0))
     top = round(box[1] - line / 2) - high
     if top < 0:
         top = min(max(round(box[1] + line / 2), 0), max(height - high, 0))
-    pen.rectangle((left, top, left + wide - 1, top + high - 1), fill=color)
+    return Sign(text, font, gap, left, top, wide, high)
+
+
+def _draw_sign(pen: ImageDraw.ImageDraw, sign: Sign, color: tuple[int, int, int]) -> None:
+    """A caption on a patch of its color."""
+    left, top = sign.left, sign.top
+    pen.rectangle((left, top, left + sign.wide - 1, top + sign.high - 1), fill=color)
     red, green, blue = color
     bright = (0.299 * red + 0.587 * green + 0.114 * blue) / 255  # Rec. 601
     ink = (0, 0, 0) if bright > BRIGHT else (255, 255, 255)
-    pen.text((left + gap, top), text, fill=ink, font=font)
+    pen.text((left + sign.gap, top), sign.text, fill=ink, font=sign.font)
