@@ -89,13 +89,14 @@ def test_the_best_is_on_top_and_only_the_best_have_names():
 
 def test_captions_leave_most_of_a_small_photo_to_be_seen(monkeypatch):
     def share_covered():
-        # One box seen from far: all that is filled are patches of captions.
+        # Boxes of one pixel: nearly all that is filled are patches of captions.
         pixels = draw(75, 100, [[0, 14 + 15 * i, 1, 15 + 15 * i] for i in range(4)], [0] * 4)
         return (pixels != 0).any(axis=-1).mean()
 
-    assert 0.1 < share_covered() < drawn.MOST_COVERED + 0.02
+    drawn_share = share_covered()
+    assert 0.1 < drawn_share < drawn.MOST_COVERED + 0.02
     monkeypatch.setattr(drawn, "MOST_COVERED", 1.0)
-    assert share_covered() > 0.3
+    assert share_covered() > drawn_share + 0.05
 
 
 @pytest.mark.parametrize("name", ["", "$x^2", "\U0001f9a9", "{%s}", "a\nb", "x" * 99, "\udcff"])
