@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from retinanet import build
-from retinanet.checks import check_settings
-from retinanet.data.batches import padded_size
-from retinanet.data.images import read_image
-from retinanet.data.records import shown
-from retinanet.data.transforms import resize, resized_size
-from retinanet.devices import autocast, choose_device, choose_precision
+from retinanet.data.prepared import (
+    Photo,
+    Prepared,
+    Preparer,
+    Unreadable,
+    in_batches,
+    pad_together,
+    pixels_of,
+    prepare_all,
+)
+from retinanet.devices import choose_device, choose_precision
+from retinanet.evaluation.detect import detect_images
 from retinanet.exchange.read import read_trained
 from retinanet.model.folding import for_inference
-from retinanet.model.heads import count_classes
 from retinanet.model.retinanet import RetinaNet
-from retinanet.postprocess import to_original
-from retinanet.recorded import DetectorConfig, restore
-from retinanet.training.checkpoint import shipped_weights
-
-# How images come into a model, which every checkpoint must say.
-IMAGE_SETTINGS = ("min_size", "max_size", "resize")
+from retinanet.postprocess import Detections
+from retinanet.recorded import DetectorConfig
+from retinanet.thresholds import known_thresholds, min_scores
+from retinanet.trained import known_classes, load_model, recorded_settings
 
 
 @dataclass(frozen=True, slots=True)
 class ImageDetections:
     """Objects found in one photo, best first."""
 
-    boxes: Tensor  # (D, 4) x1, y1, x2, y2 in pixels of the file
+    boxes: Tensor  # (D, 4) x1, y1, x2, y2 in pixels of the photo as displayed
     scores: Tensor  # (D,) in (0, 1)
     labels: Tensor  # (D,) int64 in [0, K)
     category_ids: tuple[int, ...]  # of the data the model was trained on
     names: tuple[str, ...]
+    size: tuple[int, int]  # height, width of the photo as displayed, pixels
 
 
 class Detector:
-    """Photos in, detections out."""
+    """Photos in, detections out.
+
+    A photo is a path, an image of Pillow, or RGB of uint8: an array (H, W, 3) or a tensor
+    (3, H, W). ``thresholds`` are the scores of best F1 on the validation set, as
+    :func:`retinanet.thresholds.known_thresholds` describes them.
+    """
 
     def __init__(
         self,
@@ -62,67 +72,164 @@ class Detector:
             names: of its classes, in the order of labels.
             ids: category ids of its classes.
             precision: of the forward pass.
-            thresholds: scores at which F1 was largest in its evaluation; see
-                :func:`known_thresholds`.
+            thresholds: see the class.
         """
         self.precision = precision
-        self.thresholds = thresholds
         self.model = for_inference(model, precision)
         self.settings = settings
         self.names = tuple(names)
         self.category_ids = tuple(ids)
+        self.thresholds = thresholds
         self.postprocess = build.build_postprocess(settings)
 
-    def __call__(self, photos: Sequence[str | Path]) -> list[ImageDetections]:
-        """Detect on image files, one after the other.
+    def __call__(
+        self, photos: Iterable[Photo], *, score: float | str | None = None, batch_size: int = 1
+    ) -> list[ImageDetections]:
+        """Detect on photos; the results have their order.
 
         Args:
-            photos: paths.
+            photos: any number; see the class.
+            score: see :meth:`min_scores`.
+            batch_size: photos of one padded size that go through the model together. Boxes and
+                scores in fp32 are the same to 1e-5 of their size.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a file that is no readable image.
+            ValueError: a file that is no readable image, an array of another shape or type, or a
+                score out of range.
         """
-        if isinstance(photos, str | Path):
-            raise ValueError(f"give a list of paths, such as [{str(photos)!r}].")
-        return list(self.stream(photos))
+        return list(self.stream(photos, score=score, batch_size=batch_size))
+
+    def stream(
+        self, photos: Iterable[Photo], *, score: float | str | None = None, batch_size: int = 1
+    ) -> Iterator[ImageDetections]:
+        """As calling, but each result as soon as it and those before it are there."""
+        early: dict[int, ImageDetections] = {}
+        wanted = 0
+        for index, found in self.outcomes(photos, score=score, batch_size=batch_size):
+            if not isinstance(found, ImageDetections):
+                raise found
+            early[index] = found
+            while wanted in early:
+                yield early.pop(wanted)
+                wanted += 1
 
     @torch.inference_mode()
-    def stream(self, photos: Sequence[str | Path]) -> Iterator[ImageDetections]:
-        """As calling, but each result as soon as it is there."""
-        for photo in photos:
-            images, sizes, original = self.prepare(photo)
-            with autocast(images.device, self.precision):
-                logits, deltas, anchors = self.model(images, sizes)
-            levels = self.model.level_sizes(*images.shape[-2:])
-            (found,) = self.postprocess(logits, deltas, anchors, sizes, levels)
-            found = to_original(found, sizes[0], original)
-            labels = found.labels.cpu()
-            yield ImageDetections(
-                boxes=found.boxes.cpu(),
-                scores=found.scores.cpu(),
-                labels=labels,
-                category_ids=tuple(self.category_ids[i] for i in labels.tolist()),
-                names=tuple(self.names[i] for i in labels.tolist()),
-            )
+    def outcomes(
+        self,
+        photos: Iterable[Photo],
+        *,
+        score: float | str | None = None,
+        batch_size: int = 1,
+        workers: int = 0,
+    ) -> Iterator[tuple[int, ImageDetections | ValueError | OSError]]:
+        """What becomes of each photo, in the order in which that is known.
 
-    def prepare(self, photo: str | Path) -> tuple[Tensor, Tensor, Tensor]:
+        Args:
+            photos: of which few are in memory at a time.
+            score: see :meth:`min_scores`.
+            batch_size: see calling.
+            workers: processes that read ahead; 0: photos are read one by one.
+
+        Yields:
+            The position of a photo, and what was found in it or why it cannot be read.
+
+        Raises:
+            FloatingPointError: the model's output is not a number.
+        """
+        if isinstance(photos, str | Path | Image.Image | np.ndarray | Tensor):
+            raise ValueError("give a list of photos, such as [photo], also for one.")
+        minimum = self.min_scores(score)
+        postprocess = copy.copy(self.postprocess)
+        if score is not None:  # what is asked for may be weaker than what usually is kept
+            postprocess.score_threshold = min(postprocess.score_threshold, minimum.min().item())
+        for group in in_batches(self._prepared(photos, workers), batch_size):
+            if isinstance(group, Unreadable):
+                yield group
+                continue
+            batch = [tensor.to(self.device, non_blocking=True) for tensor in pad_together(group)]
+            indices = [photo.index for photo in group]
+            found = detect_images(self.model, postprocess, batch, self.precision, indices)
+            for photo, image in zip(group, found, strict=True):
+                yield photo.index, self._result(image, photo.original, minimum)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def min_scores(self, score: float | str | None = None) -> Tensor:
+        """The score that a detection of each class must reach, (K,) float32.
+
+        Args:
+            score: None: as the checkpoint's own evaluation (``postprocess.score_threshold``, 0.05
+                in most). A number in [0, 1): that, for every class. ``"auto"``: the class's score
+                of best F1 on the validation set, or that of all classes, or 0.3 where the
+                checkpoint knows neither.
+
+        Raises:
+            ValueError: something else.
+        """
+        kept, K = self.postprocess.score_threshold, len(self.names)
+        return min_scores(score, self.thresholds, K, kept)
+
+    def draw(self, photo: Photo, found: ImageDetections) -> Image.Image:
+        """The photo with boxes, names and scores on it, as an image of Pillow.
+
+        Args:
+            photo: in which it was found.
+            found: of this detector.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it cannot be read.
+        """
+        from retinanet.reports.drawn import draw_boxes  # imports matplotlib: only now
+
+        pixels = pixels_of(photo).permute(1, 2, 0).numpy()
+        what = found.labels, found.names, found.category_ids, found.scores
+        return draw_boxes(pixels, found.boxes, *what)
+
+    def prepare(self, photo: Photo) -> tuple[Tensor, Tensor, Tensor]:
         """A photo as the model takes it, on its device.
 
         Args:
-            photo: path.
+            photo: see the class.
 
         Returns:
             The padded image (1, 3, H, W), its size without padding (1, 2), that of the file (2,).
         """
+        prepared = self._preparer([photo])[0]
+        if isinstance(prepared, Unreadable):
+            raise prepared.error
+        images, sizes, originals = (x.to(self.device) for x in pad_together([prepared]))
+        return images, sizes, originals[0]
+
+    def _preparer(self, photos: Sequence[Photo]) -> Preparer:
         data = self.settings.data
-        device = next(self.model.parameters()).device
-        image = read_image(photo)  # (3, height, width)
-        original = torch.tensor(image.shape[1:], device=device)
-        size = resized_size(*image.shape[1:], data.min_size, data.max_size, data.resize)
-        bottom, right = (padded_size(size) - size).tolist()
-        image = F.pad(resize(image, size, data.resize), (0, right, 0, bottom))
-        return image[None].to(device), torch.tensor([size], device=device), original
+        return Preparer(photos, data.min_size, data.max_size, data.resize)
+
+    def _prepared(self, photos: Iterable[Photo], workers: int) -> Iterable[Prepared | Unreadable]:
+        """Every photo ready for the model, or why it cannot be read."""
+        if workers:
+            pinned = self.device.type == "cuda"
+            return prepare_all(self._preparer(list(photos)), workers, pinned)
+        preparer = self._preparer(())
+        return (preparer.prepare(index, photo) for index, photo in enumerate(photos))
+
+    def _result(self, found: Detections, size: tuple[int, int], minimum: Tensor) -> ImageDetections:
+        """Detections on the CPU, with their names, without the weak ones."""
+        boxes, scores, labels = (field.cpu() for field in found)
+        kept = scores >= minimum[labels]
+        labels = labels[kept]
+        return ImageDetections(
+            boxes=boxes[kept],
+            scores=scores[kept],
+            labels=labels,
+            category_ids=tuple(self.category_ids[i] for i in labels.tolist()),
+            names=tuple(self.names[i] for i in labels.tolist()),
+            size=size,
+        )
 
 
 def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Detector:
@@ -150,118 +257,3 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
         raise ValueError(f"{path}: {error}") from error
     precision = choose_precision(precision, place)
     return Detector(model, settings, names, ids, precision, thresholds)
-
-
-def recorded_settings(state: dict[str, Any]) -> DetectorConfig:
-    """The settings of a checkpoint that its model detects with.
-
-    Raises:
-        ValueError: they are not those of this version, or out of range.
-    """
-    fields = [f.name for f in dataclasses.fields(DetectorConfig)]
-    found = restore(DetectorConfig, {k: v for k, v in state["settings"].items() if k in fields})
-    lacking = [name for name in IMAGE_SETTINGS if getattr(found.data, name) is None]
-    if lacking:
-        raise ValueError(f"the recorded settings lack data.{', data.'.join(lacking)}.")
-    check_settings(found)
-    return found
-
-
-def known_classes(state: dict[str, Any], num_classes: int) -> tuple[list[str], list[int]]:
-    """Names and category ids of a checkpoint's classes; numbers where nobody wrote them down.
-
-    Raises:
-        ValueError: it names more or fewer classes than its model detects.
-    """
-    names, ids = state["classes"]["names"], state["classes"]["ids"]
-    if names is None:
-        return [f"class_{label}" for label in range(num_classes)], list(range(num_classes))
-    if len(names) != num_classes:
-        raise ValueError(
-            f"the checkpoint names {len(names)} classes, and its model detects {num_classes}."
-        )
-    return names, ids
-
-
-def known_thresholds(state: dict[str, Any], num_classes: int) -> dict[str, Any] | None:
-    """The scores at which F1 was largest when a checkpoint was evaluated.
-
-    Returns:
-        ``{"iou", "score", "f1", "classes"}``: the IoU of a right detection, the best score for all
-        classes together and its F1, and a list of the best score of each label. A score is None
-        where nothing was ever right. None for checkpoints without: those that were not evaluated,
-        of older versions and of other projects.
-
-    Raises:
-        ValueError: they are not that, or of another number of classes.
-    """
-    found = state.get("thresholds")
-    if found is None:
-        return None
-    listed = found.get("classes") if isinstance(found, dict) else None
-    if not isinstance(listed, list) or len(listed) != num_classes:
-        got = f"{len(listed)} of them" if isinstance(listed, list) else "no such list"
-        raise ValueError(
-            f"the checkpoint's thresholds must list a score for each of its {num_classes} classes, "
-            f"got {got}."
-        )
-    values = [found.get("score"), found.get("f1"), *listed]
-    wrong = [value for value in values if value is not None and not _is_fraction(value)]
-    wrong += [] if _is_fraction(found.get("iou")) else [found.get("iou")]
-    if wrong:
-        raise ValueError(
-            f"the checkpoint's thresholds must be numbers from 0 to 1, or None where nothing is "
-            f"known, got {shown(wrong[0])}. Use a checkpoint as train.py wrote it."
-        )
-    return {key: found.get(key) for key in ("iou", "score", "f1", "classes")}
-
-
-def _is_fraction(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1
-
-
-def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
-    """The model of a checkpoint with the weights to ship: the average's where there is one.
-
-    Args:
-        state: from :func:`retinanet.exchange.read.read_trained`.
-        settings: :func:`recorded_settings` of it.
-
-    Raises:
-        ValueError: parameters are missing or left over.
-    """
-    weights = shipped_weights(state)
-    # First what makes a model large: what is described may fit into no memory.
-    _refuse(_misfits(weights, _described_shapes(settings)))
-    K = count_classes(weights)
-    model = build.build_model(settings, K, load_later=True)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    _refuse(sorted(weights.keys() - wanted.keys()) + _misfits(weights, wanted))
-    model.load_state_dict(weights)
-    return model.eval()
-
-
-def _described_shapes(settings: DetectorConfig) -> dict[str, tuple[int, ...]]:
-    """Parameter -> shape, of those that show the numbers of ``settings``."""
-    model, anchors = settings.model, settings.anchors
-    a = len(anchors.scales) * len(anchors.ratios)
-    C = model.fpn_channels
-    widths = [C] + [model.head_channels] * min(model.head_depth, 2)
-    shapes = {"fpn.p7.weight": (C, C, 3, 3), "head.box.pred.weight": (4 * a, widths[-1], 3, 3)}
-    if model.head_depth:
-        last = f"head.cls.convs.{model.head_depth - 1}.weight"
-        shapes[last] = (widths[-1], widths[-2], 3, 3)
-    return shapes
-
-
-def _misfits(weights: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> list[str]:
-    """Names in ``wanted`` that the weights lack, or have in another shape."""
-    return [n for n, shape in wanted.items() if n not in weights or weights[n].shape != shape]
-
-
-def _refuse(wrong: list[str]) -> None:
-    if wrong:
-        raise ValueError(
-            f"the checkpoint does not hold the model it describes: {len(wrong)} parameters are "
-            f"missing, left over or of another shape, such as {', '.join(map(str, wrong[:3]))}."
-        )

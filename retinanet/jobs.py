@@ -16,7 +16,6 @@ from retinanet.checks import check_settings
 from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.splits import check_images_exist
-from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
@@ -27,6 +26,7 @@ from retinanet.recorded import DetectorConfig, restore
 from retinanet.reports.publish import publish, tell
 from retinanet.reports.run_record import Record, read_record
 from retinanet.run import TrainingRun
+from retinanet.trained import load_model, recorded_settings
 from retinanet.training.directory import environment
 from retinanet.training.logs import start_logging
 from retinanet.training.transfer import describe_source

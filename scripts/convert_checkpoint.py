@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from retinanet.detector import known_classes, load_model, recorded_settings
 from retinanet.exchange import torchvision
 from retinanet.exchange.foreign import ANCHORS, coco_classes
 from retinanet.exchange.read import read_trained
 from retinanet.limits import value_text
+from retinanet.trained import known_classes, load_model, recorded_settings
 from retinanet.training.checkpoint import save_checkpoint, shipped_weights
 from retinanet.training.transfer import CONVENTIONS, describe_source
 

@@ -32,12 +32,12 @@ from retinanet.atomic import write_whole
 from retinanet.cli.command import MISTAKES, complain
 from retinanet.cli.main import composer
 from retinanet.data.batches import eval_plan, make_loader
-from retinanet.detector import load_model, recorded_settings
 from retinanet.devices import choose_device
 from retinanet.exchange.read import read_trained
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.reports.plots import COLORS, house_style
+from retinanet.trained import load_model, recorded_settings
 from retinanet.training.transfer import describe_source
 from scripts.settings import split_settings
 

@@ -28,18 +28,19 @@ LAYERS = [
         "atomic",
     },
     {"data", "model", "matching", "mining", "focal", "losses", "postprocess"},
-    {"training", "evaluation", "formats"},
+    {"training", "evaluation", "formats", "thresholds"},
     {"analysis"},
     {"reports"},
     {"exchange"},
     {"build"},
-    {"detector", "opening", "explain", "resume"},
-    {"run"},
+    {"trained", "detector", "opening", "explain", "resume"},
+    {"run", "prediction"},
     {"jobs"},
     {"cli"},
 ]
 # Inside a layer: who may import whom.
 WITHIN = {
+    ("detector", "trained"),
     ("config", "limits"),
     ("recorded", "config"),
     ("checks", "config"),

@@ -180,6 +180,16 @@ def _decode(file: BinaryIO) -> Tensor:
         image.verify()
         file.seek(0)
         image = Image.open(file, formats=_formats())
+    return pillow_pixels(image)
+
+
+def pillow_pixels(image: Image.Image) -> Tensor:
+    """The pixels of an image of Pillow, as :func:`read_image` gives those of its file.
+
+    Raises:
+        BadImage: grey values that are not of 8 or 16 bits.
+        OSError: the file it comes from is damaged.
+    """
     # Some formats turn the image while loading and only then know its orientation.
     image.load()
     pixels = torch.from_numpy(_to_rgb(image)).permute(2, 0, 1)  # (3, H, W)

@@ -94,21 +94,50 @@ def detect_batch(
     Raises:
         FloatingPointError: the model's output is not a number.
     """
-    with autocast(batch.images.device, precision):
-        logits, deltas, anchors = model(batch.images, batch.sizes)
+    found = detect_images(
+        model,
+        postprocess,
+        (batch.images, batch.sizes, batch.original_sizes),
+        precision,
+        batch.image_ids.tolist(),
+    )
+    return as_arrays(found, batch.image_ids, postprocess.detections)
+
+
+@torch.inference_mode()
+def detect_images(
+    model: RetinaNet,
+    postprocess: Postprocess,
+    batch: tuple[Tensor, Tensor, Tensor],
+    precision: str,
+    names: Sequence[object],
+) -> list[Detections]:
+    """Detections of images that are on the model's device, in pixels of their files.
+
+    Args:
+        model: ready to predict.
+        postprocess: logits to detections.
+        batch: images (B, 3, H, W), their sizes without padding (B, 2), those of the files (B, 2).
+        precision: of the forward pass.
+        names: B things that an error calls the images.
+
+    Raises:
+        FloatingPointError: the model's output is not a number.
+    """
+    images, sizes, original_sizes = batch
+    with autocast(images.device, precision):
+        logits, deltas, anchors = model(images, sizes)
     undefined = logits.amax(dim=(1, 2)).isnan()  # (B,)
     if undefined.any():
         remedy = "" if precision == "fp32" else f", or precision={precision} overflows: try fp32"
+        which = ", ".join(str(names[i]) for i in undefined.nonzero().flatten().tolist())
         raise FloatingPointError(
-            f"the model gives nan as logits of images {batch.image_ids[undefined].tolist()}; its "
-            f"weights are not finite{remedy}."
+            f"the model gives nan as logits of images [{which}]; its weights are not "
+            f"finite{remedy}."
         )
-    level_sizes = model.level_sizes(*batch.images.shape[-2:])
-    found = postprocess(logits, deltas, anchors, batch.sizes, level_sizes)
-    found = [
-        to_original(*image) for image in zip(found, batch.sizes, batch.original_sizes, strict=True)
-    ]
-    return as_arrays(found, batch.image_ids, postprocess.detections)
+    level_sizes = model.level_sizes(*images.shape[-2:])
+    found = postprocess(logits, deltas, anchors, sizes, level_sizes)
+    return [to_original(*image) for image in zip(found, sizes, original_sizes, strict=True)]
 
 
 def merge(parts: Sequence[DetectionArrays]) -> DetectionArrays:

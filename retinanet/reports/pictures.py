@@ -18,9 +18,10 @@ from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_image
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.reports.plots import BLACK, COLORS, house_style, plain_text
+from retinanet.thresholds import DEFAULT_SCORE
 
 # Predictions below this score are not drawn.
-DRAWN_SCORE = 0.3
+DRAWN_SCORE = DEFAULT_SCORE
 
 # Layout of a sheet, in pixels.
 PANEL_WIDTH = 480
@@ -31,6 +32,8 @@ ROWS_PER_SHEET = 4
 
 # Boxes of one image that get a name; beyond it names would only hide the picture.
 MAX_NAMED = 40
+# Letters of a name that are shown.
+NAME_LETTERS = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def panels_of(
     image, size = read_pixels(data, index), tuple(data.sizes[index].tolist())
     rows = slice(*data.first[index : index + 2])
     labels, crowd = data.labels[rows], data.crowd[rows]
-    names = [plain_text(name, 22) for name in data.category_names]
+    names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
     truth = Panel(
         title=f"{plain_text(data.file_name(index), 40)}, ground truth: {(~crowd).sum()}",
         image=image,
@@ -132,7 +135,7 @@ def panels_of(
         boxes=detections.boxes[found],
         labels=detections.labels[found],
         captions=[
-            f"{names[i]} {s:.2f}"
+            caption(data.category_names[i], s)
             for i, s in zip(detections.labels[found], detections.scores[found], strict=True)
         ],
         crowd=np.zeros(len(found), bool),
@@ -204,6 +207,11 @@ def _draw_caption(axes: Axes, x: float, y: float, caption: str, color: str) -> N
         bbox={"facecolor": color, "edgecolor": "none", "pad": 1.0, "alpha": 0.9},
         clip_on=True,
     )
+
+
+def caption(name: str, score: float) -> str:
+    """What stands on the box of a detection."""
+    return f"{plain_text(name, NAME_LETTERS)} {score:.2f}"
 
 
 def class_color(label: int) -> str | tuple[float, float, float]:

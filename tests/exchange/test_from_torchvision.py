@@ -12,13 +12,13 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 from retinanet import RetinaNet, jobs, load
 from retinanet.cli.main import composer
-from retinanet.detector import load_model, recorded_settings
 from retinanet.exchange.read import read_trained
 from retinanet.exchange.torchvision import NAMES, write
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.names import to_theirs
+from retinanet.trained import load_model, recorded_settings
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.transfer import transfer
 from scripts.convert_checkpoint import convert
