@@ -36,6 +36,7 @@ from retinanet.data.filecheck import Seen, check_contents, check_files, look, ot
 from retinanet.data.records import shown
 from retinanet.data.splits import check_images_exist
 from retinanet.data.verdict import Effect, Finding, Verdict
+from retinanet.terminal import has_bar
 from retinanet.training.survey import size_counts, survey
 
 TITLES = {
@@ -176,7 +177,12 @@ def check_images(
             continue
         files = look(reading.data, pixels=pixels, workers=settings.data.workers)
         bar = tqdm(
-            files, total=len(reading.data), desc=f"images of {split}", leave=False, disable=None
+            files,
+            total=len(reading.data),
+            desc=f"images of {split}",
+            leave=False,
+            dynamic_ncols=True,
+            disable=not has_bar(),
         )
         found[split] = list(bar)
         skip = settings.data.on_bad_image == "skip"

@@ -112,7 +112,8 @@ def test_the_board_has_the_rows_and_the_pictures(whole):
     board = EventAccumulator(str(whole / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
     tags = board.Tags()
-    assert tags["images"] == ["predictions"]
+    assert set(tags["images"]) == {"train_batch", "predictions", "anchors"}
+    assert (whole / "plots/train_batch.png").exists()
     assert set(tags["histograms"]) == {"p_t/positives", "p_t/background"}
     expected = [(row["step"], row["loss/class"]) for row in rows(whole) if "loss/class" in row]
     found = [(event.step, event.value) for event in board.Scalars("loss/class")]

@@ -1,4 +1,4 @@
-"""Table and plot of a sweep, rebuilt from the run directories that are there.
+"""Tables of a sweep, rebuilt from the run directories that are there.
 
 Imports no torch: the process that starts the runs stays small.
 """
@@ -9,18 +9,30 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from retinanet.atomic import write_whole
 from retinanet.evaluation.numbers import NUMBERS
 from retinanet.limits import value_text
+from retinanet.terminal import count_columns, fit, width
+from retinanet.training.directory import MAY_DIFFER, flatten
 
-RUN = "run"
-# From this ratio of largest to smallest value on, the axis is logarithmic.
-LOG_RATIO = 50
+RUN, STATUS, ERROR, LOG = "run", "status", "error", "log"
+FINISHED, FAILED, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
+# Runs that differ in nothing else are one setting, measured more than once.
+SEED = "seed"
+
+# The console has columns for these, each so wide.
+SHOWN = ("AP", "AP50", "AP75")
+NUMBER_WIDTH = 8
+
+Row = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,36 +43,103 @@ class SweepRun:
     folder: Path  # its run directory
 
 
-def write_sweep(folder: Path, runs: Sequence[SweepRun]) -> list[dict[str, str]]:
-    """Write ``table.csv`` and ``plot.png``.
+def write_sweep(folder: Path, runs: Sequence[SweepRun]) -> list[Row]:
+    """Write ``table.csv``, ``summary.csv`` and, once a run has finished, ``plot.png``.
 
-    Runs that an earlier sweep left in the table stay there as long as their directories do;
-    runs without metrics are left out. Nothing is written while there are none.
+    Runs that an earlier sweep left in the table stay there as long as their directories do.
 
     Args:
         folder: of the sweep; made when needed.
-        runs: of this sweep, finished or not.
+        runs: of this sweep, begun or not.
 
     Returns:
-        Rows of the table: swept keys, the twelve COCO numbers (empty where undefined), run.
+        Rows of the table: swept keys, status, the twelve COCO numbers of the run's best checkpoint
+        (empty where undefined), run, and for failed runs the error and where there is more.
     """
     keys = list(runs[0].swept)
-    earlier = read_table(folder / "table.csv", keys)
     current = [
         {**{key: value_text(run.swept[key]) for key in keys}, RUN: str(run.folder)} for run in runs
     ]
-    known = {row[RUN]: row for row in [*earlier, *current]}
-    rows = []
-    for row in known.values():
-        metrics = read_metrics(Path(row[RUN]))
-        if metrics is not None:
-            rows.append({**row, **{name: _cell(metrics.get(name)) for name in NUMBERS}})
-    rows.sort(key=lambda row: [_rank(row[key]) for key in keys])
-    if rows:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_table(folder / "table.csv", rows, [*keys, *NUMBERS, RUN])
+    own = {row[RUN] for row in current}
+    earlier = [row for row in read_table(folder / "table.csv", keys) if Path(row[RUN]).is_dir()]
+    rows = [*(row for row in earlier if row[RUN] not in own), *current]
+    rows = [_with_outcome(row, folder) for row in rows]
+    rows.sort(key=lambda row: [rank(row[key]) for key in keys])
+    _write_csv(folder / "table.csv", rows, [*keys, STATUS, *NUMBERS, RUN, ERROR, LOG])
+    columns = [column for name in NUMBERS for column in (name, f"{name}_std")]
+    _write_csv(folder / "summary.csv", summarize(rows, keys), [*settings_of(keys), "n", *columns])
+    if any(row["AP"] for row in rows if row[STATUS] == FINISHED):
+        from retinanet.reports.sweep_plot import plot_sweep  # matplotlib: only when needed
+
         plot_sweep(folder / "plot.png", rows, keys)
     return rows
+
+
+def summarize(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """Mean and standard deviation of every setting over its finished runs, which differ by seed.
+
+    Args:
+        rows: of the table.
+        keys: swept keys.
+
+    Returns:
+        For each setting: its values, ``n`` finished runs, and each of the twelve numbers with its
+        standard deviation (of the sample, with n - 1) where there are two runs and more.
+    """
+    settings = settings_of(keys)
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        group = groups.setdefault(tuple(row[key] for key in settings), [])
+        if row[STATUS] == FINISHED:
+            group.append(row)
+    found = []
+    for values, group in groups.items():
+        summary = {**dict(zip(settings, values, strict=True)), "n": str(len(group))}
+        for name in NUMBERS:
+            numbers = [float(row[name]) for row in group if row[name]]
+            summary[name] = _cell(statistics.fmean(numbers) if numbers else None)
+            spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+            summary[f"{name}_std"] = _cell(spread)
+        found.append(summary)
+    return found
+
+
+def show_summary(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
+    """The summary as a table for the console.
+
+    Args:
+        rows: of the table.
+        keys: swept keys.
+    """
+    settings = settings_of(keys)
+    spread = SEED in keys
+    columns = ["n", "AP", *(["+-"] if spread else []), *SHOWN[1:]]
+    found = summarize(rows, keys)
+    room = width() - len(columns) * NUMBER_WIDTH
+    most = max(NUMBER_WIDTH, room // max(len(settings), 1))
+    widths = {
+        key: min(most, 2 + max(count_columns(text) for text in [key, *(s[key] for s in found)]))
+        for key in settings
+    }
+    lines = ["".join(fit(key, widths[key] - 1) + " " for key in settings)]
+    lines[0] += "".join(f"{name:>{NUMBER_WIDTH}}" for name in columns)
+    for summary in found:
+        numbers = [summary["AP"], *([summary["AP_std"]] if spread else [])]
+        numbers += [summary[name] for name in SHOWN[1:]]
+        line = "".join(fit(summary[key], widths[key] - 1) + " " for key in settings)
+        line += f"{summary['n']:>{NUMBER_WIDTH}}"
+        lines.append(line + "".join(f"{_short(number):>{NUMBER_WIDTH}}" for number in numbers))
+    return lines
+
+
+def settings_of(keys: Sequence[str]) -> list[str]:
+    """The swept keys that make a setting: all but the seed."""
+    return [key for key in keys if key != SEED]
+
+
+def note_of(folder: Path, run: Path) -> Path:
+    """The file in which a run of a sweep leaves why it failed; its first line is the error."""
+    return folder / "failed" / f"{run.name}.txt"
 
 
 def read_metrics(run: Path) -> dict[str, float | None] | None:
@@ -71,7 +150,34 @@ def read_metrics(run: Path) -> dict[str, float | None] | None:
         return None
 
 
-def read_table(path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
+def has_finished(run: Path) -> bool:
+    """Whether the log of a run says so, after its latest start."""
+    try:
+        log = (run / "train.log").read_text(errors="replace")
+    except FileNotFoundError:
+        return False
+    return " finished   " in log[log.rfind(" run        ") + 1 :]
+
+
+def is_done(run: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a run has finished, and with these very settings; another length is another.
+
+    Args:
+        run: its directory.
+        settings: of the command, as plain containers.
+    """
+    try:
+        recorded = flatten(yaml.safe_load((run / "config.yaml").read_text()))
+    except (FileNotFoundError, yaml.YAMLError):
+        return False
+    now = flatten(dict(settings))
+    if now.get("precision") == "auto":  # what it meant is recorded
+        now["precision"] = recorded.get("precision")
+    differ = {key for key in recorded | now if recorded.get(key) != now.get(key)}
+    return has_finished(run) and all(key.startswith(MAY_DIFFER) for key in differ)
+
+
+def read_table(path: Path, keys: Sequence[str]) -> list[Row]:
     """Swept values and run of each row of an earlier table; none if there is no table."""
     if not path.exists():
         return []
@@ -81,60 +187,39 @@ def read_table(path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
     return [{name: row[name] for name in names} for row in rows if set(names) <= row.keys()]
 
 
-def plot_sweep(path: Path, rows: Sequence[dict[str, str]], keys: Sequence[str]) -> None:
-    """AP over the swept setting; with several, one line for each combination of the others.
-
-    Args:
-        path: PNG file to write.
-        rows: of the table.
-        keys: swept keys; the one with most numbers becomes the x axis.
-    """
-    # The object-oriented interface: no global state, no display.
-    from matplotlib.figure import Figure
-
-    key = max(keys, key=lambda k: len({row[k] for row in rows if _number(row[k]) is not None}))
-    others = [other for other in keys if other != key]
-    values = sorted({row[key] for row in rows}, key=_rank)
-    numeric = all(_number(value) is not None for value in values)
-    place = {v: _number(v) if numeric else float(i) for i, v in enumerate(values)}
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    lines: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        if row["AP"]:
-            name = ", ".join(f"{other}={row[other]}" for other in others)
-            lines.setdefault(name, []).append(row)
-    for name, line in lines.items():
-        x, y = [place[row[key]] for row in line], [float(row["AP"]) for row in line]
-        axes.plot(x, y, "o-" if numeric else "o", label=name)
-        if len(lines) == 1:
-            for at, value in zip(x, y, strict=True):
-                axes.annotate(
-                    f"{value:.3f}", (at, value), (0, 7), textcoords="offset points", ha="center"
-                )
-    _label_axes(axes, key, place, numeric)
-    if others and lines:
-        axes.legend(frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write_whole(path, picture.getvalue())
+def number(text: str) -> float | None:
+    """The number that a swept value is, if it is one."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
-def _label_axes(axes: Any, key: str, place: dict[str, float], numeric: bool) -> None:
-    """Names, ticks at the swept values, and a logarithmic axis for values far apart."""
-    axes.set(xlabel=key, ylabel="AP (IoU .50:.95)")
-    axes.margins(x=0.08, y=0.18)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    at = list(place.values())
-    if numeric and min(at) > 0 and max(at) / min(at) >= LOG_RATIO:
-        axes.set_xscale("log")
-        axes.minorticks_off()
-    axes.set_xticks(at, list(place), rotation=0 if numeric or len(at) < 4 else 20)
+def rank(text: str) -> tuple[float, str]:
+    """Sorts numbers by size, before words by letter."""
+    found = number(text)
+    return (math.inf, text) if found is None else (found, "")
 
 
-def _write_table(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> None:
+def _with_outcome(row: Row, folder: Path) -> Row:
+    """A row with what its run has come to."""
+    run = Path(row[RUN])
+    metrics = read_metrics(run) or {}
+    note, log = note_of(folder, run), run / "train.log"
+    status, error = NOT_STARTED, ""
+    if has_finished(run):
+        status = FINISHED
+    elif note.exists():
+        status, error = FAILED, note.read_text(errors="replace").partition("\n")[0]
+    elif (run / "config.yaml").exists():
+        status = UNFINISHED
+    where = "" if not error else str(log if log.exists() else note)
+    numbers = {name: _cell(metrics.get(name)) for name in NUMBERS}
+    return {**row, STATUS: status, **numbers, ERROR: error, LOG: where}
+
+
+def _write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
@@ -147,16 +232,6 @@ def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
 
 
-def _number(text: str) -> float | None:
-    """The number that a swept value is, if it is one."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _rank(text: str) -> tuple[float, str]:
-    """Sorts numbers by size, before words by letter."""
-    number = _number(text)
-    return (math.inf, text) if number is None else (number, "")
+def _short(cell: str) -> str:
+    """A metric on the console."""
+    return f"{float(cell):.3f}" if cell else "n/a"

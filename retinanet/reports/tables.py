@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,21 @@ from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import ClassResult, Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES
+from retinanet.terminal import fit, width
 
 # Above this share of images with as many detections as a cap allows, the cap may cost AP.
 CAPPED_SHARE = 0.01
 
-# Columns that a category name may fill in the table of classes.
-NAME_WIDTH = 28
+# Columns that a category name may fill in the table of classes, at most and at least, and those of
+# the numbers beside it.
+NAME_WIDTHS = 28, 10
+NUMBERS_WIDTH = 49
+# Terminals with fewer columns get COCO's twelve numbers without their long names.
+SUMMARY_WIDTH = 70
 
 
 def table(evaluation: Evaluation, max_classes: int | None = None) -> str:
-    """The twelve numbers and the table of classes, for a console of 80 columns.
+    """The twelve numbers and the table of classes, for a terminal of 80 columns or fewer.
 
     Args:
         evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
@@ -35,20 +39,22 @@ def table(evaluation: Evaluation, max_classes: int | None = None) -> str:
 
 def summary(evaluation: Evaluation) -> str:
     """COCO's twelve numbers in COCO's words; what has no ground truth is ``n/a``."""
+    gap = 20 if width() >= SUMMARY_WIDTH else 0
     lines = [
         f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
         f"{evaluation.num_detections} detections",
         "",
-        f"{'':27}{'IoU':<13}{'objects':<10}{'detections':>10}",
+        f"{'':{7 + gap}}{'IoU':<13}{'objects':<10}{'detections':>10}",
     ]
     for name, number in NUMBERS.items():
-        words = f"Average {number.mean_of.capitalize()}"
+        words = f"Average {number.mean_of.capitalize()}" if gap else ""
         iou = (
             "0.50:0.95" if number.threshold == ALL_IOUS else f"{0.5 + 0.05 * number.threshold:.2f}"
         )
         limit = evaluation.max_dets[number.max_dets]
         value = _three_digits(evaluation.metrics[name])
-        lines.append(f"{name:<7}{words:<20}{iou:<13}{SIZES[number.area]:<10}{limit:>10}{value:>10}")
+        about = f"{name:<7}{words:<{gap}}{iou:<13}{SIZES[number.area]:<10}"
+        lines.append(f"{about}{limit:>10}{value:>10}")
     return "\n".join(lines)
 
 
@@ -60,7 +66,7 @@ def class_table(evaluation: Evaluation, max_classes: int | None = None) -> str:
         max_classes: rows, half of them the best and half the worst of what has objects; None: all.
     """
     recall = f"AR{evaluation.max_dets[2]}"
-    header = f"{'class':<{NAME_WIDTH}}{'objects':>9}{'detections':>12}"
+    header = f"{'class':<{_name_width()}}{'objects':>9}{'detections':>12}"
     header += "".join(f"{name:>7}" for name in ("AP", "AP50", "AP75", recall))
     ranked = sorted(evaluation.per_class, key=_rank)
     if max_classes is None or len(ranked) <= max_classes:
@@ -142,31 +148,18 @@ def _rank(row: ClassResult) -> tuple[bool, float, str]:
 
 
 def _class_line(row: ClassResult) -> str:
-    name = fit(row.name, NAME_WIDTH - 1)
+    name = fit(row.name, _name_width() - 1)
     numbers = "".join(f"{_three_digits(v):>7}" for v in (row.AP, row.AP50, row.AP75, row.AR100))
     return f"{name} {row.num_gt:>9}{row.num_detections:>12}{numbers}"
 
 
+def _name_width() -> int:
+    widest, narrowest = NAME_WIDTHS
+    return max(narrowest, min(widest, width() - NUMBERS_WIDTH))
+
+
 def _three_digits(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
-
-
-def fit(name: str, width: int) -> str:
-    """A name cut or filled to exactly ``width`` columns of a terminal, on one line.
-
-    Han, kana and hangul fill two columns each, accents that combine fill none.
-    """
-    name = "".join(c if c.isprintable() else "?" for c in name)
-    if _columns(name) > width:
-        while _columns(name) > width - 3:
-            name = name[:-1]
-        name += "..."
-    return name + " " * (width - _columns(name))
-
-
-def _columns(text: str) -> int:
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def _detections_json(data: CocoData, detections: DetectionArrays) -> str:
