@@ -14,6 +14,8 @@ DEFAULT_WIDTH = 80
 # Lines of the log begin with a word or two, filled up to this column: "lr         0.01".
 LABELS = 11
 LABEL = re.compile(r"(?=\S)[^:=]{1,10} +(?=\S)")
+# What follows these is for copying into a shell: the terminal breaks it, without a new line.
+COMMANDS = ("watch", "evaluate")
 # Where a line goes on that begins without such a word.
 HANGING = 2
 # Codes of ECMA-48, which every terminal with color knows.
@@ -69,15 +71,17 @@ def wrap(line: str, columns: int) -> list[str]:
     Words that are longer, as paths are, stay whole for whoever copies them. So do the gaps between
     the words of a line.
     """
-    if count_columns(line) <= columns:
-        return [line]
     label = LABEL.match(line)
     labelled = label is not None and label.end() == LABELS
+    if count_columns(line) <= columns or (labelled and label.group().strip() in COMMANDS):
+        return [line]
     indent = " " * (LABELS if labelled else HANGING)
     first, *words = re.findall(r"\s*\S+\s*", line[label.end() :] if labelled else line)
     lines = [(line[: label.end()] if labelled else "") + first]
     for word in words:
-        if count_columns((lines[-1] + word).rstrip()) <= columns:
+        length = count_columns(word.rstrip())
+        # A word that is too long for any line may as well begin on this one.
+        if count_columns(lines[-1]) + length <= columns or length > columns - len(indent):
             lines[-1] += word
         else:
             lines.append(indent + word)

@@ -21,6 +21,8 @@ from retinanet.cli.help import help_text
 from retinanet.cli.launch import NOTE_VARIABLE, Task, run_all
 from retinanet.cli.naming import sweep_name
 from retinanet.interrupts import STATUS, Stopped
+from retinanet.limits import value_text
+from retinanet.reports import sweep
 from retinanet.terminal import lay_out, paint
 
 if TYPE_CHECKING:
@@ -199,8 +201,6 @@ def _run_sweep(
             f"--only={only}: the sweep has {len(commands)} runs, numbered from 0 to "
             f"{len(commands) - 1}."
         )
-    from retinanet.reports import sweep
-
     first = commands[0]
     fixed = {name: value for name, value in first.changed.items() if name not in swept}
     bases = sorted({command.base for command in commands})
@@ -212,7 +212,7 @@ def _run_sweep(
     options = ["--config-dir", config_dir] if config_dir else []
     tasks = [
         Task(
-            str(run.folder),
+            ", ".join(f"{name}={value_text(run.swept[name])}" for name in swept),
             [*_program(), *options, *command.typed],
             sweep.note_of(folder, run.folder),
             sweep.is_done(run.folder, asdict(command.settings)),
@@ -238,22 +238,21 @@ def _report_sweep(
     folder: Path, rows: list[dict[str, str]], swept: list[str], names: list[str]
 ) -> None:
     """The end of a sweep: its summary, the failures among the runs of these names, its files."""
-    from retinanet.reports.sweep import show_summary
-
-    _say("\n" + "\n".join(show_summary(rows, swept)) + "\n")
+    _say("\n" + "\n".join(sweep.show_summary(rows, swept)) + "\n")
     for row in rows:
         if row["error"] and row["run"] in names:
-            said = f"failed     {row['run']}: {row['error']} (more in {row['log']})"
+            name = ", ".join(f"{key}={row[key]}" for key in swept)
+            said = f"failed     {name}: {row['error']} (more in {row['log']})"
             sys.stderr.write(_with_color(lay_out(said, sys.stderr), "failed", sys.stderr) + "\n")
     _say(f"sweep      {_count(rows)}")
-    _say(f"files      {folder}: table.csv, summary.csv, plot.png")
+    _say(f"files      table.csv, summary.csv, plot.png in {folder}")
     _say("watch      tensorboard --logdir runs")
 
 
 def _count(rows: list[dict[str, str]]) -> str:
     """How many runs of a sweep have come how far."""
     counts = Counter(row["status"] for row in rows)
-    return ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    return ", ".join(f"{counts[status]} {status}" for status in sweep.STATUSES if counts[status])
 
 
 def _say(text: str) -> None:

@@ -25,6 +25,7 @@ from retinanet.training.directory import MAY_DIFFER, flatten
 
 RUN, STATUS, ERROR, LOG = "run", "status", "error", "log"
 FINISHED, FAILED, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
+STATUSES = (FINISHED, FAILED, UNFINISHED, NOT_STARTED)
 # Runs that differ in nothing else are one setting, measured more than once.
 SEED = "seed"
 
