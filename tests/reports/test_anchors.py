@@ -72,7 +72,7 @@ def test_a_forgotten_object_is_red_and_the_others_are_not(data, batch):
 
 
 def test_the_fixed_batch_is_the_same_and_none_where_there_is_none(data, make_data):
-    augment = Augment(train=False, min_sizes=[96], max_size=128)
+    augment = Augment(min_size=96, max_size=128)
     first, again = fixed_batch(data, augment), fixed_batch(data, augment)
     assert first.image_ids.tolist() == [1, 2]
     assert torch.equal(first.images, again.images)
