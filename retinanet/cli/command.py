@@ -227,7 +227,7 @@ def _run_sweep(
         )
     except Stopped:
         rows = sweep.write_sweep(folder, runs)
-        _say(f"stopped    {_count(rows)}; the same command goes on; table: {folder}")
+        _say(f"\nstopped    {_count(rows)}; the same command goes on; table: {folder}")
         raise
     rows = sweep.write_sweep(folder, runs)
     _report_sweep(folder, rows, swept, [str(run.folder) for run in runs])
@@ -242,7 +242,7 @@ def _report_sweep(
     for row in rows:
         if row["error"] and row["run"] in names:
             name = ", ".join(f"{key}={row[key]}" for key in swept)
-            said = f"failed     {name}: {row['error']} (more in {row['log']})"
+            said = f"failed     {name}: {row['error']}\n           log: {row['log']}"
             sys.stderr.write(_with_color(lay_out(said, sys.stderr), "failed", sys.stderr) + "\n")
     _say(f"sweep      {_count(rows)}")
     _say(f"files      table.csv, summary.csv, plot.png in {folder}")
