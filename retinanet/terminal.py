@@ -14,8 +14,8 @@ DEFAULT_WIDTH = 80
 # Lines of the log begin with a word or two, filled up to this column: "lr         0.01".
 LABELS = 11
 LABEL = re.compile(r"(?=\S)[^:=]{1,10} +(?=\S)")
-# What follows these is for copying into a shell: the terminal breaks it, without a new line.
-COMMANDS = ("watch", "evaluate")
+# Commands are for copying into a shell: the terminal breaks them, without a new line.
+COMMANDS = ("python ", "tensorboard ")
 # Where a line goes on that begins without such a word.
 HANGING = 2
 # Codes of ECMA-48, which every terminal with color knows.
@@ -73,7 +73,8 @@ def wrap(line: str, columns: int) -> list[str]:
     """
     label = LABEL.match(line)
     labelled = label is not None and label.end() == LABELS
-    if count_columns(line) <= columns or (labelled and label.group().strip() in COMMANDS):
+    is_command = labelled and line.startswith(COMMANDS, LABELS)
+    if count_columns(line) <= columns or is_command:
         return [line]
     indent = " " * (LABELS if labelled else HANGING)
     first, *words = re.findall(r"\s*\S+\s*", line[label.end() :] if labelled else line)

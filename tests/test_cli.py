@@ -484,7 +484,8 @@ def test_a_sweep_runs_every_value_and_writes_table_and_plot(pretend, tmp_path):
     note = f"runs/{name}/failed/shapes,loss.gamma=1,seed=3.txt"
     assert done.stderr.splitlines() == [
         "ValueError: this run is broken",
-        f"failed     loss.gamma=1: ValueError: this run is broken (more in {note})",
+        "failed     loss.gamma=1: ValueError: this run is broken",
+        f"           log: {note}",
     ]
     assert "run 3 of 3: loss.gamma=2" in done.stdout
     assert "2 finished, 1 failed" in done.stdout
@@ -656,7 +657,7 @@ def test_options_that_do_not_exist_are_refused(tmp_path):
 
 
 def test_metrics_are_read_from_a_report(tmp_path):
-    from retinanet.reports.sweep import read_metrics
+    from retinanet.reports.sweep_rows import read_metrics
 
     assert read_metrics(tmp_path) is None
     (tmp_path / "eval").mkdir()

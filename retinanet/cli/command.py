@@ -22,7 +22,7 @@ from retinanet.cli.launch import NOTE_VARIABLE, Task, run_all
 from retinanet.cli.naming import sweep_name
 from retinanet.interrupts import STATUS, Stopped
 from retinanet.limits import value_text
-from retinanet.reports import sweep
+from retinanet.reports import sweep, sweep_rows
 from retinanet.terminal import lay_out, paint
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ def _run_sweep(
         Task(
             ", ".join(f"{name}={value_text(run.swept[name])}" for name in swept),
             [*_program(), *options, *command.typed],
-            sweep.note_of(folder, run.folder),
-            sweep.is_done(run.folder, asdict(command.settings)),
+            sweep_rows.note_of(folder, run.folder),
+            sweep_rows.is_done(run.folder, asdict(command.settings)),
         )
         for run, command in zip(runs, commands, strict=True)
     ]
@@ -252,7 +252,8 @@ def _report_sweep(
 def _count(rows: list[dict[str, str]]) -> str:
     """How many runs of a sweep have come how far."""
     counts = Counter(row["status"] for row in rows)
-    return ", ".join(f"{counts[status]} {status}" for status in sweep.STATUSES if counts[status])
+    kinds = [status for status in sweep_rows.STATUSES if counts[status]]
+    return ", ".join(f"{counts[status]} {status}" for status in kinds)
 
 
 def _say(text: str) -> None:

@@ -8,13 +8,14 @@ import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from retinanet.atomic import write_whole
-from retinanet.reports.sweep import FINISHED, STATUS, Row, number, rank, settings_of
+from retinanet.reports.sweep_rows import FINISHED, STATUS, Row, number, rank, settings_of
+
+if TYPE_CHECKING:  # the command line imports this module long before there is anything to draw
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STYLE = {
     "font.size": 9,
@@ -50,6 +51,9 @@ def plot_sweep(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         rows: of the table.
         keys: swept keys; the one with most numbers becomes the axis.
     """
+    import matplotlib
+    from matplotlib.figure import Figure
+
     done = [row for row in rows if row[STATUS] == FINISHED and row["AP"]]
     key, others = choose_axis(done, settings_of(keys))
     groups: Groups = {}

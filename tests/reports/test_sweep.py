@@ -10,16 +10,9 @@ import yaml
 from PIL import Image
 
 from retinanet.cli.main import composer
-from retinanet.reports.sweep import (
-    SweepRun,
-    has_finished,
-    is_done,
-    note_of,
-    show_summary,
-    summarize,
-    write_sweep,
-)
+from retinanet.reports.sweep import SweepRun, show_summary, write_sweep
 from retinanet.reports.sweep_plot import _thin, choose_axis, plot_sweep, shorten
+from retinanet.reports.sweep_rows import has_finished, is_done, note_of, summarize
 from retinanet.terminal import count_columns
 
 
