@@ -54,8 +54,8 @@ class Signals:
                 _say(f"{name}: ended before the first step")
                 raise Stopped
             _say(
-                f"{name}: this run saves and ends after its step; again after {SAME_REQUEST:.0f} s "
-                f"ends it at once, without saving"
+                f"{name}: this run saves and ends after its step; again after "
+                f"{SAME_REQUEST:.0f} s: without saving"
             )
         elif time.monotonic() - self._when > SAME_REQUEST:
             signal.signal(number, signal.SIG_DFL)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from retinanet import build
-from retinanet.config import LossConfig, TrainConfig
+from retinanet.config import LossConfig, ModelConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.splits import describe_shared
 from retinanet.model.retinanet import RetinaNet
@@ -14,6 +14,9 @@ from retinanet.training import announce
 from retinanet.training.loop import Trainer
 from retinanet.training.survey import describe, survey
 from retinanet.training.totals import Means
+
+# Of the trunk, in the order of model.frozen_stages.
+STAGES = ("stem", "C2", "C3", "C4", "C5")
 
 
 def announcement(
@@ -43,23 +46,55 @@ def announcement(
         max_size=settings.data.max_size,
         keep_empty=settings.data.keep_empty,
     )
+    # First the data, then the network, then what it will be told.
     lines = [f"repaired   {what}: {count}" for what, count in data.repairs.items()]
     lines += describe(found, data.category_names)
+    lines.append(f"validation {len(val_data)} images, {describe_limit(settings)}")
     lines += describe_shared(data, val_data)
-    lines.append(
-        announce.describe_rate(
-            settings.optim.lr, settings.optim.batch_size, settings.optim.reference_batch
-        )
-    )
+    lines += describe_model(trainer.model, settings.model)
+    optim = settings.optim
+    epoch = found.num_images if settings.data.keep_empty else found.num_images - found.num_empty
+    epochs = total_steps * optim.batch_size / epoch
+    lines.append(f"steps      {total_steps} of {optim.batch_size} images: {epochs:.3g} epochs")
+    lines.append(announce.describe_rate(optim.lr, optim.batch_size, optim.reference_batch))
+    lines += announce.warn_of_warmup(settings.schedule.warmup_steps, total_steps)
     loss = _loss_settings(settings, data)
     lines.append(announce.describe_alpha(loss["alpha"], data.category_names))
-    lines += announce.warn_of_warmup(settings.schedule.warmup_steps, total_steps)
     if settings.init_from is not None:
         return [*lines, *init_lines]
     if settings.loss.name != "focal":
         return [*lines, announce.NO_FORECAST]
     lines += announce.announce_loss(found, num_classes=trainer.model.num_classes, **loss)
     return lines if _closed_form_holds(settings.loss) else [*lines, announce.FORECAST_LIMITS]
+
+
+def describe_limit(settings: TrainConfig) -> str:
+    """How often, and on how much, the validation set is evaluated."""
+    every, most = settings.evaluation.every_epochs, settings.evaluation.max_images
+    some = "" if most is None else f", the first {most} of them"
+    return ("each epoch" if every == 1 else f"every {every:g} epochs") + some
+
+
+def describe_model(model: RetinaNet, settings: ModelConfig) -> list[str]:
+    """The network, and what of it does not train."""
+    counts = {True: 0, False: 0}
+    for parameter in model.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    weights = "random weights" if settings.weights is None else settings.weights
+    lines = [
+        f"model      {settings.backbone}, {weights}, {settings.norm} norm; "
+        f"{_millions(sum(counts.values()))} M parameters, " + ("" if counts[False] else "all train")
+    ]
+    if counts[False]:
+        stages = ", ".join(STAGES[: settings.frozen_stages])
+        lines[0] += f"{_millions(counts[True])} M train"
+        lines.append(f"frozen     {stages}: {_millions(counts[False])} M parameters")
+    return lines
+
+
+def _millions(count: int) -> str:
+    """Three digits and more of a number of parameters."""
+    return f"{count / 1e6:.1f}" if count > 1e7 else f"{count / 1e6:.2f}"
 
 
 def first_step(settings: TrainConfig, data: CocoData, model: RetinaNet, means: Means) -> str:

@@ -21,6 +21,7 @@ from retinanet.exchange.read import read_trained
 from retinanet.explain import explain
 from retinanet.interrupts import Signals, Stopped
 from retinanet.opening import announcement, first_step
+from retinanet.reports.on_board import show_evaluation, show_first_batch
 from retinanet.reports.plots import plot_curves
 from retinanet.reports.publish import publish, tell
 from retinanet.reports.rebuild import refresh_report
@@ -28,6 +29,7 @@ from retinanet.reports.run_record import read_record
 from retinanet.resume import Standing, check_same_step, check_stored, find_stored
 from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps
+from retinanet.training.board import few
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.directory import RunDirectory, read_rows
 from retinanet.training.logs import MetricsLog, start_logging
@@ -125,6 +127,7 @@ class TrainingRun:
             )
             for line in lines:
                 logger.info("%s", line)
+            self.log.show(lambda board: board.finished())
         except Stopped:
             told = self.signals.received
             logger.info(
@@ -194,6 +197,7 @@ class TrainingRun:
             main=main,
         )
         self.progress.grad_norms = self.grad_norms
+        self.log.show(lambda board: board.settings(self.plain))
         logger.info("run        %s", self.directory.root)
         logger.info("device     %s, forward pass in %s", self.device, self.trainer.precision)
         if self.settings.optim.accumulate == "auto":
@@ -216,6 +220,7 @@ class TrainingRun:
             ):
                 logger.info("%s", line)
             self.progress.restart_clock()
+        logger.info("%s", announce.describe_board(self.directory.tensorboard))
 
     def _total_steps(self) -> int:
         schedule = self.settings.schedule
@@ -232,6 +237,10 @@ class TrainingRun:
         due = self._evaluation_due()
         if step == 1 or step % settings.log_every_steps == 0 or due:
             self._log_row()
+        if step == 1 and settings.log_images and distributed.is_main():
+            parts = self.log, self.directory, self.trainer, self.train_data
+            self._write(lambda: show_first_batch(*parts))
+            self.progress.restart_clock()
         if distributed.any_rank(self._told_to_stop()):
             if not self._save():
                 logger.warning("the run could not save; it goes on from an older checkpoint")
@@ -323,6 +332,7 @@ class TrainingRun:
             thresholds=thresholds,
             diagnosis=diagnosis,
         )
+        sheet = None
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
             save_checkpoint(self.directory.best, state)
@@ -337,13 +347,23 @@ class TrainingRun:
                 thresholds=thresholds,
                 diagnosis=diagnosis,
             )
-            if sheet is not None:
-                self.log.image(step, "predictions", sheet)
         plot_curves(self.directory.metrics, self.directory.plots / "curves.png")
+        show = few(step // self.evaluate_every) or self._finished()
+        augment = build.build_augment(self.settings, train=False)
+        self.log.show(
+            lambda board: show_evaluation(
+                board,
+                self.trainer,
+                evaluation,
+                best=self.standing.best["AP"],
+                model=model,
+                data=self.train_data,
+                augment=augment if show and self.settings.log_images else None,
+                predictions=sheet if show else None,
+            )
+        )
         if self._finished() and not better:  # the report of the best checkpoint lacks these curves
             refresh_report(self.directory.root, self.val_data)
-        if self.trainer.latest is not None:
-            self.log.histograms(step, self.trainer.p_t(self.trainer.latest))
 
     def _description(self) -> dict[str, Any]:
         """What inference needs beside the weights, and how the run stands."""

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
-from retinanet.cli.launch import run_all
+from retinanet.cli.launch import Task, run_all
 from retinanet.cli.main import composer
 from scripts.experiments.outcome import Run, write
 from scripts.experiments.tables import EXPERIMENTS, Variant
@@ -78,8 +78,10 @@ def experiment(args: argparse.Namespace) -> None:
         return
     output = args.output or Path("runs/ablations") / args.experiment
     failed = run_all(
-        [[sys.executable, str(TRAIN), *run.typed] for run in runs],
-        names=[f"{run.variant.label}, seed {run.seed}" for run in runs],
+        [
+            Task(f"{run.variant.label}, seed {run.seed}", [sys.executable, str(TRAIN), *run.typed])
+            for run in runs
+        ],
         say=print,
         after_each=lambda: write(output, args.experiment, runs),
     )

@@ -49,6 +49,7 @@ from retinanet.reports.checkup import (
     describe_split,
 )
 from retinanet.reports.samples import draw_findings, draw_samples
+from retinanet.terminal import has_bar
 from retinanet.training.anchor_search import TOO_MANY, propose_anchors, propose_size
 from retinanet.training.coverage import Coverage, Objects, cover, objects_at
 
@@ -190,7 +191,12 @@ def check_images(
             continue
         files = look(reading.data, pixels=pixels, workers=settings.data.workers)
         bar = tqdm(
-            files, total=len(reading.data), desc=f"images of {split}", leave=False, disable=None
+            files,
+            total=len(reading.data),
+            desc=f"images of {split}",
+            leave=False,
+            dynamic_ncols=True,
+            disable=not has_bar(),
         )
         found[split] = list(bar)
         skip = settings.data.on_bad_image == "skip"

@@ -37,6 +37,7 @@ from retinanet.exchange.read import read_trained
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.reports.plots import COLORS, house_style
+from retinanet.terminal import has_bar
 from retinanet.trained import load_model, recorded_settings
 from retinanet.training.transfer import describe_source
 from scripts.settings import split_settings
@@ -154,7 +155,7 @@ def _predictions(
     loader = make_loader(
         data, augment, plan, seed=0, workers=0, on_bad_image="stop", pin_memory=False
     )
-    for batch in tqdm(loader, desc=describe_source(state), unit="batch", leave=False):
+    for batch in tqdm(loader, desc="loss", unit="batch", leave=False, disable=not has_bar()):
         batch = batch.to(device)
         logits, _, anchors = model(batch.images, batch.sizes)
         yield logits.float(), matcher(anchors, batch.boxes, batch.labels, batch.crowds).label

@@ -31,15 +31,21 @@ sys.path.insert(0, {str(ROOT)!r})
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-# train.py with jobs that only write the file a sweep reads.
+# train.py with jobs that only write the files a sweep reads.
 PRETEND = f"""
-import json, os, sys, time, types
+import dataclasses, json, os, sys, time, types
+import yaml
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 import retinanet
 
 def train(settings, overrides):
-    if settings.loss.gamma == 1:
+    root = Path(settings.output_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    with Path("started").open("a") as file:
+        file.write(root.name + "\\n")
+    (root / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(settings)))
+    if settings.loss.gamma == 1 and not Path("mended").exists():
         raise ValueError("this run\\nis broken")
     if settings.loss.gamma == 7:
         raise KeyError("a mistake of ours")
@@ -48,10 +54,13 @@ def train(settings, overrides):
     if settings.loss.gamma == 9:
         Path("pid").write_text(str(os.getpid()))
         time.sleep(60)
-    folder = Path(settings.output_dir) / "eval"
+    if settings.loss.gamma == 6:
+        os.kill(os.getpid(), 9)
+    folder = root / "eval"
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = {{"AP": 0.25 + settings.loss.gamma / 10, "AP50": 0.5, "APs": None}}
-    (folder / "metrics.json").write_text(json.dumps(numbers))
+    AP = 0.25 + settings.loss.gamma / 10 + settings.seed / 100
+    (folder / "metrics.json").write_text(json.dumps({{"AP": AP, "AP50": 0.5, "APs": None}}))
+    (root / "train.log").write_text("0:00 run        x\\n0:01 finished   2 steps\\n")
 
 retinanet.jobs = types.ModuleType("retinanet.jobs")
 retinanet.jobs.train, retinanet.jobs.evaluate = train, None
@@ -471,33 +480,75 @@ def pretend(tmp_path):
 def test_a_sweep_runs_every_value_and_writes_table_and_plot(pretend, tmp_path):
     done = pretend("-m", "loss.gamma=0,1,2", "seed=3")
     assert done.returncode == 1
+    name = "sweep_shapes,seed=3,loss.gamma"
+    note = f"runs/{name}/failed/shapes,loss.gamma=1,seed=3.txt"
     assert done.stderr.splitlines() == [
         "ValueError: this run is broken",
-        "sweep: runs/shapes,loss.gamma=1,seed=3 failed with exit status 1",
+        "failed     loss.gamma=1: ValueError: this run is broken",
+        f"           log: {note}",
     ]
-    assert "2 of 3 runs finished" in done.stdout
-    folder = tmp_path / "runs/sweep_shapes,seed=3,loss.gamma"
+    assert "run 3 of 3: loss.gamma=2" in done.stdout
+    assert "2 finished, 1 failed" in done.stdout
+    folder = tmp_path / "runs" / name
     header, *rows = (folder / "table.csv").read_text().splitlines()
     metrics = "AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl"
-    assert header == f"loss.gamma,{metrics},run"
+    assert header == f"loss.gamma,status,{metrics},run,error,log"
     assert rows == [
-        '0,0.250000,0.500000,,,,,,,,,,,"runs/shapes,loss.gamma=0,seed=3"',
-        '2,0.450000,0.500000,,,,,,,,,,,"runs/shapes,loss.gamma=2,seed=3"',
+        '0,finished,0.280000,0.500000,,,,,,,,,,,"runs/shapes,loss.gamma=0,seed=3",,',
+        '1,failed,,,,,,,,,,,,,"runs/shapes,loss.gamma=1,seed=3",'
+        f'ValueError: this run is broken,"{note}"',
+        '2,finished,0.480000,0.500000,,,,,,,,,,,"runs/shapes,loss.gamma=2,seed=3",,',
     ]
     assert (folder / "plot.png").read_bytes()[:4] == b"\x89PNG"
     # Other values of the same keys join the table.
     assert pretend("-m", "loss.gamma=3,4", "seed=3").returncode == 0
-    assert len((folder / "table.csv").read_text().splitlines()) == 5
+    assert len((folder / "table.csv").read_text().splitlines()) == 6
+
+
+def test_a_sweep_again_makes_what_failed_and_not_what_finished(pretend, tmp_path):
+    assert pretend("-m", "loss.gamma=0,1,2").returncode == 1
+    (tmp_path / "mended").touch()
+    (tmp_path / "started").unlink()
+    done = pretend("-m", "loss.gamma=0,1,2")
+    assert done.returncode == 0 and done.stderr == ""
+    assert (tmp_path / "started").read_text() == "shapes,loss.gamma=1\n"
+    assert "run 1 of 3: loss.gamma=0 has finished already" in done.stdout
+    assert "3 finished" in done.stdout
+
+
+def test_seeds_are_told_as_mean_and_spread(pretend, tmp_path):
+    done = pretend("-m", "loss.gamma=2", "seed=0,1,2")
+    assert done.returncode == 0
+    folder = tmp_path / "runs/sweep_shapes,loss.gamma=2,seed"
+    header, row = (folder / "summary.csv").read_text().splitlines()
+    assert header.startswith("n,AP,AP_std,AP50,AP50_std,AP75")
+    assert row.startswith("3,0.460000,0.010000,0.500000,0.000000,,")
+    assert "       3   0.460   0.010   0.500     n/a" in done.stdout
+
+
+def test_a_run_of_a_sweep_that_is_killed_is_told_with_the_reason(pretend, tmp_path):
+    done = pretend("-m", "loss.gamma=6,7,2")
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if line.startswith("failed ")]
+    assert "ended by SIGKILL, as happens when the machine's memory is full" in told[0]
+    assert "KeyError: 'a mistake of ours'" in told[1]
+    note = tmp_path / "runs/sweep_shapes,loss.gamma/failed/shapes,loss.gamma=7.txt"
+    assert "Traceback" in note.read_text()
+    assert "1 finished, 2 failed" in done.stdout
 
 
 def test_one_run_of_a_sweep_joins_its_table(pretend, tmp_path):
     folder = tmp_path / "runs/sweep_shapes,loss.gamma"
     for only, count in ((1, 1), (0, 2)):
         done = pretend("-m", "--only", str(only), "loss.gamma=0,2,3")
-        assert done.returncode == 0 and "1 of 1 runs finished" in done.stdout
+        assert done.returncode == 0 and "run 1 of 1: " in done.stdout
         rows = (folder / "table.csv").read_text().splitlines()[1:]
-        assert len(rows) == count
-    assert [row.split(",")[0] for row in rows] == ["0", "2"]
+        assert sum(",finished," in row for row in rows) == count
+    assert [row.split(",")[:2] for row in rows] == [
+        ["0", "finished"],
+        ["2", "finished"],
+        ["3", "not started"],
+    ]
     assert not (tmp_path / "runs/shapes,loss.gamma=3").exists()
 
 
@@ -528,6 +579,7 @@ def test_a_sweep_under_torchrun_is_refused(pretend):
 def test_an_interrupted_sweep_stops(pretend, tmp_path):
     done = pretend("-m", "loss.gamma=8,2")
     assert done.returncode == STATUS and done.stderr == ""
+    assert "stopped    1 unfinished, 1 not started; the same command goes on" in done.stdout
     assert not (tmp_path / "runs/shapes,loss.gamma=2").exists()
 
 
@@ -605,7 +657,7 @@ def test_options_that_do_not_exist_are_refused(tmp_path):
 
 
 def test_metrics_are_read_from_a_report(tmp_path):
-    from retinanet.reports.sweep import read_metrics
+    from retinanet.reports.sweep_rows import read_metrics
 
     assert read_metrics(tmp_path) is None
     (tmp_path / "eval").mkdir()

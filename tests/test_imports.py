@@ -26,6 +26,7 @@ LAYERS = [
         "devices",
         "loading",
         "atomic",
+        "terminal",
     },
     {"data", "model", "matching", "mining", "focal", "losses", "postprocess"},
     {"training", "evaluation", "formats", "thresholds"},

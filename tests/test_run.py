@@ -34,6 +34,8 @@ from retinanet.detector import load
 from retinanet.evaluation import detect
 from retinanet.interrupts import Stopped
 from retinanet.model.folding import for_inference
+from retinanet.model.retinanet import RetinaNet
+from retinanet.opening import describe_model
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.directory import read_rows
 from retinanet.training.loop import Trainer
@@ -112,7 +114,8 @@ def test_the_board_has_the_rows_and_the_pictures(whole):
     board = EventAccumulator(str(whole / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
     tags = board.Tags()
-    assert tags["images"] == ["predictions"]
+    assert set(tags["images"]) == {"train_batch", "predictions", "anchors"}
+    assert (whole / "plots/train_batch.png").exists()
     assert set(tags["histograms"]) == {"p_t/positives", "p_t/background"}
     expected = [(row["step"], row["loss/class"]) for row in rows(whole) if "loss/class" in row]
     found = [(event.step, event.value) for event in board.Scalars("loss/class")]
@@ -851,3 +854,19 @@ def test_settings_survive_the_checkpoint(whole, data):
     state = load_checkpoint(whole / "checkpoints/best.pt")
     typed = command(data, whole, "evaluation.every_epochs=1", "log_images=2")
     assert state["settings"] == dataclasses.asdict(settings_of(typed))
+
+
+# What the log says of the network
+
+
+def test_the_log_names_the_network_and_what_of_it_is_frozen():
+    with composer("train") as reader:
+        settings = reader.command(["model=resnet18", "model.frozen_stages=2"]).settings.model
+    model = RetinaNet(
+        backbone="resnet18", num_classes=3, prior=0.01, weights=settings.weights, load_later=True,
+        norm="frozen", frozen_stages=2, fpn_channels=16, head_depth=1, head_channels=16,
+    )  # fmt: skip
+    first, second = describe_model(model, settings)
+    # The stem has 64 filters of 7 x 7 x 3, C2 four convolutions of 3 x 3 x 64 x 64.
+    assert second == f"frozen     stem, C2: {(64 * 147 + 4 * 9 * 64**2) / 1e6:.2f} M parameters"
+    assert first.startswith("model      resnet18, IMAGENET1K_V1, frozen norm; 11.")

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import yaml
 
+from retinanet.atomic import write_whole
 from retinanet.cli.help import help_text
-from retinanet.cli.launch import run_all
+from retinanet.cli.launch import NOTE_VARIABLE, Task, run_all
 from retinanet.cli.naming import sweep_name
 from retinanet.interrupts import STATUS, Stopped
+from retinanet.limits import value_text
+from retinanet.reports import sweep, sweep_rows
+from retinanet.terminal import lay_out, paint
 
 if TYPE_CHECKING:
     from retinanet.cli.main import Composer
@@ -52,8 +60,9 @@ def run_job(job: Job, composer: Callable[..., Any]) -> None:
         sys.exit(INTERRUPTED)
     except Stopped:
         sys.exit(STATUS)
-    except MISTAKES as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except Exception as error:
+        _leave_note(error)
+        if not isinstance(error, MISTAKES) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         complain(error)
         sys.exit(1)
@@ -122,12 +131,32 @@ def show(text: str) -> int:
 
 def complain(error: BaseException) -> None:
     """One line on stderr: the kind of error and its message."""
+    rank = os.environ.get("RANK", "0")
+    where = f"[rank {rank}] " if rank != "0" else ""
+    line = lay_out(where + one_line(error), sys.stderr)
+    sys.stderr.write(_with_color(line, f"{where}{type(error).__name__}:", sys.stderr) + "\n")
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an error and its message."""
     message = str(error)
     if "Original Traceback" in message:  # from a loader process: the last line is the error
         message = message.strip().splitlines()[-1].partition(": ")[2]
-    rank = os.environ.get("RANK", "0")
-    where = f"[rank {rank}] " if rank != "0" else ""
-    sys.stderr.write(f"{where}{type(error).__name__}: {' '.join(message.split())}\n")
+    return f"{type(error).__name__}: {' '.join(message.split())}"
+
+
+def _leave_note(error: Exception) -> None:
+    """Why this process fails, in the log of its run and for the sweep that started it."""
+    trace = "" if isinstance(error, MISTAKES) else "".join(traceback.format_exception(error))
+    failed = logging.makeLogRecord({"name": "retinanet", "levelno": logging.ERROR})
+    failed.msg = f"failed     {one_line(error)}" + (f"\n{trace}" if trace else "")
+    for handler in logging.getLogger("retinanet").handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(failed)
+    note = os.environ.get(NOTE_VARIABLE)
+    if note is not None and os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):
+            write_whole(Path(note), f"{one_line(error)}\n{trace}")
 
 
 def _read_sweep(job: Job, reader: Composer, typed: list[str]) -> tuple[list[str], list[Command]]:
@@ -172,29 +201,67 @@ def _run_sweep(
             f"--only={only}: the sweep has {len(commands)} runs, numbered from 0 to "
             f"{len(commands) - 1}."
         )
-    from retinanet.reports.sweep import SweepRun, write_sweep
-
     first = commands[0]
     fixed = {name: value for name, value in first.changed.items() if name not in swept}
     bases = sorted({command.base for command in commands})
     folder = Path("runs") / sweep_name("-".join(bases), fixed, swept)
     runs = [
-        SweepRun({n: _swept_value(c, n) for n in swept}, Path(c.settings.output_dir))
+        sweep.SweepRun({n: _swept_value(c, n) for n in swept}, Path(c.settings.output_dir))
         for c in commands
     ]
     options = ["--config-dir", config_dir] if config_dir else []
-    chosen = range(len(runs)) if only is None else [only]
-    failed = run_all(
-        [[*_program(), *options, *commands[n].typed] for n in chosen],
-        names=[str(runs[n].folder) for n in chosen],
-        say=show,
-        after_each=lambda: write_sweep(folder, runs),
-    )
-    done = len(chosen) - len(failed)
-    show(f"sweep: {done} of {len(chosen)} runs finished; table and plot: {folder}")
-    for name, status in failed.items():
-        sys.stderr.write(f"sweep: {name} failed with exit status {status}\n")
+    tasks = [
+        Task(
+            ", ".join(f"{name}={value_text(run.swept[name])}" for name in swept),
+            [*_program(), *options, *command.typed],
+            sweep_rows.note_of(folder, run.folder),
+            sweep_rows.is_done(run.folder, asdict(command.settings)),
+        )
+        for run, command in zip(runs, commands, strict=True)
+    ]
+    try:
+        failed = run_all(
+            tasks if only is None else tasks[only : only + 1],
+            say=_say,
+            after_each=lambda: sweep.write_sweep(folder, runs),
+        )
+    except Stopped:
+        rows = sweep.write_sweep(folder, runs)
+        _say(f"\nstopped    {_count(rows)}; the same command goes on; table: {folder}")
+        raise
+    rows = sweep.write_sweep(folder, runs)
+    _report_sweep(folder, rows, swept, [str(run.folder) for run in runs])
     return 1 if failed else 0
+
+
+def _report_sweep(
+    folder: Path, rows: list[dict[str, str]], swept: list[str], names: list[str]
+) -> None:
+    """The end of a sweep: its summary, the failures among the runs of these names, its files."""
+    _say("\n" + "\n".join(sweep.show_summary(rows, swept)) + "\n")
+    for row in rows:
+        if row["error"] and row["run"] in names:
+            name = ", ".join(f"{key}={row[key]}" for key in swept)
+            said = f"failed     {name}: {row['error']}\n           log: {row['log']}"
+            sys.stderr.write(_with_color(lay_out(said, sys.stderr), "failed", sys.stderr) + "\n")
+    _say(f"sweep      {_count(rows)}")
+    _say(f"files      table.csv, summary.csv, plot.png in {folder}")
+    _say("watch      tensorboard --logdir runs")
+
+
+def _count(rows: list[dict[str, str]]) -> str:
+    """How many runs of a sweep have come how far."""
+    counts = Counter(row["status"] for row in rows)
+    kinds = [status for status in sweep_rows.STATUSES if counts[status]]
+    return ", ".join(f"{counts[status]} {status}" for status in kinds)
+
+
+def _say(text: str) -> None:
+    show(lay_out(text, sys.stdout))
+
+
+def _with_color(line: str, start: str, stream: TextIO) -> str:
+    return paint(start, "red", stream) + line.removeprefix(start)
 
 
 def _program() -> list[str]:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from retinanet.data.drawing import draw_picture
 from retinanet.data.figures import NAMES, Drawn
+from retinanet.terminal import has_bar
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,8 @@ def _write_split(root: Path, split: str, num_images: int, seed: int) -> None:
         total=num_images,
         unit="image",
         leave=False,
-        disable=None,
+        dynamic_ncols=True,
+        disable=not has_bar(),
     ):
         images.append(image)
         for found in objects:

@@ -1,5 +1,7 @@
 """Run the model over a data set and collect what it finds, in pixels of the image files."""
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,12 @@ from retinanet.interrupts import Stopped
 from retinanet.model.folding import for_inference
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Detections, Postprocess, to_original
+from retinanet.terminal import has_bar
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two lines of progress where there is no bar.
+TELL_EVERY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ def detect(
         device: where the batches go.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; of the forward pass only.
         compiled: by torch.compile.
-        progress: show a bar with images/s on rank 0.
+        progress: show a bar with images/s on rank 0, or a line each minute.
         told_to_stop: asked after each batch, on each rank by itself.
 
     Returns:
@@ -75,7 +83,7 @@ def detect(
     """
     network = for_inference(model, precision, compiled=compiled)
     parts = []
-    for batch in _with_bar(loader, progress and is_main()):
+    for batch in _with_progress(loader, progress and is_main()):
         batch = batch.to(device, non_blocking=True)
         parts.append(detect_batch(network, postprocess, batch, precision))
         if told_to_stop():
@@ -187,16 +195,28 @@ def as_arrays(found: Sequence[Detections], image_ids: Tensor, cap: int) -> Detec
     )
 
 
-def _with_bar(loader: Iterable[Batch], show: bool) -> Iterable[Batch]:
-    """The batches, behind a progress bar that counts images."""
+def _with_progress(loader: Iterable[Batch], show: bool) -> Iterable[Batch]:
+    """The batches, behind a bar that counts images, or a line of the log now and then."""
     total = len(loader) if hasattr(loader, "__len__") else None
-    num_images = 0
+    num_images, start = 0, time.monotonic()
+    told = start
     with tqdm(
-        total=total, desc="detect", unit="batch", disable=None if show else True, leave=False
+        total=total,
+        desc="detect",
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} batches, {remaining} left"
+        "{postfix}",
+        dynamic_ncols=True,
+        disable=not (show and has_bar()),
+        leave=False,
     ) as bar:
-        for batch in loader:
+        for number, batch in enumerate(loader, start=1):
             yield batch
             num_images += len(batch.image_ids)
-            rate = num_images / max(bar.format_dict["elapsed"], 1e-9)
-            bar.set_postfix_str(f"{rate:.1f} images/s", refresh=False)
+            now = time.monotonic()
+            rate = f"{num_images / max(now - start, 1e-9):.1f} images/s"
+            bar.set_postfix_str(rate, refresh=False)
             bar.update()
+            if show and bar.disable and now - told >= TELL_EVERY:
+                told = now
+                of_all = "" if total is None else f" of {total}"
+                logger.info("detect     batch %d%s, %s", number, of_all, rate)

@@ -191,10 +191,10 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             Rectangle((x, y), w, h, fill=False, edgecolor=color, **{"linewidth": 1.8} | style)
         )
         if number >= named:
-            _draw_caption(axes, x, y, caption, color)
+            draw_caption(axes, x, y, caption, color)
 
 
-def _draw_caption(axes: Axes, x: float, y: float, caption: str, color: str) -> None:
+def draw_caption(axes: Axes, x: float, y: float, caption: str, color: str) -> None:
     """A name on a patch of its color: above the box, or inside where there is no room above."""
     above = y > 0.04 * axes.get_ylim()[0]
     axes.text(

@@ -126,6 +126,26 @@ def plot_pr(evaluation: Evaluation, out: Path) -> None:
         save_figure(figure, out)
 
 
+def pr_curves(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Name -> (101,) precision at recalls from 0 to 1: the curves of :func:`plot_pr`.
+
+    Means over the classes, and every class at IoU 0.50 where they are few.
+    """
+    labels = [label for label, row in enumerate(evaluation.per_class) if row.AP is not None]
+    if not labels:
+        return {}
+    curves = evaluation.precision[:, :, labels]
+    found = {
+        "IoU 0.50": curves[0].mean(axis=1),
+        "IoU 0.75": curves[5].mean(axis=1),
+        "IoU 0.50:0.95": curves.mean(axis=(0, 2)),
+    }
+    if 1 < len(labels) <= MAX_NAMED:
+        for place, label in enumerate(labels):
+            found[f"class {plain_text(evaluation.per_class[label].name, 40)}"] = curves[0][:, place]
+    return found
+
+
 def plain_text(text: str, most: int) -> str:
     """A name as it may stand in a figure: one line, cut, and never hidden from a legend."""
     text = "".join(c if c.isprintable() else "?" for c in text)

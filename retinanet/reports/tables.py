@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,23 @@ from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import ClassResult, Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES
+from retinanet.terminal import fit, width
 
 # Above this share of images with as many detections as a cap allows, the cap may cost AP.
 CAPPED_SHARE = 0.01
 
-# Columns that a category name may fill in the table of classes.
-NAME_WIDTH = 24
+# Columns that a category name may fill in the table of classes, at most and at least, and those of
+# the numbers beside it.
+NAME_WIDTHS = 24, 10
+NUMBERS_WIDTH = 56
+# Terminals with fewer columns get COCO's twelve numbers without their long names.
+SUMMARY_WIDTH = 70
 
 
 def table(
     evaluation: Evaluation, max_classes: int | None = None, thresholds: Thresholds | None = None
 ) -> str:
-    """The twelve numbers and the table of classes, for a console of 80 columns.
+    """The twelve numbers and the table of classes, for a terminal of 80 columns or fewer.
 
     Args:
         evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
@@ -41,20 +45,22 @@ def table(
 
 def summary(evaluation: Evaluation, thresholds: Thresholds | None = None) -> str:
     """COCO's twelve numbers in COCO's words; what has no ground truth is ``n/a``."""
+    gap = 20 if width() >= SUMMARY_WIDTH else 0
     lines = [
         f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
         f"{evaluation.num_detections} detections",
         "",
-        f"{'':27}{'IoU':<13}{'objects':<10}{'detections':>10}",
+        f"{'':{7 + gap}}{'IoU':<13}{'objects':<10}{'detections':>10}",
     ]
     for name, number in NUMBERS.items():
-        words = f"Average {number.mean_of.capitalize()}"
+        words = f"Average {number.mean_of.capitalize()}" if gap else ""
         iou = (
             "0.50:0.95" if number.threshold == ALL_IOUS else f"{0.5 + 0.05 * number.threshold:.2f}"
         )
         limit = evaluation.max_dets[number.max_dets]
         value = _three_digits(evaluation.metrics[name])
-        lines.append(f"{name:<7}{words:<20}{iou:<13}{SIZES[number.area]:<10}{limit:>10}{value:>10}")
+        about = f"{name:<7}{words:<{gap}}{iou:<13}{SIZES[number.area]:<10}"
+        lines.append(f"{about}{limit:>10}{value:>10}")
     if thresholds is not None and thresholds.overall is not NEVER:
         lines += ["", _best_f1(thresholds)]
     return "\n".join(lines)
@@ -80,8 +86,10 @@ def class_table(
         thresholds: adds the largest F1 of each and the score where it is.
     """
     recall = f"AR{evaluation.max_dets[2]}"
+    if width() < NUMBERS_WIDTH + NAME_WIDTHS[1]:
+        thresholds = None  # no room for F1 and its score
     columns = ["AP", "AP50", "AP75", recall, *(["F1", "score"] if thresholds is not None else [])]
-    header = f"{'class':<{NAME_WIDTH}}{'objects':>8}{'detections':>11}{_columns_of(columns)}"
+    header = f"{'class':<{_name_width()}}{'objects':>8}{'detections':>11}{_columns_of(columns)}"
     best = (NEVER,) * len(evaluation.per_class) if thresholds is None else thresholds.classes
     ranked = sorted(zip(evaluation.per_class, best, strict=True), key=lambda pair: _rank(pair[0]))
     lines = [(row, _class_line(row, f1 if thresholds is not None else None)) for row, f1 in ranked]
@@ -187,7 +195,7 @@ def _rank(row: ClassResult) -> tuple[bool, float, str]:
 def _class_line(row: ClassResult, best: BestF1 | None) -> str:
     numbers = [row.AP, row.AP50, row.AP75, row.AR100]
     numbers += [] if best is None else [best.F1, best.score]
-    name, texts = fit(row.name, NAME_WIDTH - 1), _columns_of(map(_three_digits, numbers))
+    name, texts = fit(row.name, _name_width() - 1), _columns_of(map(_three_digits, numbers))
     return f"{name} {row.num_gt:>8}{row.num_detections:>11}{texts}"
 
 
@@ -195,26 +203,13 @@ def _columns_of(texts: Iterable[str]) -> str:
     return "".join(f" {text:>5}" for text in texts)
 
 
+def _name_width() -> int:
+    widest, narrowest = NAME_WIDTHS
+    return max(narrowest, min(widest, width() - NUMBERS_WIDTH))
+
+
 def _three_digits(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
-
-
-def fit(name: str, width: int) -> str:
-    """A name cut or filled to exactly ``width`` columns of a terminal, on one line.
-
-    Han, kana and hangul fill two columns each, accents that combine fill none.
-    """
-    name = "".join(c if c.isprintable() else "?" for c in name)
-    if _columns(name) > width:
-        while _columns(name) > width - 3:
-            name = name[:-1]
-        name += "..."
-    return name + " " * (width - _columns(name))
-
-
-def _columns(text: str) -> int:
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def _detections_json(data: CocoData, detections: DetectionArrays) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,11 @@ def describe_extension(
     ]
 
 
+def describe_board(folder: Path) -> str:
+    """One line: the command that shows the run while it trains, and after."""
+    return f"watch      tensorboard --logdir {shlex.quote(str(folder))}"
+
+
 def describe_end(root: Path, steps: int, best: dict[str, Any], *, num_replaced: int) -> list[str]:
     """What there is when a run has finished.
 
@@ -159,10 +165,13 @@ def describe_end(root: Path, steps: int, best: dict[str, Any], *, num_replaced: 
     lines = [f"finished   {steps} steps; best AP {AP} at step {best['step']}"]
     if num_replaced:
         lines.append(f"replaced   {num_replaced} unreadable images")
+    weights = root / "checkpoints" / "best.pt"
+    report = root / "eval" / "report.html"
     return [
         *lines,
-        f"best       {root / 'checkpoints' / 'best.pt'}",
-        f"report     {root / 'eval' / 'report.html'}",
+        f"best       {weights}",
+        *([f"report     {report}"] if report.exists() else []),
         f"pictures   {root / 'plots'}",
-        f"curves     tensorboard --logdir {root / 'tensorboard'}",
+        describe_board(root / "tensorboard"),
+        f"evaluate   python eval.py {shlex.quote(f'checkpoint={weights}')}",
     ]

@@ -8,19 +8,24 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from retinanet.terminal import LABELS, has_bar, lay_out, paint
+from retinanet.training.board import Board
 from retinanet.training.directory import RunDirectory, read_rows
 
 package_logger = logging.getLogger("retinanet")
+
+# How a line begins that tells of something to look at; the text of all lines begins in one column.
+WARNING = f"{'warning':<{LABELS}}"
+# How a line ends that tells of the best evaluation so far.
+BEST = " (best)"
+STYLE_OF = {"warning": "yellow", "finished": "green", "stopped": "yellow"}
 
 
 class _FileHandler(logging.FileHandler):
@@ -31,12 +36,13 @@ class _FileHandler(logging.FileHandler):
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints above a progress bar instead of through it."""
+    """Prints above a progress bar instead of through it, in the columns of the terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
         # A name may hold what the terminal cannot show.
         encoding = sys.stdout.encoding or "utf-8"
         line = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+        line = _emphasize(lay_out(line, sys.stdout))
         with contextlib.suppress(OSError):  # whoever was reading may be gone; train.log has it
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
@@ -55,14 +61,33 @@ def start_logging(file: Path | None, *, main: bool) -> None:
     package_logger.propagate = False
     package_logger.setLevel(logging.DEBUG if main else logging.ERROR)
     console = _ConsoleHandler()
-    # On a terminal the progress bar shows what the rows of every step say.
-    console.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
-    console.setFormatter(logging.Formatter("%(message)s"))
+    # On a terminal the progress bar shows what the rows of the training say.
+    console.setLevel(logging.INFO if has_bar() else logging.DEBUG)
+    console.setFormatter(_Labelled("%(message)s"))
     package_logger.addHandler(console)
     if file is not None and main:
         to_file = _FileHandler(file, encoding="utf-8", errors="backslashreplace")
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        to_file.setFormatter(_Labelled("%(asctime)s %(message)s"))
         package_logger.addHandler(to_file)
+
+
+class _Labelled(logging.Formatter):
+    """Warnings begin with the word, whoever gives them."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        if record.levelno == logging.WARNING and not record.message.startswith(WARNING):
+            record.message = WARNING + record.message
+        return super().formatMessage(record)
+
+
+def _emphasize(line: str) -> str:
+    """Color for the few words of a line that somebody looks for, where there is color."""
+    for start, style in STYLE_OF.items():
+        if line.startswith(start):
+            return paint(start, style, sys.stdout) + line[len(start) :]
+    if line.endswith(BEST):
+        return line.removesuffix(BEST) + paint(BEST, "green", sys.stdout)
+    return line
 
 
 class MetricsLog:
@@ -85,10 +110,10 @@ class MetricsLog:
         self.file = self.board = None
         if directory is not None:
             self.file = directory.metrics.open("a")
-            self.board = SummaryWriter(str(directory.tensorboard), purge_step=next_step)
+            self.board = Board(directory.tensorboard, next_step=next_step)
             for row in read_rows(directory.metrics):
                 if row["step"] >= next_step:
-                    self._show(row)
+                    self.board.row(row)
 
     def write(self, row: dict[str, Any]) -> None:
         """One row: ``step`` and numbers; None is null and does not reach TensorBoard.
@@ -101,7 +126,17 @@ class MetricsLog:
         with self._as_set():
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
-            self._show(row)
+            self.board.row(row)
+
+    def show(self, draw: Callable[[Board], Any]) -> None:
+        """Put more on TensorBoard; nothing happens on other ranks than the first.
+
+        Raises:
+            OSError: it cannot be written, and must be.
+        """
+        if self.board is not None:
+            with self._as_set():
+                draw(self.board)
 
     @contextlib.contextmanager
     def _as_set(self) -> Iterator[None]:
@@ -115,29 +150,11 @@ class MetricsLog:
                 package_logger.warning("%s Training goes on without rows.", error)
             self.warned = True
 
-    def _show(self, row: dict[str, Any]) -> None:
-        """The numbers of a row on TensorBoard."""
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self.board.add_scalar(_tag(name), value, row["step"])
-        self.board.flush()
-
     def bad_step(self, entry: dict[str, Any]) -> None:
         """One report of :mod:`retinanet.training.bad_steps`."""
         if self.file is not None:
             with self._as_set(), self.directory.bad_steps.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
-
-    def histograms(self, step: int, values: dict[str, Tensor]) -> None:
-        """Distributions of p_t, the probability given to the truth."""
-        for name, samples in values.items():
-            if self.board is not None and len(samples):
-                self.board.add_histogram(f"p_t/{name}", samples, step)
-
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """One (H, W, 3) uint8 picture."""
-        if self.board is not None:
-            self.board.add_image(name, picture, step, dataformats="HWC")
 
     def sync(self) -> None:
         """Bring the rows to the disk: a checkpoint must not be there before them."""
@@ -159,10 +176,3 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def _tag(name: str) -> str:
-    """TensorBoard groups by the part before the slash."""
-    if "/" in name:
-        return name
-    return f"val/{name}" if name.startswith("A") else f"train/{name}"

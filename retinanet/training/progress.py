@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 
 from tqdm import tqdm
 
+from retinanet.terminal import has_bar, width
 from retinanet.training.bad_steps import NORMS_SHOWN
 from retinanet.training.logs import MetricsLog, peak_memory
 from retinanet.training.loop import Trainer
@@ -15,6 +17,10 @@ from retinanet.training.totals import Means
 
 logger = logging.getLogger(__name__)
 
+# A line of its own instead of tqdm's, whose numbers fill a terminal of 80 columns.
+BAR = "{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+# Columns that the bar itself keeps, and those of the longest time left: "23:59:59 left".
+BAR_WIDTH, TIME_WIDTH = 6, 13
 # Share of the time spent waiting for batches above which the log says what to do about it.
 MUCH_WAITING = 0.2
 
@@ -38,7 +44,12 @@ class Progress:
         self.total_steps = total_steps
         self.steps_per_epoch = steps_per_epoch
         self.bar = tqdm(
-            total=total_steps, initial=step, unit="step", disable=None if main else True
+            total=total_steps,
+            initial=step,
+            unit="step",
+            bar_format=BAR,
+            dynamic_ncols=True,
+            disable=not (main and has_bar()),
         )
         self.rows, self.hinted = 0, False
         self.grad_norms: list[float] = []  # of the latest steps, for reports of bad ones
@@ -79,11 +90,7 @@ class Progress:
         self.since, trainer.waited = now, 0.0
         self.grad_norms = [*self.grad_norms, *means.grad_norms][-NORMS_SHOWN - means.steps :]
         self.log.write(row)
-        self.bar.set_description(f"epoch {row['epoch']:.2f}")
-        self.bar.set_postfix_str(
-            f"class {means.class_loss:.3f} box {means.box_loss:.3f} lr {row['lr']:.2g} "
-            f"{row['images_per_s']:.1f} images/s {row['memory_gib']:.1f} GiB"
-        )
+        self._show(row, means)
         logger.debug(
             f"epoch {row['epoch']:.2f}  step {trainer.step}/{self.total_steps}  "
             f"class {means.class_loss:.4f}  box {means.box_loss:.4f}  lr {row['lr']:.3g}  "
@@ -99,6 +106,25 @@ class Progress:
                 f"faster disk"
             )
         return means
+
+    def _show(self, row: dict[str, float], means: Means) -> None:
+        """The numbers of a row behind the bar: as many as the terminal has room for."""
+        epoch = f"epoch {row['epoch']:.2f} "
+        room = width(sys.stderr) - len(epoch) - len(f"100% || {self.total_steps}/, ")
+        room -= BAR_WIDTH + len(str(self.total_steps)) + TIME_WIDTH + 1
+        shown = ""
+        for part in (
+            f"class {means.class_loss:.3f}",
+            f"box {means.box_loss:.3f}",
+            f"{row['images_per_s']:.1f} images/s",
+            f"lr {row['lr']:.2g}",
+            f"{row['memory_gib']:.1f} GiB",
+        ):
+            if len(shown) + len(part) + 2 > room:
+                break
+            shown += f", {part}"
+        self.bar.set_description_str(epoch, refresh=False)
+        self.bar.set_postfix_str(shown.removeprefix(", "))
 
     def close(self) -> None:
         """Close the bar and the log."""

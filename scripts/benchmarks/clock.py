@@ -64,7 +64,7 @@ def race(stage: Stage, repeats: int) -> dict[str, Timing]:
         timings[name] = Timing(
             peak_mib=peak_of(work, stage.device), operators=operators_of(work, stage.device)
         )
-    for _ in tqdm(range(repeats), desc=stage.name, unit="turn", leave=False):
+    for _ in tqdm(range(repeats), desc=stage.name, unit="turn", leave=False, disable=None):
         for name, work in stage.contestants.items():
             wait(stage.device)
             start = time.perf_counter()

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import logging
 import sys
 
 import numpy as np
@@ -164,11 +165,21 @@ def test_rows_are_sorted_by_image_and_within_it_stay_best_first():
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_progress_bar_goes_to_terminals_only(monkeypatch, capsys, terminal):
     screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("retinanet.evaluation.detect.has_bar", lambda: terminal)
     monkeypatch.setattr(sys, "stderr", screen)
     detect(OneBox(), Postprocess(**SETTINGS), [make_batch([1])], CPU, "fp32", progress=True)
     assert ("detect" in screen.getvalue()) is terminal
     assert capsys.readouterr().out == ""
+
+
+def test_without_a_bar_a_line_tells_now_and_then(monkeypatch, caplog):
+    monkeypatch.setattr("retinanet.evaluation.detect.TELL_EVERY", 0.0)
+    batches = [make_batch([1, 2]), make_batch([3])]
+    with caplog.at_level("INFO"):
+        monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", True)
+        detect(OneBox(), Postprocess(**SETTINGS), batches, CPU, "fp32", progress=True)
+    told = {message.partition(",")[0] for message in caplog.messages}
+    assert told == {"detect     batch 1 of 2", "detect     batch 2 of 2"}
 
 
 @pytest.fixture

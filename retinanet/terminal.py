@@ -1,0 +1,105 @@
+"""Whoever reads along: a terminal of some width, perhaps with color, or a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import unicodedata
+from typing import TextIO
+
+# Columns where nothing says how many there are: what terminals have had since 1978 (VT100).
+DEFAULT_WIDTH = 80
+# Lines of the log begin with a word or two, filled up to this column: "lr         0.01".
+LABELS = 11
+LABEL = re.compile(r"(?=\S)[^:=]{1,10} +(?=\S)")
+# Commands are for copying into a shell: the terminal breaks them, without a new line.
+COMMANDS = ("python ", "tensorboard ")
+# Where a line goes on that begins without such a word.
+HANGING = 2
+# Codes of ECMA-48, which every terminal with color knows.
+STYLES = {"red": 31, "green": 32, "yellow": 33}
+
+
+def width(stream: TextIO | None = None) -> int:
+    """Columns of the terminal that ``stream`` (stdout) is; ``DEFAULT_WIDTH`` where it is none."""
+    stream = sys.stdout if stream is None else stream
+    # Streams that tests and notebooks put in place have no file number.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
+    return DEFAULT_WIDTH
+
+
+def has_bar() -> bool:
+    """Whether progress is a bar that redraws its line.
+
+    Both streams must be terminals that can do that: the bar is on stderr, and lines of stdout that
+    arrive late, through ``tee``, would run into it.
+    """
+    return os.environ.get("TERM") != "dumb" and sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def has_color(stream: TextIO) -> bool:
+    """Whether text on ``stream`` may be colored.
+
+    ``NO_COLOR`` and ``FORCE_COLOR`` decide where they are set and not empty, in that order, as in
+    Python itself; sources: no-color.org, force-color.org.
+    """
+    for name, answer in (("NO_COLOR", False), ("FORCE_COLOR", True)):
+        if os.environ.get(name):
+            return answer
+    return os.environ.get("TERM", "dumb") != "dumb" and stream.isatty()
+
+
+def paint(text: str, style: str, stream: TextIO) -> str:
+    """``text`` in a color of ``STYLES`` where ``stream`` may have some."""
+    return f"\033[{STYLES[style]}m{text}\033[0m" if has_color(stream) else text
+
+
+def lay_out(text: str, stream: TextIO) -> str:
+    """Lines broken between words for the terminal that ``stream`` is; a file gets them whole."""
+    if not stream.isatty():
+        return text
+    columns = width(stream)
+    return "\n".join(part for line in text.split("\n") for part in wrap(line, columns))
+
+
+def wrap(line: str, columns: int) -> list[str]:
+    """A line as lines of at most ``columns``; the later ones begin under the text of the first.
+
+    Words that are longer, as paths are, stay whole for whoever copies them. So do the gaps between
+    the words of a line.
+    """
+    label = LABEL.match(line)
+    labelled = label is not None and label.end() == LABELS
+    is_command = labelled and line.startswith(COMMANDS, LABELS)
+    if count_columns(line) <= columns or is_command:
+        return [line]
+    indent = " " * (LABELS if labelled else HANGING)
+    first, *words = re.findall(r"\s*\S+\s*", line[label.end() :] if labelled else line)
+    lines = [(line[: label.end()] if labelled else "") + first]
+    for word in words:
+        length = count_columns(word.rstrip())
+        # A word that is too long for any line may as well begin on this one.
+        if count_columns(lines[-1]) + length <= columns or length > columns - len(indent):
+            lines[-1] += word
+        else:
+            lines.append(indent + word)
+    return [part.rstrip() for part in lines]
+
+
+def count_columns(text: str) -> int:
+    """Columns that a line fills: han, kana and hangul two for each letter, accents none."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def fit(name: str, columns: int) -> str:
+    """A name cut or filled to exactly ``columns``, on one line."""
+    name = "".join(c if c.isprintable() else "?" for c in name)
+    if count_columns(name) > columns:
+        while count_columns(name) > columns - 3:
+            name = name[:-1]
+        name += "..."
+    return name + " " * (columns - count_columns(name))
