@@ -34,6 +34,7 @@ LAYERS = [
     {"exchange"},
     {"build"},
     {"detector", "opening", "resume"},
+    {"export"},
     {"run"},
     {"jobs"},
     {"cli"},
