@@ -168,18 +168,11 @@ def match(
         ties; unmatched detections of either side.
     """
     pairs = _pairs(_are_same(ours, theirs), _apart(ours, theirs))
-    mine, other = (
-        _left_over(len(found.scores), pairs, side) for side, found in enumerate((ours, theirs))
-    )
-    # First those of the file: they explain some of ours, which their places were taken from.
-    known = _are_same(theirs, candidates).any(dim=1)
-    limit = settings.detections
-    tied = _at_limits(theirs, ours, limit, settings) | _in_nms(theirs, ours, settings.nms_iou)
-    tied &= known & other
-    lost = _at_limits(ours, theirs, limit, settings) | _in_nms(ours, theirs, settings.nms_iou)
-    lost &= mine
-    ties = int(tied.sum() + lost.sum())
-    mine, other = mine & ~lost, other & ~tied
+    left = [_left_over(len(found.scores), pairs, i) for i, found in enumerate((ours, theirs))]
+    known = _are_same(theirs, candidates).any(dim=1)  # (D',) bool
+    tied = _ties(ours, theirs, left[0], left[1] & known, settings)
+    ties = int(tied[0].sum() + tied[1].sum())
+    mine, other = left[0] & ~tied[0], left[1] & ~tied[1]
 
     overlap = box_iou(ours.boxes, theirs.boxes) >= 0.5
     overlap &= ours.labels[:, None] == theirs.labels
@@ -223,24 +216,37 @@ def _left_over(count: int, pairs: Sequence[tuple[int, int]], side: int) -> Tenso
     return left
 
 
-def _at_limits(found: Detections, other: Detections, most: int, settings: Postprocess) -> Tensor:
-    """(D,) bool: so near to the threshold, or to the other side's last place, that it may miss."""
-    near = found.scores <= settings.score_threshold + MAX_SCORE
-    if len(other.scores) == most:
-        near |= found.scores <= other.scores[-1] + MAX_SCORE
-    return near
-
-
-def _in_nms(found: Detections, other: Detections, nms_iou: float) -> Tensor:
-    """(D,) bool: one of the other side suppresses it that scores the same, or overlaps just enough.
+def _ties(
+    ours: Detections, theirs: Detections, mine: Tensor, other: Tensor, settings: Postprocess
+) -> tuple[Tensor, Tensor]:
+    """Which detections without a partner rounding explains: (D,) and (D',) bool.
 
     Args:
-        found: detections that may be left over.
-        other: detections of the other side.
-        nms_iou: above which NMS suppresses.
+        ours: of the checkpoint.
+        theirs: of the file.
+        mine: (D,) bool, those of ours that may be explained.
+        other: (D',) bool, those of theirs.
+        settings: threshold, IoU and number of detections.
     """
-    iou = box_iou(found.boxes, other.boxes)
-    one_class = found.labels[:, None] == other.labels
-    equal = (found.scores[:, None] - other.scores).abs() <= MAX_SCORE
-    border = (iou - nms_iou).abs() <= MAX_SCORE
-    return (one_class & (border | (equal & (iou > nms_iou)))).any(dim=1)
+    iou = box_iou(ours.boxes, theirs.boxes)
+    iou = torch.where(ours.labels[:, None] == theirs.labels, iou, 0.0)  # (D, D')
+    over = iou > settings.nms_iou
+    # NMS took one here and the other there.
+    equal = (ours.scores[:, None] - theirs.scores).abs() <= MAX_SCORE
+    swapped = over & equal & mine[:, None] & other
+    # What overlaps one of such two, and so is found where that one is not.
+    freed = over & swapped.any(dim=0), over & swapped.any(dim=1)[:, None]
+    # It overlaps its better just as much as NMS allows.
+    border = (iou - settings.nms_iou).abs() <= MAX_SCORE
+    return (
+        mine & (_at_limits(ours, theirs, settings) | (border | freed[0]).any(dim=1)),
+        other & (_at_limits(theirs, ours, settings) | (border | freed[1]).any(dim=0)),
+    )
+
+
+def _at_limits(found: Detections, other: Detections, settings: Postprocess) -> Tensor:
+    """(D,) bool: so near to the threshold, or to the other side's last place, that it may miss."""
+    near = found.scores <= settings.score_threshold + MAX_SCORE
+    if len(other.scores) == settings.detections:
+        near |= found.scores <= other.scores[-1] + MAX_SCORE
+    return near

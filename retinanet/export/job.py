@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from retinanet.export.graph import Graph, Heads
 from retinanet.export.running import open_file
 
 KINDS = ("onnx", "pt2")
+# Columns of a screen.
+WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def export(wanted: Request, say: Callable[[str], None]) -> Outcome:
         least = write.least_side(wanted.kind, wanted.shape)
         inputs = photos.batches(chosen, detector, wanted.shape, least)
     say(f"read       {wanted.checkpoint}: {detector.model.num_classes} classes")
-    say(f"compare    {which}")
+    say(textwrap.fill(f"compare    {which}", WIDTH, subsequent_indent=" " * 11))
     partial = wanted.output.with_name(f"{wanted.output.name}.{os.getpid()}.partial")
     try:
         _write(wanted, detector, partial, least)
@@ -150,6 +153,6 @@ def speed(outcome: Outcome, kind: str) -> str:
     ours, theirs = (statistics.median(part) for part in zip(*outcome.seconds, strict=True))
     ratios: Sequence[float] = [a / b for a, b in outcome.seconds]
     return (
-        f"speed      torch {ours:.3g} s, {who} {theirs:.3g} s a batch (medians, CPU): "
-        f"{statistics.median(ratios):.2f} x, {min(ratios):.2f} to {max(ratios):.2f}"
+        f"speed      torch {ours:.3g} s, {who} {theirs:.3g} s a batch: "
+        f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
     )
