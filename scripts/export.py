@@ -54,7 +54,9 @@ def read_arguments(arguments: Sequence[str] | None) -> Request:
     parser.add_argument("checkpoint", type=Path, help="of train.py, or of another project")
     parser.add_argument("--format", choices=KINDS, default="onnx", help="(default: %(default)s)")
     parser.add_argument(
-        "--output", type=Path, help="file to write; default: beside the checkpoint, with its name"
+        "--output",
+        type=Path,
+        help="file to write (default: beside the checkpoint, with its name; _heads with raw heads)",
     )
     parser.add_argument(
         "--raw-heads", action="store_true", help="logits, deltas and anchors; no NMS"
@@ -84,9 +86,10 @@ def read_arguments(arguments: Sequence[str] | None) -> Request:
         help="version of ONNX's operators (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
+    name = f"{args.checkpoint.stem}{'_heads' * args.raw_heads}.{args.format}"
     return Request(
         checkpoint=args.checkpoint,
-        output=args.output or args.checkpoint.with_suffix(f".{args.format}"),
+        output=args.output or args.checkpoint.parent / name,
         kind=args.format,
         raw_heads=args.raw_heads,
         shape=Shape(args.batch, args.size),

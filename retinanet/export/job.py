@@ -6,7 +6,7 @@ import os
 import statistics
 import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,8 @@ def export(wanted: Request, say: Callable[[str], None]) -> Outcome:
             say(line)
         if not outcome.is_same:
             raise ValueError(failure(wanted, outcome))
-        say(speed(outcome, wanted.kind))
+        for line in summary(outcome, wanted.kind):
+            say(line)
         partial.replace(wanted.output)
     finally:
         partial.unlink(missing_ok=True)
@@ -147,12 +148,23 @@ def failure(wanted: Request, outcome: Outcome) -> str:
     )
 
 
-def speed(outcome: Outcome, kind: str) -> str:
-    """Seconds of both, and the median ratio of the turns."""
+def summary(outcome: Outcome, kind: str) -> list[str]:
+    """How near the two are, and how fast: seconds of both, and the median ratio of the turns."""
+    differences = outcome.differences
+    found = sum(d.detections for d in differences)
     who = "onnxruntime" if kind == "onnx" else "the program"
+    box, score = max(d.box for d in differences), max(d.score for d in differences)
     ours, theirs = (statistics.median(part) for part in zip(*outcome.seconds, strict=True))
-    ratios: Sequence[float] = [a / b for a, b in outcome.seconds]
-    return (
+    ratios = [a / b for a, b in outcome.seconds]
+    lines = [
+        f"same       {found} in {len(differences)} images: boxes within {box:.2g} px, scores "
+        f"{score:.1g}; ties {sum(d.ties for d in differences)}",
         f"speed      torch {ours:.3g} s, {who} {theirs:.3g} s a batch: "
-        f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+        f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})",
+    ]
+    if not found:
+        lines.append(
+            "note       nothing was found in any image, so little was compared: give photos of "
+            "objects"
+        )
+    return lines

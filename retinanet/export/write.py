@@ -115,8 +115,9 @@ def write_program(
 def traced(graph: Graph | Heads, shape: Shape, dtype: torch.dtype) -> torch.export.ExportedProgram:
     """The operators of a graph, for all inputs of a shape."""
     example = _example(graph, shape, dtype)
-    batch = torch.export.Dim("batch") if shape.batch is None else None
-    sides: dict[int, Any] = {2: None, 3: None}
+    fixed = torch.export.Dim.STATIC
+    batch = torch.export.Dim("batch") if shape.batch is None else fixed
+    sides: dict[int, Any] = {2: fixed, 3: fixed}
     if shape.size is None:
         rows, columns = (torch.export.Dim(n, min=LEAST_SIDES) for n in ("rows", "columns"))
         sides = {2: DIVISOR * rows, 3: DIVISOR * columns}

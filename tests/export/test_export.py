@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +13,13 @@ from random_models import IDS, NAMES, THRESHOLDS, make_checkpoint
 from retinanet import load
 from retinanet.exchange.read import read_trained
 from retinanet.export import write
-from retinanet.export.compare import compare
-from retinanet.export.job import Request, export
+from retinanet.export.compare import Difference, Outcome, compare
+from retinanet.export.job import Request, export, summary
 from retinanet.export.photos import MOST, batches, choose
 from retinanet.export.running import open_file
 from retinanet.export.write import Shape
 from retinanet.training.checkpoint import save_checkpoint
-from scripts.export import main
+from scripts.export import main, read_arguments
 from scripts.peers.parity import spread_model
 
 onnx = pytest.importorskip("onnx")
@@ -185,6 +186,22 @@ def test_what_is_no_option_shows_how_to_call_it(checkpoint, tmp_path, options):
     with pytest.raises(SystemExit) as stop:
         main(command(checkpoint, tmp_path / "m.onnx", *options))
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [([], "best.onnx"), (["--raw-heads"], "best_heads.onnx"), (["--format", "pt2"], "best.pt2")],
+)
+def test_files_go_beside_their_checkpoint(options, name):
+    assert read_arguments(["runs/a/best.pt", *options]).output == Path("runs/a") / name
+
+
+def test_a_comparison_of_nothing_says_so():
+    nothing = Difference("photo", (32, 32), 1, 0, 0.0, 0.0, 0, 0)
+    lines = summary(Outcome([nothing], [(2.0, 1.0)]), "onnx")
+    assert "2.00 x" in lines[1]
+    assert "nothing was found in any image" in lines[2]
+    assert len(summary(Outcome([nothing._replace(detections=1)], [(2.0, 1.0)]), "onnx")) == 2
 
 
 def test_nothing_is_overwritten(checkpoint, tmp_path, capsys):
