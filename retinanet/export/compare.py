@@ -53,6 +53,7 @@ class Outcome(NamedTuple):
         return all(difference.is_same for difference in self.differences)
 
 
+@torch.inference_mode()
 def compare(
     detector: Detector, run: Run, batches: Sequence[Batch], *, raw_heads: bool = False
 ) -> Outcome:
@@ -67,26 +68,26 @@ def compare(
     _both(detector, run, batches[0], raw_heads)  # warms up
     differences, seconds = [], []
     for batch in batches:
-        ours, theirs, times = _both(detector, run, batch, raw_heads)
+        outputs, found, theirs, times = _both(detector, run, batch, raw_heads)
         seconds.append(times)
         if raw_heads:
-            differences += _compare_heads(batch, ours, theirs)
+            differences += _compare_heads(batch, outputs, theirs)
         else:
-            differences += _compare_found(detector, batch, ours, theirs)
+            candidates = _detections(detector, _without_nms(detector), batch, outputs)
+            differences += _compare_found(detector, batch, found, theirs, candidates)
     return Outcome(differences, seconds)
 
 
-@torch.inference_mode()
 def _both(
     detector: Detector, run: Run, batch: Batch, raw_heads: bool
-) -> tuple[list, list[Tensor], tuple[float, float]]:
-    """Outputs of the detector and of the file, and how many seconds they took."""
+) -> tuple[Sequence[Tensor], list[Detections], list[Tensor], tuple[float, float]]:
+    """Outputs of the model, detections made of them, outputs of the file; seconds of both sides."""
     start = time.perf_counter()
     outputs = detector.model(batch.images, batch.sizes)
-    found = outputs if raw_heads else _detections(detector, detector.postprocess, batch, outputs)
+    found = [] if raw_heads else _detections(detector, detector.postprocess, batch, outputs)
     between = time.perf_counter()
     theirs = run(*batch[1:3]) if raw_heads else run(*batch[1:])
-    return list(found), theirs, (between - start, time.perf_counter() - between)
+    return outputs, found, theirs, (between - start, time.perf_counter() - between)
 
 
 def _detections(
@@ -99,7 +100,6 @@ def _detections(
     return [to_original(one, size, file_size) for one, size, file_size in places]
 
 
-@torch.inference_mode()
 def _compare_heads(
     batch: Batch, ours: Sequence[Tensor], theirs: Sequence[Tensor]
 ) -> list[Difference]:
@@ -107,7 +107,7 @@ def _compare_heads(
     (logits, deltas, anchors), (their_logits, their_deltas, their_anchors) = ours, theirs
     score = (logits.sigmoid() - their_logits.sigmoid()).abs().amax(dim=(1, 2))  # (B,)
     boxes = decode_boxes(deltas, anchors) - decode_boxes(their_deltas, their_anchors)
-    # A coordinate that is not a number is no difference by itself; a score neither.
+    # What is not a number compares as no difference.
     box = boxes.abs().amax(dim=(1, 2)).nan_to_num(nan=torch.inf)
     score = score.nan_to_num(nan=torch.inf)
     B, A = logits.shape[:2]
@@ -117,14 +117,14 @@ def _compare_heads(
     ]
 
 
-@torch.inference_mode()
 def _compare_found(
-    detector: Detector, batch: Batch, ours: Sequence[Detections], theirs: Sequence[Tensor]
+    detector: Detector,
+    batch: Batch,
+    ours: Sequence[Detections],
+    theirs: Sequence[Tensor],
+    candidates: Sequence[Detections],
 ) -> list[Difference]:
     boxes, scores, labels, counts = theirs
-    candidates = _detections(
-        detector, _without_nms(detector), batch, detector.model(batch.images, batch.sizes)
-    )
     differences = []
     for i, count in enumerate(counts.tolist()):
         found = Detections(boxes[i, :count], scores[i, :count], labels[i, :count])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from retinanet.boxes import decode_boxes
+from retinanet.export.norms import replace_group_norms
 from retinanet.model.anchors import STRIDES, AnchorGenerator
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
@@ -32,6 +33,7 @@ class Heads(nn.Module):
         """
         super().__init__()
         self.model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+        replace_group_norms(self.model)
         self.anchors = AnchorGrids(model.anchor_generator)
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
