@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from retinanet.export.write import INPUTS
 Run = Callable[..., list[Tensor]]
 # onnxruntime's number for errors alone: it warns of every constant that it folds away.
 ERRORS_ALONE = 3
+# torch 2.11 makes the weights of a program from bytes that may not be written, and warns of itself.
+FROM_BYTES = "The given buffer is not writable"
 
 
 def open_file(path: Path, kind: str) -> Run:
@@ -58,7 +61,9 @@ def _open_onnx(path: Path) -> Run:
 
 
 def _open_program(path: Path) -> Run:
-    module = torch.export.load(path).module()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", FROM_BYTES, UserWarning)
+        module = torch.export.load(path).module()
 
     @torch.no_grad()
     def run(*inputs: Tensor) -> list[Tensor]:

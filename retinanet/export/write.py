@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,9 +34,12 @@ TRACED = (256, 320)
 # Sides that change are multiples of DIVISOR, and in programs of torch at least this many of them:
 # for a level of one row or column, P7 up to 128 px, torch.export wants a program of its own.
 LEAST_SIDES = 5
-# torchvision's shape of nms() calls a function that torch has renamed. Nothing of ours, and
-# harmless until torch drops the old name.
-RENAMED = "`create_unbacked_symint` is deprecated, please use `new_dynamic_size` instead"
+# What the exporters themselves call that is about to go; nothing of ours, harmless until then:
+# torchvision's shape of nms() a function that torch 2.15 has renamed, torch 2.11 its own class.
+RENAMED = (
+    "`create_unbacked_symint` is deprecated, please use `new_dynamic_size` instead",
+    "`isinstance(treespec, LeafSpec)` is deprecated",
+)
 
 
 class Shape(NamedTuple):
@@ -154,7 +158,8 @@ def _example(graph: nn.Module, shape: Shape, dtype: torch.dtype) -> tuple[Tensor
 @contextmanager
 def _known_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", RENAMED.replace("(", r"\("), FutureWarning)
+        for message in RENAMED:
+            warnings.filterwarnings("ignore", re.escape(message), FutureWarning)
         yield
 
 
