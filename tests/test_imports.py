@@ -35,7 +35,7 @@ LAYERS = [
     {"exchange"},
     {"build"},
     {"trained", "detector", "opening", "explain", "resume"},
-    {"run", "prediction"},
+    {"run", "prediction", "export"},
     {"jobs"},
     {"cli"},
 ]

@@ -91,7 +91,7 @@ class Subnet(nn.Module):
                 x = F.relu(norm(conv(x)), inplace=True)
             x = self.pred(x)  # (B, a * width, h, w)
             outputs.append(
-                x.permute(0, 2, 3, 1).reshape(len(x), -1, width)
+                x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)
             )  # (B, h * w * a, width)
         return torch.cat(outputs, dim=1)
 

@@ -1,0 +1,119 @@
+"""Write a trained model as one file for other programs: ONNX, or a program of torch.export.
+
+    python -m scripts.export runs/NAME/checkpoints/best.pt
+    python -m scripts.export best.pt --size 800x1344 --batch 1 --photos photos/
+    python -m scripts.export best.pt --raw-heads --output heads.onnx
+    python -m scripts.export best.pt --format pt2
+
+Pixels from 0 to 255 go in; normalization, anchors and NMS are inside, and boxes come out in pixels
+of the photo. docs/export.md says how to make the inputs in a few lines of numpy and Pillow.
+
+Every file is run beside its checkpoint on photos (those given, or the run's validation images)
+before it gets its name. Where a box differs by more than 0.5 px, a score by more than 0.001, or a
+detection has no partner, the file is removed.
+
+Exit status: 0 when the file detects the same, 1 when there is no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.export.job import KINDS, Request, export
+from retinanet.export.write import OPSET, Shape
+
+DYNAMIC = "dynamic"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what was compared; 1 when nothing was written."""
+    wanted = read_arguments(arguments)
+    try:
+        export(wanted, say=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except MISTAKES as error:
+        complain(error)
+        return 1
+    size = wanted.output.stat().st_size / 1e6
+    print(f"written    {wanted.output}, {size:.1f} MB")
+    return 0
+
+
+def read_arguments(arguments: Sequence[str] | None) -> Request:
+    """What is wanted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, help="of train.py, or of another project")
+    parser.add_argument("--format", choices=KINDS, default="onnx", help="(default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="file to write (default: beside the checkpoint, with its name; _heads with raw heads)",
+    )
+    parser.add_argument(
+        "--raw-heads", action="store_true", help="logits, deltas and anchors; no NMS"
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        default=DYNAMIC,
+        metavar="HxW",
+        help="fixed height and width of the padded images, pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch", type=_batch, default=DYNAMIC, metavar="N", help="fixed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files or folders to compare on; 8 of a folder (default: the validation images)",
+    )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        default=OPSET,
+        help="version of ONNX's operators (default: %(default)s)",
+    )
+    args = parser.parse_args(arguments)
+    name = f"{args.checkpoint.stem}{'_heads' * args.raw_heads}.{args.format}"
+    return Request(
+        checkpoint=args.checkpoint,
+        output=args.output or args.checkpoint.parent / name,
+        kind=args.format,
+        raw_heads=args.raw_heads,
+        shape=Shape(args.batch, args.size),
+        photos=tuple(args.photos),
+        opset=args.opset,
+    )
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text == DYNAMIC:
+        return None
+    height, by, width = text.lower().partition("x")
+    if not (by and height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither {DYNAMIC} nor as 800x1344")
+    return int(height), int(width)
+
+
+def _batch(text: str) -> int | None:
+    if text == DYNAMIC:
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither {DYNAMIC} nor a whole number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
