@@ -1,7 +1,10 @@
 """What the documents say stays true: commands, tables, links, pinned versions."""
 
+import argparse
+import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +32,10 @@ def commands() -> list[tuple[str, str, str]]:
         for match in COMMAND.finditer(text):
             job, typed = match[1], " ".join(match[2].split())
             found.setdefault((job, typed), name)
-    return [(name, job, typed) for (job, typed), name in found.items()]
+    # Those of contributing.md are of a project with its patches; a test of its own runs them.
+    return [
+        (name, job, typed) for (job, typed), name in found.items() if name != "docs/contributing.md"
+    ]
 
 
 def test_the_documents_hold_commands():
@@ -46,6 +52,64 @@ def test_every_documented_command_has_valid_settings(document, job, typed):
             assert swept
         else:
             reader.command(args.overrides)
+
+
+# A command of a script, to the end of its line or its backquotes.
+SCRIPT = re.compile(r"python -m scripts\.([\w.]+)([^`\n#]*)")
+# What stands for something that the reader has to fill in.
+PLACEHOLDERS = re.compile(
+    r"\bDATA\b|\.\.\.|NAME|FORMAT|STAGE|EXPERIMENT|SETTINGS|SOURCE|OUTPUT|FILE|ROOT"
+)
+
+
+def script_commands() -> list[tuple[str, str, str]]:
+    """Document, script and arguments of every command of a script in the documents, each once."""
+    found = {}
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text().replace("\\\n#", " ").replace("\\\n", " ")
+        for variable, value in re.findall(r"^([A-Z]+)=\"(.*?)\"", text, flags=re.M | re.S):
+            text = text.replace(f"${variable}", " ".join(value.split()))
+        for script, typed in SCRIPT.findall(text):
+            found.setdefault((script, " ".join(typed.split())), name)
+    return [(name, script, typed) for (script, typed), name in found.items() if script != "NAME"]
+
+
+class ParsedError(Exception):
+    """The arguments were taken; nothing else of the script is to run."""
+
+
+@pytest.fixture
+def stop_after_parsing(monkeypatch):
+    for method in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, method)
+
+        def take(self, *args, parse=parse):
+            parse(self, *args)
+            raise ParsedError
+
+        monkeypatch.setattr(argparse.ArgumentParser, method, take)
+
+
+@pytest.mark.parametrize(("document", "script", "typed"), script_commands())
+def test_every_documented_command_of_a_script_has_valid_arguments(
+    document, script, typed, stop_after_parsing, monkeypatch
+):
+    module = importlib.import_module(f"scripts.{script}")
+    if not typed or typed == "--help" or PLACEHOLDERS.search(typed):
+        return  # a mention; that the script is there is all that it says
+    arguments = shlex.split(typed)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(ParsedError):
+        module.main()
+    settings = [word for word in arguments if re.match(r"[\w.+]+=", word)]
+    if settings:
+        with composer("train") as reader:
+            reader.command(settings)
+
+
+def test_the_documents_hold_commands_of_scripts():
+    named = {script for _, script, typed in script_commands() if typed}
+    assert named >= {"check_data", "predict", "export", "analyze", "convert_dataset", "report"}
 
 
 def test_the_tables_on_focal_loss_are_what_the_script_prints():
