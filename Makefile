@@ -20,6 +20,7 @@ demo: $(VENV)/.installed ## train and evaluate on the built-in data set, on any 
 	$(BIN)/python train.py output_dir=$(RUN) $(ARGS)
 	$(BIN)/python eval.py checkpoint=$(RUN)/checkpoints/best.pt
 	@echo
+	@echo "Report        $(RUN)/eval/report.html      open it in a browser"
 	@echo "Pictures      $(RUN)/plots/        curves, PR curves, predictions beside ground truth"
 	@echo "Numbers       $(RUN)/eval/metrics.json   $(RUN)/metrics.jsonl"
 	@echo "TensorBoard   $(BIN)/tensorboard --logdir runs"
@@ -29,6 +30,8 @@ demo: $(VENV)/.installed ## train and evaluate on the built-in data set, on any 
 	@echo "  $(BIN)/python train.py loss.gamma=0               focusing off: what is focal loss worth?"
 	@echo "  $(BIN)/python train.py model.prior=0.5            no prior: watch the first class loss"
 	@echo "  $(BIN)/python train.py -m loss.gamma=0,0.5,1,2,5  table 1b of the paper on this data"
+	@echo "  $(BIN)/python -m scripts.analyze $(RUN)           what it gets wrong"
+	@echo "  $(BIN)/python -m scripts.predict $(RUN)/checkpoints/best.pt PHOTOS"
 
 test: $(VENV)/.installed-dev ## run the test suite
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
