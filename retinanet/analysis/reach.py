@@ -30,6 +30,7 @@ MANY = 0.5
 class Reach(NamedTuple):
     """Boxes of a sample of images, in pixels of the resized image, beside the anchors."""
 
+    num_images: int
     num_boxes: int
     uncovered: float  # share without an anchor of matching.positive_iou
     background: float  # share without an anchor of matching.negative_iou
@@ -81,6 +82,7 @@ def find_reach(
             sizes, least = tried, share
     scales = generator.scales
     return Reach(
+        len(rows),
         len(best),
         uncovered,
         float((best < negative_iou).mean()),

@@ -136,6 +136,9 @@ def _draw_lines(axes: Axes, groups: Groups, values: Sequence[str], key: str) -> 
                 )  # fmt: skip
     axes.set(xlabel=key, ylabel=AP)
     axes.margins(x=0.06, y=0.14)
+    if not any(ap for group in groups.values() for runs in group.values() for ap in runs):
+        # Around zero alone the axis would reach below it, where no AP is.
+        axes.set_ylim(0, 1)
     axes.grid(axis="y", alpha=0.3)
     if len(groups) > 1:
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

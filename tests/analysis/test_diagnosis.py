@@ -240,6 +240,7 @@ def test_anchors_that_fit_nothing_are_named_with_sizes_that_do():
     diagnosis = diagnosed(data, nothing_found(look(rng_of(), data, POOR)), network=network())
     assert diagnosis.verdict == "anchors"
     assert "anchors.sizes=[" in diagnosis.causes[0].remedy
+    assert any("images, have no anchor of IoU 0.5" in line for line in diagnosis.evidence)
     assert diagnosis.numbers["boxes_without_anchor"] == 1.0
 
 

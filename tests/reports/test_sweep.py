@@ -7,11 +7,12 @@ import statistics
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from retinanet.cli.main import composer
 from retinanet.reports.sweep import SweepRun, show_summary, write_sweep
-from retinanet.reports.sweep_plot import _thin, choose_axis, plot_sweep, shorten
+from retinanet.reports.sweep_plot import _draw_lines, _thin, choose_axis, plot_sweep, shorten
 from retinanet.reports.sweep_rows import has_finished, is_done, note_of, summarize
 from retinanet.terminal import count_columns
 
@@ -167,3 +168,12 @@ def test_a_plot_is_drawn_of_whatever_was_swept(tmp_path, keys, values):
     plot_sweep(tmp_path / "plot.png", make_rows(*keys, values=values), keys)
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.width > 500 and picture.convert("L").getextrema()[0] < 128
+
+
+def test_runs_that_found_nothing_do_not_make_the_axis_reach_below_zero():
+    axes = Figure().subplots()
+    _draw_lines(axes, {"": {"0": [0.0, 0.0], "2": [0.0]}}, ["0", "2"], "loss.gamma")
+    assert axes.get_ylim() == (0, 1)
+    axes = Figure().subplots()
+    _draw_lines(axes, {"": {"0": [0.5], "2": [0.4]}}, ["0", "2"], "loss.gamma")
+    assert 0.3 < axes.get_ylim()[0] < 0.4
