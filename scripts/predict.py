@@ -45,7 +45,7 @@ from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
 from retinanet.data.photos import Photos, describe_kinds, find_photos
 from retinanet.detector import Detector, load
 from retinanet.prediction import Prediction
-from retinanet.reports.drawn import check_letters
+from retinanet.reports.fonts import check_letters
 from retinanet.reports.predictions import RECORD, is_ours
 
 # Columns of the screen, and those of the word before each line.

@@ -28,7 +28,7 @@ from retinanet.reports.pictures import (
     draw_caption,
     render,
 )
-from retinanet.reports.plots import BLACK, house_style, plain_text
+from retinanet.reports.style import BLACK, house_style, plain_text
 from retinanet.training.loop import Trainer
 
 # Images of a batch that are drawn, and panels side by side.

@@ -12,8 +12,8 @@ from retinanet.analysis.matched import Matched
 from retinanet.analysis.worst import NOT_SEEN, OTHER_CLASS, UNLABELLED, ImageErrors, Suspect
 from retinanet.data.coco import CocoData
 from retinanet.reports.error_plots import KIND_COLORS, RIGHT_COLOR
-from retinanet.reports.pictures import Panel, read_pixels, write_sheets
-from retinanet.reports.plots import GRAY, plain_text
+from retinanet.reports.pictures import Panel, class_names, read_pixels, write_sheets
+from retinanet.reports.style import GRAY, plain_text
 
 SUSPECTS_PER_ROW = 3
 # A suspicious place is shown with so many times its side, and never less than so many pixels.
@@ -57,7 +57,7 @@ def _worst_panels(data: CocoData, analysis: Analysis, worst: ImageErrors) -> lis
     """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
     matched, errors = analysis.matched, analysis.errors
     place = int(np.searchsorted(matched.image_ids, worst.image_id))
-    names = [plain_text(name, 22) for name in data.category_names]
+    names = class_names(data)
     image, size = read_pixels(data, worst.index), tuple(data.sizes[worst.index].tolist())
     objects = np.flatnonzero(matched.truth.image == place)
     missed = errors.missed_at_score[objects]
@@ -133,8 +133,8 @@ def _suspect_panel(data: CocoData, matched: Matched, suspect: Suspect) -> Panel:
     seen = (boxes[:, :2] < size[::-1]).all(axis=1) & (boxes[:, :2] + boxes[:, 2:] > 0).all(axis=1)
     score = "" if suspect.score is None else f" {suspect.score:.2f}"
     name = plain_text(suspect.found or suspect.annotated or "", 22) + score
-    captions = [plain_text(data.category_names[i], 22) for i in matched.truth.label[objects]]
-    captions.append(name)
+    names = class_names(data)
+    captions = [*(names[i] for i in matched.truth.label[objects]), name]
     colors = [GRAY] * len(objects) + [SUSPECT_COLORS[suspect.reason]]
     instead = "" if suspect.reason != OTHER_CLASS else f" on {plain_text(suspect.annotated, 14)}"
     return Panel(

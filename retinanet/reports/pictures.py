@@ -18,7 +18,8 @@ from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_image
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.reports.plots import BLACK, COLORS, house_style, plain_text
+from retinanet.reports.fonts import drawable_names
+from retinanet.reports.style import BLACK, COLORS, house_style, plain_text
 from retinanet.thresholds import DEFAULT_SCORE
 
 # Predictions below this score are not drawn.
@@ -102,7 +103,7 @@ def panels_of(
     image, size = read_pixels(data, index), tuple(data.sizes[index].tolist())
     rows = slice(*data.first[index : index + 2])
     labels, crowd = data.labels[rows], data.crowd[rows]
-    names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
+    names = class_names(data)
     truth = Panel(
         title=f"{plain_text(data.file_name(index), 40)}, ground truth: {(~crowd).sum()}",
         image=image,
@@ -125,7 +126,7 @@ def panels_of(
         boxes=detections.boxes[found],
         labels=detections.labels[found],
         captions=[
-            caption(data.category_names[i], s)
+            caption(names[i], s)
             for i, s in zip(detections.labels[found], detections.scores[found], strict=True)
         ],
         crowd=np.zeros(len(found), bool),
@@ -258,6 +259,12 @@ def draw_caption(axes: Axes, x: float, y: float, caption: str, color: str) -> No
 def caption(name: str, score: float) -> str:
     """What stands on the box of a detection."""
     return f"{plain_text(name, NAME_LETTERS)} {score:.2f}"
+
+
+def class_names(data: CocoData) -> list[str]:
+    """Names of the classes as they stand on boxes."""
+    names = drawable_names(data.category_names, data.category_ids)
+    return [plain_text(name, NAME_LETTERS) for name in names]
 
 
 def class_color(label: int) -> str | tuple[float, float, float]:

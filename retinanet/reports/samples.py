@@ -10,9 +10,8 @@ import numpy as np
 
 from retinanet.data.coco import CocoData, images_of
 from retinanet.data.verdict import Finding, Sight, Verdict
-from retinanet.reports.fonts import drawable_names
-from retinanet.reports.pictures import Panel, read_pixels, write_sheets
-from retinanet.reports.plots import plain_text
+from retinanet.reports.pictures import Panel, class_names, read_pixels, write_sheets
+from retinanet.reports.style import plain_text
 
 COLUMNS = 2
 # Images drawn: at least so many, and more until each class is seen, at most so many.
@@ -20,8 +19,7 @@ LEAST_IMAGES = 8
 MOST_IMAGES = 96
 # Images of a class that are compared to find one that shows other classes too.
 COMPARED = 200
-# Letters of a name, and of a title.
-NAME_LETTERS = 24
+# Letters of a title.
 TITLE_LETTERS = 64
 # What surrounds an image where boxes reach outside, and how far at most, in shares of a side.
 MARGIN_COLOR = 210
@@ -79,7 +77,7 @@ def draw_samples(data: CocoData, split: str, folder: Path) -> tuple[list[Path], 
         The files, and how many classes with boxes are on none of them.
     """
     chosen, unseen = choose_images(data)
-    names = _names(data)
+    names = class_names(data)
     # Images of like shape side by side: a row is as high as its highest.
     chosen.sort(key=lambda index: data.sizes[index][0] / data.sizes[index][1])
     panels = [_panel(data, index, names, f"{split}: {_title(data, index)}") for index in chosen]
@@ -112,7 +110,7 @@ def _panel_of_sight(sight: Sight, finding: Finding) -> Panel:
     kind = finding.kind.partition(": ")[2] or finding.kind
     name = plain_text(data.file_name(index), 20)
     title = f"{plain_text(kind, TITLE_LETTERS - len(name))}: {name}"
-    names = _names(data)
+    names = class_names(data)
     panel = _panel(data, index, names, title, None if box is None else [box])
     return _with_margin(panel)
 
@@ -168,12 +166,6 @@ def _with_margin(panel: Panel) -> Panel:
         size=(int(height + before[1] + after[1]), int(width + before[0] + after[0])),
         boxes=panel.boxes + [*before, 0, 0],
     )
-
-
-def _names(data: CocoData) -> list[str]:
-    """Names of the classes as they stand on boxes."""
-    names = drawable_names(data.category_names, data.category_ids)
-    return [plain_text(name, NAME_LETTERS) for name in names]
 
 
 def _title(data: CocoData, index: int) -> str:
