@@ -76,7 +76,8 @@ def draw_predictions(
         The first sheet, (H, W, 3) uint8, for TensorBoard; None when there is no image to draw.
     """
     chosen = choose_images(data, detections, num_images)
-    rows = (panels_of(data, detections, index, min_score) for index in chosen)
+    names = class_names(data)
+    rows = (panels_of(data, detections, index, min_score, names) for index in chosen)
     return write_sheets(rows, folder, "predictions")[1]
 
 
@@ -90,7 +91,11 @@ def choose_images(data: CocoData, detections: DetectionArrays, num_images: int) 
 
 
 def panels_of(
-    data: CocoData, detections: DetectionArrays, index: int, min_score: float = DRAWN_SCORE
+    data: CocoData,
+    detections: DetectionArrays,
+    index: int,
+    min_score: float = DRAWN_SCORE,
+    names: Sequence[str] | None = None,
 ) -> list[Panel]:
     """Ground truth (if the set has any) and predictions of one image.
 
@@ -99,11 +104,12 @@ def panels_of(
         detections: what was found.
         index: of the image in ``data``.
         min_score: weaker predictions are left out.
+        names: of the classes, as they are to stand on boxes; None: :func:`class_names`.
     """
     image, size = read_pixels(data, index), tuple(data.sizes[index].tolist())
     rows = slice(*data.first[index : index + 2])
     labels, crowd = data.labels[rows], data.crowd[rows]
-    names = class_names(data)
+    names = class_names(data) if names is None else names
     truth = Panel(
         title=f"{plain_text(data.file_name(index), 40)}, ground truth: {(~crowd).sum()}",
         image=image,

@@ -85,11 +85,7 @@ def pr_curves(evaluation: Evaluation) -> dict[str, np.ndarray]:
     if not labels:
         return {}
     curves = evaluation.precision[:, :, labels]
-    found = {
-        "IoU 0.50": curves[0].mean(axis=1),
-        "IoU 0.75": curves[5].mean(axis=1),
-        "IoU 0.50:0.95": curves.mean(axis=(0, 2)),
-    }
+    found = _means(curves)
     if 1 < len(labels) <= MAX_NAMED:
         for place, label in enumerate(labels):
             found[f"class {plain_text(evaluation.per_class[label].name, 40)}"] = curves[0][:, place]
@@ -148,14 +144,19 @@ def _top(axes: Axes) -> float:
 def _draw_means(axes: Axes, curves: np.ndarray, metrics: dict[str, float | None]) -> None:
     """Precision of (10, 101, K) curves as means over the classes."""
     recall = np.linspace(0, 1, curves.shape[1])
-    lines = {
-        "IoU 0.50": (curves[0].mean(axis=1), metrics["AP50"]),
-        "IoU 0.75": (curves[5].mean(axis=1), metrics["AP75"]),
-        "IoU 0.50:0.95": (curves.mean(axis=(0, 2)), metrics["AP"]),
-    }
-    for (name, (precision, area)), color in zip(lines.items(), COLORS, strict=False):
-        axes.plot(recall, precision, color=color, label=f"{name}  AP {area:.3f}")
+    lines = zip(_means(curves).items(), ("AP50", "AP75", "AP"), COLORS[:3], strict=True)
+    for (name, precision), area, color in lines:
+        axes.plot(recall, precision, color=color, label=f"{name}  AP {metrics[area]:.3f}")
     axes.legend(loc="lower left")
+
+
+def _means(curves: np.ndarray) -> dict[str, np.ndarray]:
+    """Name -> (101,) precision of (10, 101, K) curves, means over the classes."""
+    return {
+        "IoU 0.50": curves[0].mean(axis=1),
+        "IoU 0.75": curves[5].mean(axis=1),
+        "IoU 0.50:0.95": curves.mean(axis=(0, 2)),
+    }
 
 
 def _draw_classes(axes: Axes, curves: np.ndarray, classes: list[tuple[str, float]]) -> None:

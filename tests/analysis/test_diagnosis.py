@@ -34,6 +34,7 @@ from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.reports.publish import publish
+from retinanet.reports.run_record import Record
 from retinanet.terminal import DEFAULT_WIDTH
 
 
@@ -466,6 +467,7 @@ def test_the_file_of_an_evaluation_before_does_not_stay(tmp_path):
             found,
             num_drawn=0,
             about={},
+            record=Record("Evaluation", "spoiled", "best.pt", None),
             diagnosis=diagnose(spoiled, found, evaluation),
         )
         assert (tmp_path / "eval/diagnosis.json").exists() == stays
