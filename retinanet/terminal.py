@@ -76,7 +76,8 @@ def wrap(line: str, columns: int) -> list[str]:
     is_command = labelled and line.startswith(COMMANDS, LABELS)
     if count_columns(line) <= columns or is_command:
         return [line]
-    indent = " " * (LABELS if labelled else HANGING)
+    under_label = labelled or line.startswith(" " * LABELS)
+    indent = " " * (LABELS if under_label else HANGING)
     first, *words = re.findall(r"\s*\S+\s*", line[label.end() :] if labelled else line)
     lines = [(line[: label.end()] if labelled else "") + first]
     for word in words:

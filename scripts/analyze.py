@@ -18,15 +18,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import yaml
 
 from retinanet.analysis.analyze import Analysis, analyze
 from retinanet.analysis.results import read_results
@@ -34,6 +32,7 @@ from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.reports.error_report import confused_table, error_table, write_analysis
+from retinanet.reports.run_record import read_json, read_settings
 
 COMMAND = "python -m scripts.analyze"
 DEFAULT_MAX_DETS = (1, 10, 100)  # COCO's
@@ -164,8 +163,8 @@ def of_evaluation(folder: Path) -> Sources:
     Raises:
         ValueError: neither says it.
     """
-    metrics = _read_map(folder / "eval" / "metrics.json")
-    data = _read_map(folder / "config.yaml").get("data") or {}
+    metrics = read_json(folder / "eval" / "metrics.json") or {}
+    data = read_settings(folder / "config.yaml").get("data") or {}
     annotations, images = metrics.get("annotations"), metrics.get("images")
     if annotations is None and data.get("val_annotations"):
         root = Path(data.get("root") or ".")
@@ -189,24 +188,6 @@ def of_evaluation(folder: Path) -> Sources:
         metrics.get("num_images"),
         tuple(metrics.get("max_dets") or DEFAULT_MAX_DETS),
     )
-
-
-def _read_map(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file; empty when it is not there.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a map of names to values.")
-    return found
 
 
 def read(sources: Sources) -> tuple[CocoData, DetectionArrays]:

@@ -75,7 +75,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -87,10 +86,7 @@ from retinanet.formats.annotations import AnnotationError, Annotations, count
 from retinanet.formats.convert import image_place, prepare, write
 from retinanet.formats.sources import FORMATS, Reader
 from retinanet.formats.splits import set_aside
-
-WIDTH = 80
-# First word of a line on the screen, and its column.
-MARGIN = 11
+from retinanet.terminal import DEFAULT_WIDTH, LABELS, has_bar, wrap
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = read_arguments(arguments)
     try:
         check_output(args)
-        say(convert(args))
+        show("\n".join(convert(args)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except AnnotationError as error:
@@ -259,7 +255,7 @@ def convert(args: argparse.Namespace) -> list[str]:
 
 def progress(items: Sequence, what: str) -> Iterable:
     """A bar, on a terminal."""
-    return tqdm(items, desc=what, leave=False, disable=None)
+    return tqdm(items, desc=what, leave=False, disable=not has_bar())
 
 
 def describe(found: Annotations, source: str) -> list[str]:
@@ -345,7 +341,7 @@ def command(program: str, typed: Sequence[str]) -> str:
     """A command for the shell, in lines."""
     lines = [program]
     for word in map(shlex.quote, typed):
-        if len(lines[-1]) + len(word) < WIDTH - 3:
+        if len(lines[-1]) + len(word) < DEFAULT_WIDTH - 3:
             lines[-1] += f" {word}"
         else:
             lines.append(f"    {word}")
@@ -354,20 +350,7 @@ def command(program: str, typed: Sequence[str]) -> str:
 
 def paragraph(title: str, text: str) -> str:
     """A line with its title, wrapped."""
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=f"{title:<{MARGIN}}",
-        subsequent_indent=" " * MARGIN,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def say(lines: Sequence[str]) -> None:
-    """Write to the screen; what its encoding lacks of a class name, as an escape."""
-    encoding = sys.stdout.encoding or "utf-8"
-    show("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
+    return "\n".join(wrap(f"{title:<{LABELS}}{text}", DEFAULT_WIDTH))
 
 
 def tell_all(error: AnnotationError, most: int) -> None:

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.export.job import KINDS, Request, export
 from retinanet.export.write import OPSET, Shape
 
@@ -33,14 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print what was compared; 1 when nothing was written."""
     wanted = read_arguments(arguments)
     try:
-        export(wanted, say=lambda line: print(line, flush=True))
+        export(wanted, say=show)
     except KeyboardInterrupt:
         return INTERRUPTED
     except MISTAKES as error:
         complain(error)
         return 1
     size = wanted.output.stat().st_size / 1e6
-    print(f"written    {wanted.output}, {size:.1f} MB")
+    show(f"written    {wanted.output}, {size:.1f} MB")
     return 0
 
 

@@ -15,7 +15,6 @@ its last checkpoint and its best one: for the course of a training copy last.pt 
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from retinanet import build
-from retinanet.atomic import write_whole
 from retinanet.cli.command import MISTAKES, complain
 from retinanet.cli.main import composer
 from retinanet.data.batches import eval_plan, make_loader
@@ -36,7 +34,7 @@ from retinanet.devices import choose_device
 from retinanet.exchange.read import read_trained
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
-from retinanet.reports.plots import COLORS, house_style
+from retinanet.reports.style import COLORS, house_style, save_figure
 from retinanet.terminal import has_bar
 from retinanet.trained import load_model, recorded_settings
 from retinanet.training.transfer import describe_source
@@ -93,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print("\n".join(table(found, args.alpha)))
     args.plot.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(args.plot, plot(found))
+    plot(args.plot, found)
     print(f"\nplot: {args.plot}")
     return 0
 
@@ -205,8 +203,8 @@ def table(found: dict[str, list[Shares]], alphas: Sequence[float]) -> list[str]:
     return lines
 
 
-def plot(found: dict[str, list[Shares]]) -> bytes:
-    """PNG: a row for each checkpoint, positives at the left, background at the right."""
+def plot(path: Path, found: dict[str, list[Shares]]) -> None:
+    """A row for each checkpoint, positives at the left, background at the right."""
     with house_style():
         figure = Figure(figsize=(8, 3.4 * len(found)), layout="constrained")
         grid = figure.subplots(len(found), 2, squeeze=False)
@@ -221,9 +219,7 @@ def plot(found: dict[str, list[Shares]]) -> bytes:
                     ylabel="share of their loss",
                 )
             row[0].legend(loc="upper left")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
+        save_figure(figure, path)
 
 
 def _curve(losses: Tensor) -> tuple[list[float], list[float]]:

@@ -31,26 +31,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from tqdm import tqdm
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.data.photos import Photos, describe_kinds, find_photos
 from retinanet.detector import Detector, load
 from retinanet.prediction import Prediction
-from retinanet.reports.drawn import check_letters
+from retinanet.reports.fonts import check_letters
 from retinanet.reports.predictions import RECORD, is_ours
+from retinanet.terminal import DEFAULT_WIDTH, has_bar, wrap
 
-# Columns of the screen, and those of the word before each line.
-WIDTH = 80
-WORD = 11
 # Off a terminal a line tells every so many seconds how far it is.
 SECONDS_BETWEEN_LINES = 30.0
 # Lists on the screen end after this many; the files have all.
@@ -216,22 +213,18 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def say(line: str, file: Any = None) -> None:
-    """Print within the width of the screen; what it cannot show is written as its code."""
-    file = file or sys.stdout
-    indent = " " * WORD
-    wrapped = textwrap.fill(
-        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    encoding = getattr(file, "encoding", None) or "utf-8"
-    print(wrapped.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Show within the width of the screen."""
+    show("\n".join(wrap(line, DEFAULT_WIDTH)), stream)
 
 
 class Progress:
     """A bar on a terminal, else a line now and then; a context manager."""
 
     def __init__(self, total: int) -> None:
-        self._bar = tqdm(total=total, desc="predict", unit="photo", disable=None, leave=False)
+        self._bar = tqdm(
+            total=total, desc="predict", unit="photo", leave=False, disable=not has_bar()
+        )
         self._total = total
         self._start = self._told = time.monotonic()
 

@@ -657,9 +657,12 @@ def test_options_that_do_not_exist_are_refused(tmp_path):
 
 
 def test_metrics_are_read_from_a_report(tmp_path):
-    from retinanet.reports.sweep_rows import read_metrics
+    from retinanet.reports.run_record import read_json
 
-    assert read_metrics(tmp_path) is None
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "eval/metrics.json").write_text(json.dumps({"AP": 0.5}))
-    assert read_metrics(tmp_path) == {"AP": 0.5}
+    file = tmp_path / "metrics.json"
+    assert read_json(file) is None
+    file.write_text(json.dumps({"AP": 0.5}))
+    assert read_json(file) == {"AP": 0.5}
+    file.write_text('{"AP": 0.')
+    with pytest.raises(ValueError, match="metrics.json is damaged.*eval.py writes it again"):
+        read_json(file)

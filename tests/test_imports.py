@@ -26,6 +26,7 @@ LAYERS = [
         "devices",
         "loading",
         "atomic",
+        "csv_text",
         "terminal",
     },
     {"data", "model", "matching", "mining", "focal", "losses", "postprocess"},

@@ -7,7 +7,6 @@ brings the AP back, that is the cause. Where none does, training and anchors are
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +42,7 @@ from retinanet.analysis.verdicts import (
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.terminal import DEFAULT_WIDTH, LABELS, wrap
 
 # An AP below this is always explained.
 NEAR_ZERO = 0.01
@@ -252,9 +252,6 @@ def _likely(
     return causes or [undecided(case, course)]
 
 
-# Columns of a terminal, and of the keyword at the beginning of a line of the log.
-WIDTH = 80
-INDENT = 11
 # Lines that a diagnosis may fill.
 MOST_LINES = 25
 
@@ -266,8 +263,8 @@ def describe(diagnosis: Diagnosis) -> list[str]:
         diagnosis: from :func:`diagnose`.
 
     Returns:
-        At most ``MOST_LINES`` lines of at most ``WIDTH`` columns, unless a word is longer. Of what
-        is only too early no evidence: diagnosis.json has it.
+        At most ``MOST_LINES`` lines of at most ``DEFAULT_WIDTH`` columns, unless a word is longer.
+        Of what is only too early no evidence: diagnosis.json has it.
     """
     first, *others = diagnosis.causes
     lines = _wrapped("diagnosis", f"AP {diagnosis.AP:.4f}: {first.name}. {first.verdict}")
@@ -284,11 +281,4 @@ def describe(diagnosis: Diagnosis) -> list[str]:
 
 def _wrapped(keyword: str, text: str) -> list[str]:
     """Lines that begin with a keyword, as those of the log do."""
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=f"{keyword:<{INDENT}}",
-        subsequent_indent=" " * INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return wrap(f"{keyword:<{LABELS}}{text}", DEFAULT_WIDTH)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet.analysis.overlaps import counted_things, pairs_of, score
+from retinanet.analysis.overlaps import pairs_of, score
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
 
@@ -150,8 +150,3 @@ def _examples(names: tuple[str, ...], naming: Naming, most: int) -> str:
     shown = [f"{names[g]!r} is found as {names[naming.new[g]]!r}" for g in naming.moved[:most]]
     more = len(naming.moved) - len(shown)
     return ", ".join(shown) + (f", and {more} more" if more > 0 else "")
-
-
-def objects_of(data: CocoData, found: DetectionArrays) -> np.ndarray:
-    """(K,) objects of every class in the evaluated images."""
-    return np.bincount(data.labels[counted_things(data, found)], minlength=len(data.category_names))

@@ -119,13 +119,21 @@ def read_arguments(job: Job, arguments: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def show(text: str) -> int:
-    """Write to the screen; a reader that closes early, as ``head`` does, is no mistake."""
+def show(text: str, stream: TextIO | None = None) -> int:
+    """Write to the screen; a reader that closes early, as ``head`` does, is no mistake.
+
+    Args:
+        text: letters that the stream's encoding lacks, as a name may have, become their codes.
+        stream: None: stdout.
+    """
+    stream = sys.stdout if stream is None else stream
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
-        sys.stdout.write(text.rstrip("\n") + "\n")
-        sys.stdout.flush()
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        stream.write(text.rstrip("\n") + "\n")
+        stream.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return 0
 
 

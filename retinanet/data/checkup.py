@@ -9,6 +9,7 @@ import numpy as np
 
 from retinanet.data.coco import CocoData, Reading, images_of
 from retinanet.data.fields import box_area
+from retinanet.data.photos import suffixes
 from retinanet.data.records import shown
 from retinanet.data.splits import shared_images
 from retinanet.data.verdict import Look, Sight, Verdict
@@ -23,7 +24,6 @@ CORNERS_ORDERED = 0.99
 CORNERS_OUTSIDE = 0.2
 # An area may exceed that of its box by this factor: masks are counted in whole pixels.
 AREA_SLACK = 1.01
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 # What reading mends -> field, kind, what training does, what the user can do.
 MENDED = {
@@ -298,7 +298,7 @@ def _check_unlisted(splits: Sequence[CocoData], verdict: Verdict) -> None:
         f"{folder}/{name}"
         for folder, names in listed.items()
         for name in sorted(set(_names_in(folder)) - names)
-        if name.lower().endswith(SUFFIXES)
+        if name.lower().endswith(suffixes())
     ]
     verdict.note(
         "images: files that no record lists",

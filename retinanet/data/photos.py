@@ -52,9 +52,9 @@ class Photos:
 
 
 @functools.cache
-def suffixes() -> frozenset[str]:
+def suffixes() -> tuple[str, ...]:
     """Ends of file names, in small letters, by which photos are known in folders."""
-    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in FORMATS)
+    return tuple(sorted(s for s, kind in Image.registered_extensions().items() if kind in FORMATS))
 
 
 def find_photos(arguments: Sequence[str], skip: Skip = lambda _: False) -> Photos:
@@ -193,6 +193,6 @@ def _absolute(path: Path) -> Path:
 def _nothing(argument: str, origin: str, left_out: Counter[str]) -> str:
     """Why an argument that exists names no photo."""
     others = f"; it has {describe_kinds(left_out)}" if left_out else ""
-    known = " ".join(sorted(suffixes()))
+    known = " ".join(suffixes())
     what = "folder" if Path(argument).is_dir() else "pattern"
     return f"no photo in the {what} {argument}{origin}{others}. Photos end in {known}."

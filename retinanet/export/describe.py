@@ -42,7 +42,7 @@ def describe(
         "task": "object detection",
         "names": list(detector.names),
         "category_ids": list(detector.category_ids),
-        "thresholds": state.get("thresholds"),
+        "thresholds": detector.thresholds,
         "preprocessing": _preprocessing(detector, shape, least_side),
         "postprocess": dataclasses.asdict(detector.settings.postprocess),
         "source": {

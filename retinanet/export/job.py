@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from retinanet.data.batches import padded_size
 from retinanet.detector import Detector, load
 from retinanet.exchange.read import read_trained
 from retinanet.export import photos, write
@@ -17,10 +19,9 @@ from retinanet.export.compare import MAX_BOX, MAX_SCORE, Outcome, compare
 from retinanet.export.describe import describe, image_dtype
 from retinanet.export.graph import Graph, Heads
 from retinanet.export.running import open_file
+from retinanet.terminal import DEFAULT_WIDTH, wrap
 
 KINDS = ("onnx", "pt2")
-# Columns of a screen.
-WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Request:
     opset: int = write.OPSET  # of ONNX
 
 
-def export(wanted: Request, say: Callable[[str], None]) -> Outcome:
+def export(wanted: Request, say: Callable[[str], object]) -> Outcome:
     """Write the file and compare it with its checkpoint.
 
     Args:
@@ -58,7 +59,7 @@ def export(wanted: Request, say: Callable[[str], None]) -> Outcome:
         least = write.least_side(wanted.kind, wanted.shape)
         inputs = photos.batches(chosen, detector, wanted.shape, least)
     say(f"read       {wanted.checkpoint}: {detector.model.num_classes} classes")
-    say(textwrap.fill(f"compare    {which}", WIDTH, subsequent_indent=" " * 11))
+    say("\n".join(wrap(f"compare    {which}", DEFAULT_WIDTH)))
     partial = wanted.output.with_name(f"{wanted.output.name}.{os.getpid()}.partial")
     try:
         _write(wanted, detector, partial, least)
@@ -94,7 +95,7 @@ def check(wanted: Request) -> None:
         height, width = wanted.shape.size
         raise ValueError(
             f"--size must be two multiples of {write.DIVISOR}, got {height}x{width}; choose "
-            f"{'x'.join(map(str, photos.padded_size((height, width))))}."
+            f"{'x'.join(map(str, padded_size(np.array(wanted.shape.size))))}."
         )
     if wanted.output.exists():
         raise ValueError(f"{wanted.output} already exists; remove it or choose another --output.")

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
+from retinanet.data.photos import find_photos
 from retinanet.data.transforms import resize, resized_size
 from retinanet.detector import Detector
 from retinanet.export.write import Shape
 from retinanet.recorded import DetectorConfig
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Photos of a folder that are looked at: enough for several sizes, few enough to wait for.
 MOST = 8
 # Of a batch whose number of images may change.
@@ -72,14 +72,8 @@ def _recorded(settings: DetectorConfig) -> Path | None:
 
 
 def _of(path: Path) -> list[Path]:
-    """A file, or images of a folder: ``MOST`` of them, from its first name to its last."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"no photo or folder {path}.")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        raise ValueError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
+    """A file, or photos of a folder: ``MOST`` of them, from its first name to its last."""
+    found = find_photos([str(path)]).paths
     places = np.linspace(0, len(found) - 1, min(MOST, len(found))).round().astype(int)
     return [found[place] for place in places.tolist()]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from retinanet.data.checkup import SUFFIXES
 from retinanet.data.images import read_header, read_image
+from retinanet.data.photos import suffixes
 
 # leave: they must be there. link, copy: into the new folder. ignore: not even looked for.
 Placing = Literal["leave", "link", "copy", "ignore"]
@@ -49,7 +49,7 @@ class Folder:
         return sorted(
             str(path.parent / name)
             for name in self._listed[(self.root / stem).parent]
-            if name.lower().endswith(SUFFIXES) and name[: name.rindex(".")] == path.name
+            if name.lower().endswith(suffixes()) and name[: name.rindex(".")] == path.name
         )
 
     def size(self, name: str) -> tuple[int, int]:
@@ -67,8 +67,8 @@ class Folder:
         return width, height
 
 
-def walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Files below a folder with some suffixes, as paths with "/" below it, in order.
+def walk(folder: Path, ends: tuple[str, ...]) -> Iterator[str]:
+    """Files below a folder with some suffixes, ``ends``, as paths with "/" below it, in order.
 
     Links to folders are followed, but not in circles.
     """
@@ -81,7 +81,7 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
             continue
         seen.add(real)
         below = PurePosixPath(Path(where).relative_to(folder).as_posix())
-        found += [str(below / name) for name in names if name.lower().endswith(suffixes)]
+        found += [str(below / name) for name in names if name.lower().endswith(ends)]
     yield from sorted(found)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from retinanet.atomic import write_whole
+from retinanet.csv_text import csv_text
 from retinanet.data.images import BadImage
 from retinanet.data.records import shown
 from retinanet.formats.annotations import (
@@ -224,12 +223,12 @@ def write_table(found: Annotations, output: Path, *, corners: str = "edges") -> 
     marked = any(box.difficult for box in found.boxes())
     titles = [title for title in TITLES if marked or title != "difficult"]
     for split in found.splits:
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, titles, restval="", lineterminator="\n")
-        writer.writeheader()
-        for picture in split.pictures:
-            writer.writerows(_cells_of(picture, marked, CORNERS[corners]))
-        write_whole(output / f"{split.name}.csv", lines.getvalue())
+        rows = (
+            [cells.get(title) for title in titles]
+            for picture in split.pictures
+            for cells in _cells_of(picture, marked, CORNERS[corners])
+        )
+        write_whole(output / f"{split.name}.csv", csv_text(titles, rows))
     write_whole(output / CLASSES_FILE, classes_text(found.categories))
     return {}
 

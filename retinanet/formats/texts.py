@@ -8,6 +8,7 @@ import io
 import re
 from pathlib import Path
 
+from retinanet.csv_text import csv_text
 from retinanet.data.records import shown
 from retinanet.formats.annotations import Category, Faults, check_class_names
 
@@ -89,11 +90,7 @@ def _read_pairs(path: Path, faults: Faults) -> list[Category]:
 
 def classes_text(categories: list[Category]) -> str:
     """The list of classes as a table."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["id", "name"])
-    writer.writerows([category.id, category.name] for category in categories)
-    return lines.getvalue()
+    return csv_text(["id", "name"], [(category.id, category.name) for category in categories])
 
 
 def find_classes(given: Path | None, folder: Path, faults: Faults) -> list[Category] | None:

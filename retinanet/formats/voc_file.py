@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from retinanet.data.checkup import SUFFIXES
 from retinanet.data.images import BadImage
+from retinanet.data.photos import suffixes
 from retinanet.data.records import shown
 from retinanet.formats.annotations import Box, Faults, Notes, Picture, leaves_folder, name_problem
 from retinanet.formats.decimals import CORNERS, SIDES, Xywh, box_of_corners, read_number
@@ -93,7 +93,7 @@ def _find_image(path: Path, name: str, root: Element, reading: VocReading) -> st
     if found is not None:
         return found
     others = reading.folder.of_stem(str(stem))
-    if told and not others and PurePosixPath(told).suffix.lower() not in SUFFIXES:
+    if told and not others and PurePosixPath(told).suffix.lower() not in suffixes():
         others = reading.folder.of_stem(str(beside / told))
     if len(others) == 1:
         reading.tally("image found by the name of the XML file, not by its filename")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from retinanet.data.checkup import SUFFIXES
+from retinanet.data.photos import suffixes
 from retinanet.data.records import shown
 from retinanet.formats.annotations import Category, Faults, check_class_names, leaves_folder
 from retinanet.formats.images import walk
@@ -220,7 +220,7 @@ def _common(folders: list[Path]) -> Path:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return [folder / name for name in walk(folder, SUFFIXES)]
+    return [folder / name for name in walk(folder, suffixes())]
 
 
 def _images_of_list(path: Path, faults: Faults) -> list[Path]:
@@ -254,7 +254,7 @@ def _folder_parts(folder: Path) -> list[Part]:
         places = [folder / "images" / key, folder / key / "images", folder / key]
         place = next((place for place in places if place.is_dir()), None)
         if place and _images_below(place):
-            parts.append(Part(split_name(key), place, list(walk(place, SUFFIXES))))
+            parts.append(Part(split_name(key), place, list(walk(place, suffixes()))))
     if parts:
         return parts
     # Darknet's lists, as CVAT writes them.
@@ -265,7 +265,7 @@ def _folder_parts(folder: Path) -> list[Part]:
     if parts:
         return parts
     root = folder / "images" if (folder / "images").is_dir() else folder
-    names = list(walk(root, SUFFIXES))
+    names = list(walk(root, suffixes()))
     if not names:
         raise FileNotFoundError(f"no images in {folder}; {EXPECTED}.")
     return [Part(split_name(folder.resolve().name), root, names)]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
-from retinanet.atomic import write_whole
 from retinanet.data.batches import Batches, Request, padded_size
 from retinanet.data.coco import CocoData
 from retinanet.data.padding import Batch
@@ -25,8 +20,15 @@ from retinanet.data.transforms import Augment
 from retinanet.devices import autocast
 from retinanet.matching import IGNORED, Match
 from retinanet.model.retinanet import RetinaNet
-from retinanet.reports.pictures import GAP, HEADER, PANEL_WIDTH, class_color, draw_caption
-from retinanet.reports.plots import BLACK, house_style, plain_text
+from retinanet.reports.pictures import (
+    GAP,
+    HEADER,
+    PANEL_WIDTH,
+    class_color,
+    draw_caption,
+    render,
+)
+from retinanet.reports.style import BLACK, house_style, plain_text
 from retinanet.training.loop import Trainer
 
 # Images of a batch that are drawn, and panels side by side.
@@ -183,9 +185,7 @@ def draw(images: Sequence[Taught], names: Sequence[str]) -> np.ndarray:
                 _draw_image(figure.add_axes(place), image, names)
             top -= row_height + GAP
         figure.text(GAP / width, GAP / height, LEGEND, fontsize=8, color=BLACK)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        return render(figure)
 
 
 def describe(image: Taught) -> str:
@@ -197,13 +197,6 @@ def describe(image: Taught) -> str:
     if image.scores is not None and len(image.scores):
         text += f", mean score of positives {image.scores.mean():.2f}"
     return text
-
-
-def save_picture(picture: np.ndarray, path: Path) -> None:
-    """Write an (H, W, 3) uint8 picture as PNG, whole or not at all."""
-    memory = io.BytesIO()
-    Image.fromarray(picture).save(memory, format="png")
-    write_whole(path, memory.getvalue())
 
 
 def _draw_image(axes: Axes, taught: Taught, names: Sequence[str]) -> None:

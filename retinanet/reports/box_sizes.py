@@ -15,7 +15,7 @@ from retinanet.data.checkup import class_counts
 from retinanet.data.coco import CocoData
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.reports.fonts import drawable_names
-from retinanet.reports.plots import BLACK, COLORS, GRAY, house_style, plain_text, save_figure
+from retinanet.reports.style import BLACK, COLORS, GRAY, house_style, plain_text, save_figure
 from retinanet.training.coverage import Objects, best_overlaps
 
 # Boxes drawn as points; of more, evenly spread ones.

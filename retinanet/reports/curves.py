@@ -12,14 +12,9 @@ from retinanet.evaluation.precision import RECALLS
 from retinanet.reports.charts import Axis, Line, line_chart, span
 from retinanet.reports.exhibits import color_of
 from retinanet.reports.page import Figure, Row, Section, Series
-from retinanet.reports.plots import (
-    COLORS,
-    LOG_RANGE,
-    MAX_NAMED,
-    running_mean,
-    series,
-)
+from retinanet.reports.plots import LOG_RANGE, MAX_NAMED, running_mean, series
 from retinanet.reports.run_record import Record
+from retinanet.reports.style import COLORS
 
 BOTH_LOSSES = {"class": "loss/class", "box": "loss/box"}
 SCORES = ("AP", "AP50", "AP75")

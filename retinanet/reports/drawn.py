@@ -5,16 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.colors import to_rgb
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
+from retinanet.reports.fonts import drawable_names, font_path
 from retinanet.reports.pictures import MAX_NAMED, caption, class_color
 
 # Widths of lines and heights of letters follow the side of a square as large as the photo.
@@ -29,8 +26,6 @@ BRIGHT = 0.6
 MOST_COVERED = 0.25
 # JPEG allows no longer side; pixels. Source: libjpeg, JPEG_MAX_DIMENSION.
 LONGEST_SIDE = 65_500
-# A font that has a picture of every letter there is, none of which says anything.
-NO_LETTERS = "Last Resort"
 
 
 class Sign(NamedTuple):
@@ -74,7 +69,8 @@ def draw_boxes(
     line = max(LEAST_LINE, round(side * LINE))
     for box, color in reversed(list(zip(boxes, colors, strict=True))):
         _draw_box(pen, box, color, line)
-    texts = [caption(written(*name), float(s)) for *name, s in zip(names, ids, scores, strict=True)]
+    pairs = zip(drawable_names(names, ids), scores, strict=True)
+    texts = [caption(name, float(score)) for name, score in pairs]
     letters = max(LEAST_LETTERS, round(side * LETTERS))
     signs = [
         _place_sign(picture.size, box, text, letters, line)
@@ -85,55 +81,6 @@ def draw_boxes(
     for sign, color in reversed(list(zip(signs[:shown], colors, strict=False))):
         _draw_sign(pen, sign, color)
     return picture
-
-
-def check_letters(names: Sequence[str], ids: Sequence[int]) -> str | None:
-    """A sentence when names of classes cannot be drawn on this machine, else None.
-
-    Args:
-        names: of the classes.
-        ids: their category ids.
-    """
-    missing = [(n, i) for n, i in zip(names, ids, strict=True) if font_path(n) is None]
-    if not missing:
-        return None
-    shown = ", ".join(f"{written(name, number)} for {name}" for name, number in missing[:3])
-    return (
-        f"no font here has the letters of {len(missing)} of {len(names)} class names; pictures "
-        f"show {shown}{', ...' if len(missing) > 3 else ''}. Noto Sans CJK or the like helps."
-    )
-
-
-@functools.cache
-def font_path(text: str) -> str | None:
-    """A font file with all letters of a text: matplotlib's own or, failing that, the system's."""
-    own = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
-    letters = {ord(letter) for letter in text if letter.isprintable()}
-    if letters <= _letters(str(own)):
-        return str(own)
-    fonts = [font for font in font_manager.fontManager.ttflist if NO_LETTERS not in font.name]
-    # The plainest first.
-    fonts.sort(key=lambda f: (f.style != "normal", abs(_weight(f.weight) - 400), f.name, f.fname))
-    return next((font.fname for font in fonts if letters <= _letters(font.fname)), None)
-
-
-def written(name: str, number: int) -> str:
-    """A class name, or ``#`` and its category id where no font has its letters."""
-    return name if font_path(name) is not None else f"#{number}"
-
-
-@functools.cache
-def _letters(path: str) -> frozenset[int]:
-    """Code points that a font file has; none where it cannot be read."""
-    try:
-        return frozenset(FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):
-        return frozenset()
-
-
-def _weight(weight: int | str) -> int:
-    """matplotlib gives some as words."""
-    return font_manager.weight_dict.get(weight, 400) if isinstance(weight, str) else weight
 
 
 @functools.lru_cache(maxsize=64)

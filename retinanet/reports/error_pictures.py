@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from PIL import Image
 
 from retinanet.analysis.analyze import Analysis
 from retinanet.analysis.errors import KINDS, MISSED, NO_ERROR
 from retinanet.analysis.matched import Matched
 from retinanet.analysis.worst import NOT_SEEN, OTHER_CLASS, UNLABELLED, ImageErrors, Suspect
-from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
 from retinanet.reports.error_plots import KIND_COLORS, RIGHT_COLOR
-from retinanet.reports.pictures import ROWS_PER_SHEET, Panel, draw_sheet, read_pixels
-from retinanet.reports.plots import BLACK, GRAY, house_style, plain_text
+from retinanet.reports.pictures import Panel, class_names, read_pixels, write_sheets
+from retinanet.reports.style import GRAY, plain_text
 
-LEGEND_HEIGHT = 26  # pixels
 SUSPECTS_PER_ROW = 3
 # A suspicious place is shown with so many times its side, and never less than so many pixels.
 CONTEXT, LEAST_CROP = 3.0, 96
@@ -58,14 +50,14 @@ def draw_worst(data: CocoData, analysis: Analysis, folder: Path) -> list[Path]:
     """
     rows = [_worst_panels(data, analysis, image) for image in analysis.worst]
     legend = {"right": RIGHT_COLOR, **KIND_COLORS, "other objects": GRAY}
-    return _write_sheets(rows, folder, "worst", legend)
+    return write_sheets(rows, folder, "worst", legend)[0]
 
 
 def _worst_panels(data: CocoData, analysis: Analysis, worst: ImageErrors) -> list[Panel]:
     """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
     matched, errors = analysis.matched, analysis.errors
     place = int(np.searchsorted(matched.image_ids, worst.image_id))
-    names = [plain_text(name, 22) for name in data.category_names]
+    names = class_names(data)
     image, size = read_pixels(data, worst.index), tuple(data.sizes[worst.index].tolist())
     objects = np.flatnonzero(matched.truth.image == place)
     missed = errors.missed_at_score[objects]
@@ -124,7 +116,7 @@ def draw_suspects(data: CocoData, analysis: Analysis, folder: Path) -> list[Path
             for start in range(0, len(panels), SUSPECTS_PER_ROW)
         ]
         legend = {"this place": SUSPECT_COLORS[reason], "annotated object": GRAY}
-        written += _write_sheets(rows, folder, f"suspects_{reason}", legend)
+        written += write_sheets(rows, folder, f"suspects_{reason}", legend)[0]
     return written
 
 
@@ -141,8 +133,8 @@ def _suspect_panel(data: CocoData, matched: Matched, suspect: Suspect) -> Panel:
     seen = (boxes[:, :2] < size[::-1]).all(axis=1) & (boxes[:, :2] + boxes[:, 2:] > 0).all(axis=1)
     score = "" if suspect.score is None else f" {suspect.score:.2f}"
     name = plain_text(suspect.found or suspect.annotated or "", 22) + score
-    captions = [plain_text(data.category_names[i], 22) for i in matched.truth.label[objects]]
-    captions.append(name)
+    names = class_names(data)
+    captions = [*(names[i] for i in matched.truth.label[objects]), name]
     colors = [GRAY] * len(objects) + [SUSPECT_COLORS[suspect.reason]]
     instead = "" if suspect.reason != OTHER_CLASS else f" on {plain_text(suspect.annotated, 14)}"
     return Panel(
@@ -177,33 +169,3 @@ def _crop(data: CocoData, suspect: Suspect) -> tuple[np.ndarray, np.ndarray]:
     (left, top), (right, bottom) = low - corner, high - corner
     part[top:bottom, left:right] = image[low[1] : high[1], low[0] : high[0]]
     return part, corner
-
-
-def _write_sheets(
-    rows: Sequence[Sequence[Panel]], folder: Path, stem: str, legend: Mapping[str, str]
-) -> list[Path]:
-    """Write ``STEM_1.png``, ... and remove those of an earlier analysis."""
-    for old in folder.glob(f"{stem}_*.png"):
-        old.unlink()
-    written = []
-    for number, start in enumerate(range(0, len(rows), ROWS_PER_SHEET), start=1):
-        sheet = draw_sheet(rows[start : start + ROWS_PER_SHEET])
-        sheet = np.concatenate([_draw_legend(legend, sheet.shape[1]), sheet])
-        memory = io.BytesIO()
-        Image.fromarray(sheet).save(memory, format="png")
-        written.append(folder / f"{stem}_{number}.png")
-        write_whole(written[-1], memory.getvalue())
-    return written
-
-
-def _draw_legend(legend: Mapping[str, str], width: int) -> np.ndarray:
-    """(LEGEND_HEIGHT, width, 3) uint8: what the colors mean."""
-    with house_style():
-        figure = Figure(figsize=(width / 100, LEGEND_HEIGHT / 100), dpi=100)
-        handles = [Patch(color=color, label=name) for name, color in legend.items()]
-        figure.legend(
-            handles=handles, loc="center", ncols=len(handles), fontsize=9, labelcolor=BLACK
-        )
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()

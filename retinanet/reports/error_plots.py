@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from retinanet.analysis.confusion import Confusion
 from retinanet.analysis.errors import KINDS, Errors
-from retinanet.reports.plots import BLACK, GRAY, house_style, plain_text, save_figure
+from retinanet.reports.style import BLACK, GRAY, house_style, plain_text, save_figure
 
 KIND_COLORS = dict(
     zip(KINDS, ("#8e44ad", "#1f6fb4", "#6d4c41", "#17a2b8", "#e4572e", "#e0a100"), strict=True)

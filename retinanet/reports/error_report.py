@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from retinanet.analysis.analyze import Analysis
 from retinanet.analysis.errors import KINDS, MISSED, NO_ERROR, ErrorKind
 from retinanet.analysis.worst import index_of
 from retinanet.atomic import write_whole
+from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
 from retinanet.reports.error_pictures import draw_suspects, draw_worst
 from retinanet.reports.error_plots import plot_confusion, plot_errors
@@ -66,10 +65,10 @@ def write_analysis(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "errors.json", json.dumps(errors_dict(data, analysis), indent=2) + "\n")
-    write_whole(folder / "errors.csv", _csv(FIELDS, _error_rows(data, analysis)))
+    write_whole(folder / "errors.csv", csv_text(FIELDS, _error_rows(data, analysis)))
     write_whole(folder / "confusion.csv", _confusion_csv(analysis))
     sizes = [dataclasses.asdict(row) for row in analysis.sizes]
-    write_whole(folder / "sizes.csv", _csv(list(sizes[0]), [row.values() for row in sizes]))
+    write_whole(folder / "sizes.csv", csv_text(list(sizes[0]), [row.values() for row in sizes]))
     plot_errors(analysis.errors, folder / "errors.png")
     plot_confusion(analysis.confusion, folder / "confusion.png")
     if pictures:
@@ -148,13 +147,4 @@ def _error_rows(data: CocoData, analysis: Analysis) -> Iterable[Sequence[Any]]:
 def _confusion_csv(analysis: Analysis) -> str:
     names = analysis.confusion.names
     rows = zip([*names, "nothing there"], analysis.confusion.counts.tolist(), strict=True)
-    return _csv(["object", *names, "not found"], [[name, *counts] for name, counts in rows])
-
-
-def _csv(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    """A table; None is an empty field."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(["object", *names, "not found"], [[name, *counts] for name, counts in rows])

@@ -14,7 +14,15 @@ from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.reports.gallery import Box, Exhibit, Image, View
 from retinanet.reports.page import Legend, Series
-from retinanet.reports.pictures import Panel, choose_images, class_color, panels_of, read_pixels
+from retinanet.reports.pictures import (
+    NAME_LETTERS,
+    Panel,
+    choose_images,
+    class_color,
+    panels_of,
+    read_pixels,
+)
+from retinanet.reports.style import plain_text
 
 # Images in a page, at most; with MOST_BYTES each, base64 makes 3.2 MB of twenty.
 MOST_IMAGES = 12
@@ -40,7 +48,9 @@ def exhibits_of(
         The exhibits, and the colors of the classes that are in them.
     """
     chosen = choose_images(data, detections, min(num_images, MOST_IMAGES))
-    shown = [(index, panels_of(data, detections, index)) for index in chosen]
+    # As they are: a browser finds fonts by itself.
+    names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
+    shown = [(index, panels_of(data, detections, index, names=names)) for index in chosen]
     labels = {int(label) for _, panels in shown for panel in panels for label in panel.labels}
     entries = [Series(data.category_names[label], color_of(label)) for label in sorted(labels)]
     return [_exhibit(data, *entry) for entry in shown], Legend(entries)

@@ -1,4 +1,4 @@
-"""Fonts for names in any script: what this machine has, and an honest sign for what it lacks."""
+"""Fonts for names in any script: what this machine has, and what is shown where it has none."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ OTHERS = (
     "Noto Sans Thai",
     "Noto Sans Arabic",
     "Noto Sans Hebrew",
+    "Noto Sans Bengali",
+    "Noto Sans Tamil",
+    "Noto Sans Ethiopic",
     "Noto Sans",
 )
-# Stands for a letter that no font has.
-LACKING = "\N{WHITE SQUARE}"
 
 
 @functools.cache
@@ -52,15 +53,17 @@ def families() -> tuple[str, ...]:
 
 
 @functools.cache
-def _letters() -> frozenset[int]:
-    """Code points that at least one of the families has."""
-    paths = [font_manager.findfont(name) for name in families()]
-    return frozenset().union(*(font_manager.get_font(path).get_charmap() for path in paths))
+def font_path(text: str) -> str | None:
+    """The first font file of the families with all letters of a text; None where there is none."""
+    letters = {ord(letter) for letter in text if letter.isprintable()}
+    paths = (font_manager.findfont(name) for name in families())
+    return next((path for path in paths if letters <= _letters(path)), None)
 
 
-def drawable(name: str) -> bool:
-    """Whether every letter of a text can be drawn."""
-    return all(ord(letter) in _letters() for letter in name)
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    """Code points that a font file has."""
+    return frozenset(font_manager.get_font(path).get_charmap())
 
 
 def drawable_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
@@ -68,24 +71,27 @@ def drawable_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
 
     Args:
         names: of the classes.
-        ids: of their categories. A name with letters that no font has shows a square for each,
-            and its id, by which it is found in the annotation file.
+        ids: of their categories, by which a name with letters that no font has is shown.
 
     Returns:
         As many names.
     """
-    return [
-        name if drawable(name) else f"id {number}: {_squared(name)}"
-        for name, number in zip(names, ids, strict=True)
-    ]
+    pairs = zip(names, ids, strict=True)
+    return [f"id {number}" if font_path(name) is None else name for name, number in pairs]
 
 
-def _squared(name: str) -> str:
-    """A name with squares for the letters that no font has; several in a row are one."""
-    letters = [letter if ord(letter) in _letters() else LACKING for letter in name]
-    kept = [
-        letter
-        for before, letter in zip(["", *letters], letters, strict=False)
-        if not before == letter == LACKING
-    ]
-    return "".join(kept)
+def check_letters(names: Sequence[str], ids: Sequence[int]) -> str | None:
+    """A sentence when names of classes cannot be drawn on this machine, else None.
+
+    Args:
+        names: of the classes.
+        ids: their category ids.
+    """
+    missing = [(n, i) for n, i in zip(names, ids, strict=True) if font_path(n) is None]
+    if not missing:
+        return None
+    shown = ", ".join(f"id {number} for {name}" for name, number in missing[:3])
+    return (
+        f"no font here has the letters of {len(missing)} of {len(names)} class names; pictures "
+        f"show {shown}{', ...' if len(missing) > 3 else ''}. Noto Sans CJK or the like helps."
+    )

@@ -8,7 +8,8 @@ from retinanet.data.coco import CocoData
 from retinanet.data.transforms import Augment
 from retinanet.evaluation.coco import Evaluation
 from retinanet.model.retinanet import RetinaNet
-from retinanet.reports.anchors import draw_batch, draw_progress, save_picture
+from retinanet.reports.anchors import draw_batch, draw_progress
+from retinanet.reports.pictures import save_picture
 from retinanet.reports.plots import pr_curves
 from retinanet.training.board import Board
 from retinanet.training.directory import RunDirectory

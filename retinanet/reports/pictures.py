@@ -2,22 +2,24 @@
 
 import colorsys
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_image
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.reports.plots import BLACK, COLORS, house_style, plain_text
+from retinanet.reports.fonts import drawable_names
+from retinanet.reports.style import BLACK, COLORS, house_style, plain_text
 from retinanet.thresholds import DEFAULT_SCORE
 
 # Predictions below this score are not drawn.
@@ -28,6 +30,7 @@ PANEL_WIDTH = 480
 MAX_HEIGHT = 960
 GAP = 10
 HEADER = 22
+LEGEND_HEIGHT = 26
 ROWS_PER_SHEET = 4
 
 # Boxes of one image that get a name; beyond it names would only hide the picture.
@@ -73,20 +76,9 @@ def draw_predictions(
         The first sheet, (H, W, 3) uint8, for TensorBoard; None when there is no image to draw.
     """
     chosen = choose_images(data, detections, num_images)
-    first = None
-    for old in folder.glob("predictions_*.png"):
-        old.unlink()  # of an earlier evaluation, perhaps of more images
-    for number, start in enumerate(range(0, len(chosen), ROWS_PER_SHEET), start=1):
-        rows = [
-            panels_of(data, detections, index, min_score)
-            for index in chosen[start : start + ROWS_PER_SHEET]
-        ]
-        sheet = draw_sheet(rows)
-        first = sheet if first is None else first
-        memory = io.BytesIO()
-        Image.fromarray(sheet).save(memory, format="png")
-        write_whole(folder / f"predictions_{number}.png", memory.getvalue())
-    return first
+    names = class_names(data)
+    rows = (panels_of(data, detections, index, min_score, names) for index in chosen)
+    return write_sheets(rows, folder, "predictions")[1]
 
 
 def choose_images(data: CocoData, detections: DetectionArrays, num_images: int) -> list[int]:
@@ -99,7 +91,11 @@ def choose_images(data: CocoData, detections: DetectionArrays, num_images: int) 
 
 
 def panels_of(
-    data: CocoData, detections: DetectionArrays, index: int, min_score: float = DRAWN_SCORE
+    data: CocoData,
+    detections: DetectionArrays,
+    index: int,
+    min_score: float = DRAWN_SCORE,
+    names: Sequence[str] | None = None,
 ) -> list[Panel]:
     """Ground truth (if the set has any) and predictions of one image.
 
@@ -108,11 +104,12 @@ def panels_of(
         detections: what was found.
         index: of the image in ``data``.
         min_score: weaker predictions are left out.
+        names: of the classes, as they are to stand on boxes; None: :func:`class_names`.
     """
     image, size = read_pixels(data, index), tuple(data.sizes[index].tolist())
     rows = slice(*data.first[index : index + 2])
     labels, crowd = data.labels[rows], data.crowd[rows]
-    names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
+    names = class_names(data) if names is None else names
     truth = Panel(
         title=f"{plain_text(data.file_name(index), 40)}, ground truth: {(~crowd).sum()}",
         image=image,
@@ -135,12 +132,52 @@ def panels_of(
         boxes=detections.boxes[found],
         labels=detections.labels[found],
         captions=[
-            caption(data.category_names[i], s)
+            caption(names[i], s)
             for i, s in zip(detections.labels[found], detections.scores[found], strict=True)
         ],
         crowd=np.zeros(len(found), bool),
     )
     return [truth, predicted] if data.annotated else [predicted]
+
+
+def write_sheets(
+    rows: Iterable[Sequence[Panel]],
+    folder: Path,
+    stem: str,
+    legend: Mapping[str, str] | None = None,
+) -> tuple[list[Path], np.ndarray | None]:
+    """Write ``STEM_1.png``, ..., with ``ROWS_PER_SHEET`` rows each.
+
+    Args:
+        rows: none of them empty; those of one sheet are in memory at a time.
+        folder: made when missing; sheets of that name from an earlier call, perhaps more of them,
+            are removed.
+        stem: of the names.
+        legend: what is said above each sheet: texts and their colors.
+
+    Returns:
+        The files, and the first sheet, (H, W, 3) uint8; None when there are no rows.
+    """
+    for old in folder.glob(f"{stem}_*.png"):
+        old.unlink()
+    rows = iter(rows)
+    written: list[Path] = []
+    first = None
+    while some := list(islice(rows, ROWS_PER_SHEET)):
+        sheet = draw_sheet(some)
+        if legend is not None:
+            sheet = np.concatenate([_draw_legend(legend, sheet.shape[1]), sheet])
+        first = sheet if first is None else first
+        written.append(folder / f"{stem}_{len(written) + 1}.png")
+        save_picture(sheet, written[-1])
+    return written, first
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write an (H, W, 3) uint8 picture as PNG, whole or not at all."""
+    memory = io.BytesIO()
+    Image.fromarray(picture).save(memory, format="png")
+    write_whole(path, memory.getvalue())
 
 
 def draw_sheet(rows: Sequence[Sequence[Panel]]) -> np.ndarray:
@@ -164,9 +201,25 @@ def draw_sheet(rows: Sequence[Sequence[Panel]]) -> np.ndarray:
                 place = left / width, (top - h) / height, w / width, h / height
                 _draw_panel(figure.add_axes(place), panel)
             top -= max(h for h, _ in of_row) + GAP + HEADER
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        return render(figure)
+
+
+def render(figure: Figure) -> np.ndarray:
+    """The pixels of a figure, (H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw_legend(legend: Mapping[str, str], width: int) -> np.ndarray:
+    """(LEGEND_HEIGHT, width, 3) uint8: what the colors mean."""
+    with house_style():
+        figure = Figure(figsize=(width / 100, LEGEND_HEIGHT / 100), dpi=100)
+        handles = [Patch(color=color, label=name) for name, color in legend.items()]
+        figure.legend(
+            handles=handles, loc="center", ncols=len(handles), fontsize=9, labelcolor=BLACK
+        )
+        return render(figure)
 
 
 def _drawn_size(panel: Panel) -> tuple[int, int]:
@@ -212,6 +265,12 @@ def draw_caption(axes: Axes, x: float, y: float, caption: str, color: str) -> No
 def caption(name: str, score: float) -> str:
     """What stands on the box of a detection."""
     return f"{plain_text(name, NAME_LETTERS)} {score:.2f}"
+
+
+def class_names(data: CocoData) -> list[str]:
+    """Names of the classes as they stand on boxes."""
+    names = drawable_names(data.category_names, data.category_ids)
+    return [plain_text(name, NAME_LETTERS) for name in names]
 
 
 def class_color(label: int) -> str | tuple[float, float, float]:

@@ -1,46 +1,16 @@
 """Curves of a run as PNG: losses and AP over the steps, precision over recall."""
 
-import io
-import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from retinanet.atomic import write_whole
 from retinanet.evaluation.coco import Evaluation
-from retinanet.reports.fonts import families
-
-# Figures are made without pyplot: no window, no global state, nothing to close.
-STYLE = {
-    "font.size": 9,
-    "text.usetex": False,
-    "text.parse_math": False,  # a category may be named $x$
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 10,
-    "axes.labelcolor": "#444444",
-    "grid.color": "#e8e8e8",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-}
-COLORS = ("#1f6fb4", "#e4572e", "#2a9d5c", "#8e44ad", "#e0a100", "#17a2b8", "#c2185b", "#6d4c41")
-GRAY = "#b5b5b5"
-BLACK = "#222222"
+from retinanet.reports.style import BLACK, COLORS, GRAY, house_style, plain_text, save_figure
+from retinanet.training.directory import read_rows
 
 # The thick line of a loss is a running mean with this share of the run as its time constant.
 SMOOTHING = 0.02
@@ -52,35 +22,15 @@ LOG_RANGE = 8.0
 MAX_NAMED = len(COLORS)
 
 
-@contextmanager
-def house_style() -> Iterator[None]:
-    """Our look inside, the caller's before and after; letters that the font lacks are boxes."""
-    style = STYLE | {"font.family": list(families())}
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        yield
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG whole or not at all."""
-    memory = io.BytesIO()
-    figure.savefig(memory, format="png", dpi=150)
-    write_whole(path, memory.getvalue())
-
-
 def plot_curves(metrics_jsonl: Path, out: Path) -> None:
     """Losses, AP and learning rate over the steps of a run.
 
     Args:
         metrics_jsonl: rows of the run. Of rows with the same step, as a resumed run writes
-            them, the last one counts; a last line that was cut off does not.
+            them, the last one counts; a line that was cut off does not.
         out: PNG to write.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line other than the last is not JSON.
     """
-    rows = _read_rows(metrics_jsonl)
+    rows = read_rows(metrics_jsonl)
     with house_style():
         figure = Figure(figsize=(7.5, 7), layout="constrained")
         losses, scores, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
@@ -135,36 +85,11 @@ def pr_curves(evaluation: Evaluation) -> dict[str, np.ndarray]:
     if not labels:
         return {}
     curves = evaluation.precision[:, :, labels]
-    found = {
-        "IoU 0.50": curves[0].mean(axis=1),
-        "IoU 0.75": curves[5].mean(axis=1),
-        "IoU 0.50:0.95": curves.mean(axis=(0, 2)),
-    }
+    found = _means(curves)
     if 1 < len(labels) <= MAX_NAMED:
         for place, label in enumerate(labels):
             found[f"class {plain_text(evaluation.per_class[label].name, 40)}"] = curves[0][:, place]
     return found
-
-
-def plain_text(text: str, most: int) -> str:
-    """A name as it may stand in a figure: one line, cut, and never hidden from a legend."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    text = text if len(text) <= most else text[: most - 3] + "..."
-    return f" {text}" if text.startswith("_") else text
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}: line {number} is not JSON: {error.msg}.") from None
-    return rows
 
 
 def series(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -219,14 +144,19 @@ def _top(axes: Axes) -> float:
 def _draw_means(axes: Axes, curves: np.ndarray, metrics: dict[str, float | None]) -> None:
     """Precision of (10, 101, K) curves as means over the classes."""
     recall = np.linspace(0, 1, curves.shape[1])
-    lines = {
-        "IoU 0.50": (curves[0].mean(axis=1), metrics["AP50"]),
-        "IoU 0.75": (curves[5].mean(axis=1), metrics["AP75"]),
-        "IoU 0.50:0.95": (curves.mean(axis=(0, 2)), metrics["AP"]),
-    }
-    for (name, (precision, area)), color in zip(lines.items(), COLORS, strict=False):
-        axes.plot(recall, precision, color=color, label=f"{name}  AP {area:.3f}")
+    lines = zip(_means(curves).items(), ("AP50", "AP75", "AP"), COLORS[:3], strict=True)
+    for (name, precision), area, color in lines:
+        axes.plot(recall, precision, color=color, label=f"{name}  AP {metrics[area]:.3f}")
     axes.legend(loc="lower left")
+
+
+def _means(curves: np.ndarray) -> dict[str, np.ndarray]:
+    """Name -> (101,) precision of (10, 101, K) curves, means over the classes."""
+    return {
+        "IoU 0.50": curves[0].mean(axis=1),
+        "IoU 0.75": curves[5].mean(axis=1),
+        "IoU 0.50:0.95": curves.mean(axis=(0, 2)),
+    }
 
 
 def _draw_classes(axes: Axes, curves: np.ndarray, classes: list[tuple[str, float]]) -> None:

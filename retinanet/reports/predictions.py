@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from retinanet.atomic import write_whole
+from retinanet.csv_text import csv_text
 
 # Every folder of predictions has it: what made them, and which files are its own.
 RECORD = "predict.json"
@@ -202,12 +201,12 @@ def _list(rows: Iterable[dict[str, Any]]) -> str:
 
 def _csv(results: Sequence[PhotoResult], classes: Classes) -> str:
     """One row for each detection: scores with four digits, pixels with two behind the point."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    return csv_text(CSV_COLUMNS, _cells(results, classes))
+
+
+def _cells(results: Sequence[PhotoResult], classes: Classes) -> Iterator[list[Any]]:
     for result in results:
         rows = zip(result.boxes.tolist(), result.scores.tolist(), result.labels, strict=True)
         for box, score, label in rows:
             what = result.name, classes.names[label], classes.ids[label]
-            writer.writerow([*what, f"{score:.4f}", *(f"{side:.2f}" for side in box)])
-    return text.getvalue()
+            yield [*what, f"{score:.4f}", *(f"{side:.2f}" for side in box)]

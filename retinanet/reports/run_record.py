@@ -65,7 +65,7 @@ def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
         checkpoint=checkpoint,
         step=step,
         typed=_lines(root / "overrides.txt"),
-        settings=_settings(root / "config.yaml"),
+        settings=read_settings(root / "config.yaml"),
         starts=_starts(root / "environment.json"),
         rows=read_rows(root / "metrics.jsonl"),
         bad_steps=read_rows(root / "bad_steps.jsonl"),
@@ -96,7 +96,8 @@ def _lines(path: Path) -> list[str]:
     return path.read_text("utf-8", "replace").splitlines() if path.exists() else []
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Group -> key -> value of a config.yaml; empty where it is missing or damaged."""
     try:
         found = yaml.safe_load("\n".join(_lines(path)))
     except yaml.YAMLError:

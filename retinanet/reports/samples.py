@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData, images_of
 from retinanet.data.verdict import Finding, Sight, Verdict
-from retinanet.reports.fonts import drawable_names
-from retinanet.reports.pictures import Panel, draw_sheet, read_pixels
-from retinanet.reports.plots import plain_text
+from retinanet.reports.pictures import Panel, class_names, read_pixels, write_sheets
+from retinanet.reports.style import plain_text
 
 COLUMNS = 2
-ROWS_PER_SHEET = 4
 # Images drawn: at least so many, and more until each class is seen, at most so many.
 LEAST_IMAGES = 8
 MOST_IMAGES = 96
 # Images of a class that are compared to find one that shows other classes too.
 COMPARED = 200
-# Letters of a name, and of a title.
-NAME_LETTERS = 24
+# Letters of a title.
 TITLE_LETTERS = 64
 # What surrounds an image where boxes reach outside, and how far at most, in shares of a side.
 MARGIN_COLOR = 210
@@ -83,12 +77,12 @@ def draw_samples(data: CocoData, split: str, folder: Path) -> tuple[list[Path], 
         The files, and how many classes with boxes are on none of them.
     """
     chosen, unseen = choose_images(data)
-    names = _names(data)
+    names = class_names(data)
     # Images of like shape side by side: a row is as high as its highest.
     chosen.sort(key=lambda index: data.sizes[index][0] / data.sizes[index][1])
     panels = [_panel(data, index, names, f"{split}: {_title(data, index)}") for index in chosen]
     rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
-    return _write_sheets(rows, folder, "sample"), unseen
+    return write_sheets(rows, folder, "sample")[0], unseen
 
 
 def draw_findings(verdict: Verdict, folder: Path) -> list[Path]:
@@ -108,7 +102,7 @@ def draw_findings(verdict: Verdict, folder: Path) -> list[Path]:
     singles = [row[0] for row in shown if len(row) == 1]
     rows = [singles[i : i + COLUMNS] for i in range(0, len(singles), COLUMNS)]
     rows += [row for row in shown if len(row) > 1]
-    return _write_sheets(rows, folder, "findings")
+    return write_sheets(rows, folder, "findings")[0]
 
 
 def _panel_of_sight(sight: Sight, finding: Finding) -> Panel:
@@ -116,7 +110,7 @@ def _panel_of_sight(sight: Sight, finding: Finding) -> Panel:
     kind = finding.kind.partition(": ")[2] or finding.kind
     name = plain_text(data.file_name(index), 20)
     title = f"{plain_text(kind, TITLE_LETTERS - len(name))}: {name}"
-    names = _names(data)
+    names = class_names(data)
     panel = _panel(data, index, names, title, None if box is None else [box])
     return _with_margin(panel)
 
@@ -174,26 +168,6 @@ def _with_margin(panel: Panel) -> Panel:
     )
 
 
-def _names(data: CocoData) -> list[str]:
-    """Names of the classes as they stand on boxes."""
-    names = drawable_names(data.category_names, data.category_ids)
-    return [plain_text(name, NAME_LETTERS) for name in names]
-
-
 def _title(data: CocoData, index: int) -> str:
     count = int(data.num_boxes()[index])
     return f"{plain_text(data.file_name(index), 44)}, {count} box{'es' * (count != 1)}"
-
-
-def _write_sheets(rows: Sequence[Sequence[Panel]], folder: Path, name: str) -> list[Path]:
-    """Some rows to a file; those of an earlier call go."""
-    for old in folder.glob(f"{name}_*.png"):
-        old.unlink()
-    paths = []
-    for start in range(0, len(rows), ROWS_PER_SHEET):
-        memory = io.BytesIO()
-        sheet = draw_sheet(rows[start : start + ROWS_PER_SHEET])
-        Image.fromarray(sheet).save(memory, format="png")
-        paths.append(folder / f"{name}_{len(paths) + 1}.png")
-        write_whole(paths[-1], memory.getvalue())
-    return paths

@@ -6,16 +6,15 @@ Imports no torch: the process that starts the runs stays small.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retinanet.atomic import write_whole
+from retinanet.csv_text import csv_text
 from retinanet.evaluation.numbers import NUMBERS
 from retinanet.limits import value_text
-from retinanet.reports.sweep_plot import plot_sweep
 from retinanet.reports.sweep_rows import (
     ERROR,
     FINISHED,
@@ -70,6 +69,9 @@ def write_sweep(folder: Path, runs: Sequence[SweepRun]) -> list[Row]:
     columns = [column for name in NUMBERS for column in (name, f"{name}_std")]
     _write_csv(folder / "summary.csv", summarize(rows, keys), [*settings_of(keys), "n", *columns])
     if any(row["AP"] for row in rows if row[STATUS] == FINISHED):
+        # Imports matplotlib: not before there is something to draw.
+        from retinanet.reports.sweep_plot import plot_sweep
+
         plot_sweep(folder / "plot.png", rows, keys)
     return rows
 
@@ -113,11 +115,7 @@ def read_table(path: Path, keys: Sequence[str]) -> list[Row]:
 
 
 def _write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_whole(path, csv_text(columns, [[row[name] for name in columns] for row in rows]))
 
 
 def _short(cell: str) -> str:

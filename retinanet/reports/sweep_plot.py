@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from retinanet.atomic import write_whole
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from retinanet.reports.style import COLORS, house_style, save_figure
 from retinanet.reports.sweep_rows import FINISHED, STATUS, Row, number, rank, settings_of
 
-if TYPE_CHECKING:  # the command line imports this module long before there is anything to draw
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-STYLE = {
-    "font.size": 9,
-    "text.parse_math": False,  # a value may hold $
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "legend.frameon": False,
-}
-COLORS = ("#1f6fb4", "#e4572e", "#2a9d5c", "#8e44ad")
 # From this ratio of largest to smallest value on, the axis is logarithmic.
 LOG_RATIO = 50
 # Ticks nearer to each other than this share of the axis would write over each other.
@@ -51,9 +37,6 @@ def plot_sweep(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         rows: of the table.
         keys: swept keys; the one with most numbers becomes the axis.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     done = [row for row in rows if row[STATUS] == FINISHED and row["AP"]]
     key, others = choose_axis(done, settings_of(keys))
     groups: Groups = {}
@@ -63,7 +46,7 @@ def plot_sweep(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         groups.setdefault(name, {}).setdefault(value, []).append(float(row["AP"]))
     values = sorted({value for group in groups.values() for value in group}, key=rank)
     numeric = sum(number(value) is not None for value in values) > 1
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(6.6, 4.3), layout="constrained")
         axes = figure.subplots()
         if len(groups) == 1 and not numeric:
@@ -73,10 +56,9 @@ def plot_sweep(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         else:
             _draw_map(figure, axes, groups, values, key)
         spread = "±: standard deviation" if axes.images else "band: lowest to highest"
-        axes.set_title(_about(rows, done, groups, spread))
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=150)
-    write_whole(path, picture.getvalue())
+        about = _about(rows, done, groups, spread)
+        axes.set_title(about, fontsize=9, fontweight="normal")
+        save_figure(figure, path)
 
 
 def choose_axis(rows: Sequence[Row], settings: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -139,7 +121,6 @@ def _draw_lines(axes: Axes, groups: Groups, values: Sequence[str], key: str) -> 
     if not any(ap for group in groups.values() for runs in group.values() for ap in runs):
         # Around zero alone the axis would reach below it, where no AP is.
         axes.set_ylim(0, 1)
-    axes.grid(axis="y", alpha=0.3)
     if len(groups) > 1:
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
@@ -191,7 +172,7 @@ def _draw_names(
     axes.set(xlabel=AP, ylabel=key, ylim=(len(values) - 0.4, -0.6))
     axes.set_yticks(range(len(values)), shorten(values))
     axes.margins(x=0.08)
-    axes.grid(axis="x", alpha=0.3)
+    axes.grid(axis="y", visible=False)
 
 
 def _draw_map(figure: Figure, axes: Axes, groups: Groups, values: Sequence[str], key: str) -> None:
@@ -217,6 +198,7 @@ def _draw_map(figure: Figure, axes: Axes, groups: Groups, values: Sequence[str],
     axes.set_xticks(range(len(values)), shorten(values, 12))
     axes.set_yticks(range(len(names)), shorten(names))
     axes.set(xlabel=key)
+    axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     figure.colorbar(image, label=AP)

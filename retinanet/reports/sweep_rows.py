@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from retinanet.evaluation.numbers import NUMBERS
+from retinanet.reports.run_record import read_json
 from retinanet.training.directory import MAY_DIFFER, flatten
 
 RUN, STATUS, ERROR, LOG = "run", "status", "error", "log"
@@ -31,7 +31,7 @@ def with_outcome(row: Row, folder: Path) -> Row:
         folder: of the sweep.
     """
     run = Path(row[RUN])
-    metrics = read_metrics(run) or {}
+    metrics = read_json(run / "eval" / "metrics.json") or {}
     note, log = note_of(folder, run), run / "train.log"
     status, error = NOT_STARTED, ""
     if has_finished(run):
@@ -82,14 +82,6 @@ def settings_of(keys: Sequence[str]) -> list[str]:
 def note_of(folder: Path, run: Path) -> Path:
     """The file in which a run of a sweep leaves why it failed; its first line is the error."""
     return folder / "failed" / f"{run.name}.txt"
-
-
-def read_metrics(run: Path) -> dict[str, float | None] | None:
-    """The twelve numbers of a run directory; None while it has none."""
-    try:
-        return json.loads((run / "eval" / "metrics.json").read_text())
-    except FileNotFoundError:
-        return None
 
 
 def has_finished(run: Path) -> bool:

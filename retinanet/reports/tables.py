@@ -1,8 +1,6 @@
 """An evaluation in words and files: tables for the console, JSON, CSV."""
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 
 from retinanet.analysis.thresholds import NEVER, BestF1, Thresholds
 from retinanet.atomic import write_whole
+from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import ClassResult, Evaluation
 from retinanet.evaluation.detect import DetectionArrays
@@ -231,9 +230,5 @@ def _detections_json(data: CocoData, detections: DetectionArrays) -> str:
 
 def _classes_csv(evaluation: Evaluation, thresholds: Thresholds | None) -> str:
     """One row for each category by category id; empty where undefined."""
-    text = io.StringIO()
     rows = _class_dicts(evaluation, thresholds)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows[0], [row.values() for row in rows])

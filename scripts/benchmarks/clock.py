@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from retinanet.terminal import has_bar
+
 MIB = 2**20
 # Repetitions that the peak rate is measured with; the first two warm up.
 PEAK_TURNS = 8
@@ -64,7 +66,7 @@ def race(stage: Stage, repeats: int) -> dict[str, Timing]:
         timings[name] = Timing(
             peak_mib=peak_of(work, stage.device), operators=operators_of(work, stage.device)
         )
-    for _ in tqdm(range(repeats), desc=stage.name, unit="turn", leave=False, disable=None):
+    for _ in tqdm(range(repeats), desc=stage.name, unit="turn", leave=False, disable=not has_bar()):
         for name, work in stage.contestants.items():
             wait(stage.device)
             start = time.perf_counter()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from retinanet.atomic import write_whole
+from retinanet.terminal import has_bar
 
 # Bytes that are read at once.
 CHUNK = 1 << 20
@@ -157,7 +158,13 @@ def _copy(
 
 def _bar(name: str, size: int, start: int = 0) -> tqdm:
     return tqdm(
-        desc=name, total=size, initial=start, unit="B", unit_scale=True, leave=False, disable=None
+        desc=name,
+        total=size,
+        initial=start,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=not has_bar(),
     )
 
 

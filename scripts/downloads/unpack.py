@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from retinanet.terminal import has_bar
+
 
 def unpack(archive: Path, root: Path, top: str) -> int:
     """Unpack a zip into ``root``; files that are there in full stay.
@@ -38,7 +40,11 @@ def unpack(archive: Path, root: Path, top: str) -> int:
             missing = [m for m in members if not _is_there(root / m.filename, m.file_size)]
             _check_space(archive, root, sum(member.file_size for member in missing))
             for member in tqdm(
-                missing, desc=f"unpack {archive.name}", unit="file", leave=False, disable=None
+                missing,
+                desc=f"unpack {archive.name}",
+                unit="file",
+                leave=False,
+                disable=not has_bar(),
             ):
                 _write(source, member, root)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
@@ -46,19 +52,6 @@ def unpack(archive: Path, root: Path, top: str) -> int:
             f"{archive} is damaged: {error}. Remove it; the same command downloads it again."
         ) from error
     return len(missing)
-
-
-def unpacked_size(archive: Path) -> int:
-    """Bytes of all files of a zip.
-
-    Raises:
-        ValueError: not a zip.
-    """
-    try:
-        with zipfile.ZipFile(archive) as source:
-            return sum(member.file_size for member in source.infolist())
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is damaged: {error}. Remove it.") from error
 
 
 def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo, top: str) -> None:

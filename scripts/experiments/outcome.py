@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shlex
 from collections.abc import Sequence
@@ -14,7 +12,8 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from retinanet.atomic import write_whole
-from retinanet.reports.plots import COLORS, GRAY, house_style
+from retinanet.csv_text import csv_text
+from retinanet.reports.style import COLORS, GRAY, house_style, save_figure
 from scripts.experiments.tables import EXPERIMENTS, Variant
 
 
@@ -75,7 +74,7 @@ def write(output: Path, name: str, runs: Sequence[Run]) -> list[str]:
     lines = table(name, rows)
     write_whole(output / "table.md", ("\n".join(lines) + "\n").encode())
     write_whole(output / "table.csv", _csv(rows).encode())
-    write_whole(output / "plot.png", plot(name, rows))
+    plot(output / "plot.png", name, rows)
     return lines
 
 
@@ -106,25 +105,23 @@ def _seeds(row: Row) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["label", "AP", "paper_AP", "seeds", "stopped_after_steps", "command"])
-    for row in rows:
-        writer.writerow(
-            [
-                row.variant.label,
-                f"{fmean(row.aps):.4f}" if row.aps else "",
-                "" if row.variant.paper is None else row.variant.paper / 100,
-                " ".join(f"{ap:.4f}" for ap in row.aps),
-                " ".join(map(str, row.stopped)),
-                row.commands[0],
-            ]
-        )
-    return text.getvalue()
+    header = ["label", "AP", "paper_AP", "seeds", "stopped_after_steps", "command"]
+    cells = [
+        [
+            row.variant.label,
+            f"{fmean(row.aps):.4f}" if row.aps else None,
+            None if row.variant.paper is None else row.variant.paper / 100,
+            " ".join(f"{ap:.4f}" for ap in row.aps),
+            " ".join(map(str, row.stopped)),
+            row.commands[0],
+        ]
+        for row in rows
+    ]
+    return csv_text(header, cells)
 
 
-def plot(name: str, rows: Sequence[Row]) -> bytes:
-    """PNG: the mean and every seed, and the paper's AP on the same axis."""
+def plot(path: Path, name: str, rows: Sequence[Row]) -> None:
+    """The mean and every seed, and the paper's AP on the same axis."""
     with house_style():
         figure = Figure(figsize=(7.2, 0.42 * len(rows) + 1.6), layout="constrained")
         axes = figure.subplots()
@@ -150,6 +147,4 @@ def plot(name: str, rows: Sequence[Row]) -> bytes:
             "AP in percent: mean (dot) and seeds (bars); the paper's on COCO (diamonds)"
         )
         axes.set_title(EXPERIMENTS[name].title)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
+        save_figure(figure, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -14,7 +13,9 @@ import torch
 import torchvision
 from matplotlib.figure import Figure
 
-from retinanet.reports.plots import COLORS, house_style
+from retinanet.atomic import write_whole
+from retinanet.csv_text import csv_text
+from retinanet.reports.style import COLORS, house_style, save_figure
 
 Rows = list[dict[str, Any]]
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -40,11 +41,8 @@ def write(folder: Path, contest: dict[str, Any], rows: Rows) -> None:
         rows: one for each evaluation.
     """
     text = json.dumps({"machine": machine(), **contest, "rows": rows}, indent=2)
-    (folder / "results.json").write_text(text + "\n")
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_whole(folder / "results.json", text + "\n")
+    write_whole(folder / "results.csv", csv_text(rows[0], [row.values() for row in rows]))
     plot(folder / "ap.png", contest["unit"], rows)
 
 
@@ -113,7 +111,7 @@ def plot(path: Path, unit: str, rows: Rows) -> None:
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left")
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
 
 
 def _figure(value: float | None) -> str:

@@ -14,6 +14,7 @@ from retinanet.evaluation.coco import evaluate
 from retinanet.reports.error_plots import plot_confusion
 from retinanet.reports.error_report import error_table
 from retinanet.reports.publish import publish
+from retinanet.reports.run_record import Record
 from scripts.analyze import main
 
 BOX = (100.0, 100.0, 50.0, 40.0)
@@ -38,7 +39,10 @@ def run(data, make_detections, tmp_path):
         data, [(1, 1, BOX, 0.9), (1, 1, FAR, 0.95), (2, 1, OTHER, 0.9), (2, 2, OTHER, 0.7)]
     )
     evaluation = evaluate(data, found, found.evaluated)
-    publish(tmp_path / "run", data, evaluation, found, num_drawn=0, about={"step": 1})
+    record = Record("Training run", "run", "best.pt", 1)
+    publish(
+        tmp_path / "run", data, evaluation, found, num_drawn=0, about={"step": 1}, record=record
+    )
     return tmp_path / "run"
 
 
@@ -235,7 +239,7 @@ def test_what_is_not_there_is_refused_in_one_line(run, data, tmp_path, capsys):
 def test_settings_that_cannot_be_read_are_refused(run, capsys, text):
     (run / "eval/metrics.json").unlink()
     (run / "config.yaml").write_text(text)
-    assert "config.yaml" in refusal(capsys, run)
+    assert "does not say which annotations it was evaluated on; give them" in refusal(capsys, run)
 
 
 @pytest.mark.parametrize(

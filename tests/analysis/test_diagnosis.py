@@ -25,7 +25,7 @@ from worlds import (
 from retinanet import jobs
 from retinanet.analysis.causes import Network
 from retinanet.analysis.course import Course, causes_of, constant_loss, early
-from retinanet.analysis.diagnosis import MOST_LINES, WIDTH, describe, diagnose, suspicious
+from retinanet.analysis.diagnosis import MOST_LINES, describe, diagnose, suspicious
 from retinanet.analysis.naming import find_naming
 from retinanet.analysis.overlaps import only
 from retinanet.cli.main import composer
@@ -34,6 +34,8 @@ from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.reports.publish import publish
+from retinanet.reports.run_record import Record
+from retinanet.terminal import DEFAULT_WIDTH
 
 
 def rng_of(seed=0):
@@ -360,7 +362,7 @@ def test_a_diagnosis_fits_a_terminal_and_json():
         diagnosis = diagnosed(data, found, **known)
         lines = describe(diagnosis)
         assert len(lines) <= MOST_LINES
-        assert max(map(len, lines)) <= WIDTH
+        assert max(map(len, lines)) <= DEFAULT_WIDTH
         assert lines[0].startswith("diagnosis  AP 0.0")
         numbers = json.loads(json.dumps(diagnosis.as_dict(), allow_nan=False))
         assert numbers["verdict"] == diagnosis.verdict
@@ -466,6 +468,7 @@ def test_the_file_of_an_evaluation_before_does_not_stay(tmp_path):
             found,
             num_drawn=0,
             about={},
+            record=Record("Evaluation", "spoiled", "best.pt", None),
             diagnosis=diagnose(spoiled, found, evaluation),
         )
         assert (tmp_path / "eval/diagnosis.json").exists() == stays

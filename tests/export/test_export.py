@@ -236,7 +236,7 @@ def test_folders_give_photos_of_all_their_length(detector, made_up, tmp_path):
     assert (names[0], names[-2:]) == ("00.PNG", ["19.PNG", made_up[1].name])
     assert said.startswith("9 photos of")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no image"):
+    with pytest.raises(ValueError, match="no photo in the folder"):
         choose([tmp_path / "empty"], detector, tmp_path)
 
 

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from matplotlib import font_manager
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 from retinanet.reports import drawn
-from retinanet.reports.drawn import check_letters, draw_boxes, font_path, written
+from retinanet.reports.drawn import draw_boxes
 from retinanet.reports.pictures import MAX_NAMED, class_color
 
 BLACK = (0, 0, 0)
@@ -102,36 +101,6 @@ def test_captions_leave_most_of_a_small_photo_to_be_seen(monkeypatch):
 @pytest.mark.parametrize("name", ["", "$x^2", "\U0001f9a9", "{%s}", "a\nb", "x" * 99, "\udcff"])
 def test_a_class_may_have_any_name(name):
     assert draw(48, 64, [[5, 5, 40, 40]], [0], [name]).any()
-
-
-def test_a_name_without_a_font_is_its_category_id_and_that_is_said(monkeypatch):
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
-    drawn.font_path.cache_clear()
-    try:
-        assert written("\u732b", 17) == "#17"
-        assert written("\u041a\u043e\u0442 caf\u00e9", 18) == "\u041a\u043e\u0442 caf\u00e9"
-        note = check_letters(["dog", "\u732b", "\u72ac"], [1, 17, 18])
-        assert "letters of 2 of 3 class names; pictures show #17 for \u732b, #18 for" in note
-        assert check_letters(["dog"], [1]) is None
-    finally:
-        drawn.font_path.cache_clear()
-
-
-def test_another_font_is_taken_where_the_first_lacks_letters(monkeypatch):
-    own = font_path("abc")
-    assert own.endswith("DejaVuSans.ttf")
-    fonts = {font.fname: font.name for font in font_manager.fontManager.ttflist}
-    monkeypatch.setattr(
-        drawn,
-        "_letters",
-        lambda path: {0x732B} if fonts.get(path) in ("STIXGeneral", "Last Resort") else {97},
-    )
-    drawn.font_path.cache_clear()
-    try:
-        assert fonts[font_path("\u732b")] == "STIXGeneral"
-        assert font_path("\u732ba") is None
-    finally:
-        drawn.font_path.cache_clear()
 
 
 def test_nothing_found_leaves_the_photo_as_it_is():

@@ -14,7 +14,7 @@ from retinanet.reports.pictures import (
     draw_sheet,
     panels_of,
 )
-from retinanet.reports.plots import COLORS
+from retinanet.reports.style import COLORS
 
 BOX = (160.0, 120.0, 320.0, 240.0)
 BLUE = (0x1F, 0x6F, 0xB4)  # COLORS[0]

@@ -14,10 +14,10 @@ from retinanet.cli.main import composer
 from retinanet.data.coco import read_coco
 from retinanet.evaluation.coco import evaluate
 from retinanet.reports.exhibits import MOST_IMAGES, color_of
-from retinanet.reports.plots import COLORS
 from retinanet.reports.rebuild import rebuild_report
 from retinanet.reports.run_record import Record, announcements, read_record
 from retinanet.reports.run_report import Scored, run_page, write_run_report
+from retinanet.reports.style import COLORS
 from retinanet.reports.tables import metrics_dict, write_report
 from scripts import report
 from tests.reports.test_page import NAMES, PAGE_LIMIT, assert_sound

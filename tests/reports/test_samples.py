@@ -8,11 +8,11 @@ from PIL import Image
 
 from retinanet.data.verdict import Sight, Verdict
 from retinanet.model.anchors import AnchorGenerator
-from retinanet.reports import fonts, samples
+from retinanet.reports import samples
 from retinanet.reports.box_sizes import plot_box_sizes, plot_classes
 from retinanet.reports.pictures import GAP, HEADER, PANEL_WIDTH
-from retinanet.reports.plots import COLORS
 from retinanet.reports.samples import choose_images, draw_findings, draw_samples
+from retinanet.reports.style import COLORS
 from retinanet.training.coverage import objects_at
 
 BOX = (160.0, 120.0, 320.0, 240.0)
@@ -154,24 +154,3 @@ def test_names_of_any_script_are_drawn_without_a_warning(make_set, tmp_path, nam
         warnings.simplefilter("error")
         draw_samples(data, "train", tmp_path / "out")
         plot_classes({"train": data}, tmp_path / "classes.png")
-
-
-def test_a_name_that_no_font_has_shows_its_id(monkeypatch):
-    monkeypatch.setattr(fonts, "_letters", lambda: frozenset(map(ord, "abcdefghi ")))
-    assert fonts.drawable_names(["abc", "猫", "big 红细胞"], [4, 7, 9]) == [
-        "abc",
-        "id 7: □",
-        "id 9: big □",
-    ]
-
-
-def test_installed_fonts_of_other_scripts_are_used(monkeypatch):
-    font = type("Font", (), {})
-    installed = [font(), font()]
-    installed[0].name, installed[1].name = "SimHei", "Unheard Of"
-    monkeypatch.setattr(fonts.font_manager.fontManager, "ttflist", installed)
-    fonts.families.cache_clear()
-    try:
-        assert fonts.families() == (fonts.BASE, "SimHei")
-    finally:
-        fonts.families.cache_clear()
