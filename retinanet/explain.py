@@ -1,4 +1,4 @@
-"""Settings, rows and detections brought together for a diagnosis."""
+"""Settings, rows and detections brought together: what an evaluation means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from retinanet import build
 from retinanet.analysis.causes import Network
 from retinanet.analysis.course import Course
-from retinanet.analysis.diagnosis import Diagnosis, diagnose
+from retinanet.analysis.diagnosis import diagnose
+from retinanet.analysis.thresholds import find_thresholds
 from retinanet.config import TrainConfig
 from retinanet.data.batches import padded_size
 from retinanet.data.coco import CocoData
@@ -21,6 +22,7 @@ from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.model.anchors import grid_sizes
 from retinanet.recorded import DetectorConfig
+from retinanet.reports.scored import Scored
 from retinanet.training.directory import read_rows
 from retinanet.training.optim import scaled_lr
 
@@ -32,11 +34,12 @@ def explain(
     settings: TrainConfig | DetectorConfig,
     plain: dict[str, Any],
     *,
+    num_drawn: int,
     step: int | None,
     metrics: Path | None,
     train_ids: Sequence[int] | None,
-) -> Diagnosis | None:
-    """Why AP is low, if it is; see :func:`retinanet.analysis.diagnosis.diagnose`.
+) -> Scored:
+    """An evaluation with the scores to cut at and why AP is low, if it is.
 
     Args:
         data: the ground truth.
@@ -44,6 +47,7 @@ def explain(
         evaluation: None for data without annotations.
         settings: that the detections were made with.
         plain: settings of the training, as checkpoints keep them.
+        num_drawn: images that reports show.
         step: of the weights; None: not known.
         metrics: metrics.jsonl of the run; None or not there: the training is left out.
         train_ids: category ids of the training data, by label; None: not known.
@@ -55,7 +59,14 @@ def explain(
         with contextlib.suppress(KeyError, TypeError, ValueError, OSError):
             course = course_of(plain, settings, data, read_rows(metrics), step)
     network = network_of(settings, plain, train_ids)
-    return diagnose(data, found, evaluation, network=network, course=course)
+    return Scored(
+        data,
+        found,
+        evaluation,
+        num_drawn,
+        thresholds=evaluation and find_thresholds(data, found, evaluation.max_dets[-1]),
+        diagnosis=diagnose(data, found, evaluation, network=network, course=course),
+    )
 
 
 def network_of(

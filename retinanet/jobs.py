@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from retinanet import build, distributed
-from retinanet.analysis.thresholds import find_thresholds
 from retinanet.checks import check_settings
 from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData
@@ -105,35 +104,23 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
         **build.build_validation(recorded, settings.evaluation, device),
     )
     if distributed.is_main():
-        thresholds = evaluation and find_thresholds(data, found, evaluation.max_dets[-1])
-        diagnosis = explain(
+        scored = explain(
             data,
             found,
             evaluation,
             recorded,
             state["settings"],
+            num_drawn=settings.log_images,
             step=state["step"],
             metrics=checkpoint.parent.parent / "metrics.jsonl",
             train_ids=state["classes"]["ids"],
         )
-        tell(
-            evaluation,
-            found,
-            cap=recorded.postprocess.detections,
-            classes=True,
-            thresholds=thresholds,
-            diagnosis=diagnosis,
-        )
+        tell(scored, cap=recorded.postprocess.detections, classes=True)
         publish(
             folder,
-            data,
-            evaluation,
-            found,
-            num_drawn=settings.log_images,
+            scored,
             about={"checkpoint": str(checkpoint), "step": state["step"]},
             record=record_of(folder, state, settings, recorded, overrides, device),
-            thresholds=thresholds,
-            diagnosis=diagnosis,
         )
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
         logger.info("report     %s", folder / "eval" / "report.html")

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from retinanet import build, distributed
-from retinanet.analysis.thresholds import find_thresholds
 from retinanet.config import TrainConfig
 from retinanet.devices import choose_precision
 from retinanet.evaluation.coco import Evaluation
@@ -310,42 +309,30 @@ class TrainingRun:
         """Row, pictures and files of an evaluation; ``eval/`` always describes best.pt."""
         step = self.trainer.step
         epoch = self.progress.epoch(step)
-        thresholds = find_thresholds(self.val_data, found, evaluation.max_dets[-1])
-        self.thresholds = thresholds.plain()
-        self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
-        logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
-        diagnosis = explain(
+        scored = explain(
             self.val_data,
             found,
             evaluation,
             self.settings,
             self.plain,
+            num_drawn=self.settings.log_images,
             step=step,
             metrics=self.directory.metrics,
             train_ids=self.train_data.category_ids,
         )
-        tell(
-            evaluation,
-            found,
-            cap=self.settings.postprocess.detections,
-            classes=self._finished(),
-            thresholds=thresholds,
-            diagnosis=diagnosis,
-        )
+        self.thresholds = scored.thresholds.plain()
+        self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
+        logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
+        tell(scored, cap=self.settings.postprocess.detections, classes=self._finished())
         sheet = None
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
             save_checkpoint(self.directory.best, state)
             sheet = publish(
                 self.directory.root,
-                self.val_data,
-                evaluation,
-                found,
-                num_drawn=self.settings.log_images,
+                scored,
                 about={"checkpoint": str(self.directory.best), "step": step},
                 record=read_record(self.directory.root, str(self.directory.best), step),
-                thresholds=thresholds,
-                diagnosis=diagnosis,
             )
         plot_curves(self.directory.metrics, self.directory.plots / "curves.png")
         show = few(step // self.evaluate_every) or self._finished()

@@ -94,7 +94,7 @@ def pr_curves(evaluation: Evaluation) -> dict[str, np.ndarray]:
 
 def series(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one number, in the order of the steps."""
-    found = {row["step"]: row[name] for row in rows if row.get(name) is not None}
+    found = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
     steps = sorted(found)
     return np.array(steps, dtype=float), np.array([found[step] for step in steps], dtype=float)
 

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 
 from retinanet.analysis.diagnosis import Diagnosis, describe
-from retinanet.analysis.thresholds import Thresholds
 from retinanet.atomic import write_whole
-from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import Evaluation
-from retinanet.evaluation.detect import DetectionArrays
 from retinanet.reports.pictures import draw_predictions
 from retinanet.reports.plots import plot_pr
 from retinanet.reports.run_record import Record
-from retinanet.reports.run_report import Scored, write_run_report
+from retinanet.reports.run_report import write_run_report
+from retinanet.reports.scored import Scored
 from retinanet.reports.tables import caps_warning, summary, table, write_report
 
 logger = logging.getLogger(__name__)
@@ -28,41 +25,27 @@ SHOWN_CLASSES = 20
 
 
 def publish(
-    root: Path,
-    data: CocoData,
-    evaluation: Evaluation | None,
-    found: DetectionArrays,
-    *,
-    num_drawn: int,
-    about: dict[str, Any],
-    record: Record,
-    thresholds: Thresholds | None = None,
-    diagnosis: Diagnosis | None = None,
+    root: Path, scored: Scored, *, about: dict[str, Any], record: Record
 ) -> np.ndarray | None:
     """Write ``eval/`` and ``plots/`` of a run or another folder.
 
     Args:
         root: the folder.
-        data: what was evaluated.
-        evaluation: None for data without annotations.
-        found: the detections.
-        num_drawn: images drawn, 0 for none.
+        scored: the evaluation; without a diagnosis there is no ``eval/diagnosis.json``.
         about: entries for metrics.json, such as the checkpoint's step.
         record: of the run, for report.html.
-        thresholds: where F1 is largest.
-        diagnosis: goes to ``eval/diagnosis.json``; without one there is no such file.
 
     Returns:
         A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
     """
+    data, found, evaluation = scored.data, scored.found, scored.evaluation
     about = {"annotations": str(data.path), "images": str(data.image_root)} | about
-    write_report(root / "eval", data, found, evaluation, about, thresholds)
-    _write_diagnosis(root / "eval" / "diagnosis.json", diagnosis)
+    write_report(root / "eval", data, found, evaluation, about, scored.thresholds)
+    _write_diagnosis(root / "eval" / "diagnosis.json", scored.diagnosis)
     if evaluation is not None:
         plot_pr(evaluation, root / "plots" / "pr_curves.png")
-    scored = Scored(data, found, evaluation, num_drawn)
     write_run_report(root / "eval", record, scored)
-    return draw_predictions(data, found, root / "plots", num_drawn)
+    return draw_predictions(data, found, root / "plots", scored.num_drawn)
 
 
 def _write_diagnosis(file: Path, diagnosis: Diagnosis | None) -> None:
@@ -73,34 +56,24 @@ def _write_diagnosis(file: Path, diagnosis: Diagnosis | None) -> None:
         write_whole(file, json.dumps(diagnosis.as_dict(), indent=2) + "\n")
 
 
-def tell(
-    evaluation: Evaluation | None,
-    found: DetectionArrays,
-    *,
-    cap: int,
-    classes: bool,
-    thresholds: Thresholds | None = None,
-    diagnosis: Diagnosis | None = None,
-) -> None:
+def tell(scored: Scored, *, cap: int, classes: bool) -> None:
     """Say on the console and in the log what an evaluation found.
 
     Args:
-        evaluation: None for data without annotations.
-        found: the detections.
+        scored: the evaluation.
         cap: ``postprocess.detections`` of the model.
         classes: the table of classes too.
-        thresholds: where F1 is largest.
-        diagnosis: why AP is low.
     """
+    evaluation, found = scored.evaluation, scored.found
     if evaluation is None:
         logger.info("%d detections; the data has no annotations to score them by", len(found))
     elif classes:
-        logger.info("\n%s\n", table(evaluation, SHOWN_CLASSES, thresholds))
+        logger.info("\n%s\n", table(evaluation, SHOWN_CLASSES, scored.thresholds))
     else:
-        logger.info("\n%s\n", summary(evaluation, thresholds))
+        logger.info("\n%s\n", summary(evaluation, scored.thresholds))
     warning = caps_warning(evaluation, found, cap)
     if warning is not None:
         logger.warning("warning    %s", warning)
-    if diagnosis is not None:
-        for line in describe(diagnosis):
+    if scored.diagnosis is not None:
+        for line in describe(scored.diagnosis):
             logger.info("%s", line)

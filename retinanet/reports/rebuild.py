@@ -13,7 +13,8 @@ from retinanet.analysis.results import read_results
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.coco import evaluate
 from retinanet.reports.run_record import Record, read_json, read_record
-from retinanet.reports.run_report import Scored, write_run_report
+from retinanet.reports.run_report import write_run_report
+from retinanet.reports.scored import Scored
 
 logger = logging.getLogger(__name__)
 

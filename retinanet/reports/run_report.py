@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,7 @@ import numpy as np
 
 from retinanet.analysis.thresholds import find_thresholds
 from retinanet.atomic import write_whole
-from retinanet.data.coco import CocoData, images_of
-from retinanet.evaluation.coco import Evaluation
-from retinanet.evaluation.detect import DetectionArrays
+from retinanet.data.coco import images_of
 from retinanet.evaluation.precision import AREAS
 from retinanet.reports.curves import curve_section, precision_section
 from retinanet.reports.error_sections import (
@@ -27,6 +24,7 @@ from retinanet.reports.exhibits import color_of, exhibits_of
 from retinanet.reports.gallery import Exhibit, Gallery
 from retinanet.reports.page import Block, Notice, Page, Prose, Section, Tile, Tiles
 from retinanet.reports.run_record import Record, read_json
+from retinanet.reports.scored import Scored
 from retinanet.reports.sortable import Colored, Column, Table
 from retinanet.reports.tables import caps_warning, metrics_dict
 from retinanet.reports.what_ran import announced_section, what_ran_section
@@ -42,16 +40,6 @@ CUT_COLUMNS = [
 ]
 # Bad steps and warnings that are listed; the files have all.
 LISTED = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What an evaluation looked at and found."""
-
-    data: CocoData
-    found: DetectionArrays
-    evaluation: Evaluation | None  # None for data without annotations
-    num_drawn: int  # images in the gallery, 0 for none
 
 
 def write_run_report(

@@ -182,13 +182,14 @@ def _keep_rows(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The whole rows of a file of JSON lines, none where there is no file."""
+    """The whole rows of a file of JSON lines, each of a step; none where there is no file."""
     rows = []
-    text = file.read_text(errors="replace") if file.exists() else ""
+    text = file.read_text(errors="replace") if file.is_file() else ""
     for line in text.splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # was being written when the run was killed
             rows.append(json.loads(line))
-    return rows
+    # Beside a checkpoint from elsewhere the file may be another program's.
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -15,6 +15,7 @@ from retinanet.reports.error_plots import plot_confusion
 from retinanet.reports.error_report import error_table
 from retinanet.reports.publish import publish
 from retinanet.reports.run_record import Record
+from retinanet.reports.scored import Scored
 from scripts.analyze import main
 
 BOX = (100.0, 100.0, 50.0, 40.0)
@@ -40,9 +41,7 @@ def run(data, make_detections, tmp_path):
     )
     evaluation = evaluate(data, found, found.evaluated)
     record = Record("Training run", "run", "best.pt", 1)
-    publish(
-        tmp_path / "run", data, evaluation, found, num_drawn=0, about={"step": 1}, record=record
-    )
+    publish(tmp_path / "run", Scored(data, found, evaluation, 0), about={"step": 1}, record=record)
     return tmp_path / "run"
 
 

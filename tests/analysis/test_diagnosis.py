@@ -35,6 +35,7 @@ from retinanet.evaluation.detect import DetectionArrays
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.reports.publish import publish
 from retinanet.reports.run_record import Record
+from retinanet.reports.scored import Scored
 from retinanet.terminal import DEFAULT_WIDTH
 
 
@@ -463,13 +464,15 @@ def test_the_file_of_an_evaluation_before_does_not_stay(tmp_path):
         evaluation = evaluate(spoiled, found, found.evaluated)
         publish(
             tmp_path,
-            spoiled,
-            evaluation,
-            found,
-            num_drawn=0,
+            Scored(
+                spoiled,
+                found,
+                evaluation,
+                num_drawn=0,
+                diagnosis=diagnose(spoiled, found, evaluation),
+            ),
             about={},
             record=Record("Evaluation", "spoiled", "best.pt", None),
-            diagnosis=diagnose(spoiled, found, evaluation),
         )
         assert (tmp_path / "eval/diagnosis.json").exists() == stays
 

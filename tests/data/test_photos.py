@@ -136,8 +136,8 @@ def test_what_names_no_photo_is_refused_and_says_what_was_looked_for(folder, arg
 
 
 def test_the_suffixes_are_those_of_formats_that_can_be_read():
-    assert {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"} <= suffixes()
-    assert not {".pdf", ".eps", ".mpg", ".json", ".txt", ".heic"} & suffixes()
+    assert {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"} <= set(suffixes())
+    assert not {".pdf", ".eps", ".mpg", ".json", ".txt", ".heic"} & set(suffixes())
     known = Image.registered_extensions()
     # Pillow opens MPO, the JPEG of cameras with two lenses, as JPEG.
     assert {known[suffix] for suffix in suffixes()} <= set(FORMATS) & {*_formats(), "MPO"}

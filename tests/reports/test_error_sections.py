@@ -9,7 +9,8 @@ from retinanet.evaluation.coco import evaluate
 from retinanet.reports.error_sections import WORST_IMAGES, find_mistakes, worst_section
 from retinanet.reports.heat import MOST_NAMED, HeatMap
 from retinanet.reports.run_record import Record
-from retinanet.reports.run_report import Scored, run_page
+from retinanet.reports.run_report import run_page
+from retinanet.reports.scored import Scored
 from retinanet.reports.tables import metrics_dict
 from tests.reports.test_page import NAMES, assert_sound
 from tests.reports.test_run_report import cells, headings

@@ -16,7 +16,8 @@ from retinanet.evaluation.coco import evaluate
 from retinanet.reports.exhibits import MOST_IMAGES, color_of
 from retinanet.reports.rebuild import rebuild_report
 from retinanet.reports.run_record import Record, announcements, read_record
-from retinanet.reports.run_report import Scored, run_page, write_run_report
+from retinanet.reports.run_report import run_page, write_run_report
+from retinanet.reports.scored import Scored
 from retinanet.reports.style import COLORS
 from retinanet.reports.tables import metrics_dict, write_report
 from scripts import report
