@@ -96,7 +96,7 @@ class Graph(nn.Module):
     """Images of a batch to detections in pixels of their files: Detector's steps after resizing.
 
     What :class:`retinanet.postprocess.Postprocess` does image by image is done here for the batch
-    at once, without lengths that depend on what is found, but for one: those that survive NMS.
+    at once, and only around NMS lengths depend on what is found.
     """
 
     def __init__(self, model: RetinaNet, postprocess: Postprocess) -> None:
