@@ -96,7 +96,7 @@ class Graph(nn.Module):
     """Images of a batch to detections in pixels of their files: Detector's steps after resizing.
 
     What :class:`retinanet.postprocess.Postprocess` does image by image is done here for the batch
-    at once, without lengths that depend on what is found, but for one: those that survive NMS.
+    at once, and only around NMS lengths depend on what is found.
     """
 
     def __init__(self, model: RetinaNet, postprocess: Postprocess) -> None:
@@ -165,8 +165,13 @@ class Graph(nn.Module):
         side = groups.float().sqrt().ceil().long()
         kept = scores.nonzero().squeeze(1)  # (M,)
         apart = _apart(boxes[kept], group[kept], side)
-        kept = kept[nms(apart, scores[kept], self.postprocess.nms_iou)]
-        return torch.zeros_like(scores).scatter(0, kept, scores[kept]).view(B, P)
+        # With two boxes without extent, which overlap nothing: torchvision promises the tracer
+        # that NMS leaves two, and a traced program stops where it does not.
+        apart, values = F.pad(apart, (0, 0, 0, 2)), F.pad(scores[kept], (0, 2))
+        best = nms(apart, values, self.postprocess.nms_iou)
+        # They have place 0 and score 0, so adding them changes nothing.
+        place = F.pad(kept, (0, 2))[best]
+        return torch.zeros_like(scores).scatter_add(0, place, values[best]).view(B, P)
 
     def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The N best, with rows of score 0 where there are fewer."""

@@ -14,10 +14,12 @@ from retinanet import load
 from retinanet.exchange.read import read_trained
 from retinanet.export import write
 from retinanet.export.compare import Difference, Outcome, compare
+from retinanet.export.graph import Graph
 from retinanet.export.job import Request, export, summary
 from retinanet.export.photos import MOST, batches, choose
 from retinanet.export.running import open_file
 from retinanet.export.write import Shape
+from retinanet.postprocess import Postprocess
 from retinanet.training.checkpoint import save_checkpoint
 from scripts.export import main, read_arguments
 from scripts.peers.parity import spread_model
@@ -266,6 +268,24 @@ def test_all_kinds_of_files_give_the_same(
 
 
 @pytest.mark.slow
+def test_a_program_runs_where_nothing_is_found_and_where_one_is(detector, tmp_path):
+    images = torch.zeros(2, 3, 160, 192, dtype=torch.uint8)
+    images[1] = torch.randint(0, 256, (3, 160, 192))
+    sizes = torch.tensor([[160, 192]] * 2)
+    best = Graph(detector.model, Postprocess(detections=1, score_threshold=0.0))
+    scores = best(images, sizes, sizes)[1].flatten()
+    images = images[scores.argsort()]
+    between = scores.mean().item()
+    graph = Graph(detector.model, Postprocess(score_threshold=between, detections=1)).eval()
+    write.write_program(graph, tmp_path / "m.pt2", ANY, torch.uint8, {})
+    run = open_file(tmp_path / "m.pt2", "pt2")
+    for part in (slice(0, 1), slice(1, 2), slice(0, 2)):
+        counts = run(images[part], sizes[part], sizes[part])[3]
+        assert counts.tolist() == [0, 1][part]
+        assert torch.equal(counts, graph(images[part], sizes[part], sizes[part])[3])
+
+
+@pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_bytes(exported, checkpoint, tmp_path):
     export(Request(checkpoint, tmp_path / "again.onnx"), lambda line: None)
     assert (tmp_path / "again.onnx").read_bytes() == exported[0].read_bytes()
@@ -276,13 +296,14 @@ def test_the_same_checkpoint_gives_the_same_bytes(exported, checkpoint, tmp_path
     "typed",
     [
         ["model=resnet18", "model.norm=batch"],
-        ["model=mobilenet_v2", "model.norm=frozen"],
+        ["model=mobilenet_v2", "model.norm=batch"],
         ["model=resnet50", "model.norm=group", "model.head_norm=group"],
         ["model=tiny", "model.norm=group", "postprocess.clip=after_nms", "anchors.offset=0.5"],
     ],
 )
 def test_all_trunks_and_norms_give_the_same(eight_photos, tmp_path, typed):
-    typed = [*typed, "model.weights=null", "data.min_size=192", "data.max_size=320"]
+    typed = [*typed, "model.weights=null", "model.frozen_stages=0"]
+    typed += ["data.min_size=192", "data.max_size=320"]
     path = make_checkpoint(tmp_path / "m.pt", *typed)
     wanted = Request(path, tmp_path / "m.onnx", photos=tuple(eight_photos))
     assert_the_same(export(wanted, lambda line: None), 11)
