@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from retinanet.analysis import course as training
 from retinanet.analysis.causes import TOO_EARLY, UNDECIDED, Case, Cause, Network
 from retinanet.analysis.course import Course
 from retinanet.analysis.evidence import evidence_of, numbers_of
@@ -28,6 +27,7 @@ from retinanet.analysis.overlaps import (
 from retinanet.analysis.pairing import find_pairing, own_rank
 from retinanet.analysis.reach import find_reach
 from retinanet.analysis.rereading import VOTING_DETECTIONS, are_fractions, readings_of, reread
+from retinanet.analysis.training_causes import causes_of, early
 from retinanet.analysis.verdicts import (
     alike_cause,
     anchor_cause,
@@ -207,7 +207,6 @@ def _measure(case: Case, network: Network | None) -> None:
     if network is not None:
         case.reach = find_reach(
             case.data,
-            case.found.evaluated,
             network.generator,
             min_size=network.min_size,
             max_size=network.max_size,
@@ -228,8 +227,8 @@ def _likely(
     What is certain of the training comes first; then what the network could not have learned;
     then that it learned little.
     """
-    of_course = training.causes_of(course) if course is not None else []
-    early = training.early(course) if course is not None else None
+    of_course = causes_of(course) if course is not None else []
+    short = early(course) if course is not None else None
     anchors = anchor_cause(case)
     causes = [cause for cause in of_course if cause.name == "untrained"]
     causes += [cause for cause in [threshold_cause(case, whole, network)] if cause]
@@ -238,15 +237,15 @@ def _likely(
         return causes
     sure = case.reach is not None and case.reach.uncovered >= NEARLY_ALL
     finished = course is None or course.step >= course.total_steps
-    if anchors and (sure or finished or early is None):
+    if anchors and (sure or finished or short is None):
         causes.append(anchors)
     causes += [cause for cause in of_course if cause.name == "collapsed"]
-    if not causes and (finished or early is None):
+    if not causes and (finished or short is None):
         causes += [cause for cause in [other_images_cause(case)] if cause]
     if not causes and course is None:
         causes += [cause for cause in [alike_cause(case, whole)] if cause]
-    if early is not None and not causes:
-        causes.append(early)
+    if short is not None and not causes:
+        causes.append(short)
     if anchors and anchors not in causes:
         causes.append(anchors)
     return causes or [undecided(case, course)]

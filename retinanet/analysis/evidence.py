@@ -39,10 +39,10 @@ def evidence_of(
         )
     if case.reach is not None:
         lines.append(
-            f"{case.reach.uncovered:.0%} of {case.reach.num_boxes} boxes, of "
-            f"{case.reach.num_images} images, have no anchor of IoU {network.positive_iou:g}, "
-            f"{case.reach.background:.0%} none of {network.negative_iou:g}; their median side is "
-            f"{case.reach.side:.3g} px in the network"
+            f"{case.reach.uncovered:.0%} of {case.reach.num_boxes} boxes have no anchor of IoU "
+            f"{network.positive_iou:g}, {case.reach.background:.0%} none of "
+            f"{network.negative_iou:g}; their median side is {case.reach.side:.3g} px in the "
+            f"network"
         )
     lines += _id_differences(case.data, network)
     lines += training.describe(course) if course is not None else []

@@ -117,10 +117,10 @@ def anchor_cause(case: Case) -> Cause | None:
         f"px there; anchors have {small:.3g} to {large:.3g} px."
     )
     remedies = []
-    if reach.better_sizes is not None:
-        sizes = ",".join(f"{size:g}" for size in reach.better_sizes)
-        left = f"leaves {reach.better_uncovered:.0%} of the boxes without one"
-        remedies.append(f"anchors.sizes=[{sizes}], which {left}")
+    if reach.proposals:
+        best = reach.proposals[0]
+        left = f"leaves {best.uncovered:.0%} of the boxes without one"
+        remedies.append(f"{' '.join(best.typed)}, which {left}")
     if reach.side < small:
         factor = min(small / max(reach.side, 1.0), 4.0)
         remedies.append(f"data.min_size and data.max_size about {factor:.2g} times as large")

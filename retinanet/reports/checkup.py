@@ -130,10 +130,8 @@ def describe_proposals(proposals: Sequence[Proposal], init_from: str | None) -> 
         )
     lines = ["            Other settings, and the share that they leave, of the same boxes:"]
     for proposal in proposals:
-        # In quotes: to some shells brackets are patterns.
-        typed = [f"'{text}'" if "[" in text else text for text in proposal.overrides]
         share = f"{100 * proposal.uncovered:.1f} %"
-        lines += ["", f"    {share:>6}  {proposal.cost}", *_lines_of(typed)]
+        lines += ["", f"    {share:>6}  {proposal.cost}", *_lines_of(proposal.typed)]
     return [*lines, "", *_wrapped(f"            {_about_checkpoints(init_from)}", indent=12)]
 
 

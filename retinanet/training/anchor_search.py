@@ -42,6 +42,11 @@ class Proposal:
     uncovered: float  # share of all boxes
     cost: str
 
+    @property
+    def typed(self) -> list[str]:
+        """The settings as one types them: in quotes, for to some shells brackets are patterns."""
+        return [f"'{text}'" if "[" in text else text for text in self.overrides]
+
 
 @dataclass(frozen=True, slots=True)
 class _Shapes:

@@ -24,10 +24,11 @@ from worlds import (
 
 from retinanet import jobs
 from retinanet.analysis.causes import Network
-from retinanet.analysis.course import Course, causes_of, constant_loss, early
+from retinanet.analysis.course import Course, constant_loss
 from retinanet.analysis.diagnosis import MOST_LINES, describe, diagnose, suspicious
 from retinanet.analysis.naming import find_naming
 from retinanet.analysis.overlaps import only
+from retinanet.analysis.training_causes import causes_of, early
 from retinanet.cli.main import composer
 from retinanet.data.coco import read_coco
 from retinanet.evaluation.coco import evaluate
@@ -37,6 +38,8 @@ from retinanet.reports.publish import publish
 from retinanet.reports.run_record import Record
 from retinanet.reports.scored import Scored
 from retinanet.terminal import DEFAULT_WIDTH
+from retinanet.training.anchor_search import propose_anchors
+from retinanet.training.coverage import objects_at
 
 
 def rng_of(seed=0):
@@ -243,8 +246,17 @@ def test_anchors_that_fit_nothing_are_named_with_sizes_that_do():
     diagnosis = diagnosed(data, nothing_found(look(rng_of(), data, POOR)), network=network())
     assert diagnosis.verdict == "anchors"
     assert "anchors.sizes=[" in diagnosis.causes[0].remedy
-    assert any("images, have no anchor of IoU 0.5" in line for line in diagnosis.evidence)
+    assert any("boxes have no anchor of IoU 0.5" in line for line in diagnosis.evidence)
     assert diagnosis.numbers["boxes_without_anchor"] == 1.0
+
+
+def test_the_anchors_that_are_proposed_are_those_of_check_data():
+    data, trained = make_world(rng_of(), sides=(4, 12), num_images=10), network()
+    diagnosis = diagnosed(data, nothing_found(look(rng_of(), data, POOR)), network=trained)
+    found = objects_at(data, min_size=trained.min_size, max_size=trained.max_size)
+    first = propose_anchors(found, trained.generator, trained.positive_iou, 1.0)[0]
+    assert first.uncovered < 0.7
+    assert " ".join(first.typed) in diagnosis.causes[0].remedy
 
 
 def test_a_threshold_that_hides_everything_is_named():
