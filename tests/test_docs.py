@@ -23,12 +23,22 @@ DOCUMENTS = sorted(
 COMMAND = re.compile(r"(?:^|[ `\"/])(train|eval)\.py((?: +(?:-m|[\w.+]+=[^\s`]+))+)", re.MULTILINE)
 
 
+# What the Makefile says with a command and, after two blanks or more, what that is for.
+ECHO = re.compile(r'@echo " *(\S.*?)(?: {2,}.*)?"$', re.MULTILINE)
+
+
+def text_of(name: str) -> str:
+    """A document with its commands on one line each, as they would be typed."""
+    text = (ROOT / name).read_text().replace("\\\n#", " ").replace("\\\n", " ")
+    text = text.replace("$(RUN)", "runs/demo").replace("$(ARGS)", "")
+    return ECHO.sub(r"\1", text)
+
+
 def commands() -> list[tuple[str, str, str]]:
     """Document, program and arguments of every command in the documents, each once."""
     found = {}
     for name in DOCUMENTS:
-        text = (ROOT / name).read_text().replace("\\\n#", " ").replace("\\\n", " ")
-        text = text.replace("$(RUN)", "runs/demo").replace("$(ARGS)", "")
+        text = text_of(name)
         for match in COMMAND.finditer(text):
             job, typed = match[1], " ".join(match[2].split())
             found.setdefault((job, typed), name)
@@ -66,7 +76,7 @@ def script_commands() -> list[tuple[str, str, str]]:
     """Document, script and arguments of every command of a script in the documents, each once."""
     found = {}
     for name in DOCUMENTS:
-        text = (ROOT / name).read_text().replace("\\\n#", " ").replace("\\\n", " ")
+        text = text_of(name)
         for variable, value in re.findall(r"^([A-Z]+)=\"(.*?)\"", text, flags=re.M | re.S):
             text = text.replace(f"${variable}", " ".join(value.split()))
         for script, typed in SCRIPT.findall(text):
