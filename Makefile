@@ -5,6 +5,9 @@ VENV ?= .venv
 # Where `make demo` keeps its run, and further settings for it: make demo RUN=runs/no_focus ARGS="loss.gamma=0"
 RUN ?= runs/demo
 ARGS ?=
+# Processes of the tests: auto is one for each core.
+WORKERS ?= auto
+PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
 BIN := $(VENV)/bin
 
@@ -34,10 +37,10 @@ demo: $(VENV)/.installed ## train and evaluate on the built-in data set, on any 
 	@echo "  $(BIN)/python -m scripts.predict $(RUN)/checkpoints/best.pt PHOTOS"
 
 test: $(VENV)/.installed-dev ## run the test suite
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python $(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 slow: $(VENV)/.installed-dev ## run the tests that take over ten seconds each
-	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+	$(BIN)/python $(PYTEST) -m "slow and not gpu" $(ARGS)
 
 torture: $(VENV)/.installed-dev ## the tests of docs/reliability.md at full length, 40 minutes
 	$(BIN)/python -m pytest -m "not gpu" --long tests/reliability $(ARGS)

@@ -99,6 +99,7 @@ def test_arrays_hold_what_the_dicts_hold():
     np.testing.assert_array_equal(arrays.labels, [row["category_id"] for row in dicts])
 
 
+@pytest.mark.slow
 def test_a_step_of_each_is_timed_and_kept(tmp_path, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(

@@ -353,6 +353,7 @@ def test_another_comparison_in_the_same_folder_is_refused(tmp_path, settings, ca
     assert "(settings.retinanet.loss.gamma, settings.torchvision.loss.gamma)" in error
 
 
+@pytest.mark.slow
 def test_time_from_the_command_line(tmp_path, settings, capsys):
     options = ("--minutes", "0.02", "--evaluations", "2", "--ours", "model.head_depth=1")
     common = [text for text in settings if not text.startswith(("optim.max", "ema"))]

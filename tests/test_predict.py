@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -261,8 +262,10 @@ def test_thresholds_that_are_none_are_refused(state, tmp_path, wrong):
 # The command
 
 
-def test_the_command_leaves_what_its_help_says(checkpoint, photos, tmp_path, capsys):
-    output = tmp_path / "out"
+def test_the_command_leaves_what_its_help_says(checkpoint, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for short paths: a word of a line is never broken
+    checkpoint, photos = (os.path.relpath(path) for path in (checkpoint, photos))
+    output = Path("out")
     assert run(checkpoint, photos, "--output", output, "--score", 0.4) == 0
     files = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
     drawn = {f"drawn/{i}.{'jpg' if i % 2 else 'png.jpg'}" for i in range(8)}
@@ -391,6 +394,8 @@ def test_ctrl_c_leaves_whole_files_of_what_was_done(checkpoint, photos, tmp_path
         (many / f"{i}.png").write_bytes((photos / "6.png").read_bytes())
     output = tmp_path / "out"
     command = [sys.executable, "-m", "scripts.predict", checkpoint, many, "--output", output]
+    # Where these tests run in the background, children would ignore the signal as this does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*map(str, command), "--batch-size", "1"],
         cwd=ROOT,

@@ -606,6 +606,7 @@ def test_a_signal_ends_the_run_after_its_step_and_loses_nothing(
     assert steps_on_board(tmp_path / "run") == steps_on_board(whole)
 
 
+@pytest.mark.slow
 def test_a_signal_between_rows_changes_no_row(data, tmp_path, monkeypatch):
     overrides = ["log_every_steps=4", "schedule.max_steps=9"]
     train(data, tmp_path / "whole", *overrides)

@@ -101,6 +101,7 @@ def test_sizes_are_the_same_for_all_photos(shown, how, tmp_path):
             assert made["images"].shape[2:] == tuple(padded_size(size))
 
 
+@pytest.mark.slow
 def test_it_prints_what_the_detector_finds(shown, exported, detector, made_up, capsys):
     import onnxruntime
 

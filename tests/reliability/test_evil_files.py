@@ -395,6 +395,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 DESCRIBED = {"wide.pt", "wide_head.pt", "deep.pt", "anchors.pt"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured in /proc")
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 def test_what_a_file_claims_costs_no_memory(tmp_path, tally):
