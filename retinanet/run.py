@@ -159,7 +159,7 @@ class TrainingRun:
             raise MemoryError(message) from error
 
     def _open(self) -> None:
-        """Make the directory, start the logs, say what is about to happen."""
+        """Make the directory, start the logs."""
         distributed.on_main(
             lambda: self.directory.make(
                 self.plain,
@@ -197,6 +197,11 @@ class TrainingRun:
         )
         self.progress.grad_norms = self.grad_norms
         self.log.show(lambda board: board.settings(self.plain))
+        self._announce()
+
+    def _announce(self) -> None:
+        """Say what is about to happen."""
+        step = self.trainer.step
         logger.info("run        %s", self.directory.root)
         logger.info("device     %s, forward pass in %s", self.device, self.trainer.precision)
         if self.settings.optim.accumulate == "auto":
@@ -208,7 +213,7 @@ class TrainingRun:
             )
             for line in lines:
                 logger.info("%s", line)
-        elif main:
+        elif distributed.is_main():
             for line in announcement(
                 self.settings,
                 self.train_data,

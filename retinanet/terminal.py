@@ -104,3 +104,9 @@ def fit(name: str, columns: int) -> str:
             name = name[:-1]
         name += "..."
     return name + " " * (columns - count_columns(name))
+
+
+def count(number: int, what: str) -> str:
+    """``1 box``, ``2 boxes``."""
+    plural = f"{what}es" if what.endswith(("x", "ss")) else f"{what}s"
+    return f"{number} {what if number == 1 else plural}"

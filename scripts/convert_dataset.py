@@ -82,11 +82,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
-from retinanet.formats.annotations import AnnotationError, Annotations, count
+from retinanet.formats.annotations import AnnotationError, Annotations
 from retinanet.formats.convert import image_place, prepare, write
 from retinanet.formats.sources import FORMATS, Reader
 from retinanet.formats.splits import set_aside
-from retinanet.terminal import DEFAULT_WIDTH, LABELS, has_bar, wrap
+from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, has_bar, wrap
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,7 +245,7 @@ def convert(args: argparse.Namespace) -> list[str]:
     number = sum(len(split.pictures) for split in found.splits)
     where = {
         "link": f"{count(number, 'link')} in {args.output}, to where they are",
-        "copy": f"{count(number, 'copy')} in {args.output}",
+        "copy": f"{number} {'copy' if number == 1 else 'copies'} in {args.output}",
         "leave": "where they were",
         "ignore": "not looked for",
     }

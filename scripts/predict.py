@@ -46,7 +46,7 @@ from retinanet.detector import Detector, load
 from retinanet.prediction import Prediction
 from retinanet.reports.fonts import check_letters
 from retinanet.reports.predictions import RECORD, is_ours
-from retinanet.terminal import DEFAULT_WIDTH, has_bar, wrap
+from retinanet.terminal import DEFAULT_WIDTH, count, has_bar, wrap
 
 # Off a terminal a line tells every so many seconds how far it is.
 SECONDS_BETWEEN_LINES = 30.0
@@ -153,7 +153,7 @@ def describe(args: argparse.Namespace, detector: Detector, photos: Photos) -> li
     settings = detector.settings
     lines = [
         f"checkpoint {args.checkpoint}: {settings.model.backbone}, "
-        f"{count(len(detector.names), 'class', 'classes')}, shorter side "
+        f"{count(len(detector.names), 'class')}, shorter side "
         f"{settings.data.min_size} px; {detector.device} in {detector.precision}",
         f"photos     {len(photos.paths)} in {photos.root}",
     ]
@@ -206,11 +206,6 @@ def complaints(job: Prediction) -> list[str]:
         f"unreadable {what}, listed in {job.output / RECORD}",
         *(f"           {message}" for message in messages[:SHOWN] + more),
     ]
-
-
-def count(number: int, one: str, many: str | None = None) -> str:
-    """``1 photo``, ``2 photos``."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def say(line: str, stream: TextIO | None = None) -> None:

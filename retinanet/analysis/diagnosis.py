@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from retinanet.analysis.causes import TOO_EARLY, UNDECIDED, Case, Cause, Network
+from retinanet.analysis.causes import TOO_EARLY, Case, Cause, Network
 from retinanet.analysis.course import Course
 from retinanet.analysis.evidence import evidence_of, numbers_of
 from retinanet.analysis.naming import find_naming, score_renamed
@@ -75,11 +75,6 @@ class Diagnosis:
     def verdict(self) -> str:
         """Name of the cause, ``"too early"`` or ``"undecided"``."""
         return self.causes[0].name
-
-    @property
-    def is_fault(self) -> bool:
-        """Whether something is to be corrected."""
-        return self.verdict not in (TOO_EARLY, UNDECIDED)
 
     def as_dict(self) -> dict[str, Any]:
         """For diagnosis.json."""

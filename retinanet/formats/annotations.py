@@ -156,9 +156,3 @@ def add_notes(notes: Notes, more: Notes) -> None:
     """Add to ``notes`` in place."""
     for what, number in more.items():
         notes[what] = notes.get(what, 0) + number
-
-
-def count(number: int, what: str) -> str:
-    """``1 box``, ``2 boxes``."""
-    plural = f"{what}es" if what.endswith(("x", "ss")) else f"{what}s"
-    return f"{number} {what if number == 1 else plural}"

@@ -15,7 +15,6 @@ from retinanet.formats.annotations import (
     Picture,
     Split,
     add_notes,
-    count,
     leaves_folder,
 )
 from retinanet.formats.decimals import CORNERS, SIDES, corners_of_box
@@ -29,6 +28,7 @@ from retinanet.formats.texts import (
     read_lines,
 )
 from retinanet.formats.voc_file import MARK, VocReading, read_file
+from retinanet.terminal import count
 
 
 def read_voc(

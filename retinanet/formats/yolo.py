@@ -21,12 +21,12 @@ from retinanet.formats.annotations import (
     Notes,
     Picture,
     Split,
-    count,
 )
 from retinanet.formats.decimals import box_of_shares, read_number, shares_of_box
 from retinanet.formats.images import Folder, walk
 from retinanet.formats.texts import CLASSES_FILE, classes_text, read_lines
 from retinanet.formats.yolo_layout import Part, find_layout, is_label, label_path
+from retinanet.terminal import count
 
 # Numbers of a row: class, center x, center y, width, height.
 ROW = 5

@@ -215,7 +215,7 @@ def test_no_fault_is_seen_in_any_healthy_set(seed):
     )
     for skill in (GOOD, FAIR, WEAK, POOR):
         diagnosis = diagnosed(data, look(rng, data, skill))
-        assert diagnosis is None or not diagnosis.is_fault
+        assert diagnosis is None or diagnosis.verdict in ("too early", "undecided")
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -349,7 +349,6 @@ def test_a_loss_that_falls_is_too_early_and_no_fault():
     found = look(rng_of(), data, POOR)
     diagnosis = diagnosed(data, found, network=network(), course=course(FALLING))
     assert diagnosis.verdict == "too early"
-    assert not diagnosis.is_fault
     assert len(describe(diagnosis)) <= 6
 
 
