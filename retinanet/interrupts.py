@@ -1,4 +1,4 @@
-"""Signals: the first ends a run after the step it is in, a later one at once."""
+"""Signals: the first ends the work after the step it is in, a later one at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 # What ends a run: a terminal's ctrl-c, a cluster's end, and its warning some time before.
@@ -60,6 +61,37 @@ class Signals:
         elif time.monotonic() - self._when > SAME_REQUEST:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[Callable[[], None]]:
+    """Remember ctrl-c and SIGTERM until it is convenient; once more, and it ends at once.
+
+    In the middle of a step it may be a transfer from a reading process that is cut off, which
+    then has something to say about it. Signals that are ignored stay so.
+
+    Yields:
+        A function that raises KeyboardInterrupt if one has come.
+    """
+    told_at: list[float] = []
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        if told_at and time.monotonic() - told_at[0] > SAME_REQUEST:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        told_at.append(time.monotonic())
+
+    def check() -> None:
+        if told_at:
+            raise KeyboardInterrupt
+
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

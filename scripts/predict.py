@@ -23,8 +23,8 @@ of best F1 on the validation set that the checkpoint keeps; 0.3 where it keeps n
 results yourself ask for weak ones too: --score 0.05 gives those that eval.py writes, --score 0 as
 many of each photo as the checkpoint allows (100).
 
-Exit status: 0, or 1 when a photo could not be read (the others are done), or 130 after ctrl-c,
-which leaves the results so far.
+Exit status: 0, or 1 when a photo could not be read (the others are done), or 130 after ctrl-c or
+SIGTERM, which leave the results so far.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from tqdm import tqdm
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.data.photos import Photos, describe_kinds, find_photos
 from retinanet.detector import Detector, load
+from retinanet.interrupts import postponed
 from retinanet.prediction import Prediction
 from retinanet.reports.fonts import check_letters
 from retinanet.reports.predictions import RECORD, is_ours
@@ -129,12 +130,14 @@ def predict(args: argparse.Namespace, photos: Photos) -> int:
         "scores": dict(zip(detector.names, minimum, strict=True)),
     }
     try:
-        with Progress(len(photos.paths)) as progress:
+        with Progress(len(photos.paths)) as progress, postponed() as check:
+
+            def after_each(number: int) -> None:
+                progress.update(number)
+                check()
+
             job.run(
-                score=args.score,
-                batch_size=args.batch_size,
-                about=about,
-                after_each=progress.update,
+                score=args.score, batch_size=args.batch_size, about=about, after_each=after_each
             )
     except KeyboardInterrupt:
         say(f"stopped    after {len(job.results)} of {len(photos.paths)} photos")

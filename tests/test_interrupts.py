@@ -9,7 +9,7 @@ import time
 import pytest
 
 from retinanet import interrupts
-from retinanet.interrupts import Signals, Stopped
+from retinanet.interrupts import Signals, Stopped, postponed
 
 PROGRAM = """
 import sys, time
@@ -56,6 +56,40 @@ def test_before_there_is_something_to_save_a_signal_ends_at_once(capfd):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert "SIGTERM: ended before the first step" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_postponed_signal_is_heard_where_it_is_asked_for(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), postponed() as check:
+        check()
+        os.kill(os.getpid(), number)
+        done = "the work of this moment"
+        check()
+    assert done
+    assert signal.getsignal(number) == before
+
+
+def test_a_postponed_signal_that_comes_again_ends_at_once():
+    program = PROGRAM.replace("Signals", "postponed").replace("    signals.has_begun = True\n", "")
+    program = program.replace("while signals.received is None", "while True")
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(interrupts.SAME_REQUEST + 0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == -signal.SIGTERM
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with postponed() as check:
+            os.kill(os.getpid(), signal.SIGINT)
+            check()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_nobody_reading_does_not_keep_a_signal_from_being_heard():
