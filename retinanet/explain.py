@@ -81,6 +81,7 @@ def network_of(
         generator=build.build_anchors(settings),
         min_size=settings.data.min_size,
         max_size=settings.data.max_size,
+        trained_size=trained.get("min_size"),
         score_threshold=settings.postprocess.score_threshold,
         positive_iou=matching.get("positive_iou", 0.5),
         negative_iou=matching.get("negative_iou", 0.4),
@@ -105,6 +106,7 @@ def course_of(
         rows: of metrics.jsonl.
         step: of the weights.
     """
+    evaluations = [row for row in rows if row.get("AP") is not None and row["step"] <= step]
     rows = [row for row in rows if "loss/class" in row and row["step"] <= step]
     if not rows and step > 1:
         return None
@@ -126,6 +128,7 @@ def course_of(
         gamma=loss["gamma"],
         focal=loss["name"] == "focal" and loss["normalizer"] == "batch",
         loaded=plain.get("init_from") is not None,
+        AP_before=max((row["AP"] for row in evaluations), default=None),
     )
 
 

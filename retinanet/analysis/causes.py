@@ -40,6 +40,7 @@ class Network:
     generator: AnchorGenerator
     min_size: int  # shorter side after resizing, pixels
     max_size: int  # bound of the longer side, pixels
+    trained_size: int | None = None  # the shorter side in training; None: not known
     score_threshold: float
     positive_iou: float = 0.5
     negative_iou: float = 0.4
@@ -62,6 +63,8 @@ class Case:
     naming: Naming | None = None
     AP_renamed: float | None = None
     pairing: Pairing | None = None
+    num_empty: int = 0  # images without a box
+    AP_with_boxes: float | None = None  # of the other images
     reach: Reach | None = None
     best_iou: float | None = None  # mean over the objects
     top_iou: float | None = None  # the same of the image's 20 best detections
@@ -73,3 +76,8 @@ class Case:
             return False
         by_score = max(PROVEN_AP, PROVEN_FACTOR * self.AP_any) < self.best.AP
         return by_score or self.best_rank is not None
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether leaving out the images without a box brings the AP back."""
+        return (self.AP_with_boxes or 0.0) > max(PROVEN_AP, PROVEN_FACTOR * self.AP)

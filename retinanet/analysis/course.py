@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from retinanet.evaluation.coco import Evaluation
 from retinanet.training.expect import ClassLoss, expected_class_loss, indifferent_score
 
 # A loss that lost less than this share of its first value has not moved: rows of neighbouring
@@ -21,6 +22,8 @@ LATEST = 0.25
 # A share of the loss by which it falls from one such part of the rows to the next when it still
 # falls.
 FALLS = 0.01
+# An AP below this share of that of the run's own evaluations is not that of other images alone.
+FALLEN = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Course:
     gamma: float
     focal: bool  # loss.name=focal with loss.normalizer=batch
     loaded: bool  # the run started from the weights of a checkpoint
+    AP_before: float | None = None  # the highest of its own evaluations; None: there was none
 
     def column(self, name: str) -> np.ndarray:
         """The values of one column that are numbers."""
@@ -77,6 +81,13 @@ class Trend:
     def exploded(self) -> bool:
         """Whether it is far above where it was."""
         return self.latest > EXPLODED * max(self.lowest, 1e-3) and self.latest > 1.2 * self.first
+
+
+def has_fallen(evaluation: Evaluation, course: Course | None) -> bool:
+    """Whether AP is far below what the run had before: then it is no lack of training."""
+    if course is None or course.AP_before is None:
+        return False
+    return evaluation.metrics["AP"] < FALLEN * course.AP_before
 
 
 def trend(values: np.ndarray) -> Trend | None:

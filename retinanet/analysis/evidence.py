@@ -113,6 +113,7 @@ def numbers_of(case: Case, course: Course | None) -> dict[str, Any]:
         "mean_best_iou": case.best_iou,
         "rank_of_own_image": pairing and pairing.own_rank,
         "AP_images_exchanged": pairing and pairing.AP,
+        "AP_of_images_with_boxes": case.AP_with_boxes,
         "boxes_without_anchor": case.reach and case.reach.uncovered,
     }
     if course is not None:

@@ -68,6 +68,23 @@ def swapped_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return corners(swapped(boxes, sizes), sizes)
 
 
+def from_below(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The file counts y from the lower edge, up to the lower side of the box."""
+    y = sizes[:, 0] - boxes[:, 1] - boxes[:, 3]
+    return np.stack([boxes[:, 0], y, boxes[:, 2], boxes[:, 3]], axis=1)
+
+
+def from_right(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The images, or the boxes, are mirrored."""
+    x = sizes[:, 1] - boxes[:, 0] - boxes[:, 2]
+    return np.concatenate([x[:, None], boxes[:, 1:]], axis=1)
+
+
+def turned(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The images, or the boxes, stand on their heads."""
+    return from_below(from_right(boxes, sizes), sizes)
+
+
 def as_if_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """What a network learns from x1, y1, x2, y2 taken for x, y, width, height."""
     return _inside(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), sizes)
@@ -87,12 +104,20 @@ def _inside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 WRITE = "COCO wants [x, y, width, height] in pixels, x and y of the upper left corner: convert"
+OTHER_SIDE = (
+    "Draw some boxes over their images with another program: either the boxes were made for "
+    "images that have been mirrored or turned since, or their y counts from the lower edge. COCO "
+    "counts x and y from the upper left corner of the image as it is displayed"
+)
 TRAINED = "of the training annotations, and train again"
 READINGS = (
     Reading("x1 y1 x2 y2", "read as x1, y1, x2, y2", f"{WRITE} the boxes", corners),
     Reading("centers", "read as center x, center y, width, height", f"{WRITE} the boxes", centers),
     Reading("y x h w", "read as y, x, height, width", f"{WRITE} the boxes", swapped),
     Reading("y1 x1 y2 x2", "read as y1, x1, y2, x2", f"{WRITE} the boxes", swapped_corners),
+    Reading("from below", "y counts from the lower edge", OTHER_SIDE, from_below),
+    Reading("mirrored", "x counts from the right edge", OTHER_SIDE, from_right),
+    Reading("turned", "turned by 180 degrees with their images", OTHER_SIDE, turned),
     Reading(
         "trained on x1 y1 x2 y2",
         "turned into what training on x1, y1, x2, y2 as x, y, width, height teaches",
@@ -133,7 +158,7 @@ def reread(data: CocoData, found: DetectionArrays, reading: Reading) -> Rereadin
 def readings_of(data: CocoData, found: DetectionArrays) -> list[Reading]:
     """Every way to read the boxes that may make sense of them."""
     if are_fractions(data, found):
-        return [_as_fractions(reading) for reading in (AS_THEY_ARE, *READINGS[:4])]
+        return [_as_fractions(reading) for reading in (AS_THEY_ARE, *READINGS[:5])]
     return [*READINGS, *scalings(data, found)]
 
 

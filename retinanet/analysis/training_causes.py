@@ -77,8 +77,8 @@ def _diverged(course: Course, loss: Trend | None, box: Trend | None) -> Cause | 
     return Cause(
         "learning rate too high",
         f"Training diverged: {what}; the learning rate reached {course.peak_lr:.3g}{unusual}.",
-        f"Lower optim.lr to a tenth (it is {course.lr:g} after scaling to the batch), and start "
-        f"anew with overwrite=true; schedule.warmup_steps={max(500, 2 * course.warmup_steps)} and "
+        f"Lower optim.lr to a tenth (the rate of this batch is {course.lr:g}), and start anew with "
+        f"overwrite=true; schedule.warmup_steps={max(500, 2 * course.warmup_steps)} and "
         f"optim.max_grad_norm=10 help too.",
     )
 

@@ -12,7 +12,7 @@ from retinanet.analysis.causes import (
     Cause,
     Network,
 )
-from retinanet.analysis.course import Course
+from retinanet.analysis.course import Course, has_fallen
 from retinanet.analysis.naming import describe_names
 from retinanet.analysis.reach import MANY
 from retinanet.analysis.rereading import are_fractions
@@ -27,6 +27,15 @@ SURE = 0.3
 # Scores whose 5 % and 95 % quantiles differ by less than this factor are all alike.
 ALIKE = 1.3
 ALIKE_DETECTIONS = 100
+# Readings of the boxes whose fault is not the format.
+BOX_FAULTS = {
+    "other size": "box size",
+    "from below": "mirrored boxes",
+    "mirrored": "mirrored boxes",
+    "turned": "mirrored boxes",
+}
+# Objects that are so many times as large as in training, or as small, are hardly found.
+OTHER_SIZE = 2.0
 
 
 def fractions_cause(case: Case) -> Cause:
@@ -45,7 +54,7 @@ def box_cause(case: Case) -> Cause:
     if not case.rescued:
         return fractions_cause(case)
     best = case.best
-    name = {"other size": "box size"}.get(best.reading.name, "box format")
+    name = BOX_FAULTS.get(best.reading.name, "box format")
     name = "normalized boxes" if are_fractions(case.data, case.found) else name
     if case.best_rank is None:
         then = f"AP is {best.AP:.3f} and AP50 {best.AP50:.3f}"
@@ -102,6 +111,34 @@ def threshold_cause(case: Case, whole: DetectionArrays, network: Network | None)
         f"objects have a score above postprocess.score_threshold={network.score_threshold:g}.",
         "Evaluate with postprocess.score_threshold=0.05, the paper's: AP is about the order of "
         "the detections, and weak ones cost nothing.",
+    )
+
+
+def unlabelled_cause(case: Case) -> Cause:
+    """Images without boxes in which the network finds objects."""
+    num_images, num_empty = len(case.found.evaluated), case.num_empty
+    return Cause(
+        "images without boxes",
+        f"{num_empty} of {num_images} images of {case.data.path} have no box, but the network "
+        f"finds objects in them: without these images AP is {case.AP_with_boxes:.3f}.",
+        "If they show objects, label them or leave them out of the file. If they show none, train "
+        "with such images too (data.keep_empty=true).",
+    )
+
+
+def size_cause(network: Network | None) -> Cause | None:
+    """Images of another size than in training."""
+    if network is None or network.trained_size is None:
+        return None
+    factor = network.min_size / network.trained_size
+    if max(factor, 1 / factor) < OTHER_SIZE:
+        return None
+    return Cause(
+        "image size",
+        f"The shorter side of these images is {network.min_size} px in the network, and was "
+        f"{network.trained_size} px in its training: objects are {factor:.2g} times as large as "
+        f"those that it knows.",
+        f"Evaluate with data.min_size={network.trained_size} and data.max_size as in training.",
     )
 
 
@@ -172,6 +209,11 @@ def undecided(case: Case, course: Course | None) -> Cause:
             f"the boxes are right, with an AP of {case.AP_any:.3f} when classes are ignored, and "
             f"the classes are not; if they are named otherwise in the annotations, there are too "
             f"few objects to see how"
+        )
+    if has_fallen(case.evaluation, course):
+        more = (
+            f" But the run had AP {course.AP_before:.3f} before: either its training went wrong "
+            f"since, or {case.data.path} is unlike the data of that time."
         )
     return Cause(
         UNDECIDED,

@@ -18,8 +18,10 @@ from worlds import (
     framed,
     look,
     make_world,
+    mirrored,
     renamed,
     scaled,
+    without_boxes,
 )
 
 from retinanet import jobs
@@ -103,6 +105,9 @@ BOX_FAULTS = {
     "YOLO": (lambda d: as_fractions(as_centers(d)), "normalized boxes", "center x"),
     "half": (lambda d: scaled(d, 0.5), "box size", "x is multiplied by 2"),
     "framed": (lambda d: framed(d, 512), "box size", "boxes in images of 5"),
+    "from below": (lambda d: mirrored(d, 1), "mirrored boxes", "y counts from the lower edge"),
+    "mirrored": (lambda d: mirrored(d, 0), "mirrored boxes", "x counts from the right edge"),
+    "turned": (lambda d: mirrored(mirrored(d, 0), 1), "mirrored boxes", "by 180 degrees"),
 }
 
 
@@ -257,6 +262,39 @@ def test_the_anchors_that_are_proposed_are_those_of_check_data():
     first = propose_anchors(found, trained.generator, trained.positive_iou, 1.0)[0]
     assert first.uncovered < 0.7
     assert " ".join(first.typed) in diagnosis.causes[0].remedy
+
+
+def test_boxes_that_are_missing_in_most_images_are_missed():
+    data = make_world(rng_of())
+    found = look(rng_of(1), data, GOOD)
+    few = without_boxes(data, range(4, 60))
+    diagnosis = diagnosed(few, found)
+    assert diagnosis.verdict == "images without boxes"
+    assert "56 of 60 images" in diagnosis.causes[0].verdict
+    kept = only(found, np.isin(found.image_ids, data.image_ids[:4]), data.image_ids[:4])
+    expected = evaluate(data, kept, kept.evaluated).metrics["AP"]
+    assert diagnosis.numbers["AP_of_images_with_boxes"] == pytest.approx(expected)
+    empty = without_boxes(data, range(4))
+    assert diagnosed(empty, look(rng_of(1), empty, FAIR)) is None
+
+
+def test_images_of_another_size_than_in_training_are_named():
+    data = make_world(rng_of())
+    found = nothing_found(look(rng_of(), data, POOR))
+    for trained, expected in ((800, "untrained"), (500, "untrained"), (128, "image size")):
+        known = dataclasses.replace(network(), min_size=800, trained_size=trained)
+        assert verdict(data, found, network=known) == expected
+    diagnosis = diagnosed(data, found, network=known)
+    assert "data.min_size=128" in diagnosis.causes[0].remedy
+
+
+def test_an_ap_far_below_that_of_the_run_before_is_not_too_early():
+    data = make_world(rng_of())
+    found = look(rng_of(), data, POOR)
+    for before, expected in ((0.0, "too early"), (0.02, "too early"), (0.5, "undecided")):
+        diagnosis = diagnosed(data, found, course=course(FALLING, AP_before=before))
+        assert diagnosis.verdict == expected
+    assert "the run had AP 0.500 before" in diagnosis.causes[0].verdict
 
 
 def test_a_threshold_that_hides_everything_is_named():

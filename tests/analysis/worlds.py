@@ -185,3 +185,22 @@ def exchanged(data: CocoData, found: DetectionArrays, order: np.ndarray) -> Dete
     new = dict(zip(data.image_ids.tolist(), data.image_ids[order].tolist(), strict=True))
     ids = np.array([new[i] for i in found.image_ids.tolist()], dtype=np.int64)
     return _sorted(ids, found.boxes, found.scores, found.labels, data)
+
+
+def mirrored(data: CocoData, axis: int) -> CocoData:
+    """x (0) or y (1) counted from the other edge."""
+    boxes = data.bbox.copy()
+    sizes = np.repeat(data.sizes[:, ::-1], np.diff(data.first), axis=0)
+    boxes[:, axis] = sizes[:, axis] - boxes[:, axis] - boxes[:, 2 + axis]
+    return with_boxes(data, boxes)
+
+
+def without_boxes(data: CocoData, images: range) -> CocoData:
+    """Images whose boxes nobody drew."""
+    image = np.repeat(np.arange(len(data)), np.diff(data.first))
+    kept = ~np.isin(image, images)
+    counts = np.bincount(image[kept], minlength=len(data))
+    columns = {
+        name: getattr(data, name)[kept] for name in ("bbox", "area", "labels", "crowd", "usable")
+    }
+    return dataclasses.replace(data, first=np.concatenate([[0], np.cumsum(counts)]), **columns)
