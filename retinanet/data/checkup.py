@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from retinanet.data.coco import CocoData, Reading, images_of
-from retinanet.data.fields import box_area
+from retinanet.data.odd_boxes import (
+    check_areas,
+    check_boxes,
+    check_repeated,
+    check_thin,
+    look_at,
+    places,
+)
 from retinanet.data.photos import suffixes
 from retinanet.data.records import shown
 from retinanet.data.splits import shared_images
-from retinanet.data.verdict import Look, Sight, Verdict
-
-# Pixels beyond the border that are no mistake: boxes of polygons are rounded.
-BORDER = 1.0
-# Boxes are taken for two corners when there are at least so many, nearly all have their third and
-# fourth number above the first and second, and some reach outside. Of a thousand boxes of COCO
-# 10 % are so ordered; written as corners all of them are, and three in four reach outside.
-CORNERS_BOXES = 4
-CORNERS_ORDERED = 0.99
-CORNERS_OUTSIDE = 0.2
-# An area may exceed that of its box by this factor: masks are counted in whole pixels.
-AREA_SLACK = 1.01
+from retinanet.data.verdict import Sight, Verdict
 
 # What reading mends -> field, kind, what training does, what the user can do.
 MENDED = {
@@ -73,9 +69,10 @@ def check_reading(reading: Reading, verdict: Verdict, other_size: Collection[int
         field, kind, does, remedy = MENDED[what]
         if what == "boxes dropped: outside the image":
             rows = rows[np.isin(rows, reading.box_rows[judged])]
-        verdict.mend(kind, rows, _places(reading, field), does, remedy, _look(reading))
+        verdict.mend(kind, rows, places(reading, field), does, remedy, look_at(reading))
     check_slashes(reading, verdict)
     check_boxes(reading, judged, verdict)
+    check_thin(reading, verdict)
     check_areas(reading, verdict)
     check_repeated(reading, verdict)
     check_names(reading, verdict)
@@ -90,104 +87,6 @@ def check_slashes(reading: Reading, verdict: Verdict) -> None:
         lambda row: reading.images.place(row, shown(names[row])),
         "takes them for folders",
         "Nothing is needed here; other tools want a/b.jpg.",
-    )
-
-
-def check_boxes(reading: Reading, judged: np.ndarray, verdict: Verdict) -> None:
-    """Boxes in other units, of another format, or partly outside.
-
-    Args:
-        reading: of the file.
-        judged: (M,) bool, of those to look at.
-        verdict: gets what is odd.
-    """
-    data = reading.data
-    judged = judged & data.usable
-    bbox, rows = data.bbox[judged], reading.box_rows[judged]
-    if not len(bbox):
-        return
-    place = _places(reading, "bbox")
-    if bbox.min() >= 0 and bbox.max() <= 1:
-        verdict.note(
-            "annotations: every bbox lies in [0, 1], as if in shares of the image",
-            np.sort(rows),
-            place,
-            "takes them for pixels",
-            "Multiply x and width by the width of the image, y and height by its height.",
-            _look(reading),
-        )
-        return
-    height, width = data.sizes[images_of(data)[judged]].T
-    with np.errstate(over="ignore"):
-        ends = bbox[:, :2] + bbox[:, 2:]
-    outside = (ends > np.stack([width, height], axis=1) + BORDER).any(axis=1)
-    ordered = (bbox[:, 2:] > bbox[:, :2]).all(axis=1).mean() >= CORNERS_ORDERED
-    if ordered and len(bbox) >= CORNERS_BOXES and outside.mean() >= CORNERS_OUTSIDE:
-        verdict.note(
-            "annotations: bbox looks like two corners [x1, y1, x2, y2]",
-            np.sort(rows[outside]),
-            lambda row: f"{place(row)} reaches outside its image",
-            "takes it for [x, y, width, height], and cuts it at the border",
-            "If they are corners, write [x1, y1, x2 - x1, y2 - y1].",
-            _look(reading),
-        )
-        return
-    outside |= (bbox[:, :2] < -BORDER).any(axis=1)
-    verdict.mend(
-        "annotations: bbox reaches outside its image",
-        np.sort(rows[outside]),
-        place,
-        "cuts it at the border",
-        "Nothing is needed where objects are cut by the border; else correct the box.",
-        _look(reading),
-    )
-
-
-def check_areas(reading: Reading, verdict: Verdict) -> None:
-    """Areas that no object in its box can have."""
-    data = reading.data
-    place = _places(reading, "area")
-    does = "takes it as it is: only APs, APm and APl depend on it"
-    remedy = "Correct the area, or leave it out for width times height."
-    none = data.usable & (data.area <= 0)
-    verdict.note(
-        "annotations: area is not positive",
-        np.sort(reading.box_rows[none]),
-        place,
-        does,
-        remedy,
-        _look(reading),
-    )
-    with np.errstate(over="ignore"):
-        most = box_area(data.bbox) * AREA_SLACK + BORDER
-    large = data.usable & (data.area > most)
-    verdict.note(
-        "annotations: area is larger than the box",
-        np.sort(reading.box_rows[large]),
-        lambda row: f"{place(row)}, bbox {shown(reading.boxes.items[row]['bbox'])}",
-        does,
-        remedy,
-        _look(reading),
-    )
-
-
-def check_repeated(reading: Reading, verdict: Verdict) -> None:
-    """Objects that are annotated twice: same image, class and box."""
-    data = reading.data
-    columns = [*data.bbox.T, data.labels, images_of(data)]
-    order = np.lexsort(columns)  # stable: the first of the file comes first
-    same = np.ones(max(len(order) - 1, 0), dtype=bool)
-    for column in columns:
-        same &= column[order][1:] == column[order][:-1]
-    again = order[1:][same]
-    first = dict(zip(reading.box_rows[again], reading.box_rows[order[:-1][same]], strict=True))
-    verdict.note(
-        "annotations: the same box of the same class in the same image",
-        sorted(first),
-        lambda row: f"{reading.boxes.place(row)}: as {reading.boxes.where(first[row])}",
-        "trains on both, and evaluation wants both found",
-        "Remove one of them.",
-        _look(reading),
     )
 
 
@@ -311,25 +210,3 @@ def _check_unlisted(splits: Sequence[CocoData], verdict: Verdict) -> None:
 
 def _names_in(folder: str) -> list[str]:
     return os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208 - names
-
-
-def _places(reading: Reading, field: str) -> Callable[[int], str]:
-    """How findings name an annotation and the value of a field."""
-    boxes = reading.boxes
-
-    def place(row: int) -> str:
-        found = f"{field} {shown(boxes.items[row][field])}" if field in boxes.items[row] else ""
-        return boxes.place(row, "" if field == "id" else found)
-
-    return place
-
-
-def _look(reading: Reading) -> Look:
-    """The image and the box of an annotation, by its record."""
-
-    def look(row: int) -> tuple[Sight]:
-        box = int(np.flatnonzero(reading.box_rows == row)[0])
-        index = int(np.searchsorted(reading.data.first, box, side="right")) - 1
-        return (Sight(reading.data, index, box),)
-
-    return look

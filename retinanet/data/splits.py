@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
+from collections.abc import Set
 from pathlib import Path
 
 from retinanet.data.coco import CocoData
 from retinanet.data.records import shown
 from retinanet.data.verdict import STOP, Verdict
+
+# Likeness, in difflib's ratio, from which a name is taken for another one misspelt: two of three
+# letters.
+NEAR_NAME = 0.65
 
 
 def check_annotated(data: CocoData, split: str, verdict: Verdict = STOP) -> None:
@@ -48,12 +54,12 @@ def check_same_classes(train: CocoData, val: CocoData, verdict: Verdict = STOP) 
     ours = dict(zip(train.category_names, train.category_ids, strict=True))
     theirs = dict(zip(val.category_names, val.category_ids, strict=True))
     only_ours = [
-        f"{shown(name)} is only in {train.path}{_near_miss(name, theirs)}"
+        f"{shown(name)} is only in {train.path}{_near_miss(name, theirs.keys() - ours.keys())}"
         for name in ours
         if name not in theirs
     ]
     only_theirs = [
-        f"{shown(name)} is only in {val.path}{_near_miss(name, ours)}"
+        f"{shown(name)} is only in {val.path}{_near_miss(name, ours.keys() - theirs.keys())}"
         for name in theirs
         if name not in ours
     ]
@@ -77,11 +83,23 @@ def check_same_classes(train: CocoData, val: CocoData, verdict: Verdict = STOP) 
     )
 
 
-def _near_miss(name: str, others: dict[str, int]) -> str:
+def _near_miss(name: str, others: Set[str]) -> str:
     """The name that was probably meant, as the end of a sentence."""
-    folded = {other.casefold().strip(): other for other in others}
-    close = difflib.get_close_matches(name.casefold().strip(), folded, n=1, cutoff=0.75)
-    return f" (the other has {shown(folded[close[0]])})" if close else ""
+    folded = {other.casefold().strip(): other for other in sorted(others)}
+    close = difflib.get_close_matches(name.casefold().strip(), folded, n=1, cutoff=NEAR_NAME)
+    if not close:
+        return ""
+    other = folded[close[0]]
+    return f" (the other has {shown(other)}{_foreign_letter(name, other)})"
+
+
+def _foreign_letter(name: str, other: str) -> str:
+    """Of two names that may look the same, the first letters that are not, by their names."""
+    for ours, theirs in zip(name, other, strict=False):
+        if ours != theirs and not (ours + theirs).isascii():
+            named = [unicodedata.name(letter, f"U+{ord(letter):04X}") for letter in (theirs, ours)]
+            return f", with {named[0]} for {named[1]}"
+    return ""
 
 
 def check_images_exist(data: CocoData, verdict: Verdict = STOP) -> None:

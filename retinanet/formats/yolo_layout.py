@@ -194,7 +194,9 @@ def _resolve(
     found = next((place for place in tried if place.exists()), None)
     if found is None:
         faults.add(
-            path, f"{key}: there is no {shown(value)}; looked for {tried[0]} and {tried[-1]}."
+            path,
+            f"{key}: there is no {shown(value)}; looked for {tried[0]} and {tried[-1]}. Add it, or "
+            f"remove this line from the file.",
         )
     return found
 

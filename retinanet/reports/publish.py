@@ -16,7 +16,7 @@ from retinanet.reports.plots import plot_pr
 from retinanet.reports.run_record import Record
 from retinanet.reports.run_report import write_run_report
 from retinanet.reports.scored import Scored
-from retinanet.reports.tables import caps_warning, summary, table, write_report
+from retinanet.reports.tables import summary, table, warnings_of, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def tell(scored: Scored, *, cap: int, classes: bool) -> None:
         logger.info("\n%s\n", table(evaluation, SHOWN_CLASSES, scored.thresholds))
     else:
         logger.info("\n%s\n", summary(evaluation, scored.thresholds))
-    warning = caps_warning(evaluation, found, cap)
+    warning = warnings_of(evaluation, found, cap)
     if warning is not None:
         logger.warning("warning    %s", warning)
     if scored.diagnosis is not None:

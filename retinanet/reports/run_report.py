@@ -26,7 +26,7 @@ from retinanet.reports.page import Block, Notice, Page, Prose, Section, Tile, Ti
 from retinanet.reports.run_record import Record, read_json
 from retinanet.reports.scored import Scored
 from retinanet.reports.sortable import Colored, Column, Table
-from retinanet.reports.tables import caps_warning, metrics_dict
+from retinanet.reports.tables import metrics_dict, warnings_of
 from retinanet.reports.what_ran import announced_section, what_ran_section
 
 FILE = "report.html"
@@ -183,7 +183,7 @@ def _warnings(record: Record, scored: Scored | None) -> list[Block]:
         points.append(f"and {len(record.warnings) - LISTED} more in train.log.")
     cap = record.setting("postprocess", "detections")
     if scored is not None and cap is not None:
-        points += filter(None, [caps_warning(scored.evaluation, scored.found, cap)])
+        points += filter(None, [warnings_of(scored.evaluation, scored.found, cap)])
     if record.bad_steps:
         steps = ", ".join(str(row["step"]) for row in record.bad_steps[:LISTED])
         points.append(

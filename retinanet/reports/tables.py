@@ -102,10 +102,8 @@ def class_table(
     return "\n".join([header, *shown, left_out])
 
 
-def caps_warning(
-    evaluation: Evaluation | None, detections: DetectionArrays, cap: int
-) -> str | None:
-    """A sentence when more than 1 % of the images hit a cap, else None.
+def warnings_of(evaluation: Evaluation | None, detections: DetectionArrays, cap: int) -> str | None:
+    """Sentences when more than 1 % of the images hit a cap, or there is nothing to find; or None.
 
     Args:
         evaluation: None for data without annotations.
@@ -119,6 +117,8 @@ def caps_warning(
             f"{detections.num_capped} of {num_images} images have {cap} detections, the most "
             f"that postprocess.detections={cap} keeps; raise it to see the others."
         )
+    if evaluation is not None and not evaluation.num_gt:
+        sentences.append("There are no objects in these images, so every AP and AR is n/a.")
     if evaluation is not None and evaluation.num_over_max_dets > CAPPED_SHARE * num_images:
         limits = list(evaluation.max_dets)
         sentences.append(

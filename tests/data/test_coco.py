@@ -370,6 +370,10 @@ def test_the_same_classes_in_another_order_are_the_same(read):
     [
         ([(3, "Car"), (17, "cat")], ["'car' is only in", "one.json (the other has 'Car')"]),
         ([(3, "car"), (17, "cats")], ["'cat' is only in", "(the other has 'cats')"]),
+        (
+            [(3, "c\N{CYRILLIC SMALL LETTER A}r"), (17, "cat")],
+            ["with CYRILLIC SMALL LETTER A for LATIN SMALL LETTER A)"],
+        ),
         ([(3, "car")], ["'cat' is only in", "one.json"]),
         ([(3, "car"), (17, "cat"), (18, "zebra")], ["'zebra' is only in", "two.json"]),
         ([(3, "cat"), (17, "car")], ["'car' has id 3", "and 17 in"]),

@@ -452,6 +452,13 @@ FAULTS = {
         ["annotations[4] (id 5): bbox [55, 22, 12, 9]"],
         "cut by the border",
     ),
+    "thin box": Fault(
+        put("annotations", 4, bbox=[30, 22, 12, 0.4], area=4.8),
+        "annotations: bbox is less than 1 px wide or high",
+        NOTED,
+        ["annotations[4] (id 5): bbox [30, 22, 12, 0.4]"],
+        "a click without a drag",
+    ),
     "two corners": Fault(
         put_all(
             "annotations",

@@ -299,7 +299,9 @@ def test_real_data_has_nothing_wrong(real_data, name, capsys):
     assert "WRONG" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["looks like two corners", "lies in [0, 1]"])
+@pytest.mark.parametrize(
+    "kind", ["looks like two corners", "lies in [0, 1]", "looks like a center"]
+)
 def test_real_boxes_of_another_format_are_recognised(real_data, composed, tmp_path, kind):
     root = real_data("coco_slice")
     content = json.loads((root / "annotations/instances_train2017.json").read_text())
@@ -307,8 +309,11 @@ def test_real_boxes_of_another_format_are_recognised(real_data, composed, tmp_pa
     for record in content["annotations"]:
         x, y, w, h = record["bbox"]
         width, height = sizes[record["image_id"]]
-        corners, shares = [x, y, x + w, y + h], [x / width, y / height, w / width, h / height]
-        record["bbox"] = corners if "corners" in kind else shares
+        record["bbox"] = {
+            "looks like two corners": [x, y, x + w, y + h],
+            "lies in [0, 1]": [x / width, y / height, w / width, h / height],
+            "looks like a center": [x + w / 2, y + h / 2, w, h],
+        }[kind]
     (tmp_path / "train.json").write_text(json.dumps(content))
     own = copy.deepcopy(composed)
     own.data.root = str(root)

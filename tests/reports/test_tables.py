@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from retinanet.analysis.thresholds import find_thresholds
 from retinanet.evaluation.coco import NUMBERS, evaluate
-from retinanet.reports.tables import caps_warning, class_table, fit, summary, table, write_report
+from retinanet.reports.tables import class_table, fit, summary, table, warnings_of, write_report
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 SMALL = (10.0, 10.0, 20.0, 20.0)
@@ -202,10 +202,16 @@ def test_no_detections_are_an_empty_list(one_of_two, make_detections, tmp_path):
     assert json.loads((tmp_path / "detections.json").read_text()) == []
 
 
+def test_that_there_is_nothing_to_find_is_said(make_data, make_detections):
+    data = make_data(1, [(1, 1, BOX, 1)])  # a crowd region
+    evaluation = evaluate(data, make_detections(data, []), data.image_ids)
+    assert "no objects" in warnings_of(evaluation, make_detections(data, []), 100)
+
+
 def test_a_cap_is_reported_above_one_percent_of_the_images(make_data, make_detections):
     data = make_data(200, [(1, 1, BOX)])
-    assert caps_warning(None, make_detections(data, [], num_capped=2), 100) is None
-    warning = caps_warning(None, make_detections(data, [], num_capped=3), 100)
+    assert warnings_of(None, make_detections(data, [], num_capped=2), 100) is None
+    warning = warnings_of(None, make_detections(data, [], num_capped=3), 100)
     assert warning.startswith("3 of 200 images have 100 detections")
     assert "postprocess.detections=100" in warning
 
@@ -215,5 +221,5 @@ def test_more_detections_than_the_evaluator_sees_are_reported(make_data, make_de
     detections = make_detections(data, [(1, 1, BOX, 0.9)] * 4)
     few = evaluate(data, detections, data.image_ids, max_dets=(1, 2, 3))
     enough = evaluate(data, detections, data.image_ids, max_dets=(1, 2, 4))
-    assert caps_warning(enough, detections, 100) is None
-    assert "evaluation.max_dets=[1, 2, 3]" in caps_warning(few, detections, 100)
+    assert warnings_of(enough, detections, 100) is None
+    assert "evaluation.max_dets=[1, 2, 3]" in warnings_of(few, detections, 100)
