@@ -7,6 +7,7 @@ trained. The defaults are COCO at 800 x 1344 pixels.
 
 import argparse
 
+from retinanet.cli.command import show
 from retinanet.training.expect import ClassLoss, expected_class_loss, indifferent_score
 
 PRIORS = (0.5, 0.1, 0.01, 0.001)
@@ -40,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     if not 1 <= args.positives <= args.anchors or args.classes < 1:
         parser.error("give at least one class and one positive, and no more positives than anchors")
-    print("\n".join(tables(args.anchors, args.positives, args.classes)))
+    show("\n".join(tables(args.anchors, args.positives, args.classes)))
 
 
 def tables(anchors: int, positives: int, classes: int) -> list[str]:
