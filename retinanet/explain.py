@@ -81,13 +81,20 @@ def network_of(
         generator=build.build_anchors(settings),
         min_size=settings.data.min_size,
         max_size=settings.data.max_size,
-        trained_size=trained.get("min_size"),
+        trained_size=_trained_size(trained, plain.get("augment") or {}),
         score_threshold=settings.postprocess.score_threshold,
         positive_iou=matching.get("positive_iou", 0.5),
         negative_iou=matching.get("negative_iou", 0.4),
         train_path=path and Path(trained.get("root") or ".") / path,
         train_ids=None if train_ids is None else tuple(train_ids),
     )
+
+
+def _trained_size(data: dict[str, Any], augment: dict[str, Any]) -> tuple[int, int] | None:
+    """``min_size`` and ``max_size`` of a training; None where it drew from several, or unknown."""
+    size = data.get("min_size"), data.get("max_size")
+    varied = augment.get("min_sizes") or augment.get("scale")
+    return None if varied or None in size else size
 
 
 def course_of(
@@ -106,7 +113,7 @@ def course_of(
         rows: of metrics.jsonl.
         step: of the weights.
     """
-    evaluations = [row for row in rows if row.get("AP") is not None and row["step"] <= step]
+    APs = {row["step"]: row["AP"] for row in rows if isinstance(row.get("AP"), int | float)}
     rows = [row for row in rows if "loss/class" in row and row["step"] <= step]
     if not rows and step > 1:
         return None
@@ -128,7 +135,8 @@ def course_of(
         gamma=loss["gamma"],
         focal=loss["name"] == "focal" and loss["normalizer"] == "batch",
         loaded=plain.get("init_from") is not None,
-        AP_before=max((row["AP"] for row in evaluations), default=None),
+        AP_before=max((AP for at, AP in APs.items() if at <= step), default=None),
+        AP_own=APs.get(step),
     )
 
 

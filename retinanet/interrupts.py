@@ -65,7 +65,7 @@ class Signals:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Callable[[], None]]:
-    """Remember ctrl-c and SIGTERM until it is convenient; once more, and it ends at once.
+    """Remember ctrl-c and SIGTERM until it is convenient; once more, and it is now.
 
     In the middle of a step it may be a transfer from a reading process that is cut off, which
     then has something to say about it. Signals that are ignored stay so.
@@ -76,10 +76,14 @@ def postponed() -> Iterator[Callable[[], None]]:
     told_at: list[float] = []
 
     def receive(number: int, _frame: FrameType | None) -> None:
-        if told_at and time.monotonic() - told_at[0] > SAME_REQUEST:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        told_at.append(time.monotonic())
+        if not told_at:
+            _say(
+                f"{signal.Signals(number).name}: this ends after its step; again after "
+                f"{SAME_REQUEST:.0f} s: at once"
+            )
+            told_at.append(time.monotonic())
+        elif time.monotonic() - told_at[0] > SAME_REQUEST:
+            raise KeyboardInterrupt
 
     def check() -> None:
         if told_at:

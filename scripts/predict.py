@@ -139,6 +139,7 @@ def predict(args: argparse.Namespace, photos: Photos) -> int:
             job.run(
                 score=args.score, batch_size=args.batch_size, about=about, after_each=after_each
             )
+            check()
     except KeyboardInterrupt:
         say(f"stopped    after {len(job.results)} of {len(photos.paths)} photos")
         for line in summary(job):

@@ -73,13 +73,17 @@ def test_a_postponed_signal_is_heard_where_it_is_asked_for(number):
 def test_a_postponed_signal_that_comes_again_ends_at_once():
     program = PROGRAM.replace("Signals", "postponed").replace("    signals.has_begun = True\n", "")
     program = program.replace("while signals.received is None", "while True")
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+    program = "\n    ".join(["try:", *program.split("\n")]) + "\nfinally:\n    sys.exit(7)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGTERM)
         time.sleep(interrupts.SAME_REQUEST + 0.5)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=5) == -signal.SIGTERM
+        assert process.wait(timeout=5) == 7  # its last acts were done
+        assert b"SIGTERM: this ends after its step" in process.stderr.read()
 
 
 def test_an_ignored_signal_stays_ignored():

@@ -385,7 +385,8 @@ def test_the_scores_of_the_checkpoint_are_named(state, photos, tmp_path, capsys)
     assert "at least 0.3; the checkpoint does not keep its score of best F1" in text
 
 
-def test_ctrl_c_leaves_whole_files_of_what_was_done(checkpoint, photos, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_whole_files_of_what_was_done(checkpoint, photos, tmp_path, number):
     many = tmp_path / "many"
     many.mkdir()
     for i in range(400):
@@ -402,7 +403,7 @@ def test_ctrl_c_leaves_whole_files_of_what_was_done(checkpoint, photos, tmp_path
     deadline = time.monotonic() + 60
     while len(list(output.glob("drawn/*.jpg"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err

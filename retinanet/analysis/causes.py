@@ -40,7 +40,7 @@ class Network:
     generator: AnchorGenerator
     min_size: int  # shorter side after resizing, pixels
     max_size: int  # bound of the longer side, pixels
-    trained_size: int | None = None  # the shorter side in training; None: not known
+    trained_size: tuple[int, int] | None = None  # the same two in training; None: not known
     score_threshold: float
     positive_iou: float = 0.5
     negative_iou: float = 0.4

@@ -24,6 +24,8 @@ LATEST = 0.25
 FALLS = 0.01
 # An AP below this share of that of the run's own evaluations is not that of other images alone.
 FALLEN = 0.1
+# From here on an AP says that a network has learned something.
+LEARNED_AP = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +47,12 @@ class Course:
     focal: bool  # loss.name=focal with loss.normalizer=batch
     loaded: bool  # the run started from the weights of a checkpoint
     AP_before: float | None = None  # the highest of its own evaluations; None: there was none
+    AP_own: float | None = None  # of its own evaluation of these weights
 
     def column(self, name: str) -> np.ndarray:
         """The values of one column that are numbers."""
         values = [row.get(name) for row in self.rows]
-        return np.array([value for value in values if value is not None], dtype=float)
+        return np.array([value for value in values if isinstance(value, int | float)], dtype=float)
 
     @property
     def peak_lr(self) -> float:
@@ -85,9 +88,14 @@ class Trend:
 
 def has_fallen(evaluation: Evaluation, course: Course | None) -> bool:
     """Whether AP is far below what the run had before: then it is no lack of training."""
-    if course is None or course.AP_before is None:
+    if course is None or (course.AP_before or 0.0) < LEARNED_AP:
         return False
     return evaluation.metrics["AP"] < FALLEN * course.AP_before
+
+
+def was_good(course: Course) -> bool:
+    """Whether these very weights had an AP: then nothing was wrong with their training."""
+    return (course.AP_own or 0.0) >= LEARNED_AP
 
 
 def trend(values: np.ndarray) -> Trend | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retinanet.analysis.causes import TOO_EARLY, Case, Cause, Network
-from retinanet.analysis.course import Course, has_fallen
+from retinanet.analysis.course import Course, has_fallen, was_good
 from retinanet.analysis.evidence import evidence_of, numbers_of
 from retinanet.analysis.naming import find_naming, score_renamed
 from retinanet.analysis.overlaps import (
@@ -129,8 +129,8 @@ def diagnose(
         course: of the training, for what concerns rates and losses.
 
     Returns:
-        None where nothing is to be explained: AP is above 0.01 and no fault was found, or there is
-        nothing to be found. With an AP below 0.01 always a verdict.
+        None where nothing is to be explained: no fault was found and AP is above 0.01 and not far
+        below that of the run before, or there is nothing to be found. Else always a verdict.
     """
     if evaluation is None or not suspicious(evaluation):
         return None
@@ -167,9 +167,6 @@ def _proofs(case: Case, network: Network | None) -> list[Cause]:
     case.AP_renamed = score_renamed(read, case.found, case.naming)
     if _names_differ(case, read):
         causes.append(name_cause(case, network))
-    if not causes:
-        _leave_out_empty(case)
-        causes += [unlabelled_cause(case)] if case.unlabelled else []
     return causes
 
 
@@ -210,6 +207,7 @@ def _names_differ(case: Case, read: CocoData) -> bool:
 
 def _measure(case: Case, network: Network | None) -> None:
     """Evidence that only an AP near zero is worth."""
+    _leave_out_empty(case)
     if len(case.found):
         pairs = pairs_of(case.data, case.found, np.ones(len(case.found), dtype=bool))
         top = places(case.found) < VOTING_DETECTIONS
@@ -217,7 +215,9 @@ def _measure(case: Case, network: Network | None) -> None:
         np.maximum.at(best, pairs.thing, pairs.iou)
         np.maximum.at(best_of_top, pairs.thing, pairs.iou * top[pairs.detection])
         things = counted_things(case.data, case.found)
-        case.best_iou, case.top_iou = float(best[things].mean()), float(best_of_top[things].mean())
+        if things.any():
+            case.best_iou = float(best[things].mean())
+            case.top_iou = float(best_of_top[things].mean())
     if network is not None:
         case.reach = find_reach(
             case.data,
@@ -241,12 +241,13 @@ def _likely(
     What is certain of the training comes first; then what the network could not have learned;
     then that it learned little.
     """
-    of_course = causes_of(course) if course is not None else []
+    of_course = causes_of(course) if course is not None and not was_good(course) else []
     ready = course is None or has_fallen(case.evaluation, course)
     short = None if ready else early(course)
     anchors = anchor_cause(case)
     causes = [cause for cause in of_course if cause.name == "untrained"]
-    causes += [c for c in (threshold_cause(case, whole, network), size_cause(network)) if c]
+    of_network = threshold_cause(case, whole, network), size_cause(case, network, course)
+    causes += [cause for cause in of_network if cause]
     causes += [c for c in of_course if c.name not in ("untrained", "collapsed")]
     if proven:
         return causes
@@ -255,6 +256,8 @@ def _likely(
     if anchors and (sure or finished or short is None):
         causes.append(anchors)
     causes += [cause for cause in of_course if cause.name == "collapsed"]
+    if not causes and (finished or short is None) and case.unlabelled:
+        causes.append(unlabelled_cause(case))
     if not causes and (finished or short is None):
         causes += [cause for cause in [other_images_cause(case)] if cause]
     if not causes and course is None:

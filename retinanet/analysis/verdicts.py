@@ -12,10 +12,11 @@ from retinanet.analysis.causes import (
     Cause,
     Network,
 )
-from retinanet.analysis.course import Course, has_fallen
+from retinanet.analysis.course import LEARNED_AP, Course, has_fallen
 from retinanet.analysis.naming import describe_names
 from retinanet.analysis.reach import MANY
 from retinanet.analysis.rereading import are_fractions
+from retinanet.data.transforms import resized_size
 from retinanet.evaluation.detect import DetectionArrays
 
 # A threshold above this hides what AP is made of: its curve needs weak detections too.
@@ -122,23 +123,27 @@ def unlabelled_cause(case: Case) -> Cause:
         f"{num_empty} of {num_images} images of {case.data.path} have no box, but the network "
         f"finds objects in them: without these images AP is {case.AP_with_boxes:.3f}.",
         "If they show objects, label them or leave them out of the file. If they show none, train "
-        "with such images too (data.keep_empty=true).",
+        "with more images that show none.",
     )
 
 
-def size_cause(network: Network | None) -> Cause | None:
+def size_cause(case: Case, network: Network | None, course: Course | None) -> Cause | None:
     """Images of another size than in training."""
-    if network is None or network.trained_size is None:
+    if network is None or network.trained_size is None or not len(case.data):
         return None
-    factor = network.min_size / network.trained_size
-    if max(factor, 1 / factor) < OTHER_SIZE:
+    if course is not None and (course.AP_before or 0.0) < LEARNED_AP:
+        return None  # it had learned nothing at its own size
+    height, width = map(int, np.median(case.data.sizes, axis=0))
+    now = min(resized_size(height, width, network.min_size, network.max_size))
+    then = min(resized_size(height, width, *network.trained_size))
+    if max(now / then, then / now) < OTHER_SIZE:
         return None
+    min_size, max_size = network.trained_size
     return Cause(
         "image size",
-        f"The shorter side of these images is {network.min_size} px in the network, and was "
-        f"{network.trained_size} px in its training: objects are {factor:.2g} times as large as "
-        f"those that it knows.",
-        f"Evaluate with data.min_size={network.trained_size} and data.max_size as in training.",
+        f"The shorter side of these images is {now} px in the network, and would have been {then} "
+        f"px in its training: objects are {now / then:.2g} times as large as those that it knows.",
+        f"Evaluate with data.min_size={min_size} data.max_size={max_size}.",
     )
 
 

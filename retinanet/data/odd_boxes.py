@@ -18,11 +18,11 @@ BORDER = 1.0
 # 10 % are so ordered; written as corners all of them are, and three in four reach outside.
 CORNERS_BOXES = 4
 CORNERS_OUTSIDE = 0.2
-# They are taken for centers when some reach outside and around their first two numbers nearly all
+# They are taken for centers when some reach outside, and around their first two numbers nearly all
 # have room. Of a thousand boxes of COCO 76 % have; written as centers all have, and 25 % reach
-# outside, less where objects are small.
-CENTERS_BOXES = 20
+# outside, less where objects are small. Fewer boxes may do both by chance.
 CENTERS_OUTSIDE = 0.05
+CENTERS_BOXES_OUTSIDE = 10
 NEARLY_ALL = 0.99
 # Nothing that people see in an image is thinner, pixels.
 THIN = 1.0
@@ -95,11 +95,8 @@ def _other_form(
         return "two corners [x1, y1, x2, y2]", remedy
     half = bbox[:, 2:] / 2
     room = ((bbox[:, :2] >= half - BORDER) & (bbox[:, :2] + half <= limits + BORDER)).all(axis=1)
-    if (
-        room.mean() >= NEARLY_ALL
-        and len(bbox) >= CENTERS_BOXES
-        and outside.mean() >= CENTERS_OUTSIDE
-    ):
+    some = outside.mean() >= CENTERS_OUTSIDE and outside.sum() >= CENTERS_BOXES_OUTSIDE
+    if some and room.mean() >= NEARLY_ALL:
         remedy = "If x and y are centers, write [x - width / 2, y - height / 2, width, height]."
         return "a center and two sides [x, y, width, height]", remedy
     return None
@@ -109,10 +106,10 @@ def check_thin(reading: Reading, verdict: Verdict) -> None:
     """Boxes without an extent to speak of, as a click leaves them."""
     data = reading.data
     thin = data.usable & (data.bbox[:, 2:] < THIN).any(axis=1) & (data.bbox[:, 2:] > 0).all(axis=1)
-    shares = len(data.bbox) and data.bbox.max() <= 1
+    shares = data.bbox[data.usable].max(initial=0.0) <= 1
     verdict.note(
         f"annotations: bbox is less than {THIN:g} px wide or high",
-        np.sort(reading.box_rows[thin & ~np.bool_(shares)]),
+        np.sort(reading.box_rows[thin & (not shares)]),
         places(reading, "bbox"),
         "trains on it, and evaluation wants it found",
         "Correct the box, or remove the record: a click without a drag leaves such boxes.",

@@ -87,7 +87,7 @@ def run_page(
         record: of the run.
         metrics: what metrics.json holds; None for data without annotations.
         scored: see :func:`write_run_report`.
-        diagnosis: what diagnosis.json holds; None where AP is not near zero.
+        diagnosis: what diagnosis.json holds; None where there is nothing to explain.
     """
     pictures, exhibits = _pictures(scored)
     mistakes = _mistakes(scored)

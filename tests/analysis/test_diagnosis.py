@@ -35,6 +35,7 @@ from retinanet.cli.main import composer
 from retinanet.data.coco import read_coco
 from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.explain import course_of, network_of
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.reports.publish import publish
 from retinanet.reports.run_record import Record
@@ -265,36 +266,73 @@ def test_the_anchors_that_are_proposed_are_those_of_check_data():
 
 
 def test_boxes_that_are_missing_in_most_images_are_missed():
-    data = make_world(rng_of())
+    data = make_world(rng_of(), num_images=200)
     found = look(rng_of(1), data, GOOD)
-    few = without_boxes(data, range(4, 60))
-    diagnosis = diagnosed(few, found)
+    few = without_boxes(data, range(4, 200))
+    run = course(FALLING, AP_before=0.7, AP_own=0.7)
+    diagnosis = diagnosed(few, found, course=run)
     assert diagnosis.verdict == "images without boxes"
-    assert "56 of 60 images" in diagnosis.causes[0].verdict
+    assert "196 of 200 images" in diagnosis.causes[0].verdict
     kept = only(found, np.isin(found.image_ids, data.image_ids[:4]), data.image_ids[:4])
     expected = evaluate(data, kept, kept.evaluated).metrics["AP"]
     assert diagnosis.numbers["AP_of_images_with_boxes"] == pytest.approx(expected)
+    # To a network that has yet to learn what background is, empty images are no fault.
+    assert verdict(few, found, course=course(FALLING)) in (None, "too early")
     empty = without_boxes(data, range(4))
-    assert diagnosed(empty, look(rng_of(1), empty, FAIR)) is None
+    assert diagnosed(empty, look(rng_of(1), empty, FAIR), course=run) is None
 
 
 def test_images_of_another_size_than_in_training_are_named():
     data = make_world(rng_of())
     found = nothing_found(look(rng_of(), data, POOR))
-    for trained, expected in ((800, "untrained"), (500, "untrained"), (128, "image size")):
-        known = dataclasses.replace(network(), min_size=800, trained_size=trained)
+    for trained, expected in (((800, 1333), "untrained"), ((128, 213), "image size")):
+        known = dataclasses.replace(network(), min_size=800, max_size=1333, trained_size=trained)
         assert verdict(data, found, network=known) == expected
     diagnosis = diagnosed(data, found, network=known)
-    assert "data.min_size=128" in diagnosis.causes[0].remedy
+    assert "data.min_size=128 data.max_size=213" in diagnosis.causes[0].remedy
+    # The longer side bounds both: these images get no larger.
+    same = dataclasses.replace(known, min_size=1600, max_size=1000, trained_size=(800, 1000))
+    assert verdict(data, found, network=same) == "untrained"
+    # It had learned nothing at its own size either.
+    run = course(FALLING, AP_before=0.0)
+    assert verdict(data, found, network=known, course=run) == "too early"
 
 
 def test_an_ap_far_below_that_of_the_run_before_is_not_too_early():
     data = make_world(rng_of())
     found = look(rng_of(), data, POOR)
-    for before, expected in ((0.0, "too early"), (0.02, "too early"), (0.5, "undecided")):
+    for before, expected in ((0.0, "too early"), (0.002, "too early"), (0.5, "undecided")):
         diagnosis = diagnosed(data, found, course=course(FALLING, AP_before=before))
         assert diagnosis.verdict == expected
     assert "the run had AP 0.500 before" in diagnosis.causes[0].verdict
+
+
+def test_of_weights_that_were_good_the_training_is_not_blamed():
+    data = make_world(rng_of())
+    found = look(rng_of(), data, POOR)
+    run = course([1.13] * 12, lr=1e-9, AP_before=0.5)
+    assert verdict(data, found, course=run) == "learning rate too low"
+    run = dataclasses.replace(run, AP_own=0.5)
+    assert verdict(data, found, course=run) == "undecided"
+
+
+def test_what_a_run_had_itself_comes_from_its_rows():
+    with composer("train") as reader:
+        settings = reader.command(["data=shapes"]).settings
+    plain = dataclasses.asdict(settings)
+    data = make_world(rng_of())
+    rows = [{"step": 10 * i, "loss/class": 1.0, "lr": 0.01} for i in range(1, 5)]
+    rows += [{"step": 20, "AP": 0.4}, {"step": 30, "AP": "0.9"}, {"step": 40, "AP": 0.3}]
+    for step, before, own in ((10, None, None), (30, 0.4, None), (40, 0.4, 0.3)):
+        run = course_of(plain, settings, data, rows, step)
+        assert (run.AP_before, run.AP_own) == (before, own)
+    assert network_of(settings, plain, None).trained_size == (
+        settings.data.min_size,
+        settings.data.max_size,
+    )
+    varied = plain | {"augment": plain["augment"] | {"min_sizes": [200, 300]}}
+    assert network_of(settings, varied, None).trained_size is None
+    assert network_of(settings, {}, None).trained_size is None
 
 
 def test_a_threshold_that_hides_everything_is_named():
