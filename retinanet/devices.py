@@ -60,6 +60,15 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if has_bf16 else "fp32"
 
 
+def explain_precision(device: torch.device) -> str:
+    """Why ``"auto"`` is what it is on a device, for the log."""
+    if choose_precision("auto", device) == "bf16":
+        return "auto: this device multiplies in bf16"
+    if device.type == "cpu" and not hasattr(torch.cpu, "get_capabilities"):
+        return "auto: this torch cannot tell whether the CPU multiplies in bf16, 2.11 can"
+    return "auto: this device does not multiply in bf16"
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Context in which a forward pass runs; losses and boxes are fp32 outside of it.
 

@@ -12,7 +12,7 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
-from retinanet.devices import choose_precision
+from retinanet.devices import choose_precision, explain_precision
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.validate import validate
@@ -59,8 +59,11 @@ class TrainingRun:
         """
         build.check_device(settings, device, train=True)
         self.directory = RunDirectory(Path(settings.output_dir))
+        self.why_precision = "precision as set"
         if settings.precision == "auto":  # what it means here, or meant where the run began
-            precision = self.directory.precision() or choose_precision("auto", device)
+            begun = self.directory.precision()
+            precision = begun or choose_precision("auto", device)
+            self.why_precision = "as this run began" if begun else explain_precision(device)
             settings = dataclasses.replace(settings, precision=precision)
         self.settings = settings
         self.overrides = overrides
@@ -203,7 +206,10 @@ class TrainingRun:
         """Say what is about to happen."""
         step = self.trainer.step
         logger.info("run        %s", self.directory.root)
-        logger.info("device     %s, forward pass in %s", self.device, self.trainer.precision)
+        logger.info(
+            "device     %s, forward pass in %s (%s)",
+            *(self.device, self.trainer.precision, self.why_precision),
+        )
         if self.settings.optim.accumulate == "auto":
             logger.info("accumulate %d micro-batches a step, measured", self.stream.accumulate)
         if step:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from retinanet.model.anchors import AnchorGenerator, grid_sizes
 from retinanet.model.backbone import build_trunk
+from retinanet.model.convolution import guard_narrow_maps
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.heads import Subnet, prior_bias
 from retinanet.model.pretrained import RGB_MEAN, RGB_STD
@@ -87,6 +88,7 @@ class RetinaNet(nn.Module):
         self.reset_prior(prior)
         self.register_buffer("rgb_mean", torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("rgb_std", torch.tensor(RGB_STD).view(3, 1, 1), persistent=False)
+        guard_narrow_maps(self)
         self.to(memory_format=torch.channels_last)
 
     def reset_prior(self, prior: float) -> None:

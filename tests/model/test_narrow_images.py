@@ -1,0 +1,96 @@
+"""Narrow images in bf16 on the device at hand: the same features, losses and gradients as in fp32.
+
+CPUs' kernels for bf16 are wrong for maps of one column (see retinanet/model/convolution.py). On a
+machine without those kernels the first test injects the fault.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from retinanet.devices import autocast
+from retinanet.losses import RetinaNetLoss
+from retinanet.matching import Matcher
+from retinanet.model.folding import for_inference
+from retinanet.model.retinanet import RetinaNet
+
+CPU = torch.device("cpu")
+FAMILIES = ["tiny", "resnet18", "resnet50", "mobilenet_v2", "resnext50_32x4d"]
+# Height and width after padding, 32 to 160 in both directions, and a long strip each way.
+SIZES = [(32, 32), (32, 160), (160, 32), (64, 64), (128, 96), (96, 128), (160, 160), (64, 320)]
+
+
+def make(backbone: str) -> RetinaNet:
+    torch.manual_seed(0)
+    settings = {"weights": None, "norm": "group", "frozen_stages": 0, "head_norm": "group"}
+    settings |= {"fpn_channels": 32, "head_depth": 1, "head_channels": 32}
+    return RetinaNet(backbone, 3, **settings)
+
+
+def step(model: RetinaNet, size: tuple[int, int], precision: str):
+    """Logits and deltas, losses, and the gradient of every parameter, of one step."""
+    torch.manual_seed(1)
+    H, W = size
+    images = torch.randint(0, 256, (2, 3, H, W), dtype=torch.uint8)
+    boxes = torch.tensor([[4.0, 4, W - 4, H - 4], [8.0, 8, 24, 24]])[:, None]
+    labels = torch.tensor([[0], [2]])
+    match = Matcher()(model.anchors(H, W), boxes, labels, torch.zeros(2, 0, 4))
+    model.zero_grad()
+    with autocast(CPU, precision):
+        logits, deltas, anchors = model(images, torch.tensor([size, size]))
+    loss = RetinaNetLoss()
+    losses = loss(logits, deltas, anchors, match, *loss.divisors([match]))
+    sum(losses.values()).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return (logits.detach().float(), deltas.detach().float()), losses, gradients
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_no_map_of_one_row_or_column_is_computed_in_bf16(backbone, monkeypatch):
+    original = F.conv2d
+
+    def wrong_where_narrow(x, *others):
+        y = original(x, *others)
+        narrow = torch.is_autocast_enabled("cpu") and min(y.shape[-2:]) == 1
+        return y * torch.nan if narrow else y
+
+    monkeypatch.setattr(F, "conv2d", wrong_where_narrow)
+    model = make(backbone)
+    for size in [(32, 32), (64, 160), (160, 64)]:
+        outputs, losses, gradients = step(model, size, "bf16")
+        assert all(output.isfinite().all() for output in outputs)
+        assert all(loss.isfinite() for loss in losses.values())
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+        with torch.no_grad(), autocast(CPU, "bf16"):
+            ready = for_inference(model.eval(), "bf16")
+            logits, deltas, _ = ready(torch.zeros(1, 3, *size), torch.tensor([size]))
+        model.train()
+        assert logits.isfinite().all() and deltas.isfinite().all()
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_bf16_agrees_with_fp32_for_narrow_images(backbone):
+    model = make(backbone)
+    for size in SIZES:
+        wide, losses, gradients = step(model, size, "fp32")
+        near, rounded_losses, rounded_gradients = step(model, size, "bf16")
+        for a, b in zip(wide, near, strict=True):  # garbage is off by its own size and more
+            assert (a - b).abs().max() < 0.05 * a.abs().max(), size
+        for name, loss in losses.items():
+            torch.testing.assert_close(rounded_losses[name], loss, rtol=0.02, atol=0)
+        largest = max(gradient.norm() for gradient in gradients.values())
+        for name, gradient in gradients.items():
+            error = (rounded_gradients[name] - gradient).norm()
+            assert error < 0.7 * gradient.norm() + 0.02 * largest, (name, size)
+
+
+def test_ordinary_maps_stay_in_bf16():
+    seen = []
+    model = make("tiny")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _, x, y: seen.append(y.dtype))
+    with autocast(CPU, "bf16"):
+        model(torch.zeros(1, 3, 160, 160), torch.tensor([[160, 160]]))
+        model(torch.zeros(1, 3, 32, 32), torch.tensor([[32, 32]]))
+    assert set(seen) == {torch.bfloat16}
