@@ -125,9 +125,9 @@ def likely_cause(bad: BadStep, norms: Sequence[float], *, step: int, precision: 
         return "fp16 overflows at 65504: use precision=bf16 or fp32."
     norms = [norm for norm in norms[-NORMS_SHOWN:] if math.isfinite(norm)]
     if step == 1 or not norms:
-        other = "" if precision == "fp32" else f" If they are sound: precision=fp32, not {precision}."
+        other = "" if precision == "fp32" else " If they are sound, try precision=fp32."
         return (
-            f"Nothing before it was finite either: check the weights of init_from or model.weights, "
+            "Nothing before it was finite either: check the weights of init_from or model.weights, "
             f"where set, and these images.{other}"
         )
     earlier = statistics.median(norms[: max(1, len(norms) // 2)])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from retinanet.devices import autocast
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
+from retinanet.model.convolution import Conv2d
 from retinanet.model.folding import for_inference
 from retinanet.model.retinanet import RetinaNet
 
@@ -68,6 +69,33 @@ def test_no_map_of_one_row_or_column_is_computed_in_bf16(backbone, monkeypatch):
         assert logits.isfinite().all() and deltas.isfinite().all()
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups"),
+    [(3, 2, 1), (3, 1, 1), (1, 1, 1), (1, 2, 1), (7, 2, 1), (3, 2, 32), (3, 1, 64), (3, 2, 64)],
+)
+def test_a_convolution_and_its_gradients_agree_for_every_small_map(
+    kernel, stride, groups, channels_last
+):
+    torch.manual_seed(0)
+    layer = Conv2d(64, 64, kernel, stride, padding=kernel // 2, groups=groups)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layer.to(memory_format=layout)
+    with torch.no_grad():  # numbers that bf16 holds exactly: only the sums are rounded
+        layer.weight.copy_(layer.weight.bfloat16())
+    for size in [(1, 1), (2, 2), (4, 2), (2, 4), (5, 2), (3, 3), (4, 1), (1, 4), (8, 3), (8, 8)]:
+        x = torch.randn(2, 64, *size).bfloat16().float().contiguous(memory_format=layout)
+        x.requires_grad_()
+        wide = layer(x)
+        with autocast(CPU, "bf16"):
+            near = layer(x)
+        incoming = torch.randn_like(wide).bfloat16()
+        expected = torch.autograd.grad(wide, [x, *layer.parameters()], incoming.float())
+        found = torch.autograd.grad(near, [x, *layer.parameters()], incoming)
+        for a, b in zip([wide, *expected], [near, *found], strict=True):
+            assert (b.float() - a).abs().max() <= 0.02 * a.abs().max(), size
+
+
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_bf16_agrees_with_fp32_for_narrow_images(backbone):
     model = make(backbone)
@@ -75,13 +103,15 @@ def test_bf16_agrees_with_fp32_for_narrow_images(backbone):
         wide, losses, gradients = step(model, size, "fp32")
         near, rounded_losses, rounded_gradients = step(model, size, "bf16")
         for a, b in zip(wide, near, strict=True):  # garbage is off by its own size and more
-            assert (a - b).abs().max() < 0.05 * a.abs().max(), size
+            assert (a - b).abs().max() < 0.1 * a.abs().max(), size
         for name, loss in losses.items():
             torch.testing.assert_close(rounded_losses[name], loss, rtol=0.02, atol=0)
         largest = max(gradient.norm() for gradient in gradients.values())
         for name, gradient in gradients.items():
             error = (rounded_gradients[name] - gradient).norm()
-            assert error < 0.7 * gradient.norm() + 0.02 * largest, (name, size)
+            # Deep in a backbone the roundings of all layers above add up, at any size.
+            share = 1.0 if name.startswith("backbone") else 0.4
+            assert error < share * gradient.norm() + 0.02 * largest, (name, size)
 
 
 def test_ordinary_maps_stay_in_bf16():
