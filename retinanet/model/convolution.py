@@ -9,10 +9,11 @@ from torch import Tensor, nn
 class Conv2d(nn.Conv2d):
     """torch's convolution; under autocast on a CPU, fp32 where its output is one row or column.
 
-    There oneDNN's AMX kernel for bf16 computes garbage with a stride above 1 and leaves parts of
-    the weight's gradient unwritten: https://github.com/pytorch/pytorch/issues/169688, seen with
-    torch 2.13 and 2.14. At stride 1 and with one row no fault is known, but such a map is a few
-    cells wide, so that safety costs nothing: P7 has two columns from 129 pixels on.
+    There oneDNN's kernels for bf16 are wrong with a stride above 1 and one column: AVX-512's leave
+    outer columns of the weight's gradient unwritten (torch 2.10 to 2.14), AMX's give garbage
+    features too: https://github.com/pytorch/pytorch/issues/169688. At stride 1 and with one row no
+    fault is known, but such a map is a few cells wide, so that safety costs nothing: P7 has two
+    columns from 129 pixels on.
     """
 
     def forward(self, x: Tensor) -> Tensor:
