@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from retinanet.model.retinanet import RetinaNet
 from scripts import benchmark
 from scripts.benchmarks import ends, networks, parts
 from scripts.benchmarks.clock import Stage, Timing, race, ratios
@@ -123,6 +124,33 @@ def test_a_step_of_each_is_timed_and_kept(tmp_path, monkeypatch):
     assert f"| retinanet fp32 | {1e3 * rows[3]['seconds']:.3g} ms" in text
     assert "`convolution_backward` " in text.splitlines()[-3]
     assert "Nearly all of it is convolution" in text.splitlines()[-1]
+
+
+def test_the_loss_of_a_step_is_on_the_device_of_its_model():
+    model = RetinaNet("tiny", 2, weights=None, norm="group", frozen_stages=0).to("meta")
+    trainer = networks._trainer(model, "fp32")
+    tensors = [*trainer.model.parameters(), *trainer.model.buffers(), *trainer.loss.buffers()]
+    tensors += [group["params"][0] for group in trainer.optimizer.param_groups]
+    assert trainer.loss.alpha is not None
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["loss", "matching", "postprocess", "step", "inference"])
+def test_a_stage_runs_on_a_gpu(small, monkeypatch, name):
+    step, inference = networks.training_step, networks.inference_stage
+    monkeypatch.setattr(
+        networks,
+        "training_step",
+        lambda backbone, height, width, images, device: step("resnet18", 64, 96, 1, device),
+    )
+    monkeypatch.setattr(
+        networks, "inference_stage", lambda height, width, device: inference(64, 96, device)
+    )
+    typed = [name, "--device", "cuda", "--repeats", "1", "--allocator", "shipped"]
+    assert benchmark.main(typed) == 0
 
 
 def test_unknown_stages_are_named(capsys):

@@ -44,9 +44,22 @@ def test_thresholds_by_hand():
     assert torch.equal(match.box, torch.stack([box[0], anchors[1], anchors[2], anchors[3]])[None])
 
 
-def test_an_iou_of_exactly_one_half_is_positive():
-    match = match_one(Matcher(), torch.tensor([[0.0, 0, 10, 5]]), torch.tensor([[0.0, 0, 10, 10]]))
-    assert match.label.tolist() == [[0]]
+@pytest.mark.parametrize("sparse", [False, True], ids=["all anchors", "windows"])
+@pytest.mark.parametrize(
+    ("iou", "label"), [(0.5, 3), (0.4375, IGNORED), (0.25, IGNORED), (0.1875, NEGATIVE)]
+)
+def test_an_iou_of_exactly_a_threshold_belongs_to_the_side_above(sparse, iou, label):
+    # Squares of 16 px on cells of 8 px, and a box of their width inside the one at (16, 16): its
+    # IoU is its height / 16, exact in fp32. No force-match hides what the thresholds decide.
+    generator = AnchorGenerator(sizes=[16, 32, 64, 128, 256], scales=[1.0], ratios=[1.0])
+    matcher = Matcher(positive_iou=0.5, negative_iou=0.25, low_quality=False)
+    anchors = generator(64, 64)
+    boxes = torch.tensor([[[8.0, 8.0, 24.0, 8.0 + 16 * iou]]])
+    windows = generator.windows(64, 64) if sparse else None
+    match = matcher(anchors, boxes, torch.tensor([[3]]), NO_CROWDS, windows)
+    (own,) = (anchors == torch.tensor([8.0, 8.0, 24.0, 24.0])).all(dim=1).nonzero()[:, 0]
+    assert match.label[0, own] == label
+    assert torch.equal(match.box[0, own], boxes[0, 0] if label == 3 else anchors[own])
 
 
 def test_the_best_anchor_of_a_box_is_positive_whatever_its_overlap():

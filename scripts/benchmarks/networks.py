@@ -132,7 +132,8 @@ def _trainer(model: RetinaNet, precision: str, *, compiled: bool = False) -> Tra
         milestones=(),
         decay_factor=0.1,
     )
-    loss = RetinaNetLoss(normalizer="image")
+    # Its alpha is a buffer: like the model it has to be on the device.
+    loss = RetinaNetLoss(normalizer="image").to(next(model.parameters()).device)
     trainer = Trainer(model, Matcher(), loss, optimizer, schedule, precision=precision)
     trainer.network.train()
     return trainer
