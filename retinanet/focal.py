@@ -1,8 +1,9 @@
 """Focal loss of a whole batch as one number, with its gradient in closed form.
 
-:func:`retinanet.losses.focal_loss` says what is computed; this says it again so that it can be
-trained with: next to the logits it needs memory for their gradient and for one piece at a time,
-where autograd keeps a dozen tensors of 16 million numbers each for one image of COCO's size.
+:func:`retinanet.losses.focal_loss` is the definition, and the place for changes. This computes the
+same in less memory, and training takes it only while :func:`retinanet.losses.fused_is_equal`. Next
+to the logits it needs memory for their gradient and for one piece at a time, where autograd keeps a
+dozen tensors of 16 million numbers each for one image of COCO's size.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Focal loss, box losses, and what both are divided by."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,15 @@ from retinanet.distributed import all_reduce_sum, world_size
 from retinanet.focal import focal_loss_sum
 from retinanet.matching import NEGATIVE, Match
 from retinanet.mining import HardAnchors
+
+logger = logging.getLogger(__name__)
+
+# Where the fused form must be the definition: around 0, where float64 rounds, and beyond.
+CHECKED_LOGITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 19.0, 40.0, 100.0, 1e4)
+FUSED_OFF = (
+    "the fused form of focal loss is off because losses.focal_loss was changed; training follows "
+    "the change and needs more time and memory."
+)
 
 # loss.normalizer=ema: start and momentum. Source: detectron2, meta_arch/retinanet.py.
 EMA_START = 100.0
@@ -28,6 +38,9 @@ def focal_loss(
 
     ``FL(p_t) = -alpha_t * (1 - p_t) ** gamma * log(p_t)``: equation 5 of Lin et al. 2017,
     arXiv:1708.02002. With ``gamma=0`` and ``alpha=0.5`` it is half the cross entropy.
+
+    This is what training computes, so edit it here. :mod:`retinanet.focal` computes the same in
+    less time and memory; :class:`RetinaNetLoss` takes that only where :func:`fused_is_equal`.
 
     Args:
         logits: (..., K), any real number.
@@ -165,6 +178,45 @@ def _balanced(loss: Tensor, is_class: Tensor, alpha: float | Tensor | None) -> T
     return torch.where(is_class, alpha, 1 - alpha) * loss
 
 
+@torch.enable_grad()
+def fused_is_equal(alpha: Tensor | None, gamma: float) -> bool:
+    """Whether :func:`focal_loss_sum` has the values and the gradient of :func:`focal_loss`.
+
+    Compared in float64 on the CPU, on a few hundred fixed numbers: logits of both signs up to
+    10,000, anchors of every kind.
+
+    Args:
+        alpha: weight of y = 1, () or (K,); None weights both sides with 1.
+        gamma: focusing exponent.
+    """
+    alpha = None if alpha is None else alpha.detach().cpu().double()
+    K = 3 if alpha is None or alpha.dim() == 0 else len(alpha)
+    x = torch.tensor(CHECKED_LOGITS, dtype=torch.float64)
+    x = torch.cat([-x, x])[:, None] * torch.linspace(1, -0.9, K, dtype=torch.float64)  # (n, K)
+    label = torch.tensor([NEGATIVE, 0, K // 2, K - 1])  # of four anchors with the same logits
+    label = label[:, None].expand(-1, len(x))  # (4, n)
+    logits = x.expand(len(label), -1, -1).clone().requires_grad_()  # (4, n, K)
+    weight = torch.linspace(0.5, 2, label.numel(), dtype=torch.float64).view_as(label)
+
+    fused = focal_loss_sum(logits, label, weight, alpha, gamma)
+    (fused_gradient,) = torch.autograd.grad(fused, logits)
+    # Each anchor by itself too: beside a logit of 10,000 a sum hides a small one.
+    of_each = [
+        focal_loss_sum(
+            row[None, None], one[None, None], torch.ones_like(one[None, None]), alpha, gamma
+        )
+        for row, one in zip(logits.detach().flatten(0, 1), label.flatten(), strict=True)
+    ]
+    try:
+        loss = focal_loss(logits, label[..., None] == torch.arange(K), alpha, gamma).sum(-1)
+        (gradient,) = torch.autograd.grad((weight * loss).sum(), logits)
+    except (RuntimeError, IndexError):
+        # An edited definition may be for other shapes than these. Training calls it with its own.
+        return False
+    pairs = (gradient, fused_gradient), (loss.flatten(), torch.stack(of_each))
+    return all(torch.allclose(a.double(), b, rtol=1e-6, atol=1e-30) for a, b in pairs)
+
+
 def box_loss(kind: str, deltas: Tensor, target: Tensor, anchors: Tensor, beta: float) -> Tensor:
     """Loss of every anchor's box, summed over its four numbers.
 
@@ -249,6 +301,14 @@ class RetinaNetLoss(nn.Module):
         alpha = None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32)
         self.register_buffer("alpha", alpha, persistent=False)
         self.register_buffer("average_positives", torch.tensor(EMA_START))
+        self._compare_forms()
+
+    def _compare_forms(self) -> None:
+        """Compute by the fused form only if it is equal to the definition as it stands now."""
+        self._definition = focal_loss
+        self.fused = self.name == "focal" and fused_is_equal(self.alpha, self.gamma)
+        if self.name == "focal" and not self.fused:
+            logger.warning(FUSED_OFF)
 
     @torch.no_grad()
     def divisors(self, matches: Sequence[Match]) -> list[Tensor]:
@@ -298,7 +358,9 @@ class RetinaNetLoss(nn.Module):
         positive = match.label >= 0  # (B, A)
         counted = match.label >= NEGATIVE  # (B, A), leaves out ignored anchors
         deltas = _at_least_fp32(deltas)
-        if self.name == "focal":
+        if self._definition is not focal_loss:  # replaced since
+            self._compare_forms()
+        if self.fused:
             weight = counted / divisors[:, None]  # (B, A)
             class_loss = focal_loss_sum(logits, match.label, weight, self.alpha, self.gamma)
             class_loss = _at_least_fp32(class_loss)
@@ -317,13 +379,14 @@ class RetinaNetLoss(nn.Module):
         return {"class": class_loss, "box": self.box_weight * of_boxes}
 
     def _class_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """(B, A) loss of every anchor, before any is left out, of FL* or cross entropy."""
+        """(B, A) loss of every anchor, before any is left out, by the definition."""
         # Dense masks, no indexing with booleans: that would make the GPU wait for a count.
         is_class = label[..., None] == torch.arange(logits.shape[-1], device=logits.device)
         if self.name == "focal_star":
             loss = focal_star_loss(logits, is_class, self.alpha, self.gamma, self.star_beta)
         else:
-            loss = focal_loss(logits, is_class, self.alpha, gamma=0.0)
+            gamma = 0.0 if self.name == "ohem" else self.gamma  # OHEM: cross entropy
+            loss = focal_loss(logits, is_class, self.alpha, gamma)
         return loss.sum(dim=-1)
 
 

@@ -64,6 +64,8 @@ def announcement(
         return [*lines, *init_lines]
     if settings.loss.name != "focal":
         return [*lines, announce.NO_FORECAST]
+    if not trainer.loss.fused:
+        return [*lines, announce.NO_FORECAST_OF_CHANGED]
     lines += announce.announce_loss(found, num_classes=trainer.model.num_classes, **loss)
     return lines if _closed_form_holds(settings.loss) else [*lines, announce.FORECAST_LIMITS]
 
@@ -97,12 +99,12 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.1f}" if count > 1e7 else f"{count / 1e6:.2f}"
 
 
-def first_step(settings: TrainConfig, data: CocoData, model: RetinaNet, means: Means) -> str:
+def first_step(settings: TrainConfig, data: CocoData, trainer: Trainer, means: Means) -> str:
     """The class loss of the first step beside what it should be."""
-    if not _closed_form_holds(settings.loss):
+    if not (_closed_form_holds(settings.loss) and trainer.loss.fused):
         return f"first step class loss {means.class_loss:.4g}, not compared"
     return announce.compare_first_loss(
-        means, num_classes=model.num_classes, **_loss_settings(settings, data)
+        means, num_classes=trainer.model.num_classes, **_loss_settings(settings, data)
     )
 
 

@@ -291,7 +291,7 @@ class TrainingRun:
                 self._save()
                 self.bad_steps.check()
         elif self.trainer.step == 1 and self.settings.init_from is None:
-            logger.info("%s", first_step(self.settings, self.train_data, self.model, means))
+            logger.info("%s", first_step(self.settings, self.train_data, self.trainer, means))
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from small_runs import command, rows, write_split
 
+from retinanet.losses import FUSED_OFF
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs/contributing.md").read_text()
 PATCHES = re.findall(r"```diff\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -51,6 +53,7 @@ def test_a_patched_project_trains(number, patched, tmp_path):
     write_split(data, "val", range(7, 10))
     typed = COMMANDS[number].split()
     small = command(data, output, "schedule.epochs=1", "model.norm=group")
+    typed = [word for word in typed if not word.startswith("output_dir=")]
     if number == 2:  # its paths are those of the set that it names
         small = [word for word in small if not word.startswith(("data=", "data.train", "data.val"))]
         typed = ["data=cells", *(f"data.{split}_images=images" for split in ("train", "val"))]
@@ -64,3 +67,11 @@ def test_a_patched_project_trains(number, patched, tmp_path):
     losses = [row["loss/class"] for row in rows(output) if "loss/class" in row]
     assert len(losses) == 3
     assert all(0 < loss < 10 for loss in losses)
+    if number == 0:  # the edited function is what was trained with
+        assert FUSED_OFF in " ".join(done.stdout.split())
+        assert "not forecast: losses.focal_loss was changed" in (output / "train.log").read_text()
+        main = [sys.executable, "train.py", *small, f"output_dir={tmp_path / 'unchanged'}"]
+        main = [word for word in main if word != f"output_dir={output}"]
+        subprocess.run(main, cwd=ROOT, check=True, capture_output=True)
+        first = rows(tmp_path / "unchanged")[0]["loss/class"]
+        assert losses[0] > 1.1 * first

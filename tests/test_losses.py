@@ -1,6 +1,8 @@
 """Focal loss and box losses: by hand, by limit, by gradient, by torchvision, by parts of a step."""
 
+import logging
 import math
+import time
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
+from retinanet import losses
 from retinanet.boxes import encode_boxes
 from retinanet.losses import EMA_START, RetinaNetLoss, box_loss, focal_loss
 from retinanet.matching import IGNORED, NEGATIVE, Match
@@ -357,3 +360,156 @@ def test_the_average_of_positives_is_state_that_moves_by_a_tenth():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         RetinaNetLoss(**settings)
+
+
+# The definition leads: focal_loss as it stands when the loss is built, or later.
+
+
+@pytest.fixture
+def warned(monkeypatch, caplog):
+    """The messages so far."""
+    monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", True)
+    return lambda: [record.message for record in caplog.records]
+
+
+@pytest.fixture
+def batch():
+    """Logits, deltas, anchors and the match of two images."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 50, 4, generator=generator)
+    corners = 50 * torch.rand(50, 2, generator=generator)
+    anchors = torch.cat([corners, corners + 20], dim=1)
+    label = torch.randint(-2, 4, (2, 50), generator=generator)
+    match = Match(label, anchors.expand(2, -1, -1).clone())
+    return logits.requires_grad_(), torch.zeros(2, 50, 4), anchors, match
+
+
+def class_loss_and_gradient(loss, batch):
+    logits, deltas, anchors, match = batch
+    (divisors,) = loss.divisors([match])
+    found = loss(logits, deltas, anchors, match, divisors)["class"]
+    return found, torch.autograd.grad(found, logits)[0]
+
+
+def squared(logits, is_class, alpha, gamma):
+    """Another definition: half the squared error of the probability."""
+    return 0.5 * (logits.sigmoid() - is_class.to(logits.dtype)) ** 2
+
+
+def squared_by_hand(logits, match):
+    is_class = match.label[..., None] == torch.arange(4)
+    counted = (match.label != IGNORED)[..., None] / (match.label >= 0).sum()
+    p = logits.detach().sigmoid()
+    loss = (0.5 * (p - is_class.float()) ** 2 * counted).sum()
+    return loss, (p - is_class.float()) * p * (1 - p) * counted
+
+
+def test_training_follows_an_edited_definition_and_says_so_once(batch, monkeypatch, warned):
+    monkeypatch.setattr(losses, "focal_loss", squared)
+    loss = RetinaNetLoss()
+    assert not loss.fused
+    for _ in range(2):
+        found = class_loss_and_gradient(loss, batch)
+        torch.testing.assert_close(found, squared_by_hand(batch[0], batch[3]))
+    assert warned() == [losses.FUSED_OFF]
+
+
+def test_training_follows_a_definition_that_is_edited_after_the_loss_was_built(
+    batch, monkeypatch, warned
+):
+    loss = RetinaNetLoss()
+    with monkeypatch.context() as patched:
+        patched.setattr(losses, "focal_loss", squared)
+        found = class_loss_and_gradient(loss, batch)
+        torch.testing.assert_close(found, squared_by_hand(batch[0], batch[3]))
+    assert warned() == [losses.FUSED_OFF]
+    class_loss_and_gradient(loss, batch)
+    assert loss.fused
+
+
+def test_a_definition_that_fails_is_not_hidden(batch, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ArithmeticError("broken")
+
+    monkeypatch.setattr(losses, "focal_loss", broken)
+    with pytest.raises(ArithmeticError, match="broken"):
+        RetinaNetLoss()
+    with pytest.raises(ArithmeticError, match="broken"):
+        class_loss_and_gradient(RetinaNetLoss(name="ohem", alpha=None), batch)
+
+
+def test_a_definition_may_be_for_the_classes_of_the_data_alone(batch, monkeypatch):
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])  # RetinaNetLoss does not know K
+    monkeypatch.setattr(losses, "focal_loss", lambda *args: focal_loss(*args) * weights)
+    loss = RetinaNetLoss(alpha=None)
+    assert not loss.fused
+    logits = batch[0].detach()
+    is_class = batch[3].label[..., None] == torch.arange(4)
+    counted = (batch[3].label != IGNORED)[..., None] / (batch[3].label >= 0).sum()
+    expected = (focal_loss(logits, is_class, None) * weights * counted).sum()
+    torch.testing.assert_close(class_loss_and_gradient(loss, batch)[0].detach(), expected)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda x, y, alpha, gamma: focal_loss(x, y, alpha, gamma) + 1e-4,
+        lambda x, y, alpha, gamma: focal_loss(x, y, alpha, gamma) * 1.00001,
+        lambda x, y, alpha, gamma: focal_loss(x, y, alpha, gamma + 1e-4),
+        lambda x, y, alpha, gamma: focal_loss(x.clamp(-50, 50), y, alpha, gamma),
+        lambda x, y, alpha, gamma: focal_loss(x, ~y, alpha, gamma),
+        # Equal values, another gradient.
+        lambda x, y, alpha, gamma: (
+            2 * focal_loss(x, y, alpha, gamma) - focal_loss(x.detach(), y, alpha, gamma)
+        ),
+    ],
+    ids=["constant", "factor", "gamma", "clamped", "swapped", "gradient"],
+)
+def test_a_small_edit_is_an_edit(edit, monkeypatch):
+    monkeypatch.setattr(losses, "focal_loss", edit)
+    assert not RetinaNetLoss().fused
+
+
+ALPHAS = [None, 0.0, 0.1, 0.25, 0.999999, 1.0, [0.3, 0.9], [0.25] * 80]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-3, 0.5, 1.0, 2.0, 5.0, 50.0])
+@pytest.mark.parametrize("alpha", ALPHAS, ids=lambda a: f"{len(a)}" if isinstance(a, list) else a)
+def test_the_fused_form_serves_while_the_definition_stands(alpha, gamma, warned):
+    random = torch.get_rng_state()
+    with torch.no_grad():
+        assert RetinaNetLoss(alpha=alpha, gamma=gamma).fused
+    assert not warned()
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def numbers_kept(loss, batch):
+    """Numbers that the graph of the class loss keeps for its gradient, per logit."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
+        class_loss_and_gradient(loss, batch)
+    return sum(kept) / batch[0].numel()
+
+
+def test_the_fused_form_keeps_the_gradient_alone_and_the_definition_many_numbers(
+    batch, monkeypatch
+):
+    fused = numbers_kept(RetinaNetLoss(), batch)
+    monkeypatch.setattr(losses, "focal_loss", lambda *args: 1.5 * focal_loss(*args))
+    assert numbers_kept(RetinaNetLoss(), batch) - fused > 4
+
+
+def test_comparing_the_forms_takes_milliseconds():
+    RetinaNetLoss()
+    start = time.perf_counter()
+    for _ in range(5):
+        RetinaNetLoss()
+    assert (time.perf_counter() - start) / 5 < 0.2
+
+
+def test_other_losses_have_no_fused_form(warned):
+    assert not RetinaNetLoss(name="focal_star").fused
+    assert not RetinaNetLoss(name="ohem", alpha=None).fused
+    assert not warned()

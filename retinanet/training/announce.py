@@ -27,6 +27,9 @@ FORECAST_LIMITS = (
 )
 # Said instead, for the losses that focal loss is compared with.
 NO_FORECAST = "first loss not forecast: the closed form is that of loss.name=focal"
+NO_FORECAST_OF_CHANGED = (
+    "first loss not forecast: losses.focal_loss was changed, the closed form is that of the paper"
+)
 
 Alpha = float | Sequence[float] | None
 
