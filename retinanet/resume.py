@@ -34,12 +34,16 @@ class Standing:
             metrics: theirs; AP is None where there is nothing to find.
 
         Returns:
-            Whether it is the best so far.
+            Whether it is the best so far. While no evaluation has an AP, the latest is: nothing
+            says that it is worse than one before, and it was trained longer.
         """
         AP, best = metrics["AP"], self.best["AP"]
-        better = not self.best["step"] or (AP is not None and (best is None or best < AP))
+        better = best is None or (AP is not None and best < AP)
         self.evaluated_step = step
-        self.fruitless = 0 if better else self.fruitless + 1
+        if better:
+            self.fruitless = 0
+        elif AP is not None:
+            self.fruitless += 1
         if better:
             self.best = {"AP": AP, "step": step}
         return better
@@ -50,8 +54,11 @@ class Standing:
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> Standing:
-        """As a checkpoint has it."""
-        return cls(**{f.name: stored[f.name] for f in dataclasses.fields(cls)})
+        """As a checkpoint has it; evaluations without an AP do not count, as older ones did."""
+        standing = cls(**{f.name: stored[f.name] for f in dataclasses.fields(cls)})
+        if standing.best["AP"] is None:
+            standing.fruitless = 0
+        return standing
 
 
 def find_stored(

@@ -333,7 +333,8 @@ class TrainingRun:
         )
         self.thresholds = scored.thresholds.plain()
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
-        logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, " (best)" * better)
+        mark = "" if not better else " (latest)" if self.standing.best["AP"] is None else " (best)"
+        logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, mark)
         tell(scored, cap=self.settings.postprocess.detections, classes=self._finished())
         sheet = None
         if better:

@@ -281,6 +281,8 @@ def test_the_verdict_compares_means_over_common_seeds():
     assert lines[0] == "mean AP over 2 seed(s): a 0.3500, b 0.2250: +0.1250"
     assert "up to 0.1000 apart" in lines[1]
     assert outcome.verdict(rows[:1]) == []
+    # What has no AP is no AP of 0: that seed has no pair.
+    assert outcome.verdict([*rows, row("a", 3, 0.9), row("b", 3, None)])[0] == lines[0]
 
 
 def test_the_table_shows_the_last_evaluation_and_undefined_numbers():

@@ -36,6 +36,7 @@ from retinanet.interrupts import Stopped
 from retinanet.model.folding import for_inference
 from retinanet.model.retinanet import RetinaNet
 from retinanet.opening import describe_model
+from retinanet.resume import Standing
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.directory import read_rows
 from retinanet.training.loop import Trainer
@@ -355,6 +356,39 @@ def test_early_stopping_ends_a_run_that_does_not_get_better(data, tmp_path):
     assert [row["step"] for row in rows(tmp_path / "run") if "AP" in row] == [3, 6, 9]
     train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
     assert max(row["step"] for row in rows(tmp_path / "run")) == 9
+
+
+def test_without_objects_to_find_the_latest_weights_are_best_and_patience_does_not_count(
+    data, tmp_path
+):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    found = json.loads((root / "val.json").read_text())
+    (root / "val.json").write_text(json.dumps(found | {"annotations": []}))
+    output = tmp_path / "run"
+    train(root, output, "evaluation.every_epochs=1", "evaluation.patience=1", "schedule.epochs=3")
+    assert [(row["step"], row["AP"]) for row in rows(output) if "AP" in row] == [
+        (3, None),
+        (6, None),
+        (9, None),
+    ]
+    assert load_checkpoint(output / "checkpoints/best.pt")["step"] == 9
+    log = (output / "train.log").read_text()
+    assert "finished   9 steps; AP n/a: nothing to find; best.pt is the latest, step 9" in log
+
+
+def test_undefined_numbers_lose_against_no_defined_one():
+    standing = Standing()
+    APs = [None, None, 0.2, None, 0.1, 0.3]
+    assert [standing.add(s, {"AP": AP}) for s, AP in enumerate(APs, start=1)] == [
+        *(True, True, True, False, False, True)
+    ]
+    assert standing.best == {"AP": 0.3, "step": 6}
+    # Patience counts evaluations with an AP only, also those of a checkpoint that counted others.
+    assert standing.add(7, {"AP": 0.1}) is standing.add(8, {"AP": None}) is False
+    assert standing.fruitless == 1
+    older = {"best": {"AP": None, "step": 3}, "evaluated_step": 9, "fruitless": 2}
+    assert Standing.of(older).fruitless == 0
 
 
 def test_early_stopping_that_was_interrupted_makes_no_further_step(data, tmp_path, monkeypatch):

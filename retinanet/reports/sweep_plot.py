@@ -217,9 +217,11 @@ def _about(rows: Sequence[Row], done: Sequence[Row], groups: Groups, spread: str
     if max(counts) > 1:
         few = f"{min(counts)} to " if min(counts) < max(counts) else ""
         text = f"mean of {few}{max(counts)} seeds; {spread}"
-    missing = len(rows) - len(done)
-    if missing:
-        text += f"{chr(10) if text else ''}{missing} of {len(rows)} runs not finished: not drawn"
+    missing = sum(row[STATUS] != FINISHED for row in rows)
+    undefined = len(rows) - len(done) - missing
+    for count, why in ((missing, "not finished"), (undefined, "without an AP")):
+        if count:
+            text += f"{chr(10) if text else ''}{count} of {len(rows)} runs {why}: not drawn"
     return text
 
 

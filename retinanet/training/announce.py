@@ -164,8 +164,11 @@ def describe_end(root: Path, steps: int, best: dict[str, Any], *, num_replaced: 
         best: AP and step of the best evaluation.
         num_replaced: unreadable images.
     """
-    AP = "n/a" if best["AP"] is None else f"{best['AP']:.4f}"
-    lines = [f"finished   {steps} steps; best AP {AP} at step {best['step']}"]
+    if best["AP"] is None:
+        result = f"AP n/a: nothing to find; best.pt is the latest, step {best['step']}"
+    else:
+        result = f"best AP {best['AP']:.4f} at step {best['step']}"
+    lines = [f"finished   {steps} steps; {result}"]
     if num_replaced:
         lines.append(f"replaced   {num_replaced} unreadable images")
     weights = root / "checkpoints" / "best.pt"

@@ -32,7 +32,7 @@ class Row:
     """The runs of one variant."""
 
     variant: Variant
-    aps: tuple[float, ...]  # AP of the last evaluation of each seed, fractions
+    aps: tuple[float, ...]  # AP of the last evaluation of each seed that has one, fractions
     stopped: tuple[int, ...]  # last step of runs that ended before their end
     commands: tuple[str, ...]
 
@@ -45,8 +45,8 @@ def read_row(variant: Variant, runs: Sequence[Run]) -> Row:
         evaluated = [row for row in steps if "AP" in row]
         if steps and not _finished(run.folder):
             stopped.append(steps[-1]["step"])
-        elif evaluated:
-            aps.append(evaluated[-1]["AP"] or 0.0)
+        elif evaluated and evaluated[-1]["AP"] is not None:
+            aps.append(evaluated[-1]["AP"])
     commands = tuple(f"python train.py {shlex.join(run.typed)}" for run in runs)
     return Row(variant, tuple(aps), tuple(stopped), commands)
 

@@ -67,7 +67,8 @@ def verdict(last: Rows) -> list[str]:
     """Mean AP of each peer over the seeds that both have, and what the difference is worth."""
     AP: dict[str, dict[int, float]] = {}
     for row in last:
-        AP.setdefault(row["peer"], {})[row["seed"]] = row["AP"] or 0.0
+        if row["AP"] is not None:
+            AP.setdefault(row["peer"], {})[row["seed"]] = row["AP"]
     if len(AP) < 2:
         return []
     (first, ours), (second, theirs) = AP.items()
@@ -95,11 +96,15 @@ def plot(path: Path, unit: str, rows: Rows) -> None:
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
         for seed, peer in sorted({(row["seed"], row["peer"]) for row in rows}):
-            mine = [row for row in rows if (row["seed"], row["peer"]) == (seed, peer)]
+            mine = [
+                row
+                for row in rows
+                if (row["seed"], row["peer"]) == (seed, peer) and row["AP"] is not None
+            ]
             first = seed == min(row["seed"] for row in rows if row["peer"] == peer)
             axes.plot(
                 [0, *(row["step"] if unit == "steps" else row["seconds"] / 60 for row in mine)],
-                [0, *(row["AP"] or 0.0 for row in mine)],
+                [0, *(row["AP"] for row in mine)],
                 color=COLORS[peers.index(peer) % len(COLORS)],
                 marker="o",
                 markersize=4,

@@ -66,6 +66,17 @@ def test_the_table_says_what_became_of_every_run(make_run, tmp_path):
     assert (folder / "plot.png").exists()
 
 
+def test_a_finished_run_without_an_ap_is_not_called_unfinished(make_run, tmp_path, monkeypatch):
+    runs = [SweepRun({"lr": lr}, make_run(f"{lr}", ap)) for lr, ap in ((0.1, 0.5), (1.0, None))]
+    titles = []
+    monkeypatch.setattr(
+        "retinanet.reports.sweep_plot.save_figure",
+        lambda figure, _: titles.append(figure.axes[0].get_title(loc="left")),
+    )
+    write_sweep(tmp_path / "sweep", runs)
+    assert titles == ["1 of 2 runs without an AP: not drawn"]
+
+
 def test_runs_of_an_earlier_sweep_stay_while_their_folders_do(make_run, tmp_path):
     folder = tmp_path / "sweep"
     first, second = make_run("a", 0.5), make_run("b", 0.4)
