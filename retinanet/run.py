@@ -175,9 +175,10 @@ class TrainingRun:
             try:
                 with self._interrupting():
                     micro_batches = next(steps, None)
-            except (LoaderError, Stopped):
+            except (LoaderError, Stopped) as error:
                 step = self.trainer.step
-                if distributed.world_size() == 1 and step > self.saved_step and self._save():
+                saved = step > self.saved_step and distributed.world_size() == 1 and self._save()
+                if saved and isinstance(error, LoaderError):
                     logger.info("saved      step %d; the same command goes on", step)
                 raise
             if micro_batches is None:

@@ -134,7 +134,7 @@ def prepare_all(
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # the global one stays as it is
     )
-    return receive(loader, "a smaller batch size")
+    return receive(loader, "lower the batch size")
 
 
 def shared_bytes(preparer: Preparer, workers: int, batch_size: int) -> int:

@@ -72,7 +72,8 @@ def share(item: Any) -> Any:
     """The collate function of all loaders: tensors of a named tuple go into shared memory.
 
     Returns:
-        The item; in a worker where there is no room, a :class:`LoaderError` for :func:`receive`.
+        The item; in a worker that finds no room, a :class:`LoaderError` for :func:`receive`,
+        which ends its sentence.
     """
     if get_worker_info() is None or not isinstance(item, tuple):
         return item
@@ -86,14 +87,14 @@ def share(item: Any) -> Any:
     return item
 
 
-def receive(loader: DataLoader, fix: str = "data.workers=0") -> Iterator[Any]:
+def receive(loader: DataLoader, fix: str = "set data.workers=0") -> Iterator[Any]:
     """What a loader makes, in order; failures of its workers are one line, within seconds.
 
     They are raised only where the next item is awaited, so never in the middle of a step.
 
     Args:
         loader: with :func:`share` and :func:`start_worker`.
-        fix: the setting that needs no workers, or fewer.
+        fix: what else helps, as the end of a sentence.
 
     Raises:
         LoaderError: a worker could not start, ended by itself, was killed, or had no room for a
@@ -117,9 +118,9 @@ def receive(loader: DataLoader, fix: str = "data.workers=0") -> Iterator[Any]:
                 worker.kill()
             if not codes:
                 raise
-            raise LoaderError(_describe_death(codes[0], fix)) from error
+            raise LoaderError(f"{_describe_death(codes[0])}, or {fix}.") from error
         if isinstance(item, LoaderError):
-            raise item
+            raise LoaderError(f"{item}, or {fix}.")
         yield item
 
 
@@ -133,7 +134,7 @@ def _start(loader: DataLoader, fix: str) -> Iterator[Any]:
         for process in multiprocessing.active_children():
             if process not in before:
                 process.kill()
-        raise LoaderError(_describe_start(error, loader.num_workers, fix)) from error
+        raise LoaderError(f"{_describe_start(error, loader.num_workers)}, or {fix}.") from error
 
 
 class _Deaths:
@@ -203,44 +204,38 @@ def _describe_sharing(said: str, size: int) -> str:
     if os.strerror(errno.EMFILE) in said:
         return (
             "too many open files: a data loader worker cannot hand over its batch. Raise the limit "
-            "with `ulimit -n 65536`, or set data.workers=0."
+            "with `ulimit -n 65536`"
         )
     if os.strerror(errno.ENOSPC) in said or os.strerror(errno.ENOMEM) in said:
         return _describe_full(f"a data loader worker cannot hand over {_mebibytes(size)}")
-    return f"a data loader worker cannot hand over {_mebibytes(size)} in shared memory: {said}"
+    return (
+        f"a data loader worker cannot hand over {_mebibytes(size)} in shared memory: {said}. Use "
+        f"fewer workers"
+    )
 
 
 def _describe_full(what: str) -> str:
     free = free_shared_memory()
     left = "" if free is None else f", {_mebibytes(free)} are free"
-    return f"{SHARED_MEMORY} is full: {what}{left}. {LARGER}, or set data.workers=0."
+    return f"{SHARED_MEMORY} is full: {what}{left}. {LARGER}"
 
 
-def _describe_start(error: Exception, workers: int, fix: str) -> str:
+def _describe_start(error: Exception, workers: int) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # its locks are files there
         return _describe_full(f"{workers} data loader workers cannot start")
     said = " ".join(str(error).split())
-    return (
-        f"cannot start {workers} data loader workers: {said}. The limit of processes or of memory "
-        f"may be reached; use fewer, or {fix}."
-    )
+    return f"cannot start {workers} data loader workers: {said}. Use fewer"
 
 
-def _describe_death(code: int, fix: str) -> str:
+def _describe_death(code: int) -> str:
     if code >= 0:
-        return (
-            f"a data loader worker ended by itself with exit status {code}; its own message is "
-            f"above, if it had one. {fix} reads in the main process, and shows the cause."
-        )
+        what = f"ended with exit status {code}; its own message, if it had one, is above"
+        return f"a data loader worker {what}. Use fewer workers"
     name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
     if name == "SIGBUS":
         return _describe_full("a data loader worker was ended by SIGBUS")
-    if name == "SIGKILL":
-        return (
-            f"a data loader worker was killed (SIGKILL), probably because memory ran out. Use "
-            f"fewer workers, or {fix}."
-        )
-    return f"a data loader worker was ended by {name}. Use fewer workers, or {fix}."
+    why = ", probably because memory ran out" if name == "SIGKILL" else ""
+    return f"a data loader worker was killed by {name}{why}. Use fewer workers"
 
 
 def _mebibytes(size: int) -> str:
