@@ -23,7 +23,9 @@ from retinanet.data.prepared import (
     pad_together,
     pixels_of,
     prepare_all,
+    shared_bytes,
 )
+from retinanet.data.workers import free_shared_memory
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.detect import detect_images
 from retinanet.exchange.read import read_trained
@@ -152,6 +154,16 @@ class Detector:
             found = detect_images(self.model, postprocess, batch, self.precision, indices)
             for photo, image in zip(group, found, strict=True):
                 yield photo.index, self._result(image, photo.original, minimum)
+
+    def can_share(self, workers: int, batch_size: int) -> bool:
+        """Whether /dev/shm holds what so many workers read ahead.
+
+        Args:
+            workers: see :meth:`outcomes`.
+            batch_size: see calling.
+        """
+        free = free_shared_memory()
+        return free is None or shared_bytes(self._preparer(()), workers, batch_size) <= free
 
     @property
     def device(self) -> torch.device:

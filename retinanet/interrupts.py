@@ -31,11 +31,14 @@ class Signals:
         received: the first signal, None before.
         has_begun: false while there is nothing to save yet: a signal raises :class:`Stopped`. From
             then on it is only remembered, for whoever ends the run after its step.
+        at_once: true where nothing is half done, as between two steps: a signal raises
+            :class:`Stopped` there, however long what is awaited takes.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.has_begun = False
+        self.at_once = False
         self._when = 0.0
         self._before: dict[signal.Signals, object] = {}
 
@@ -47,12 +50,26 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within, a signal raises :class:`Stopped` at once, also one that came before."""
+        self.at_once = True
+        try:
+            if self.received is not None:
+                raise Stopped
+            yield
+        finally:
+            self.at_once = False
+
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.received is None:
             self.received, self._when = signal.Signals(number), time.monotonic()
             if not self.has_begun:
                 _say(f"{name}: ended before the first step")
+                raise Stopped
+            if self.at_once:
+                _say(f"{name}: this run saves and ends")
                 raise Stopped
             _say(
                 f"{name}: this run saves and ends after its step; again after "

@@ -109,6 +109,8 @@ class Prediction:
     ) -> None:
         paths = self.photos.paths
         workers = 0 if len(paths) < FEW_PHOTOS else min(MOST_READERS, num_cores())
+        if not self.detector.can_share(workers, batch_size):
+            workers = 0
         outcomes = self.detector.outcomes(
             paths, score=score, batch_size=batch_size, workers=workers
         )

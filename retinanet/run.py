@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
+from retinanet.data.batches import eval_plan, shared_bytes
+from retinanet.data.padding import Batch
+from retinanet.data.workers import LoaderError, check_shared_memory
 from retinanet.devices import choose_precision, explain_precision
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
@@ -101,6 +105,7 @@ class TrainingRun:
         )
         if stored is not None:
             self._load(stored)
+        self.saved_step = self.trainer.step
         check_same_step(self.trainer.step, self.directory)
         if settings.optim.accumulate == "auto":
             images = settings.optim.batch_size // distributed.world_size()
@@ -115,6 +120,7 @@ class TrainingRun:
             Stopped: a rank was told to end; the same command goes on.
             FloatingPointError: too many bad steps.
             MemoryError: the GPU's memory is too small.
+            LoaderError: a data loader worker failed, or would have too little shared memory.
             OSError: a file could not be written.
         """
         self._open()
@@ -145,9 +151,11 @@ class TrainingRun:
         if self._finished():
             return
         self.bad_steps.check()
+        check_shared_memory(self._shared_bytes())
         step = self.trainer.step
         if self._evaluation_due():  # the run was killed while it evaluated
-            (self.trainer.latest,) = (parts[-1] for parts in self.stream.steps(step - 1, step))
+            with self._interrupting():
+                (self.trainer.latest,) = (parts[-1] for parts in self.stream.steps(step - 1, step))
             self._evaluate()
             self._save(keep_previous=False)
             self.progress.restart_clock()
@@ -155,11 +163,42 @@ class TrainingRun:
             return
         steps = self.stream.steps(step, self.total_steps)
         try:
-            self.trainer.run(steps, self._after_step)
+            self.trainer.run(self._awaited(steps), self._after_step)
         except torch.OutOfMemoryError as error:
             images = self.settings.optim.batch_size // distributed.world_size()
             message = explain_out_of_memory(self.trainer, images, self.stream.accumulate)
             raise MemoryError(message) from error
+
+    def _awaited(self, steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        """The micro-batches of every step; what ends their loading saves the step before it.
+
+        Several ranks end together: a rank alone can neither save nor leave the others' step.
+        """
+        while True:
+            try:
+                with self._interrupting():
+                    micro_batches = next(steps, None)
+            except (LoaderError, Stopped) as error:
+                step = self.trainer.step
+                saved = step > self.saved_step and distributed.world_size() == 1 and self._save()
+                if saved and isinstance(error, LoaderError):
+                    logger.info("saved      step %d; the same command goes on", step)
+                raise
+            if micro_batches is None:
+                return
+            yield micro_batches
+
+    def _interrupting(self) -> contextlib.AbstractContextManager:
+        alone = distributed.world_size() == 1
+        return self.signals.interrupting() if alone else contextlib.nullcontext()
+
+    def _shared_bytes(self) -> int:
+        """Of /dev/shm: the workers of training hold theirs while those of an evaluation work."""
+        how = build.build_validation(self.settings, self.settings.evaluation, self.device)
+        images, augment = how["max_images"], how["augment"]
+        plan = eval_plan(self.val_data, augment, batch_size=how["batch_size"], max_images=images)
+        validation = shared_bytes(plan, augment, how["workers"], limit=len(plan))
+        return distributed.local_world_size() * (self.stream.shared_bytes + validation)
 
     def _open(self) -> None:
         """Make the directory, start the logs."""
@@ -298,9 +337,10 @@ class TrainingRun:
         model = self.model if self.trainer.ema is None else self.trainer.ema.model
         how = build.build_validation(self.settings, self.settings.evaluation, self.device)
         try:
-            evaluation, found = validate(
-                model, self.val_data, told_to_stop=self._told_to_stop, **how
-            )
+            with self._interrupting():
+                evaluation, found = validate(
+                    model, self.val_data, told_to_stop=self._told_to_stop, **how
+                )
         except torch.OutOfMemoryError as error:
             raise MemoryError(
                 f"the GPU's memory is too small for the evaluation; lower evaluation.batch_size="
@@ -401,6 +441,8 @@ class TrainingRun:
 
         saved = distributed.on_main(lambda: self._write(save))
         self.fell_back = self.fell_back and not saved
+        if saved:
+            self.saved_step = self.trainer.step
         return saved
 
     def _write(self, action: Callable[[], None]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,13 @@ from retinanet.data.coco import CocoData
 from retinanet.data.padding import Batch, pad
 from retinanet.data.samples import Samples
 from retinanet.data.transforms import Augment
+from retinanet.data.workers import (
+    PREFETCH,
+    check_shared_memory,
+    receive,
+    share,
+    start_worker,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +194,7 @@ class Loader:
             batch_size=None,
             sampler=requests,
             num_workers=workers,
-            collate_fn=_as_is,
+            collate_fn=share,
             pin_memory=pin_memory,
             worker_init_fn=start_worker,
             # An own generator: the loader would draw from the global one, and change what the
@@ -206,8 +212,9 @@ class Loader:
             ValueError: an image is unreadable or of another size than the file says, or too many
                 were replaced.
             FileNotFoundError: an image does not exist.
+            LoaderError: a worker failed.
         """
-        for batch in self._loader:
+        for batch in receive(self._loader):
             if isinstance(batch, Exception):
                 raise batch
             self._count(batch.replaced)
@@ -250,10 +257,42 @@ def make_loader(
         workers: processes, as far as there are CPU cores; 0 for none.
         on_bad_image: ``stop`` or ``skip``.
         pin_memory: for a GPU.
+
+    Raises:
+        LoaderError: /dev/shm cannot hold what the workers of a list of requests read ahead.
     """
     check("data.workers", workers)
     workers = min(workers, num_cores())
+    if isinstance(requests, Sequence):
+        check_shared_memory(shared_bytes(requests, augment, workers, limit=len(requests)))
     return Loader(Samples(data, augment, seed, on_bad_image), requests, workers, pin_memory)
+
+
+def shared_bytes(
+    requests: Sequence[Request],
+    augment: Augment,
+    workers: int,
+    *,
+    steps_held: int = 1,
+    limit: int | None = None,
+) -> int:
+    """Shared memory that workers fill at most, in bytes: with batches of the largest size.
+
+    Args:
+        requests: among them the largest batch.
+        augment: of these images.
+        workers: processes, as far as there are CPU cores; 0 for none.
+        steps_held: batches of a step; those of one may be in use while the next ones come.
+        limit: batches at most; None: any number.
+    """
+    workers = min(workers, num_cores())
+    if not workers or not requests:
+        return 0
+    pixels = max(len(r.indices) * r.padded[0] * r.padded[1] for r in requests)
+    batches = PREFETCH * workers + 2 * steps_held
+    num_batches = batches if limit is None else min(batches, limit)
+    # torchvision's rule does not round: float32.
+    return num_batches * 3 * pixels * (4 if augment.rule == "torchvision" else 1)
 
 
 def num_cores() -> int:
@@ -261,14 +300,3 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _as_is(batch: Batch) -> Batch:
-    return batch
-
-
-def start_worker(_: int) -> None:
-    """Leave signals to the main process: it tells its workers when to end."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)

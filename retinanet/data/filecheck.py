@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from retinanet.data.batches import MAX_BAD_SHARE, num_cores, start_worker
+from retinanet.data.batches import MAX_BAD_SHARE, num_cores
 from retinanet.data.coco import CocoData, Reading
 from retinanet.data.images import BadImage, Header, read_header, read_image
 from retinanet.data.likeness import digest_of, gist_of
 from retinanet.data.samples import size_problem
 from retinanet.data.splits import describe_missing
 from retinanet.data.verdict import Look, Sight, Verdict
+from retinanet.data.workers import receive, share, start_worker
 
 
 class Seen(NamedTuple):
@@ -75,15 +76,11 @@ def look(data: CocoData, *, pixels: bool, workers: int) -> Iterator[Seen]:
         _Files(data, pixels),
         batch_size=None,
         num_workers=min(workers, num_cores()),
-        collate_fn=_as_is,
+        collate_fn=share,
         worker_init_fn=start_worker,
         generator=torch.Generator(),
     )
-    yield from loader
-
-
-def _as_is(seen: Seen) -> Seen:
-    return seen
+    yield from receive(loader)
 
 
 def check_files(reading: Reading, found: Sequence[Seen], skip: bool, verdict: Verdict) -> None:

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from retinanet.data.batches import padded_size, start_worker
+from retinanet.data.batches import padded_size
 from retinanet.data.images import pillow_pixels, read_image
 from retinanet.data.transforms import resize, resized_size
+from retinanet.data.workers import PREFETCH, receive, share, start_worker
 
 Photo = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -111,23 +112,36 @@ def pixels_of(photo: Photo) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)  # (3, H, W)
 
 
-def prepare_all(preparer: Preparer, workers: int, pin_memory: bool = False) -> DataLoader:
+def prepare_all(
+    preparer: Preparer, workers: int, pin_memory: bool = False
+) -> Iterator[Prepared | Unreadable]:
     """Every photo, read ahead by ``workers`` processes, in the order of the photos.
 
     Args:
         preparer: with the photos.
         workers: at least 1.
         pin_memory: for a GPU.
+
+    Raises:
+        LoaderError: a worker failed.
     """
-    return DataLoader(
+    loader = DataLoader(
         preparer,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=share,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # the global one stays as it is
     )
+    return receive(loader, "lower the batch size")
+
+
+def shared_bytes(preparer: Preparer, workers: int, batch_size: int) -> int:
+    """Shared memory that photos fill at most until they are in a batch, in bytes."""
+    min_size, max_size, rule = preparer.limits
+    photos = PREFETCH * workers + (WAITING_BATCHES + 1) * batch_size
+    return photos * 3 * min_size * max_size * (4 if rule == "torchvision" else 1)
 
 
 def in_batches(
@@ -167,7 +181,3 @@ def pad_together(photos: Sequence[Prepared]) -> tuple[Tensor, Tensor, Tensor]:
         images[i, :, :height, :width] = photo.image
     sizes = torch.tensor([photo.image.shape[1:] for photo in photos])
     return images, sizes, torch.tensor([photo.original for photo in photos])
-
-
-def _as_is(photo: Prepared | Unreadable) -> Prepared | Unreadable:
-    return photo

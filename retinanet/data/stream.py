@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from retinanet.data.batches import Batch, Request, make_loader, train_plan
+from retinanet.data.batches import Batch, Request, make_loader, shared_bytes, train_plan
 from retinanet.data.coco import CocoData
 from retinanet.data.transforms import Augment
 
@@ -54,7 +54,12 @@ class TrainingStream:
         self._plan |= {"rank": rank, "world_size": world_size, "keep_empty": keep_empty}
         self._load = {"seed": seed, "workers": workers, "on_bad_image": on_bad_image}
         self._load["pin_memory"] = pin_memory
-        self.steps_per_epoch = len(self._epoch(0))
+        first = self._epoch(0)
+        self.steps_per_epoch = len(first)
+        # Of /dev/shm, for batches as large as the largest of the first epoch.
+        self.shared_bytes = shared_bytes(
+            list(itertools.chain.from_iterable(first)), augment, workers, steps_held=accumulate
+        )
 
     def steps(self, first: int, end: int) -> Iterator[list[Batch]]:
         """Micro-batches of the steps ``first`` to ``end - 1``, loaded ahead.

@@ -1,0 +1,242 @@
+"""Processes that read images ahead: what they share, and how each of their failures is reported.
+
+torch hands a batch over in shared memory, in a thread of the worker. What fails in that thread is
+printed and forgotten, and the main process would wait for ever. Here a worker moves its batch
+itself, so that a full /dev/shm arrives as an error like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pickle import PickleError
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+SHARED_MEMORY = "/dev/shm"
+# Batches that a worker is asked for before the first is used: torch's default.
+PREFETCH = 2
+MEBIBYTE = 2**20
+# A connection to a worker may break some time before its end is seen, in seconds.
+DEATH_IS_SEEN = 2.0
+LARGER = "Enlarge it with `docker run --shm-size=8g` or share the host's with `--ipc=host`"
+
+
+class LoaderError(OSError):
+    """A data loader worker failed; what was computed before is intact and can be saved."""
+
+
+def check_shared_memory(needed: int, fix: str = "set data.workers=0") -> None:
+    """Refuse to start workers whose batches /dev/shm cannot hold.
+
+    Args:
+        needed: bytes that they hold at most.
+        fix: what needs none.
+
+    Raises:
+        LoaderError: less is free.
+    """
+    free = free_shared_memory()
+    if free is not None and needed > free:
+        raise LoaderError(
+            f"{SHARED_MEMORY} is too small: it has {_mebibytes(free)} free, the data loader "
+            f"workers need {_mebibytes(needed)}. {LARGER}, lower the number of workers, or {fix}."
+        )
+
+
+def free_shared_memory() -> int | None:
+    """Bytes free in /dev/shm; None where there is none, or none of a known size."""
+    if sys.platform != "linux" or not Path(SHARED_MEMORY).is_dir():
+        return None
+    space = os.statvfs(SHARED_MEMORY)
+    return space.f_bavail * space.f_frsize if space.f_blocks else None
+
+
+def start_worker(_: int) -> None:
+    """Leave signals to the main process: it tells its workers when to end."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def share(item: Any) -> Any:
+    """The collate function of all loaders: tensors of a named tuple go into shared memory.
+
+    Returns:
+        The item; in a worker that finds no room, a :class:`LoaderError` for :func:`receive`,
+        which ends its sentence.
+    """
+    if get_worker_info() is None or not isinstance(item, tuple):
+        return item
+    tensors = [part for part in item if isinstance(part, Tensor) and part.numel()]
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return LoaderError(_describe_sharing(str(error), size))
+    return item
+
+
+def receive(loader: DataLoader, fix: str = "set data.workers=0") -> Iterator[Any]:
+    """What a loader makes, in order; failures of its workers are one line, within seconds.
+
+    They are raised only where the next item is awaited, so never in the middle of a step.
+
+    Args:
+        loader: with :func:`share` and :func:`start_worker`.
+        fix: what else helps, as the end of a sentence.
+
+    Raises:
+        LoaderError: a worker could not start, ended by itself, was killed, or had no room for a
+            batch.
+    """
+    if not loader.num_workers:
+        yield from loader
+        return
+    items = _start(loader, fix)
+    deaths = _deaths()
+    while True:
+        try:
+            with deaths.awaited():
+                item = next(items)
+        except StopIteration:
+            return
+        except BaseException as error:
+            codes = _exit_codes(items, error)
+            # They ignore SIGTERM, and one may wait for what a dead one holds.
+            for worker in items._workers:
+                worker.kill()
+            if not codes:
+                raise
+            raise LoaderError(f"{_describe_death(codes[0])}, or {fix}.") from error
+        if isinstance(item, LoaderError):
+            raise LoaderError(f"{item}, or {fix}.")
+        yield item
+
+
+def _start(loader: DataLoader, fix: str) -> Iterator[Any]:
+    """The iterator of a loader, with all of its workers, or none of them."""
+    before = multiprocessing.active_children()
+    try:
+        return iter(loader)
+    # What a spawned worker needs may not pickle, which has many names.
+    except (OSError, RuntimeError, TypeError, AttributeError, ValueError, PickleError) as error:
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.kill()
+        raise LoaderError(f"{_describe_start(error, loader.num_workers)}, or {fix}.") from error
+
+
+class _Deaths:
+    """torch's handler of SIGCHLD, which raises wherever the program is, kept to the waiting.
+
+    Args:
+        handler: torch's.
+    """
+
+    def __init__(self, handler: Callable[[int, Any], None]) -> None:
+        self._handler = handler
+        self._waiting = self._missed = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """A child process has ended."""
+        if self._waiting:
+            self._handler(number, frame)
+        else:
+            self._missed = True
+
+    @contextlib.contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Within, the death of a worker raises, also one that came before."""
+        self._waiting = True
+        try:
+            if self._missed:
+                self._missed = False
+                self._handler(signal.SIGCHLD, None)
+            yield
+        finally:
+            self._waiting = False
+
+
+class _Unseen:
+    """Where torch has no handler, as in a thread, it looks every five seconds."""
+
+    def awaited(self) -> contextlib.AbstractContextManager:
+        """Nothing to prepare."""
+        return contextlib.nullcontext()
+
+
+def _deaths() -> _Deaths | _Unseen:
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if isinstance(handler, _Deaths):
+        return handler
+    if getattr(handler, "__module__", None) != "torch.utils.data._utils.signal_handling":
+        return _Unseen()
+    signal.signal(signal.SIGCHLD, deaths := _Deaths(handler))
+    return deaths
+
+
+def _exit_codes(items: Any, error: BaseException) -> list[int]:
+    """How workers ended, if an error of the loader comes from that."""
+    broken = isinstance(error, RuntimeError | OSError | EOFError)
+    if not broken or "in DataLoader worker process" in str(error):
+        return []
+    deadline = time.monotonic() + DEATH_IS_SEEN
+    while True:
+        codes = [worker.exitcode for worker in items._workers if worker.exitcode is not None]
+        if codes or time.monotonic() > deadline:
+            # One that was killed is the cause of the others' ends.
+            return sorted(codes)
+        time.sleep(0.05)
+
+
+def _describe_sharing(said: str, size: int) -> str:
+    if os.strerror(errno.EMFILE) in said:
+        return (
+            "too many open files: a data loader worker cannot hand over its batch. Raise the limit "
+            "with `ulimit -n 65536`"
+        )
+    if os.strerror(errno.ENOSPC) in said or os.strerror(errno.ENOMEM) in said:
+        return _describe_full(f"a data loader worker cannot hand over {_mebibytes(size)}")
+    return (
+        f"a data loader worker cannot hand over {_mebibytes(size)} in shared memory: {said}. Use "
+        f"fewer workers"
+    )
+
+
+def _describe_full(what: str) -> str:
+    free = free_shared_memory()
+    left = "" if free is None else f", {_mebibytes(free)} are free"
+    return f"{SHARED_MEMORY} is full: {what}{left}. {LARGER}"
+
+
+def _describe_start(error: Exception, workers: int) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # its locks are files there
+        return _describe_full(f"{workers} data loader workers cannot start")
+    said = " ".join(str(error).split())
+    return f"cannot start {workers} data loader workers: {said}. Use fewer"
+
+
+def _describe_death(code: int) -> str:
+    if code >= 0:
+        what = f"ended with exit status {code}; its own message, if it had one, is above"
+        return f"a data loader worker {what}. Use fewer workers"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+    if name == "SIGBUS":
+        return _describe_full("a data loader worker was ended by SIGBUS")
+    why = ", probably because memory ran out" if name == "SIGKILL" else ""
+    return f"a data loader worker was killed by {name}{why}. Use fewer workers"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / MEBIBYTE:,.0f} MiB" if size >= MEBIBYTE else f"{size / 1024:,.0f} KiB"
