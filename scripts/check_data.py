@@ -37,9 +37,9 @@ from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.data.checkup import check_pair, check_reading
 from retinanet.data.coco import CocoData, Reading, read_all
-from retinanet.data.learnable import VANISHED, check_learnable
 from retinanet.data.copies import check_contents, check_repeated
 from retinanet.data.filecheck import Seen, check_files, look, other_sizes
+from retinanet.data.learnable import VANISHED, check_learnable
 from retinanet.data.splits import check_images_exist
 from retinanet.data.verdict import Verdict
 from retinanet.reports.box_sizes import plot_box_sizes, plot_classes
