@@ -11,6 +11,7 @@ import torch
 from retinanet import distributed
 from retinanet.config import DataConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, read_coco
+from retinanet.data.learnable import check_learnable, drop_vanishing
 from retinanet.data.shapes import ensure_shapes
 from retinanet.data.splits import check_annotated, check_images_exist, check_same_classes
 from retinanet.data.stream import TrainingStream
@@ -112,13 +113,23 @@ def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Aug
     )
 
 
+def drop_unseen(settings: TrainConfig | DetectorConfig, data: CocoData) -> CocoData:
+    """The training set without the boxes that vanish at every size that training draws."""
+    return drop_vanishing(data, build_augment(settings, train=True))
+
+
 def build_stream(
     settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int = 1
 ) -> TrainingStream:
     """The training batches of this rank, in so many micro-batches for each step.
 
     ``optim.accumulate`` where it is a number; ``accumulate`` where it is to be measured.
+
+    Raises:
+        ValueError: no box or no image to train on, or a batch that cannot be shared out.
     """
+    data = drop_unseen(settings, data)
+    check_learnable(data)
     given = settings.optim.accumulate
     return TrainingStream(
         data,

@@ -8,6 +8,7 @@ from typing import Any
 from retinanet import build
 from retinanet.config import LossConfig, ModelConfig, TrainConfig
 from retinanet.data.coco import CocoData
+from retinanet.data.learnable import FIXES, describe_dropped, describe_no_ground_truth
 from retinanet.data.splits import describe_shared
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training import announce
@@ -47,9 +48,12 @@ def announcement(
         keep_empty=settings.data.keep_empty,
     )
     # First the data, then the network, then what it will be told.
-    lines = [f"repaired   {what}: {count}" for what, count in data.repairs.items()]
+    repairs = {what: count for what, count in data.repairs.items() if what not in FIXES}
+    lines = [f"repaired   {what}: {count}" for what, count in repairs.items()]
+    lines += describe_dropped(data)
     lines += describe(found, data.category_names)
     lines.append(f"validation {len(val_data)} images, {describe_limit(settings)}")
+    lines += describe_no_ground_truth(val_data)
     lines += describe_shared(data, val_data)
     lines += describe_model(trainer.model, settings.model)
     optim = settings.optim

@@ -76,7 +76,8 @@ class TrainingRun:
         stored, self.fell_back = find_stored(
             self.directory, self.plain, overwrite=settings.overwrite
         )
-        self.train_data, self.val_data = build.build_splits(settings.data)
+        train_data, self.val_data = build.build_splits(settings.data)
+        self.train_data = build.drop_unseen(settings, train_data)
         self.stream = build.build_stream(settings, self.train_data, device)
         self.total_steps = self._total_steps()
         every = settings.evaluation.every_epochs * self.stream.steps_per_epoch

@@ -27,6 +27,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -38,6 +39,7 @@ from retinanet.data.checkup import check_pair, check_reading
 from retinanet.data.coco import CocoData, Reading, read_all
 from retinanet.data.copies import check_contents, check_repeated
 from retinanet.data.filecheck import Seen, check_files, look, other_sizes
+from retinanet.data.learnable import VANISHED, check_learnable
 from retinanet.data.splits import check_images_exist
 from retinanet.data.verdict import Verdict
 from retinanet.reports.box_sizes import plot_box_sizes, plot_classes
@@ -113,6 +115,11 @@ def check(
     """
     verdict = Verdict(stop=False, keep=keep)
     readings = read_splits(settings, verdict)
+    if "train" in readings:
+        original = readings["train"]
+        readings["train"] = without_unseen(settings, original)
+        if readings.get("val") is original:
+            readings["val"] = readings["train"]
     both = "train" in readings and "val" in readings
     if both:
         train, val = readings["train"], readings["val"]
@@ -132,6 +139,13 @@ def check(
         if pixels:
             check_contents(train.data, val.data, (found["train"], found["val"]), verdict)
     return verdict, readings
+
+
+def without_unseen(settings: TrainConfig, reading: Reading) -> Reading:
+    """A training set as training takes it: boxes that it never sees at its size are dropped."""
+    data = build.drop_unseen(settings, reading.data)
+    vanished = np.sort(reading.box_rows[reading.data.usable & ~data.usable])
+    return reading._replace(data=data, mended=reading.mended | {VANISHED: vanished})
 
 
 def read_splits(settings: TrainConfig, verdict: Verdict) -> dict[str, Reading]:
@@ -163,6 +177,10 @@ def check_plan(settings: TrainConfig, train: Reading, verdict: Verdict) -> None:
         verdict.left_out
     ):
         return  # what is missing may be what was refused
+    refused = len(verdict.refused)
+    check_learnable(train.data, verdict)
+    if len(verdict.refused) > refused:
+        return
     try:
         build.resolve_alpha(settings.loss.alpha, train.data.category_names)
         build.build_stream(settings, train.data, torch.device("cpu"))

@@ -50,8 +50,10 @@ From COCO JSON
 
 From COCO JSON, to mend it
   Numbers in quotes are written without, sizes that are missing are read from
-  the images. --base-names is for image names that lead elsewhere (Label
-  Studio), --drop-unused-classes for a class without a box (Roboflow's first).
+  the images, boxes drawn from right to left or from bottom to top are written
+  from their upper left corner. --base-names is for image names that lead
+  elsewhere (Label Studio), --drop-unused-classes for a class without a box
+  (Roboflow's first).
 
   python -m scripts.convert_dataset --from coco --to coco result.json out \\
       --base-names

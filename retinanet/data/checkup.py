@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from retinanet.data.coco import CocoData, Reading, images_of
+from retinanet.data.coco import BACKWARDS, FLAT, OUTSIDE, CocoData, Reading, images_of
+from retinanet.data.learnable import FIXES, VANISHED, are_shares, note_no_ground_truth
 from retinanet.data.odd_boxes import (
     check_areas,
     check_boxes,
@@ -19,6 +20,7 @@ from retinanet.data.odd_boxes import (
 from retinanet.data.photos import suffixes
 from retinanet.data.records import shown
 from retinanet.data.splits import shared_images
+from retinanet.data.transforms import MIN_BOX_SIDE
 from retinanet.data.verdict import Sight, Verdict
 
 # What reading mends -> field, kind, what training does, what the user can do.
@@ -41,19 +43,15 @@ MENDED = {
         "takes width times height",
         "Nothing is needed; where there are masks, give their areas: APs, APm and APl use them.",
     ),
-    "boxes dropped: width or height not positive": (
-        "bbox",
-        "annotations: bbox has no positive width and height",
-        "never trains on it; evaluation still gets it",
-        "Correct the box, [x, y, width, height], or remove the record.",
-    ),
-    "boxes dropped: outside the image": (
-        "bbox",
-        "annotations: bbox lies outside its image",
-        "never trains on it; evaluation still gets it",
-        "Correct the box, or the width and height of the image, or remove the record.",
-    ),
 }
+# Boxes that reading drops -> kind.
+DROPPED = {
+    BACKWARDS: "annotations: bbox is drawn from right to left or from bottom to top",
+    FLAT: "annotations: bbox has no positive width and height",
+    OUTSIDE: "annotations: bbox lies outside its image",
+    VANISHED: f"annotations: bbox has a side below {MIN_BOX_SIDE:g} px at the training size",
+}
+DROPS = "drops it, and learns its place as background; evaluation still gets it"
 
 
 def check_reading(reading: Reading, verdict: Verdict, other_size: Collection[int] = ()) -> None:
@@ -66,9 +64,16 @@ def check_reading(reading: Reading, verdict: Verdict, other_size: Collection[int
     """
     judged = ~np.isin(images_of(reading.data), list(other_size))
     for what, rows in reading.mended.items():
+        if what in DROPPED:
+            if what == VANISHED and are_shares(reading.data.bbox):
+                continue  # in shares of the image, which is told itself
+            if what == OUTSIDE:
+                rows = rows[np.isin(rows, reading.box_rows[judged])]
+            place, look = places(reading, "bbox"), look_at(reading)
+            total = len(reading.data.bbox)
+            verdict.lose(DROPPED[what], rows, place, DROPS, FIXES[what], look, total)
+            continue
         field, kind, does, remedy = MENDED[what]
-        if what == "boxes dropped: outside the image":
-            rows = rows[np.isin(rows, reading.box_rows[judged])]
         verdict.mend(kind, rows, places(reading, field), does, remedy, look_at(reading))
     check_slashes(reading, verdict)
     check_boxes(reading, judged, verdict)
@@ -108,6 +113,10 @@ def check_names(reading: Reading, verdict: Verdict) -> None:
     )
 
 
+# Lists of a file; where records of one were refused, what is missing may be those.
+PARTS = ("images", "annotations", "categories")
+
+
 def check_pair(train: Reading, val: Reading, keep_empty: bool, verdict: Verdict) -> None:
     """What is odd about two splits together, from their annotations and folders.
 
@@ -118,9 +127,10 @@ def check_pair(train: Reading, val: Reading, keep_empty: bool, verdict: Verdict)
         verdict: gets what is odd.
     """
     check_shared(train.data, val.data, verdict)
+    if not {(val.data.path, name) for name in PARTS} & verdict.left_out:
+        note_no_ground_truth(val.data, verdict)
     _check_unlisted([train.data, val.data], verdict)
-    parts = {(train.data.path, name) for name in ("images", "annotations", "categories")}
-    if not train.data.annotated or parts & verdict.left_out:
+    if not train.data.annotated or {(train.data.path, name) for name in PARTS} & verdict.left_out:
         return  # what looks empty may be what was refused
     check_classes(train.data, val.data, verdict)
     empty = train.image_rows[np.diff(train.data.first) == 0]
@@ -154,7 +164,9 @@ def check_classes(train: CocoData, val: CocoData, verdict: Verdict) -> None:
     tested = [label for label in absent if wanted.get(train.category_names[label])]
 
     def place(label: int) -> str:
-        return f"{train.path}: {shown(train.category_names[label])}"
+        crowds = int((train.crowd & (train.labels == label)).sum())
+        only = f": {crowds} crowd regions, which are not trained on" if crowds else ""
+        return f"{train.path}: {shown(train.category_names[label])}{only}"
 
     verdict.note(
         "categories: boxes in validation, none in training",

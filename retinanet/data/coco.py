@@ -16,7 +16,8 @@ from torch import Tensor
 from retinanet.data.fields import (
     clip_xywh,
     find_bad_ids,
-    find_usable,
+    has_area,
+    in_order,
     positions,
     read_area,
     read_categories,
@@ -26,6 +27,11 @@ from retinanet.data.fields import (
 )
 from retinanet.data.records import Records, read_json
 from retinanet.data.verdict import STOP, Verdict
+
+# Boxes that are never trained on, as `repairs` counts them.
+BACKWARDS = "boxes dropped: drawn from right to left or from bottom to top"
+FLAT = "boxes dropped: width or height not positive"
+OUTSIDE = "boxes dropped: outside the image"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,9 +158,9 @@ def read_coco(annotations: Path, image_root: Path) -> CocoData:
 
     Mended, and counted in ``repairs``: annotation ids that are missing, repeated or not positive
     (0 spoils the AP of pycocotools; ids are given anew, nothing refers to them), missing
-    ``iscrowd`` (0) and ``area`` (width times height), boxes without area inside the image (never
-    trained on; the evaluator still gets them), backslashes in file names (taken for folders).
-    Everything else that is wrong is refused.
+    ``iscrowd`` (0) and ``area`` (width times height), backslashes in file names (taken for folders).
+    Lost, and counted there too: boxes without area inside the image, or with a negative side (never
+    trained on; the evaluator still gets them). Everything else that is wrong is refused.
 
     Args:
         annotations: COCO JSON. Without a list of annotations it is a test set.
@@ -209,10 +215,14 @@ def read_all(
     rows = np.flatnonzero(boxes.sound() & (image >= 0) & (labels >= 0))
     rows = rows[np.argsort(image[rows], kind="stable")]
     columns = {name: column[rows] for name, column in columns.items()}
-    usable, flat = find_usable(columns["bbox"], sizes[image_rows][image[rows]])
+    bbox, of_image = columns["bbox"], sizes[image_rows][image[rows]]
+    usable = has_area(bbox, of_image)
+    backwards = ~usable & (bbox[:, 2:] < 0).any(axis=1) & has_area(in_order(bbox), of_image)
+    flat = ~backwards & (bbox[:, 2:] <= 0).any(axis=1)
     mended = {what: np.sort(rows[mask[rows]]) for what, mask in mended.items()}
-    mended["boxes dropped: width or height not positive"] = np.sort(rows[flat])
-    mended["boxes dropped: outside the image"] = np.sort(rows[~flat & ~usable])
+    mended[BACKWARDS] = np.sort(rows[backwards])
+    mended[FLAT] = np.sort(rows[flat])
+    mended[OUTSIDE] = np.sort(rows[~flat & ~usable & ~backwards])
     data = CocoData(
         path=annotations,
         image_root=image_root,

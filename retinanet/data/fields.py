@@ -165,8 +165,13 @@ def box_area(bbox: np.ndarray) -> np.ndarray:
     return bbox[:, 2:].clip(min=0).prod(axis=1)
 
 
-def find_usable(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two (M,) bool: boxes with area inside their image of (M, 2) size; those without any side."""
+def has_area(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(M,) bool: (M, 4) xywh boxes with area inside their image of (M, 2) height and width."""
     corners = clip_xywh(bbox, sizes).astype(np.float32)
-    positive = (bbox[:, 2:] > 0).all(axis=1)
-    return positive & (corners[:, 2:] > corners[:, :2]).all(axis=1), ~positive
+    return (bbox[:, 2:] > 0).all(axis=1) & (corners[:, 2:] > corners[:, :2]).all(axis=1)
+
+
+def in_order(bbox: np.ndarray) -> np.ndarray:
+    """(..., 4) xywh boxes drawn from any corner -> from the upper left one."""
+    sides = bbox[..., 2:]
+    return np.concatenate([bbox[..., :2] + sides.clip(max=0), np.abs(sides)], axis=-1)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from retinanet.data.coco import Reading, images_of
-from retinanet.data.fields import box_area
+from retinanet.data.fields import box_area, has_area
+from retinanet.data.learnable import SHARES_FIX, are_shares
 from retinanet.data.records import shown
 from retinanet.data.verdict import Look, Sight, Verdict
 
@@ -39,22 +40,25 @@ def check_boxes(reading: Reading, judged: np.ndarray, verdict: Verdict) -> None:
         verdict: gets what is odd.
     """
     data = reading.data
-    judged = judged & data.usable
+    limits = data.sizes[images_of(data)]  # (M, 2) height, width
+    judged = judged & has_area(data.bbox, limits)
     bbox, rows = data.bbox[judged], reading.box_rows[judged]
     if not len(bbox):
         return
     place = places(reading, "bbox")
-    if bbox.min() >= 0 and bbox.max() <= 1:
+    if are_shares(bbox):
+        if not data.usable.any():
+            return  # no box of them is seen: refused
         verdict.note(
             "annotations: every bbox lies in [0, 1], as if in shares of the image",
             np.sort(rows),
             place,
             "takes them for pixels",
-            "Multiply x and width by the width of the image, y and height by its height.",
+            SHARES_FIX,
             look_at(reading),
         )
         return
-    limits = data.sizes[images_of(data)[judged]][:, ::-1]  # (M, 2) width, height
+    limits = limits[judged][:, ::-1]  # width, height
     with np.errstate(over="ignore"):
         outside = (bbox[:, :2] + bbox[:, 2:] > limits + BORDER).any(axis=1)
     form = _other_form(bbox, limits, outside)

@@ -278,5 +278,10 @@ def transform_boxes(
     if geometry.flip:
         x1, y1, x2, y2 = boxes.unbind(-1)
         boxes = torch.stack([width - x2, y1, width - x1, y2], dim=-1)
-    kept = (boxes[:, 2:] - boxes[:, :2] >= MIN_BOX_SIDE).all(-1)
+    kept = is_visible(boxes)
     return boxes[kept], kept
+
+
+def is_visible(boxes: Tensor) -> Tensor:
+    """(G,) bool: which of (G, 4) boxes, in pixels of the resized image, show an object."""
+    return (boxes[:, 2:] - boxes[:, :2] >= MIN_BOX_SIDE).all(-1)

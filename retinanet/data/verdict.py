@@ -19,6 +19,7 @@ class Effect(Enum):
     """What becomes of it."""
 
     REFUSED = "refused"
+    LOST = "lost"
     MENDED = "mended"
     NOTED = "noted"
 
@@ -44,6 +45,7 @@ class Finding:
     does: str  # what training does about it
     remedy: str  # what the user can do
     count: int = 0
+    out_of: int = 0  # annotations among which they were looked for; 0: not counted
     places: list[str] = field(default_factory=list)  # of the first ones
     sights: list[tuple[Sight, ...]] = field(default_factory=list)  # of the first ones
 
@@ -128,6 +130,22 @@ class Verdict:
     ) -> None:
         """Keep what training puts right in memory; arguments as in :meth:`refuse`."""
         self._add(Effect.MENDED, kind, rows, place, does, remedy, look)
+
+    def lose(
+        self,
+        kind: str,
+        rows: Sequence[int],
+        place: Callable[[int], str],
+        does: str,
+        remedy: str,
+        look: Look | None = None,
+        out_of: int = 0,
+    ) -> None:
+        """Keep what training goes on without; ``out_of`` records, for the share of the lost."""
+        self._add(Effect.LOST, kind, rows, place, does, remedy, look)
+        for finding in self.having(Effect.LOST):
+            if finding.kind == kind and len(rows):
+                finding.out_of += out_of
 
     def note(
         self,

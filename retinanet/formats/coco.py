@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from retinanet.atomic import write_whole
-from retinanet.data.coco import Reading, read_all
+from retinanet.data.coco import FLAT, OUTSIDE, Reading, read_all
 from retinanet.data.images import BadImage
-from retinanet.data.records import read_json
+from retinanet.data.records import is_finite, read_json
 from retinanet.data.verdict import STOP
 from retinanet.formats.annotations import (
     Annotations,
@@ -45,6 +45,12 @@ KEPT = {
 }
 # Other lists and objects of the file.
 ABOUT = {"images", "annotations", "categories"}
+BACKWARDS = "box drawn from right to left or from bottom to top, its corners put in order"
+# What train.py would drop, and this keeps.
+KEPT_AS_THEY_ARE = {
+    FLAT: "box without width or height, which train.py never trains on",
+    OUTSIDE: "box outside its image, which train.py never trains on",
+}
 SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null)')
 
 
@@ -77,6 +83,7 @@ class Repairs:
                 cells = dict(enumerate(box))
                 self.counted["number in quotes"] += sum(_unquote(cells, key) for key in cells)
                 record["bbox"] = list(cells.values())
+            self.counted[BACKWARDS] += _put_in_order(record)
         for record in _records(found, "images"):
             self._mend_image(record, folder)
         if self.used is not None and isinstance(found.get("categories"), list):
@@ -140,7 +147,8 @@ def read_coco_file(
     _check(reading, folder, faults)
     faults.stop()
     notes = {what: number for what, number in repairs.counted.items() if number}
-    add_notes(notes, reading.data.repairs)
+    repaired = reading.data.repairs.items()
+    add_notes(notes, {KEPT_AS_THEY_ARE.get(what, what): number for what, number in repaired})
     masks = len(SEGMENTATION.findall(path.read_bytes()))
     add_notes(notes, {"segmentation, not kept: boxes are": masks} if masks else {})
     add_notes(notes, {f"not kept: {', '.join(lost)}": 0} if lost else {})
@@ -195,6 +203,20 @@ def _pictures(reading: Reading) -> list[Picture]:
         number = int(data.image_ids[index])
         pictures.append(Picture(data.file_name(index), width, height, boxes, number))
     return pictures
+
+
+def _put_in_order(record: dict[str, Any]) -> bool:
+    """Write a box that was drawn from another corner from the upper left one; whether it was."""
+    box = record.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
+        return False
+    if 0 in box[2:] or min(box[2:]) > 0:
+        return False
+    x, y, width, height = box
+    record["bbox"] = [x + min(width, 0), y + min(height, 0), abs(width), abs(height)]
+    if is_finite(record.get("area")):
+        record["area"] = abs(record["area"])
+    return True
 
 
 def _lost(found: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from retinanet.training.coverage import SIZE_NAMES, Coverage, Objects, size_coun
 
 TITLES = {
     Effect.REFUSED: "WRONG: train.py stops",
+    Effect.LOST: "LOST: train.py drops it and goes on without",
     Effect.MENDED: "MENDED: train.py puts it right in memory and goes on",
     Effect.NOTED: "ODD: train.py goes on",
 }
@@ -46,8 +47,10 @@ def describe_findings(verdict: Verdict, root: Path) -> list[str]:
 def describe(finding: Finding) -> list[str]:
     """One kind of finding: what, how often, where, what becomes of it, what to do."""
     more = finding.count - len(finding.places)
+    share = finding.count / finding.out_of if finding.out_of else 0.0
+    of_all = f" of {finding.out_of} annotations ({100 * share:.2g} %)" if finding.out_of else ""
     return [
-        f"  {finding.kind}: {finding.count}",
+        f"  {finding.kind}: {finding.count}{of_all}",
         *(f"      {place}" for place in finding.places),
         *([f"      ... and {more} more (--show {finding.count} names them all)"] if more else []),
         *_wrapped(f"    train.py  {finding.does}", indent=14),

@@ -181,7 +181,8 @@ def test_annotations_without_ids_are_counted(read):
     [
         ([1, 1, 0, 5], "width or height not positive"),
         ([1, 1, 5, 0], "width or height not positive"),
-        ([9, 9, -3, -3], "width or height not positive"),
+        ([9, 9, -3, -3], "drawn from right to left or from bottom to top"),
+        ([9, 9, 0, -3], "width or height not positive"),
         ([20, 0, 5, 5], "outside the image"),
         ([-5, 0, 5, 5], "outside the image"),
         ([0, 50, 5, 5], "outside the image"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import pytest
 from retinanet import build
 from retinanet.cli.command import read_arguments
 from retinanet.cli.main import composer
+from retinanet.data.coco import read_coco
 from retinanet.data.samples import Samples
 from scripts import convert_dataset
 
@@ -280,3 +282,40 @@ def test_help_fits_the_screen(capsys, monkeypatch):
         convert_dataset.main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if len(line) > 80] == []
+
+
+@pytest.mark.parametrize(
+    ("bbox", "area", "written"),
+    [
+        ([40, 35, -30, -25], 750, [10, 10, 30, 25]),
+        ([40, 10, -30, 25], -750, [10, 10, 30, 25]),
+        ([10, 35.5, 30, -25], 750, [10, 10.5, 30, 25]),
+    ],
+)
+def test_boxes_drawn_from_any_corner_are_written_from_the_upper_left_one(
+    convert, draw, put, tmp_path, bbox, area, written
+):
+    draw("images", {f"i{i}.png": (64, 48) for i in range(4)})
+    content = coco("i", 4)
+    content["annotations"][1] |= {"bbox": bbox, "area": area}
+    source = put({"images/all.json": content}) / "images/all.json"
+    status, printed, _ = convert("--from", "coco", "--to", "coco", source, tmp_path / "out")
+    assert status == 0
+    assert "1 x box drawn from right to left or from bottom to top" in printed
+    assert "dropped" not in printed
+    (path,) = (tmp_path / "out").glob("*.json")
+    record = json.loads(path.read_text())["annotations"][1]
+    assert (record["bbox"], record["area"]) == (written, 750)
+    assert read_coco(path, source.parent).repairs == {}
+
+
+def test_boxes_that_stay_unusable_are_counted_as_such(convert, draw, put, tmp_path):
+    draw("images", {f"i{i}.png": (64, 48) for i in range(4)})
+    content = coco("i", 4)
+    content["annotations"][1]["bbox"] = [5, 5, 0, 5]
+    content["annotations"][2]["bbox"] = [70, 5, 5, 5]
+    source = put({"images/all.json": content}) / "images/all.json"
+    _, printed, _ = convert("--from", "coco", "--to", "coco", source, tmp_path / "out")
+    said = " ".join(printed.split())
+    assert "1 x box without width or height, which train.py never trains on" in said
+    assert "1 x box outside its image, which train.py never trains on" in said

@@ -14,7 +14,7 @@ from PIL import Image
 from retinanet.data.verdict import Effect
 
 HEIGHT, WIDTH = 40, 60
-REFUSED, MENDED, NOTED = Effect.REFUSED, Effect.MENDED, Effect.NOTED
+REFUSED, LOST, MENDED, NOTED = Effect.REFUSED, Effect.LOST, Effect.MENDED, Effect.NOTED
 # Of every image; one is left of and above its own size, so that no file looks like two corners.
 BOXES = [(1, [4, 5, 20, 10]), (2, [30, 22, 12, 9]), (1, [45, 3, 10, 30])]
 
@@ -67,6 +67,7 @@ class Fault:
     remedy: str
     count: int = 1
     pixels: bool = False
+    others: tuple[str, ...] = ()  # kinds that the same records bring besides
 
 
 def put(kind: str, index: int, split: str = "train", **fields: object) -> Callable:
@@ -184,6 +185,11 @@ ANNOTATION = ["train.json: annotations[4]"]
 UNREADABLE = "images: the file cannot be read"
 OUTSIDE = "annotations: bbox lies outside its image"
 FLAT = "annotations: bbox has no positive width and height"
+BACKWARDS = "annotations: bbox is drawn from right to left or from bottom to top"
+VANISHED = "annotations: bbox has a side below 1 px at the training size"
+NOTHING = "annotations: no box is left to train on"
+TWICE = "annotations: the same box of the same class in the same image"
+TESTED = "categories: boxes in validation, none in training"
 RENUMBERED = "annotations: id is missing, repeated, below 1 or not an integer"
 NAME_ALLOWED = "a path below the image folder, neither absolute nor with '..'"
 PIXELS = "a whole number of pixels, at least 1"
@@ -427,21 +433,75 @@ FAULTS = {
     "box without width": Fault(
         put("annotations", 4, bbox=[30, 22, 0, 9]),
         FLAT,
-        MENDED,
+        LOST,
         ["annotations[4] (id 5): bbox [30, 22, 0, 9]"],
         "Correct the box",
     ),
-    "box with a negative side": Fault(
+    "box drawn from below": Fault(
         put("annotations", 4, bbox=[30, 22, 12, -9]),
-        FLAT,
-        MENDED,
+        BACKWARDS,
+        LOST,
         ["annotations[4] (id 5): bbox [30, 22, 12, -9]"],
+        "scripts.convert_dataset",
+    ),
+    "box of two negative sides that is in the image neither way": Fault(
+        put("annotations", 4, bbox=[-1, -1, -1, -1]),
+        FLAT,
+        LOST,
+        ["annotations[4] (id 5): bbox [-1, -1, -1, -1]"],
         "Correct the box",
+    ),
+    "every box drawn from right to left": Fault(
+        put_all("annotations", lambda a: {"bbox": [60, a["bbox"][1], -20, a["bbox"][3]]}),
+        NOTHING,
+        REFUSED,
+        ["train.json: 12 of 12 annotations: drawn from right to left"],
+        "scripts.convert_dataset",
+        others=(BACKWARDS, TESTED),
+    ),
+    "nothing but crowds": Fault(
+        put_all("annotations", lambda a: {"iscrowd": 1}),
+        NOTHING,
+        REFUSED,
+        ["train.json: 12 of 12 annotations: crowd regions (iscrowd 1): red cell 8, platelet 4"],
+        "Set iscrowd to 0",
+        others=(TESTED,),
+    ),
+    "nothing but boxes without sides": Fault(
+        put_all("annotations", lambda a: {"bbox": [0, 0, 0, 0]}),
+        NOTHING,
+        REFUSED,
+        ["train.json: 12 of 12 annotations: width or height not positive"],
+        "Correct the box",
+        others=(FLAT, TWICE, TESTED),
+    ),
+    "no annotation in training": Fault(
+        replace_list("annotations", []),
+        NOTHING,
+        REFUSED,
+        ["train.json: it lists no annotation"],
+        "the file that has the boxes",
+        others=("images: no annotation, in training", TESTED),
+    ),
+    "nothing but boxes that vanish": Fault(
+        put_all("annotations", lambda a: {"bbox": [*a["bbox"][:2], 0.5, 3], "area": 1.5}),
+        NOTHING,
+        REFUSED,
+        ["train.json: 12 of 12 annotations: a side below 1 px at the training size"],
+        "data.min_size",
+        others=(VANISHED, TESTED),
+    ),
+    "nothing to be found in validation": Fault(
+        lambda made: made.val.update(annotations=[]),
+        "annotations: no box in validation",
+        NOTED,
+        ["val.json: it lists no annotation"],
+        "the file that has the boxes",
     ),
     "box outside the image": Fault(
         put("annotations", 4, bbox=[130, 22, 12, 9]),
         OUTSIDE,
-        MENDED,
+        LOST,
         ["annotations[4] (id 5): bbox [130, 22, 12, 9]"],
         "Correct the box",
     ),
@@ -452,11 +512,18 @@ FAULTS = {
         ["annotations[4] (id 5): bbox [55, 22, 12, 9]"],
         "cut by the border",
     ),
-    "thin box": Fault(
+    "box that vanishes at the training size": Fault(
         put("annotations", 4, bbox=[30, 22, 12, 0.4], area=4.8),
+        VANISHED,
+        LOST,
+        ["annotations[4] (id 5): bbox [30, 22, 12, 0.4]"],
+        "data.min_size",
+    ),
+    "thin box": Fault(
+        put("annotations", 4, bbox=[30, 22, 12, 0.8], area=9.6),
         "annotations: bbox is less than 1 px wide or high",
         NOTED,
-        ["annotations[4] (id 5): bbox [30, 22, 12, 0.4]"],
+        ["annotations[4] (id 5): bbox [30, 22, 12, 0.8]"],
         "a click without a drag",
     ),
     "two corners": Fault(
@@ -480,11 +547,11 @@ FAULTS = {
                 "area": 0.1,
             },
         ),
-        "annotations: every bbox lies in [0, 1], as if in shares of the image",
-        NOTED,
-        ["annotations[0] (id 1): bbox [0.0"],
+        NOTHING,
+        REFUSED,
+        ["train.json: every bbox of 12 lies in [0, 1]"],
         "Multiply x and width",
-        count=12,
+        others=(TESTED,),
     ),
     "the same box twice": Fault(
         repeat("annotations", 4, id=99),

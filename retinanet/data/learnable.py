@@ -1,0 +1,143 @@
+"""Which boxes training learns from, at the size at which it sees the images."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from retinanet.data.coco import BACKWARDS, FLAT, OUTSIDE, CocoData, images_of
+from retinanet.data.fields import clip_xywh
+from retinanet.data.transforms import MIN_BOX_SIDE, Augment, is_visible, resized_sizes
+from retinanet.data.verdict import STOP, Verdict
+
+VANISHED = f"boxes dropped: a side below {MIN_BOX_SIDE:g} px at the training size"
+# Why boxes are dropped -> what to do about it.
+FIXES = {
+    BACKWARDS: (
+        "`python -m scripts.convert_dataset --from coco --to coco` puts their corners in order."
+    ),
+    FLAT: "Correct the box, [x, y, width, height], or remove the record.",
+    OUTSIDE: "Correct the box, or the width and height of the image, or remove the record.",
+    VANISHED: "Raise data.min_size, and data.max_size with it, or cut the images into tiles.",
+}
+CROWD_FIX = "Set iscrowd to 0 where a box holds one object."
+
+
+SHARES_FIX = "Multiply x and width by the width of the image, y and height by its height."
+
+
+def are_shares(bbox: np.ndarray) -> bool:
+    """Whether (M, 4) xywh boxes look like shares of the image; false where all are zero."""
+    return len(bbox) > 0 and bool(bbox.min() >= 0 and 0 < bbox.max() <= 1)
+
+
+def visible_boxes(data: CocoData, augment: Augment) -> np.ndarray:
+    """(M,) bool: usable boxes that are seen at the largest size that ``augment`` gives images."""
+    sizes = data.sizes[images_of(data)]  # (M, 2)
+    if not len(sizes):
+        return data.usable
+    resized = resized_sizes(sizes, augment.min_sizes.max(), augment.max_size, augment.rule)
+    factors = resized / sizes * (1.0 if augment.scale is None else augment.scale[1])
+    corners = torch.from_numpy(clip_xywh(data.bbox, sizes).astype(np.float32))
+    factors = torch.from_numpy(np.tile(factors[:, ::-1], 2).astype(np.float32))
+    return data.usable & is_visible(corners * factors).numpy()
+
+
+def drop_vanishing(data: CocoData, augment: Augment) -> CocoData:
+    """The same data without the boxes that training never sees, which ``repairs`` counts.
+
+    Args:
+        data: the training set.
+        augment: of the training.
+    """
+    seen = visible_boxes(data, augment) | data.crowd
+    vanished = int((data.usable & ~seen).sum())
+    if not vanished:
+        return data
+    repairs = data.repairs | {VANISHED: vanished}
+    return dataclasses.replace(data, usable=data.usable & seen, repairs=repairs)
+
+
+def check_learnable(data: CocoData, verdict: Verdict = STOP) -> None:
+    """Refuse a training set that leaves no box to train on.
+
+    Args:
+        data: of :func:`drop_vanishing`.
+        verdict: raises, or keeps the problem.
+
+    Raises:
+        ValueError: what became of the annotations, and what to do.
+    """
+    reason, fix = _why_nothing(data)
+    verdict.refuse(
+        "annotations: no box is left to train on",
+        [] if (data.usable & ~data.crowd).any() or not data.annotated else [0],
+        lambda _: f"{data.path}: {reason}",
+        lambda _: f"{data.path} has no box to train on: {reason}. {fix}",
+        fix,
+    )
+
+
+def note_no_ground_truth(data: CocoData, verdict: Verdict) -> None:
+    """Keep that a validation set has nothing to be found."""
+    reason, fix = _why_nothing(data)
+    verdict.note(
+        "annotations: no box in validation",
+        [] if (data.usable & ~data.crowd).any() or not data.annotated else [0],
+        lambda _: f"{data.path}: {reason}",
+        "goes on, but every AP will be n/a or 0, and no checkpoint can be the best",
+        fix,
+    )
+
+
+def _why_nothing(data: CocoData) -> tuple[str, str]:
+    """What became of all annotations, and what to do about most of them."""
+    if are_shares(data.bbox):
+        reason = f"every bbox of {len(data.bbox)} lies in [0, 1], as if in shares of the image"
+        return reason, SHARES_FIX
+    if not len(data.bbox):
+        return "it lists no annotation", "Annotate its images, or name the file that has the boxes."
+    parts = {what: (count, _plain(what)) for what, count in data.repairs.items() if what in FIXES}
+    if data.crowd.any():
+        parts["crowd"] = (int(data.crowd.sum()), f"crowd regions (iscrowd 1): {_crowds(data)}")
+    reason = "; ".join(
+        f"{count} of {len(data.bbox)} annotations: {text}" for count, text in parts.values()
+    )
+    most = max(parts, key=lambda what: parts[what][0], default=FLAT)
+    return reason, FIXES.get(most, CROWD_FIX)
+
+
+def _crowds(data: CocoData) -> str:
+    """Crowd regions of the classes that have most of them."""
+    counts = np.bincount(data.labels[data.crowd], minlength=len(data.category_names))
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    more = ", ..." if len(order) > 5 else ""
+    return ", ".join(f"{data.category_names[label]} {counts[label]}" for label in order[:5]) + more
+
+
+def _plain(what: str) -> str:
+    return what.removeprefix("boxes dropped: ")
+
+
+def describe_dropped(data: CocoData) -> list[str]:
+    """Lines for the log: boxes that training does without, with their share and what to do."""
+    total = max(len(data.bbox), 1)
+    return [
+        f"warning    {count} of {total} boxes ({100 * count / total:.2g} %) are dropped, and their "
+        f"places are taught as background: {_plain(what)}. {FIXES[what]}"
+        for what, count in data.repairs.items()
+        if what in FIXES
+    ]
+
+
+def describe_no_ground_truth(data: CocoData) -> list[str]:
+    """A warning for the log where validation has nothing to be found; else nothing."""
+    if (data.usable & ~data.crowd).any():
+        return []
+    reason, fix = _why_nothing(data)
+    return [
+        f"warning    {data.path} has no box to be found, so every AP will be n/a or 0: {reason}. "
+        f"{fix}"
+    ]
