@@ -13,7 +13,9 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import PickleError
@@ -134,6 +136,10 @@ def _start(loader: DataLoader, fix: str) -> Iterator[Any]:
         for process in multiprocessing.active_children():
             if process not in before:
                 process.kill()
+        # Torch cannot clean up what it built in part, and would print an error of its own.
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if hasattr(frame.f_locals.get("self"), "_shutdown_workers"):
+                frame.f_locals["self"]._shutdown = True
         raise LoaderError(f"{_describe_start(error, loader.num_workers)}, or {fix}.") from error
 
 
@@ -169,7 +175,7 @@ class _Deaths:
 
 
 class _Unseen:
-    """Where torch has no handler, as in a thread, it looks every five seconds."""
+    """Where torch has no handler, or in a thread, it looks every five seconds."""
 
     def awaited(self) -> contextlib.AbstractContextManager:
         """Nothing to prepare."""
@@ -178,6 +184,8 @@ class _Unseen:
 
 def _deaths() -> _Deaths | _Unseen:
     handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if threading.current_thread() is not threading.main_thread():
+        return _Unseen()
     if isinstance(handler, _Deaths):
         return handler
     if getattr(handler, "__module__", None) != "torch.utils.data._utils.signal_handling":
