@@ -115,11 +115,6 @@ def check(
     """
     verdict = Verdict(stop=False, keep=keep)
     readings = read_splits(settings, verdict)
-    if "train" in readings:
-        original = readings["train"]
-        readings["train"] = without_unseen(settings, original)
-        if readings.get("val") is original:
-            readings["val"] = readings["train"]
     both = "train" in readings and "val" in readings
     if both:
         train, val = readings["train"], readings["val"]
@@ -166,6 +161,8 @@ def read_splits(settings: TrainConfig, verdict: Verdict) -> dict[str, Reading]:
                 lambda _, message=message: message,
                 "What the message says.",
             )
+    if "train" in readings:
+        readings["train"] = without_unseen(settings, readings["train"])
     if "train" in readings and len(paths) == 1:
         readings["val"] = readings["train"]
     return readings

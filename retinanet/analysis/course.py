@@ -54,6 +54,28 @@ class Course:
         values = [row.get(name) for row in self.rows]
         return np.array([value for value in values if isinstance(value, int | float)], dtype=float)
 
+    def level(self, name: str) -> np.ndarray:
+        """The values of a column that depends on objects, of the steps that had any.
+
+        Both losses are next to 0 in a step without a positive anchor, whose loss nothing
+        divides. Rows are means over steps, so each is divided by its share of steps with
+        positives; rows without one are left out.
+        """
+        values = []
+        for row in self.rows:
+            value, positives = row.get(name), row.get("positives")
+            share = row.get("with_objects")
+            if not isinstance(value, int | float) or positives == 0:
+                continue
+            values.append(value / share if isinstance(share, int | float) and share > 0 else value)
+        return np.array(values, dtype=float)
+
+    @property
+    def without_objects(self) -> bool:
+        """Whether the rows say that no step had a positive anchor."""
+        positives = self.column("positives")
+        return len(positives) > 0 and not positives.any()
+
     @property
     def peak_lr(self) -> float:
         """The largest rate of the rows; without any, that of after the warm-up."""
@@ -129,8 +151,8 @@ def constant_loss(course: Course) -> float | None:
 
 
 def anchor_counts(course: Course) -> dict[str, float] | None:
-    """Anchors of a step; the few ignored ones are taken for background."""
-    positives = course.column("positives")
+    """Anchors of a step that has objects; the few ignored ones are taken for background."""
+    positives = course.level("positives")
     if course.anchors is None or not len(positives):
         return None
     mean = float(positives.mean())
@@ -143,7 +165,7 @@ def anchor_counts(course: Course) -> dict[str, float] | None:
 
 def describe(course: Course) -> list[str]:
     """The course as evidence, one line each."""
-    loss, box = trend(course.column("loss/class")), trend(course.column("loss/box"))
+    loss, box = trend(course.level("loss/class")), trend(course.level("loss/box"))
     if loss is None or box is None:
         return [f"training: step {course.step} of {course.total_steps}, no rows to look at"]
     constant = constant_loss(course)

@@ -37,11 +37,13 @@ from retinanet.analysis.verdicts import (
     exchange_cause,
     fractions_cause,
     name_cause,
+    no_ground_truth_cause,
     other_images_cause,
     size_cause,
     threshold_cause,
     undecided,
     unlabelled_cause,
+    vanishing_cause,
 )
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
@@ -138,17 +140,27 @@ def diagnose(
     data, found = sample(data, found)
     limits = evaluation.max_dets
     case = Case(data, found, evaluation, score(data, found, limits), *score_any(data, found))
-    proofs = _proofs(case, network)
+    basics = _basics(case, network, course)
+    proofs = [] if basics else _proofs(case, network)
     AP = evaluation.metrics["AP"]
     near_zero = AP < NEAR_ZERO or has_fallen(evaluation, course)
     if not proofs and not near_zero:
         return None
-    causes = proofs
+    causes = basics or proofs
     if near_zero:
         _measure(case, network)
+    if near_zero and not basics:
         causes = [*proofs, *_likely(case, whole, network, course, bool(proofs))]
     evidence = evidence_of(case, whole, network, course)
     return Diagnosis(AP, tuple(causes), tuple(evidence), numbers_of(case, course))
+
+
+def _basics(case: Case, network: Network | None, course: Course | None) -> list[Cause]:
+    """What must be there before anything else can be wrong: ground truth, boxes, positives."""
+    causes = [no_ground_truth_cause(case), vanishing_cause(case, network)]
+    if course is not None and course.without_objects and not was_good(course):
+        causes += [cause for cause in causes_of(course) if cause.name == "no positives"]
+    return [cause for cause in causes if cause is not None]
 
 
 def _proofs(case: Case, network: Network | None) -> list[Cause]:

@@ -137,7 +137,8 @@ AS_THEY_ARE = Reading("as they are", "", "", lambda boxes, sizes: boxes)
 def are_fractions(data: CocoData, found: DetectionArrays) -> bool:
     """Whether every box lies within the first pixel or so, as fractions of the image do."""
     boxes = data.bbox[counted_things(data, found)]
-    return len(boxes) >= FRACTION_BOXES and bool((np.abs(boxes) <= FRACTION_LIMIT).all())
+    some = len(boxes) >= FRACTION_BOXES and bool(boxes.any())
+    return some and bool((np.abs(boxes) <= FRACTION_LIMIT).all())
 
 
 def reread(data: CocoData, found: DetectionArrays, reading: Reading) -> Rereading:

@@ -35,9 +35,12 @@ SMALL_ALPHA, LARGE_ALPHA = 0.01, 0.99
 
 def causes_of(course: Course) -> list[Cause]:
     """What in the training explains an AP near zero, the most certain first."""
-    loss, box = trend(course.column("loss/class")), trend(course.column("loss/box"))
+    loss, box = trend(course.level("loss/class")), trend(course.level("loss/box"))
+    untrained = _untrained(course)
+    if untrained is None and course.without_objects:
+        return [_no_positives(course)]
     found = [
-        _untrained(course),
+        untrained,
         _diverged(course, loss, box),
         _unbalanced(course),
         _too_slow(course, loss),
@@ -54,6 +57,17 @@ def _untrained(course: Course) -> Cause | None:
         f"The network is untrained: these are the weights after step {course.step}.",
         "Evaluate a checkpoint of later steps, or train: python train.py with the settings of "
         "this run and more schedule.epochs.",
+    )
+
+
+def _no_positives(course: Course) -> Cause:
+    return Cause(
+        "no positives",
+        f"The network was shown background only: no anchor was positive in any of the "
+        f"{course.step} steps.",
+        "Look at the training set: python -m scripts.check_data with the settings of this run "
+        "counts its boxes, and those that are lost: crowd regions, boxes without area, boxes below "
+        "1 px at data.min_size. If only few of its images have boxes, train longer.",
     )
 
 
@@ -108,7 +122,7 @@ def _unbalanced(course: Course) -> Cause | None:
             f"loss.alpha={course.alpha}.",
             "Set loss.alpha=0.25, the paper's with loss.gamma=2.",
         )
-    if _learned(course, trend(course.column("loss/class"))):
+    if _learned(course, trend(course.level("loss/class"))):
         return None
     if start.ratio <= MAX_BACKGROUND_RATIO or course.prior < HIGH_PRIOR:
         return _extreme_alpha(course)
@@ -188,7 +202,7 @@ def _same_everywhere(course: Course, loss: Trend | None) -> Cause | None:
 
 def early(course: Course) -> Cause | None:
     """What to say of a training in which nothing is wrong but that it is short."""
-    loss = trend(course.column("loss/class"))
+    loss = trend(course.level("loss/class"))
     begun = course.step >= course.warmup_steps + FEW_STEPS
     if loss is None or (begun and not loss.moved):
         return None

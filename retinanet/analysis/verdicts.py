@@ -14,9 +14,12 @@ from retinanet.analysis.causes import (
 )
 from retinanet.analysis.course import LEARNED_AP, Course, has_fallen
 from retinanet.analysis.naming import describe_names
+from retinanet.analysis.overlaps import counted_things
 from retinanet.analysis.reach import MANY
 from retinanet.analysis.rereading import are_fractions
-from retinanet.data.transforms import resized_size
+from retinanet.data.coco import FLAT
+from retinanet.data.learnable import FIXES, VANISHED, are_shares, visible_boxes
+from retinanet.data.transforms import MIN_BOX_SIDE, Augment, resized_size
 from retinanet.evaluation.detect import DetectionArrays
 
 # A threshold above this hides what AP is made of: its curve needs weak detections too.
@@ -37,6 +40,43 @@ BOX_FAULTS = {
 }
 # Objects that are so many times as large as in training, or as small, are hardly found.
 OTHER_SIZE = 2.0
+
+
+def no_ground_truth_cause(case: Case) -> Cause | None:
+    """Objects that no detection can match, because their boxes have no area in the image."""
+    data = case.data
+    counted = counted_things(data, case.found)
+    if not counted.any() or (data.usable & counted).any():
+        return None
+    dropped = {what: count for what, count in data.repairs.items() if what in FIXES}
+    most = max(dropped, key=dropped.get, default=FLAT)
+    return Cause(
+        "no ground truth",
+        f"No detection can match the {counted.sum()} objects of {data.path}: none of their boxes "
+        f"has an area inside its image ({most.removeprefix('boxes dropped: ')}).",
+        FIXES[most],
+    )
+
+
+def vanishing_cause(case: Case, network: Network | None) -> Cause | None:
+    """Boxes of less than a pixel at the size of the network."""
+    if network is None:
+        return None
+    data = case.data
+    counted = counted_things(data, case.found) & data.usable
+    if not counted.any() or are_shares(data.bbox[counted]):
+        return None
+    augment = Augment(min_size=network.min_size, max_size=network.max_size)
+    share = 1 - float(visible_boxes(data, augment)[counted].mean())
+    if share < MANY:
+        return None
+    return Cause(
+        "vanishing boxes",
+        f"{share:.0%} of the {counted.sum()} boxes of {data.path} have a side below "
+        f"{MIN_BOX_SIDE:g} px at data.min_size={network.min_size}, data.max_size="
+        f"{network.max_size}: nothing of them is to be seen.",
+        FIXES[VANISHED],
+    )
 
 
 def fractions_cause(case: Case) -> Cause:

@@ -159,9 +159,9 @@ def read_coco(annotations: Path, image_root: Path) -> CocoData:
     Mended, and counted in ``repairs``: annotation ids that are missing, repeated or not positive
     (0 spoils the AP of pycocotools; ids are given anew, nothing refers to them), missing
     ``iscrowd`` (0) and ``area`` (width times height), backslashes in file names (taken for
-    folders).
-    Lost, and counted there too: boxes without area inside the image, or with a negative side (never
-    trained on; the evaluator still gets them). Everything else that is wrong is refused.
+    folders). Lost, and counted there too: boxes without area inside the image, or with a negative
+    side (never trained on; the evaluator still gets them). Everything else that is wrong is
+    refused.
 
     Args:
         annotations: COCO JSON. Without a list of annotations it is a test set.

@@ -118,6 +118,8 @@ def compare_first_loss(
         f"first step class loss {means.class_loss:.4g}, closed form for its "
         f"{means.positives:.0f} positives {loss.total:.4g}"
     )
+    if not means.positives:
+        line += " (no object in this batch, so not the forecast)"
     if abs(means.class_loss - loss.total) <= FIRST_LOSS_TOLERANCE * loss.total:
         return line + ": as expected"
     return (

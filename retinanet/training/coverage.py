@@ -13,7 +13,7 @@ from retinanet.boxes import box_area, box_iou
 from retinanet.data.batches import padded_size
 from retinanet.data.coco import CocoData, images_of
 from retinanet.data.fields import clip_xywh
-from retinanet.data.transforms import resized_sizes
+from retinanet.data.transforms import is_visible, resized_sizes
 from retinanet.model.anchors import STRIDES, AnchorGenerator, grid_sizes
 
 # Areas in pixels at which medium and large boxes begin: COCO's.
@@ -38,7 +38,7 @@ class Objects(NamedTuple):
 
 
 def objects_at(data: CocoData, *, min_size: int, max_size: int) -> Objects:
-    """The usable boxes of a data set at the training size, crowd regions left out.
+    """The boxes that are seen of a data set at the training size, crowd regions left out.
 
     Args:
         data: whose.
@@ -50,10 +50,12 @@ def objects_at(data: CocoData, *, min_size: int, max_size: int) -> Objects:
     resized = resized_sizes(sizes, min_size, max_size) if len(sizes) else sizes
     factors = torch.from_numpy(np.tile((resized / sizes)[:, ::-1], 2).astype(np.float32))
     corners = clip_xywh(data.bbox[counted], sizes).astype(np.float32)
+    boxes = torch.from_numpy(corners) * factors
+    seen = is_visible(boxes)
     return Objects(
-        torch.from_numpy(corners) * factors,
-        torch.from_numpy(padded_size(resized)).long(),
-        torch.from_numpy(data.labels[counted]),
+        boxes[seen],
+        torch.from_numpy(padded_size(resized)).long()[seen],
+        torch.from_numpy(data.labels[counted])[seen],
     )
 
 

@@ -82,6 +82,7 @@ class Progress:
             "lr": trainer.schedule(trainer.step - 1),
             "grad_norm": _finite(means.grad_norm),  # with fp16 one may overflow now and then
             "positives": _finite(means.positives),
+            "with_objects": _finite(means.with_objects),
             "bad_steps": len(means.bad),
             "images_per_s": means.images / (now - self.since),
             "data_wait": min(trainer.waited / (now - self.since), 1.0),

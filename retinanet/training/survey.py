@@ -9,7 +9,7 @@ import torch
 
 from retinanet.data.batches import padded_size
 from retinanet.data.coco import CocoData
-from retinanet.data.transforms import resized_size
+from retinanet.data.transforms import is_visible, resized_size
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.training.coverage import Objects, best_overlaps
@@ -88,6 +88,8 @@ def _match_image(
     factors = torch.tensor([resized[1] / width, resized[0] / height] * 2, dtype=torch.float32)
     boxes, labels = data.boxes(index)
     boxes = boxes * factors
+    seen = is_visible(boxes)
+    boxes, labels = boxes[seen], labels[seen]
     crowds = data.crowds(index) * factors
     match = matcher(anchors, boxes[None], labels[None], crowds[None], windows)
     sizes = torch.tensor([padded]).expand(len(boxes), 2)

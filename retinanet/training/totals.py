@@ -41,6 +41,7 @@ class Means:
     grad_norm: float
     positives: float  # anchors of a step, over all ranks
     background: float  # likewise
+    with_objects: float  # share of the steps that had a positive anchor
     bad: list[BadStep]
     grad_norms: list[float]  # of every step
 
@@ -151,4 +152,5 @@ def _means(rows: Tensor) -> dict[str, float]:
     """Means over (S, NUM_COLUMNS); nan where there is no step."""
     means = rows.mean(dim=0) if len(rows) else torch.full((NUM_COLUMNS,), math.nan)
     names = ("class_loss", "box_loss", "grad_norm", "positives", "background")
-    return dict(zip(names, means.tolist(), strict=False))
+    share = (rows[:, POSITIVES] > 0).double().mean().item()
+    return dict(zip(names, means.tolist(), strict=False)) | {"with_objects": share}

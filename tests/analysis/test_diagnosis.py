@@ -398,6 +398,63 @@ def test_what_the_rows_of_a_training_show(run, name):
     assert diagnosis.verdict == name
 
 
+def mixed(losses, positives, **changes):
+    """A run in which some rows had no positive anchor."""
+    run = course(losses, **changes)
+    for row, count in zip(run.rows, positives, strict=True):
+        row["positives"] = count
+    return run
+
+
+def test_steps_without_objects_do_not_make_a_healthy_loss_explode():
+    levels = [0.008 if i % 3 else 1.13 - 0.01 * i for i in range(30)]
+    run = mixed(levels, [0.0 if i % 3 else 40.0 for i in range(30)])
+    assert run.level("loss/class").tolist() == levels[::3]
+    assert causes_of(run) == []
+    diverging = [0.008 if i % 3 else 1.13 + 0.2 * i for i in range(30)]
+    run = mixed(diverging, [0.0 if i % 3 else 40.0 for i in range(30)])
+    assert [cause.name for cause in causes_of(run)][:1] == ["learning rate too high"]
+
+
+def test_a_row_is_as_high_as_its_steps_with_objects():
+    run = mixed([0.1, 0.5, 1.0], [4.0, 20.0, 40.0])
+    for row, share in zip(run.rows, (0.1, 0.5, 1.0), strict=True):
+        row["with_objects"] = share
+    assert run.level("loss/class").tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert run.level("positives").tolist() == pytest.approx([40.0, 40.0, 40.0])
+
+
+def test_a_training_without_positives_is_named_before_anything_else():
+    data = make_world(rng_of())
+    found = nothing_found(look(rng_of(), data, POOR))
+    run = mixed([0.006] * 12, [0.0] * 12)
+    diagnosis = diagnosed(data, found, network=network(), course=run)
+    assert [cause.name for cause in diagnosis.causes] == ["no positives"]
+    assert "check_data" in diagnosis.causes[0].remedy
+
+
+def test_ground_truth_that_nothing_can_match_is_no_fraction():
+    data = make_world(rng_of())
+    found = look(rng_of(), data, POOR)
+    none = dataclasses.replace(
+        data,
+        bbox=np.zeros_like(data.bbox),
+        usable=np.zeros_like(data.usable),
+        repairs={"boxes dropped: width or height not positive": len(data.bbox)},
+    )
+    assert verdict(none, found) == "no ground truth"
+    assert verdict(none, nothing_found(found)) == "no ground truth"
+
+
+def test_boxes_below_a_pixel_are_named():
+    data = make_world(rng_of())
+    found = nothing_found(look(rng_of(), data, POOR))
+    tiny = dataclasses.replace(network(), min_size=4, max_size=8)
+    diagnosis = diagnosed(data, found, network=tiny, course=course(FLAT))
+    assert diagnosis.verdict == "vanishing boxes"
+    assert "data.min_size" in diagnosis.causes[0].remedy
+
+
 def test_steps_that_were_not_finite_are_a_rate_too_high():
     run = course(FALLING)
     run.rows[-1]["bad_steps"] = 3

@@ -75,6 +75,12 @@ def test_objects_are_boxes_at_the_training_size(tmp_path):
     assert found.labels.tolist() == [0, 1]
 
 
+def test_objects_are_those_that_training_keeps(tmp_path):
+    data = write_set(tmp_path, [(1, 10, 20, 30, 40, 0), (2, 0, 0, 5, 5, 0)])
+    assert objects_at(data, min_size=20, max_size=1000).labels.tolist() == [0, 1]  # 1 px
+    assert objects_at(data, min_size=19, max_size=1000).labels.tolist() == [0]
+
+
 def test_sizes_are_counted_at_the_training_size(tmp_path):
     # Areas of 3600, 25 and 1600 pixels in images of 100 x 200; the crowd and the flat box are out.
     rows = [(1, 10, 10, 60, 60, 0), (2, 100, 20, 5, 5, 0), (1, 0, 0, 200, 100, 1)]

@@ -118,7 +118,7 @@ def test_the_rate_says_where_it_comes_from():
 @pytest.mark.parametrize(("factor", "words"), [(1.05, "as expected"), (1.5, "NOT as expected")])
 def test_the_first_loss_is_compared_with_its_closed_form(factor, words):
     loss = expected_class_loss(0.25, 2.0, 0.01, **COCO).total * factor
-    means = Means(1, 1, loss, 0.0, 0.0, 50.0, 201_550.0, 0, [])
+    means = Means(1, 1, loss, 0.0, 0.0, 50.0, 201_550.0, 1.0, [], [])
     said = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=80)
     assert said.split(": ")[1].startswith(words)
 

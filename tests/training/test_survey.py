@@ -78,6 +78,12 @@ def test_boxes_without_a_good_anchor_depend_on_the_training_size(data):
     assert "33.3 % of the boxes" in look(data)[1]
 
 
+def test_boxes_that_vanish_at_the_training_size_have_no_positives(tmp_path):
+    data = write_set(tmp_path, [[(1, 10, 10, 5, 5, 0), (1, 50, 50, 0.9, 9, 0)]], ("cat",))
+    assert look(data, min_size=32)[0].positives > 0  # 5 px are 1.6 px
+    assert look(data, min_size=16)[0].positives == 0  # 5 px are 0.8 px
+
+
 def test_a_set_without_objects_can_be_described(tmp_path):
     found, said = look(write_set(tmp_path, [[], []], ("cat",)))
     assert (found.num_boxes, found.positives, found.uncovered) == (0, 0, 0)
