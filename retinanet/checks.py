@@ -131,7 +131,7 @@ def check_gamma(name: str, gamma: float) -> None:
     if name == "focal_star" and gamma == 0:
         raise ValueError(
             "loss.gamma=0 with loss.name=focal_star, which divides by it; give gamma above 0, or "
-            "use loss.name=focal, whose gamma 0 is cross entropy."
+            "use loss=focal, whose gamma 0 is cross entropy."
         )
 
 

@@ -1,4 +1,4 @@
-"""Every setting: its type, its meaning, its unit and what is allowed.
+"""Every setting: its type, its meaning, its unit, what is allowed, and when it is read.
 
 One dataclass for each folder of ``configs/``. The values live in the YAML files there and
 nowhere else; :func:`check` holds the limits, for the settings and for the constructors of the
@@ -21,12 +21,24 @@ from retinanet.limits import (
     Limit,
     one_of,
     setting,
+    unless,
+    when,
 )
 
 # OmegaConf reads these annotations at run time; it knows Optional[...] in every version.
 # ruff: noqa: UP045
 
 
+# Backbones whose blocks begin with a 1x1 convolution that could have the stride.
+BOTTLENECKS = (
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+)
 PRECISIONS = one_of("auto", "fp32", "bf16", "fp16")
 
 
@@ -38,8 +50,8 @@ class DataConfig:
         "built-in shapes, COCO's layout, or your own", one_of("shapes", "coco", "custom")
     )
     root: Optional[str] = setting("folder of the data set; the four paths below start here")
-    train_images: Optional[str] = setting("folder of the training images")
-    train_annotations: Optional[str] = setting("COCO JSON of the training images")
+    train_images: Optional[str] = setting("folder of the training images", train_only=True)
+    train_annotations: Optional[str] = setting("COCO JSON of the training images", train_only=True)
     val_images: Optional[str] = setting("folder of the validation images")
     val_annotations: Optional[str] = setting("COCO JSON of the validation images")
     min_size: int = setting(
@@ -53,7 +65,7 @@ class DataConfig:
     workers: int = setting(
         "loader processes on each rank, at most one per core; 0: main process", NOT_NEGATIVE
     )
-    keep_empty: bool = setting("train on images without boxes too")
+    keep_empty: bool = setting("train on images without boxes too", train_only=True)
     on_bad_image: str = setting(
         "unreadable image: stop, or count it and use another", one_of("stop", "skip")
     )
@@ -98,22 +110,34 @@ class ModelConfig:
         ),
     )
     weights: Optional[str] = setting(
-        "trunk weights: torchvision's name, a path, or null for random"
+        "trunk weights: torchvision's name, a path, or null for random",
+        read=[when("init_from", None)],
     )
     norm: str = setting("normalization of the trunk", one_of("frozen", "batch", "sync", "group"))
-    head_norm: str = setting("normalization of the subnets", one_of("none", "group"))
+    head_norm: str = setting(
+        "normalization of the subnets",
+        one_of("none", "group"),
+        read=[unless("model.head_depth", 0)],
+    )
     frozen_stages: int = setting(
         "trunk stages that do not train: 1 is the stem, 2 adds C2, ...", Limit(0, 5)
     )
     norm_eps: float = setting(
-        "added to the variance by the trunk's frozen and batch norms", NOT_NEGATIVE
+        "added to the variance by the trunk's frozen and batch norms",
+        NOT_NEGATIVE,
+        read=[unless("model.norm", "group")],
     )
-    stride_in_1x1: bool = setting("bottlenecks shrink in their first convolution (Caffe, MSRA)")
+    stride_in_1x1: bool = setting(
+        "bottlenecks shrink in their first convolution (Caffe, MSRA)",
+        read=[when("model.backbone", *BOTTLENECKS)],
+    )
     fpn_channels: int = setting("channels of P3 to P7", COUNT)
     p6_from: str = setting("input of P6's convolution", one_of("c5", "p5"))
     relu_before_p7: bool = setting("ReLU between P6 and P7's convolution")
     head_depth: int = setting("3x3 convolutions in each subnet before its last", NOT_NEGATIVE)
-    head_channels: int = setting("channels of each subnet", COUNT)
+    head_channels: int = setting(
+        "channels of each subnet", COUNT, read=[unless("model.head_depth", 0)]
+    )
     prior: float = setting("pi: probability of every class at the start", PROBABILITY)
 
 
@@ -145,7 +169,11 @@ class MatchingConfig:
         "the best anchors of a box are positive whatever their IoU, if above 0"
     )
     ignore_crowd: bool = setting("background anchors inside crowd boxes are ignored")
-    crowd_iof: float = setting("inside: intersection / anchor area, at least this", PROBABILITY)
+    crowd_iof: float = setting(
+        "inside: intersection / anchor area, at least this",
+        PROBABILITY,
+        read=[when("matching.ignore_crowd", True)],
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,12 +188,28 @@ class LossConfig:
     alpha: Any = setting(
         "weight of y = 1, 1 - alpha of y = 0; a list or name map per class; null: off", FRACTION
     )
-    gamma: float = setting("focusing exponent; 0 is alpha-balanced cross entropy", NOT_NEGATIVE)
-    star_beta: float = setting("focal_star only: shift of the logits", Limit(-100, 100))
-    ohem_anchors: int = setting("ohem only: anchors that count in each image", COUNT)
-    ohem_nms_iou: float = setting("ohem only: anchors with more overlap count once", FRACTION)
+    gamma: float = setting(
+        "focusing exponent; 0 is alpha-balanced cross entropy",
+        NOT_NEGATIVE,
+        read=[when("loss.name", "focal", "focal_star")],
+    )
+    star_beta: float = setting(
+        "focal_star only: shift of the logits",
+        Limit(-100, 100),
+        read=[when("loss.name", "focal_star")],
+    )
+    ohem_anchors: int = setting(
+        "ohem only: anchors that count in each image", COUNT, read=[when("loss.name", "ohem")]
+    )
+    ohem_nms_iou: float = setting(
+        "ohem only: anchors with more overlap count once",
+        FRACTION,
+        read=[when("loss.name", "ohem")],
+    )
     ohem_ratio: Optional[float] = setting(
-        "ohem only: background anchors for each positive; null: as it comes", POSITIVE
+        "ohem only: background anchors for each positive; null: as it comes",
+        POSITIVE,
+        read=[when("loss.name", "ohem")],
     )
     normalizer: str = setting(
         "losses are divided by positives of the batch, the image, or their average over steps",
@@ -173,7 +217,11 @@ class LossConfig:
     )
     box: str = setting("box loss", one_of("l1", "smooth_l1", "giou", "diou", "ciou"))
     box_weight: float = setting("multiplier of the box loss", NOT_NEGATIVE)
-    box_beta: float = setting("smooth_l1 only: quadratic below this, in delta units", POSITIVE)
+    box_beta: float = setting(
+        "smooth_l1 only: quadratic below this, in delta units",
+        POSITIVE,
+        read=[when("loss.box", "smooth_l1")],
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -182,9 +230,15 @@ class OptimConfig:
 
     name: str = setting("optimizer", one_of("sgd", "adamw"))
     lr: float = setting("learning rate at reference_batch images a step", POSITIVE)
-    momentum: float = setting("sgd only: momentum", Limit(0, 1, open_high=True))
+    momentum: float = setting(
+        "sgd only: momentum", Limit(0, 1, open_high=True), read=[when("optim.name", "sgd")]
+    )
     weight_decay: float = setting("weight decay of convolution weights", NOT_NEGATIVE)
-    norm_weight_decay: float = setting("weight decay of normalization parameters", NOT_NEGATIVE)
+    norm_weight_decay: float = setting(
+        "weight decay of normalization parameters",
+        NOT_NEGATIVE,
+        read=[unless("model.norm", "frozen"), when("model.head_norm", "group")],
+    )
     bias_weight_decay: float = setting("weight decay of biases", NOT_NEGATIVE)
     batch_size: int = setting("images per step, over all ranks and micro-batches", COUNT)
     reference_batch: Optional[int] = setting(
@@ -204,15 +258,27 @@ class OptimConfig:
 class ScheduleConfig:
     """configs/schedule -> retinanet/training/schedule.py"""
 
-    epochs: int = setting("passes over the training images", COUNT)
+    epochs: int = setting(
+        "passes over the training images", COUNT, read=[when("schedule.max_steps", None)]
+    )
     max_steps: Optional[int] = setting("length in steps instead of epochs; null: epochs", COUNT)
     warmup_steps: int = setting("steps of linear warm-up", NOT_NEGATIVE)
     warmup_factor: float = setting(
-        "learning rate of the first step, as a share of lr", Limit(0, 1, open_low=True)
+        "learning rate of the first step, as a share of lr",
+        Limit(0, 1, open_low=True),
+        read=[unless("schedule.warmup_steps", 0)],
     )
     decay: str = setting("after the warm-up", one_of("steps", "cosine", "constant"))
-    milestones: list[float] = setting("steps only: drops at these shares of the run", PROBABILITY)
-    decay_factor: float = setting("steps only: factor of each drop", Limit(0, 1, open_low=True))
+    milestones: list[float] = setting(
+        "steps only: drops at these shares of the run",
+        PROBABILITY,
+        read=[when("schedule.decay", "steps")],
+    )
+    decay_factor: float = setting(
+        "steps only: factor of each drop",
+        Limit(0, 1, open_low=True),
+        read=[when("schedule.decay", "steps")],
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -247,7 +313,9 @@ class EvaluationConfig:
         "COCO evaluator; both give the same numbers", one_of("arrays", "pycocotools")
     )
     every_epochs: float = setting(
-        "in training: epochs between evaluations, fractions allowed; the last step always", POSITIVE
+        "in training: epochs between evaluations, fractions allowed; the last step always",
+        POSITIVE,
+        train_only=True,
     )
     max_images: Optional[int] = setting(
         "evaluate only the first images of the list; null: all", COUNT
@@ -257,7 +325,9 @@ class EvaluationConfig:
     )
     batch_size: int = setting("images of one padded size per forward pass", COUNT)
     patience: Optional[int] = setting(
-        "in training: stop after this many evaluations without a better AP; null: off", COUNT
+        "in training: stop after this many evaluations without a better AP; null: off",
+        COUNT,
+        train_only=True,
     )
 
 

@@ -67,9 +67,43 @@ def one_of(*choices: str) -> Limit:
     return Limit(choices=choices)
 
 
-def setting(meaning: str, limit: Limit | None = None) -> Any:
-    """A dataclass field without a value: one line of meaning, and what is allowed."""
-    return field(metadata={"meaning": meaning, "limit": limit})
+@dataclass(frozen=True, slots=True)
+class When:
+    """A condition on another setting: it has one of ``values``, or with ``other`` none of them."""
+
+    key: str
+    values: tuple[Any, ...]
+    other: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Whether it does for this value of ``key``."""
+        return (value in self.values) != self.other
+
+
+def when(key: str, *values: Any) -> When:
+    """The other setting has one of these values."""
+    return When(key, values)
+
+
+def unless(key: str, *values: Any) -> When:
+    """The other setting has another value than these."""
+    return When(key, values, other=True)
+
+
+def setting(
+    meaning: str, limit: Limit | None = None, *, read: Sequence[When] = (), train_only: bool = False
+) -> Any:
+    """A dataclass field without a value.
+
+    Args:
+        meaning: one line.
+        limit: what is allowed.
+        read: the setting has an effect only when one of these holds, and is refused where it is
+            typed and none does; empty: it always has.
+        train_only: eval.py has no use for it, and refuses it.
+    """
+    about = {"meaning": meaning, "limit": limit, "read": tuple(read), "train_only": train_only}
+    return field(metadata=about)
 
 
 def check_value(key: str, value: Any, limit: Limit) -> None:

@@ -73,6 +73,9 @@ def write_split(root: Path, name: str, ids: range, *, classes: tuple[str, ...] =
 
 def command(data: Path, output: Path, *overrides: str) -> list[str]:
     typed = [*SMALL, f"data.root={data}", f"output_dir={output}", *overrides]
+    if any(override.startswith("schedule.max_steps=") for override in overrides):
+        # Nothing reads it then.
+        typed = [override for override in typed if not override.startswith("schedule.epochs=")]
     return list({override.partition("=")[0]: override for override in typed}.values())
 
 

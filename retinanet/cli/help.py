@@ -73,7 +73,7 @@ def help_text(
         blocks.append("\n".join(["The three settings of the paper", *lines]) + "\n")
     blocks.append(_choices(choices))
     blocks.append("Every key, with the value that this command gives it\n")
-    blocks += [_group(group, keys, values) for group in ["", *groups_of(keys)]]
+    blocks += [_group(job, group, keys, values) for group in ["", *groups_of(keys)]]
     return "\n".join(blocks)
 
 
@@ -86,12 +86,12 @@ def _choices(choices: Mapping[str, list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _group(group: str, keys: Mapping[str, Key], values: Mapping[str, Any]) -> str:
-    """The keys of one group."""
+def _group(job: str, group: str, keys: Mapping[str, Key], values: Mapping[str, Any]) -> str:
+    """The keys of one group, but those that the program refuses."""
     lines = [
         _line(key, values.get(name), "  " + name)
         for name, key in keys.items()
-        if group_of(name) == group
+        if group_of(name) == group and not (job == "eval" and key.train_only)
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,9 +11,10 @@ import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from retinanet.limits import Limit, is_finite
+from retinanet.limits import Limit, When, is_finite, value_text
 
 # What people type from habit that no edit distance finds; the answer is not a key.
 NOT_SETTINGS = {
@@ -32,6 +33,8 @@ class Key:
     nullable: bool
     meaning: str
     limit: Limit | None
+    read: tuple[When, ...] = ()  # has an effect only when one of these holds; empty: always
+    train_only: bool = False
 
     @property
     def kind(self) -> str:
@@ -71,7 +74,10 @@ def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
         limit = f.metadata["limit"]
         if hint is Any and limit.word is not None:  # a whole number, or that word
             hint, nullable = int, False
-        keys[name] = Key(name, hint, nullable, f.metadata["meaning"], limit)
+        about = f.metadata
+        keys[name] = Key(
+            name, hint, nullable, about["meaning"], limit, about["read"], about["train_only"]
+        )
     return keys
 
 
@@ -159,6 +165,67 @@ def check_choice(group: str, value: Any, choices: list[str]) -> None:
             f"{group}={shown(value).strip(chr(39))} does not exist{meant} "
             f"(choices: {', '.join(choices) or 'none'})."
         )
+
+
+def check_variant(
+    name: str, typed: Any, file: Any, chosen: Mapping[str, Any], choices: Mapping[str, list[str]]
+) -> None:
+    """Refuse ``loss.name=focal`` where the file chosen for the group says another name.
+
+    The other values of the group would stay those that the file has for its own name.
+
+    Args:
+        name: of the key.
+        typed: its value.
+        file: its value in the files that the command chooses; None where they say nothing.
+        chosen: group -> its file.
+        choices: group -> all files there are.
+
+    Raises:
+        ValueError: what to choose instead.
+    """
+    group, _, part = name.partition(".")
+    if part == "name" and file not in (None, typed) and str(typed) in choices[group]:
+        raise ValueError(
+            f"{name}={typed} would keep the other values of {group}={chosen[group]}, which are for "
+            f"{name}={file}; choose {group}={typed} instead, whose file has its own."
+        )
+
+
+def check_read(key: Key, value: Any, settings: Any, job: str, choices: Iterable[str]) -> None:
+    """Refuse a typed setting that nothing reads in this combination.
+
+    Args:
+        key: the setting.
+        value: as typed.
+        settings: of the whole command.
+        job: ``train`` or ``eval``.
+        choices: every ``group=name`` there is.
+
+    Raises:
+        ValueError: the setting that keeps it from being read, and which choice would read it.
+    """
+    typed = f"{key.name}={value_text(value)}"
+    if job == "eval":
+        if key.train_only:
+            raise ValueError(f"{typed} has no effect in eval.py: only train.py reads it; drop it.")
+        return
+    others = {when.key: attrgetter(when.key)(settings) for when in key.read}
+    if not key.read or any(when.holds(others[when.key]) for when in key.read):
+        return
+    remedies = []
+    for when in key.read:
+        group, _, part = when.key.partition(".")
+        for other in map(value_text, when.values):
+            choice = f"{group}={other}" if part == "name" else ""
+            remedies.append(choice if choice in choices else f"{when.key}={other}")
+        if when.other:
+            remedies[-len(when.values) :] = [f"another {when.key}"]
+    found = " and ".join(f"{name}={value_text(other)}" for name, other in others.items())
+    raise ValueError(
+        f"{typed} has no effect with {found}: drop it, or choose {' or '.join(remedies)}, which "
+        f"reads it."
+    )
 
 
 def check_type(key: Key, value: Any, where: str = "") -> None:

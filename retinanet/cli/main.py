@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from operator import attrgetter
@@ -43,8 +43,10 @@ from retinanet.cli.files import check_file, plain_message, settings_folders
 from retinanet.cli.keys import (
     check_choice,
     check_complete,
+    check_read,
     check_tree,
     check_type,
+    check_variant,
     groups_of,
     keys_of,
     unknown,
@@ -126,7 +128,7 @@ class Composer:
 
         Raises:
             ValueError: the first setting that is unknown, of a wrong type, missing, out of
-                range, or does not go with another.
+                range, does not go with another, or is typed where nothing reads it.
         """
         read = self._read_all(typed)
         config, chosen = self._compose(read)
@@ -140,6 +142,10 @@ class Composer:
             name: override.value() if name in self.choices else attrgetter(name)(settings)
             for name, override in read.items()
         }
+        choices = [f"{group}={name}" for group, names in self.choices.items() for name in names]
+        for name, value in changed.items():
+            if name in self.keys:
+                check_read(self.keys[name], value, settings, self.job, choices)
         named_by = "experiment" if chosen.get("experiment") else "data"
         changed.pop(named_by, None)
         base = str(chosen[named_by])
@@ -161,7 +167,17 @@ class Composer:
             else [text]
             for override, text in zip(read, typed, strict=True)
         ]
-        return swept, [self.command(list(job)) for job in itertools.product(*lists)]
+        return swept, [self._run_of_sweep(job, swept) for job in itertools.product(*lists)]
+
+    def _run_of_sweep(self, typed: Sequence[str], swept: Sequence[str]) -> Command:
+        """One combination of a sweep; where several names are swept, an error says which."""
+        try:
+            return self.command(list(typed))
+        except ValueError as error:
+            if len(swept) < 2:
+                raise
+            these = [text for text in typed if OVERRIDE.fullmatch(text)["name"].strip() in swept]
+            raise ValueError(f"{error} This is the run {' '.join(these)} of the sweep.") from error
 
     def _options(self, group: str) -> list[str]:
         options = self._loader.get_group_options(group)
@@ -246,6 +262,8 @@ class Composer:
             for name, override in read.items():
                 # As Hydra does it, but not merged: a new map replaces the old one, names and all.
                 if name in self.keys:
+                    file = OmegaConf.select(config, name)
+                    check_variant(name, override.value(), file, chosen, self.choices)
                     OmegaConf.update(config, name, override.value(), merge=False)
             # Once more, now that interpolations have values.
             check_tree(OmegaConf.to_container(config, resolve=True), self.keys, self.file)

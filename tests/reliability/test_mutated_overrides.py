@@ -219,8 +219,9 @@ def test_every_key_takes_what_is_typed(train, tally):
             if not checked(train, [f"{name}={text}"], before, {name: text}) and differs:
                 taken.add(name)
                 break
+    always = {name for name, key in KEYS.items() if not key.read}
     # These go with other settings, which would have to be typed too.
-    assert len(taken) > 0.85 * len(KEYS), KEYS.keys() - taken
+    assert len(taken & always) > 0.85 * len(always), always - taken
     tally(f"keys set to another value: {len(taken)} of {len(KEYS)}, and nothing else with them")
 
 
