@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retinanet.devices import choose_precision
+from retinanet.devices import autocast, choose_device, choose_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -41,3 +41,56 @@ def test_a_gpu_that_emulates_bf16_does_not_have_it(monkeypatch, native, expected
 @pytest.mark.parametrize("device", [CPU, GPU])
 def test_what_is_named_is_taken(name, device):
     assert choose_precision(name, device) == name
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """``gpus(number)``: as many as torch finds; returns those that are made the current one."""
+
+    def find(number: int) -> list[torch.device]:
+        chosen = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        return chosen
+
+    return find
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, CPU), (1, torch.device("cuda", 0))])
+def test_auto_is_the_gpu_where_there_is_one(gpus, number, expected):
+    chosen = gpus(number)
+    assert choose_device("auto") == expected
+    assert chosen == [expected] * number
+
+
+def test_a_cpu_that_is_named_is_taken_beside_a_gpu(gpus):
+    chosen = gpus(1)
+    assert choose_device("cpu") == CPU
+    assert chosen == []
+
+
+def test_every_process_has_the_gpu_of_its_local_rank(gpus, monkeypatch):
+    chosen = gpus(2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("cuda") == torch.device("cuda", 1)
+    assert chosen == [torch.device("cuda", 1)]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match=r"local rank 2 has no GPU: this machine has 2"):
+        choose_device("cuda")
+
+
+def test_a_gpu_that_is_named_must_be_there(gpus):
+    gpus(0)
+    with pytest.raises(ValueError, match="device=cuda, but torch finds no GPU"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_a_forward_pass_multiplies_in_its_precision(precision, dtype):
+    x = torch.ones(2, 2)
+    with autocast(CPU, precision):
+        assert (x @ x).dtype == dtype
