@@ -276,20 +276,20 @@ def build_validation(
 
     Args:
         settings: of the run that the model comes from.
-        how: that run's ``evaluation``, or that of eval.py.
+        how: that run's ``evaluation``, or that of eval.py, in which what is null has the default
+            of ``validate``.
         device: of this rank.
     """
+    chosen = {"batch_size": how.batch_size, "backend": how.backend, "max_dets": how.max_dets}
     return {
         "device": device,
         "augment": build_augment(settings, train=False),
         "postprocess": build_postprocess(settings),
         "precision": settings.precision,
-        "batch_size": how.batch_size,
         "workers": settings.data.workers,
         "on_bad_image": settings.data.on_bad_image,
         "max_images": how.max_images,
-        "backend": how.backend,
-        "max_dets": how.max_dets,
+        **{name: value for name, value in chosen.items() if value is not None},
     }
 
 

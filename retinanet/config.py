@@ -390,6 +390,7 @@ def optional(cls: type) -> type:
 
 RecordedDataConfig = optional(DataConfig)
 RecordedPostprocessConfig = optional(PostprocessConfig)
+RecordedEvaluationConfig = optional(EvaluationConfig)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -399,7 +400,7 @@ class EvalConfig:
     checkpoint: str = setting("checkpoint to evaluate")
     data: RecordedDataConfig  # type: ignore[valid-type]
     postprocess: RecordedPostprocessConfig  # type: ignore[valid-type]
-    evaluation: EvaluationConfig
+    evaluation: RecordedEvaluationConfig  # type: ignore[valid-type]
     output_dir: Optional[str] = setting(
         "files go to output_dir/eval; null: the run, or <run>/eval_<data>"
     )

@@ -12,10 +12,11 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.checks import check_settings
-from retinanet.config import EvalConfig, EvaluationConfig, TrainConfig
+from retinanet.config import EvalConfig, EvaluationConfig, RecordedEvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.splits import check_images_exist
 from retinanet.devices import choose_device, choose_precision
+from retinanet.evaluation.numbers import COCO_MAX_DETS
 from retinanet.evaluation.validate import validate
 from retinanet.exchange.read import read_trained
 from retinanet.explain import explain
@@ -73,8 +74,10 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
     checkpoint = Path(settings.checkpoint)
     state = read_trained(checkpoint)
     recorded = recorded_settings(state)
-    as_trained = how_scored(recorded, recorded_evaluation(state))
+    evaluated = recorded_evaluation(state)
+    as_trained = how_scored(recorded, evaluated)
     apply_choices(recorded, settings)
+    apply_recorded(settings, evaluated)
     recorded.precision = choose_precision(recorded.precision, device)
     changed = how_scored(recorded, settings.evaluation) != as_trained
     build.check_device(recorded, device, train=False)
@@ -177,17 +180,35 @@ def apply_choices(recorded: DetectorConfig, settings: EvalConfig) -> None:
     check_settings(recorded)
 
 
+def apply_recorded(settings: EvalConfig, evaluated: EvaluationConfig | None) -> None:
+    """Evaluate as in training where eval.py was told nothing else, in place.
+
+    ``max_images`` is not taken over: a training that looks at few images saves time, and null is
+    the word for all of them.
+
+    Args:
+        settings: of eval.py.
+        evaluated: how the run of the checkpoint evaluated; None: the defaults of :func:`validate`.
+    """
+    for name in ("backend", "max_dets", "batch_size"):
+        if getattr(settings.evaluation, name) is None and evaluated is not None:
+            setattr(settings.evaluation, name, getattr(evaluated, name))
+
+
 def recorded_evaluation(state: dict[str, Any]) -> EvaluationConfig | None:
     """How the run of a checkpoint evaluated; None for another project's."""
     recorded = state["settings"].get("evaluation")
     return None if recorded is None else restore(EvaluationConfig, recorded)
 
 
-def how_scored(settings: DetectorConfig, evaluation: EvaluationConfig | None) -> tuple[Any, ...]:
+def how_scored(
+    settings: DetectorConfig,
+    evaluation: EvaluationConfig | RecordedEvaluationConfig | None,  # type: ignore[valid-type]
+) -> tuple[Any, ...]:
     """All that the numbers of one model on one data set depend on."""
     data = settings.data
     model = data.min_size, data.max_size, data.resize, settings.precision
-    images = evaluation and (evaluation.max_images, list(evaluation.max_dets))
+    images = evaluation and (evaluation.max_images, list(evaluation.max_dets or COCO_MAX_DETS))
     return *model, images, dataclasses.asdict(settings.postprocess)
 
 

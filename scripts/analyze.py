@@ -31,11 +31,11 @@ from retinanet.analysis.results import read_results
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.numbers import COCO_MAX_DETS
 from retinanet.reports.error_report import confused_table, error_table, write_analysis
 from retinanet.reports.run_record import read_json, read_settings
 
 COMMAND = "python -m scripts.analyze"
-DEFAULT_MAX_DETS = (1, 10, 100)  # COCO's
 COLUMNS = 80
 
 
@@ -112,7 +112,7 @@ def find_sources(args: argparse.Namespace) -> Sources:
     if len(args.paths) == 2:
         annotations, detections = args.paths
         output = args.output or detections.parent / "analysis"
-        sources = Sources(annotations, args.images, detections, output, None, DEFAULT_MAX_DETS)
+        sources = Sources(annotations, args.images, detections, output, None, COCO_MAX_DETS)
     else:
         sources = of_evaluation(find_evaluation(args.paths[0]))
         sources = sources._replace(
@@ -186,7 +186,7 @@ def of_evaluation(folder: Path) -> Sources:
         folder / "eval" / "detections.json",
         folder / "analysis",
         metrics.get("num_images"),
-        tuple(metrics.get("max_dets") or DEFAULT_MAX_DETS),
+        tuple(metrics.get("max_dets") or COCO_MAX_DETS),
     )
 
 

@@ -655,7 +655,6 @@ def test_a_signal_between_rows_changes_no_row(data, tmp_path, monkeypatch):
 
 def test_a_signal_ends_an_evaluation_between_two_batches(data, whole, tmp_path, monkeypatch):
     overrides = ["evaluation.every_epochs=1", "log_images=2", "evaluation.batch_size=1"]
-    batches = []
 
     def detect_batch(*given):
         batches.append(given)
@@ -818,6 +817,24 @@ def test_the_checkpoint_gives_the_ap_of_its_run(whole, tmp_path):
     assert json.loads((tmp_path / "eval/detections.json").read_text()) == json.loads(
         (whole / "eval/detections.json").read_text()
     )
+
+
+def test_the_checkpoint_keeps_how_it_was_scored(data, tmp_path):
+    run = tmp_path / "run"
+    how = ["evaluation.max_dets=[1,5,300]", "postprocess.detections=300", "evaluation.batch_size=2"]
+    train(data, run, "schedule.max_steps=1", *how)
+    evaluate(run / "checkpoints/best.pt", f"output_dir={tmp_path / 'same'}")
+    same, of_run = (
+        json.loads((root / "eval/metrics.json").read_text()) for root in (tmp_path / "same", run)
+    )
+    assert same["max_dets"] == [1, 5, 300]
+    assert (same["AP"], same["AR100"]) == (of_run["AP"], of_run["AR100"])
+    # Without a choice it is the evaluation of the training: it belongs to the run.
+    evaluate(run / "checkpoints/best.pt")
+    assert not (run / "eval_changed").exists()
+    evaluate(run / "checkpoints/best.pt", "evaluation.max_dets=[1,10,100]")
+    changed = json.loads((run / "eval_changed/eval/metrics.json").read_text())
+    assert changed["max_dets"] == [1, 10, 100]
 
 
 def test_data_of_other_classes_is_refused(whole, tmp_path):

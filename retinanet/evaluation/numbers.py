@@ -1,5 +1,6 @@
 """COCO's twelve numbers: their names, and what each is the mean of."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -28,3 +29,21 @@ NUMBERS = {
     "ARm": Number("recall", ALL_IOUS, 2, 2),
     "ARl": Number("recall", ALL_IOUS, 3, 2),
 }
+
+
+# What evaluation.max_dets is where nobody says otherwise: COCO's, which the names above are of.
+COCO_MAX_DETS = (1, 10, 100)
+
+
+def shown_name(name: str, max_dets: Sequence[int]) -> str:
+    """A number by the detections that it was computed with: AR100 is AR500 with 500.
+
+    Files keep the keys of ``NUMBERS`` for the three places of ``max_dets``, which metrics.json
+    has beside them.
+
+    Args:
+        name: key of ``NUMBERS``.
+        max_dets: of the evaluation.
+    """
+    places = {f"AR{limit}": place for place, limit in enumerate(COCO_MAX_DETS)}
+    return f"AR{max_dets[places[name]]}" if name in places else name

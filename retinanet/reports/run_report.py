@@ -10,6 +10,7 @@ import numpy as np
 from retinanet.analysis.thresholds import find_thresholds
 from retinanet.atomic import write_whole
 from retinanet.data.coco import images_of
+from retinanet.evaluation.numbers import shown_name
 from retinanet.evaluation.precision import AREAS
 from retinanet.reports.curves import curve_section, precision_section
 from retinanet.reports.error_sections import (
@@ -148,15 +149,10 @@ def headline(metrics: dict[str, Any]) -> Tiles:
     }
     return Tiles(
         [
-            Tile(_recall_name(name, metrics), metrics[name], meaning)
+            Tile(shown_name(name, metrics["max_dets"]), metrics[name], meaning)
             for name, meaning in meanings.items()
         ]
     )
-
-
-def _recall_name(name: str, metrics: dict[str, Any]) -> str:
-    """AR100 by the number of detections that it was really computed with."""
-    return f"AR{metrics['max_dets'][2]}" if name == "AR100" else name
 
 
 def _lead(record: Record, metrics: dict[str, Any] | None, scored: Scored | None) -> str:
@@ -205,7 +201,7 @@ def _classes(metrics: dict[str, Any] | None) -> Section | None:
         Column("AP", 3, bar=1.0),
         Column("AP50", 3),
         Column("AP75", 3),
-        Column(_recall_name("AR100", metrics), 3),
+        Column(shown_name("AR100", metrics["max_dets"]), 3),
         Column("detections", meaning="of any score, right or wrong"),
     ]
     cut = metrics["classes"] and "F1" in metrics["classes"][0]

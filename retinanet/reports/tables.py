@@ -14,7 +14,7 @@ from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import ClassResult, Evaluation
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES
+from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES, shown_name
 from retinanet.terminal import fit, width
 
 # Above this share of images with as many detections as a cap allows, the cap may cost AP.
@@ -58,6 +58,7 @@ def summary(evaluation: Evaluation, thresholds: Thresholds | None = None) -> str
         )
         limit = evaluation.max_dets[number.max_dets]
         value = _three_digits(evaluation.metrics[name])
+        name = shown_name(name, evaluation.max_dets)
         about = f"{name:<7}{words:<{gap}}{iou:<13}{SIZES[number.area]:<10}"
         lines.append(f"{about}{limit:>10}{value:>10}")
     if thresholds is not None and thresholds.overall is not NEVER:
@@ -84,7 +85,7 @@ def class_table(
         max_classes: rows, half of them the best and half the worst of what has objects; None: all.
         thresholds: adds the largest F1 of each and the score where it is.
     """
-    recall = f"AR{evaluation.max_dets[2]}"
+    recall = shown_name("AR100", evaluation.max_dets)
     if width() < NUMBERS_WIDTH + NAME_WIDTHS[1]:
         thresholds = None  # no room for F1 and its score
     columns = ["AP", "AP50", "AP75", recall, *(["F1", "score"] if thresholds is not None else [])]

@@ -47,6 +47,8 @@ def test_the_summary_names_the_detections_that_were_counted(one_of_two):
     data, detections = one_of_two
     text = summary(evaluate(data, detections, data.image_ids, max_dets=(1, 10, 300)))
     assert text.splitlines()[3].split()[-2:] == ["300", "0.500"]
+    names = [line.split()[0] for line in text.splitlines()[9:12]]
+    assert names == ["AR1", "AR10", "AR300"]
 
 
 def test_the_table_of_classes_ranks_by_ap(found):
