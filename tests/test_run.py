@@ -655,6 +655,7 @@ def test_a_signal_between_rows_changes_no_row(data, tmp_path, monkeypatch):
 
 def test_a_signal_ends_an_evaluation_between_two_batches(data, whole, tmp_path, monkeypatch):
     overrides = ["evaluation.every_epochs=1", "log_images=2", "evaluation.batch_size=1"]
+    batches = []
 
     def detect_batch(*given):
         batches.append(given)
