@@ -123,6 +123,12 @@ def test_the_first_loss_is_compared_with_its_closed_form(factor, words):
     assert said.split(": ")[1].startswith(words)
 
 
+def test_a_first_batch_without_objects_is_not_judged():
+    means = Means(1, 1, 0.008, 0.0, 0.0, 0.0, 9216.0, 0.0, [], [])
+    said = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=1)
+    assert said.endswith("no object in this batch, so not compared")
+
+
 @pytest.mark.parametrize("share", [0.5, 0.04, 1e-5])
 @pytest.mark.parametrize("alpha", [0.1, 0.25, 0.9])
 def test_the_indifferent_score_of_cross_entropy_is_the_weighted_share(alpha, share):
