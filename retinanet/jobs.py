@@ -257,6 +257,9 @@ def output_folder(settings: EvalConfig, state: dict, data: CocoData, *, changed:
     if not (run / "config.yaml").exists():
         run = checkpoint.with_suffix("")
     own = state.get("val_data") == data.fingerprint
+    files = state.get("val_files") or []  # older checkpoints have none
+    pairs = zip(files, data.file_sizes(), strict=False)
+    own = own and all(before == now for before, now in pairs if None not in (before, now))
     if own and not changed and checkpoint.name == "best.pt":
         return run
     parts = [] if checkpoint.name == "best.pt" else [checkpoint.stem]

@@ -111,6 +111,28 @@ def check_stored(
             )
 
 
+def other_images(
+    stored: dict[str, Any], train_data: CocoData, val_data: CocoData, *, moved: bool
+) -> bool:
+    """Whether a checkpoint was trained on other image files under the same annotations.
+
+    Below another folder one file of another size is enough. Below the same folder most of them
+    must differ: a damaged image may have been replaced.
+
+    Args:
+        stored: of last.pt or best.pt; older ones have no sizes and say nothing.
+        train_data: of this command.
+        val_data: likewise.
+        moved: data.root is another one.
+    """
+    pairs = []
+    for data, name in ((train_data, "train_files"), (val_data, "val_files")):
+        before, now = stored.get(name) or [], data.file_sizes()
+        pairs += [pair for pair in zip(before, now, strict=False) if None not in pair]
+    num_other = sum(before != now for before, now in pairs)
+    return num_other > (0 if moved else len(pairs) / 2)
+
+
 def check_same_step(step: int, directory: RunDirectory) -> None:
     """Refuse ranks that begin at different steps; every rank must call it.
 

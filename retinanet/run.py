@@ -29,7 +29,7 @@ from retinanet.reports.plots import plot_curves
 from retinanet.reports.publish import publish, tell
 from retinanet.reports.rebuild import refresh_report
 from retinanet.reports.run_record import read_record
-from retinanet.resume import Standing, check_same_step, check_stored, find_stored
+from retinanet.resume import Standing, check_same_step, check_stored, find_stored, other_images
 from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps
 from retinanet.training.board import few
@@ -78,6 +78,9 @@ class TrainingRun:
         )
         train_data, self.val_data = build.build_splits(settings.data)
         self.train_data = build.drop_unseen(settings, train_data)
+        stored = self._unless_other_images(stored)
+        self.train_files = self.train_data.file_sizes()
+        self.val_files = self.val_data.file_sizes()
         self.stream = build.build_stream(settings, self.train_data, device)
         self.total_steps = self._total_steps()
         every = settings.evaluation.every_epochs * self.stream.steps_per_epoch
@@ -90,6 +93,31 @@ class TrainingRun:
         self.signals = signals
         self.grad_norms: list[float] = []  # of the checkpoint
         self._build(stored)
+
+    def _unless_other_images(self, stored: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The checkpoint; None where the images are others and the run is moved aside.
+
+        Raises:
+            ValueError: the images are others.
+        """
+        self.aside, self.moved = False, ""
+        if stored is None:
+            return None
+        before, now = stored["settings"]["data"]["root"], self.plain["data"]["root"]
+        if other_images(stored, self.train_data, self.val_data, moved=before != now):
+            if not self.settings.overwrite:
+                raise ValueError(
+                    f"{self.directory.root} holds a run on the images below data.root={before}; "
+                    f"the files below data.root={now} have the same names and other sizes. Choose "
+                    f"another output_dir, or set overwrite=true to move the old run aside."
+                )
+            self.aside = True
+            return None
+        if before != now:
+            known = "train_files" in stored
+            how = "image files of the same sizes" if known else "not compared: an older checkpoint"
+            self.moved = f"moved      data.root from {before} to {now} ({how})"
+        return stored
 
     def _build(self, stored: dict[str, Any] | None) -> None:
         """The model and what trains it, from the checkpoint where there is one."""
@@ -207,6 +235,7 @@ class TrainingRun:
             lambda: self.directory.make(
                 self.plain,
                 self.overrides,
+                aside=self.aside,
                 device=str(self.device),
                 processes=distributed.world_size(),
                 train_data=self.train_data.fingerprint,
@@ -254,6 +283,8 @@ class TrainingRun:
             logger.info("accumulate %d micro-batches a step, measured", self.stream.accumulate)
         if step:
             logger.info("continue   after step %d of %d", step, self.total_steps)
+            if self.moved:
+                logger.info("%s", self.moved)
             lines = announce.describe_extension(
                 self.stored_schedule, self.plain["schedule"], step, self.trainer.schedule(step)
             )
@@ -415,6 +446,8 @@ class TrainingRun:
             "thresholds": self.thresholds,
             "train_data": data.fingerprint,
             "val_data": self.val_data.fingerprint,
+            "train_files": self.train_files,
+            "val_files": self.val_files,
         }
 
     def _save(self, *, keep_previous: bool = True) -> bool:

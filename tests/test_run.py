@@ -349,6 +349,53 @@ def test_a_model_alone_is_nothing_to_continue_from(data, tmp_path):
         train(data, output, "schedule.epochs=2")
 
 
+def test_a_moved_data_set_is_named_and_other_images_are_refused(data, tmp_path):
+    output, moved, other = (tmp_path / name for name in ("run", "moved", "other"))
+    train(data, output, "schedule.epochs=1")
+    shutil.copytree(data, moved)
+    shutil.copytree(data, other)
+    for path in (other / "images").iterdir():
+        path.write_bytes(path.read_bytes() + b"0")
+    kept = (output / "config.yaml").read_bytes()
+    for epochs in (1, 2):  # finished, and extended
+        with pytest.raises(ValueError, match="have the same names and other sizes") as refused:
+            train(other, output, f"schedule.epochs={epochs}")
+        assert f"data.root={data};" in str(refused.value)
+        assert f"data.root={other} " in str(refused.value)
+    assert (output / "config.yaml").read_bytes() == kept
+    train(moved, output, "schedule.epochs=2")
+    log = (output / "train.log").read_text()
+    assert f"moved      data.root from {data} to {moved} (image files of the same sizes)" in log
+    assert rows(output)[-1]["step"] == 6
+    train(other, output, "schedule.epochs=2", "overwrite=true")
+    assert rows(tmp_path / "run.old-1")[-1]["step"] == 6
+    stored = load_checkpoint(output / "checkpoints/last.pt")
+    assert stored["settings"]["data"]["root"] == str(other)
+    # One replaced image of the same folder is a repair; older checkpoints say nothing.
+    one = next((other / "images").iterdir())
+    one.write_bytes(one.read_bytes() + b"0")
+    train(other, output, "schedule.epochs=2")
+    for name in ("last", "previous"):
+        path = output / f"checkpoints/{name}.pt"
+        if path.exists():
+            state = load_checkpoint(path)
+            save_checkpoint(path, {k: v for k, v in state.items() if not k.endswith("_files")})
+    train(data, output, "schedule.epochs=2")
+    assert "not compared: an older checkpoint" in (output / "train.log").read_text()
+
+
+def test_an_evaluation_of_other_images_is_not_that_of_the_run(data, whole, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    for path in (other / "images").iterdir():
+        path.write_bytes(path.read_bytes() + b"0")
+    before = (whole / "eval/metrics.json").read_bytes()
+    evaluate(whole / "checkpoints/best.pt", f"data.root={other}")
+    assert (whole / "eval/metrics.json").read_bytes() == before
+    assert (whole / "eval_val/eval/metrics.json").exists()
+    shutil.rmtree(whole / "eval_val")
+
+
 def test_early_stopping_ends_a_run_that_does_not_get_better(data, tmp_path):
     # The rate is too small to change anything: no evaluation is better than the first.
     overrides = ["evaluation.every_epochs=1", "evaluation.patience=2", "optim.lr=1e-12"]

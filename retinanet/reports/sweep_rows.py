@@ -108,7 +108,9 @@ def is_done(run: Path, settings: Mapping[str, Any]) -> bool:
     if now.get("precision") == "auto":  # what it meant is recorded
         now["precision"] = recorded.get("precision")
     differ = {key for key in recorded | now if recorded.get(key) != now.get(key)}
-    return has_finished(run) and all(key.startswith(MAY_DIFFER) for key in differ)
+    # Below another folder may be other images: the run itself finds that out.
+    may_differ = [key for key in MAY_DIFFER if key != "data.root"]
+    return has_finished(run) and all(key.startswith(tuple(may_differ)) for key in differ)
 
 
 def number(text: str) -> float | None:

@@ -102,19 +102,27 @@ class RunDirectory:
             )
         return False
 
-    def make(self, settings: dict[str, Any], overrides: list[str], **facts: Any) -> None:
+    def make(
+        self,
+        settings: dict[str, Any],
+        overrides: list[str],
+        *,
+        aside: bool = False,
+        **facts: Any,
+    ) -> None:
         """Make the directory, moving another run aside, and record what is about to run.
 
         Args:
             settings: of this command, as plain containers.
             overrides: of this command, as typed.
+            aside: the run on disk is another one although its settings do not say so.
             **facts: further entries of environment.json, such as the fingerprint of the data.
 
         Raises:
             ValueError: another process trains there.
             OSError: it cannot be made.
         """
-        moves = self.check(settings, overwrite=True)
+        moves = self.check(settings, overwrite=True) or aside
         if self.root.exists():
             self._keep_others_out()
         if moves:

@@ -103,6 +103,8 @@ def test_a_longer_run_is_not_done_and_another_device_is_no_other_run(make_run):
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     assert is_done(run, settings)
     assert is_done(run, {**settings, "device": "cuda", "precision": "auto"})
+    # The images of another folder may be others: the run is started, and looks.
+    assert not is_done(run, {**settings, "data": {**settings["data"], "root": "/elsewhere"}})
     assert not is_done(run, {**settings, "precision": "fp32"})
     longer = {**settings, "schedule": {**settings["schedule"], "epochs": 99}}
     assert not is_done(run, longer)
