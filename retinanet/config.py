@@ -234,11 +234,7 @@ class OptimConfig:
         "sgd only: momentum", Limit(0, 1, open_high=True), read=[when("optim.name", "sgd")]
     )
     weight_decay: float = setting("weight decay of convolution weights", NOT_NEGATIVE)
-    norm_weight_decay: float = setting(
-        "weight decay of normalization parameters",
-        NOT_NEGATIVE,
-        read=[unless("model.norm", "frozen"), when("model.head_norm", "group")],
-    )
+    norm_weight_decay: float = setting("weight decay of normalization parameters", NOT_NEGATIVE)
     bias_weight_decay: float = setting("weight decay of biases", NOT_NEGATIVE)
     batch_size: int = setting("images per step, over all ranks and micro-batches", COUNT)
     reference_batch: Optional[int] = setting(

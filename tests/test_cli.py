@@ -638,6 +638,8 @@ def test_help_lists_every_key_and_choice_without_torch(tmp_path, name):
         for key in reader.keys.values():
             shown = f"{key.name}=" in flat and key.meaning in flat
             assert shown != (name == "eval" and key.train_only), key.name
+            if not shown:
+                continue
             allowed = key.allowed.replace("at least", ">=").replace("above", ">")
             assert allowed.removeprefix("one of ") in flat
         for group, choices in reader.choices.items():

@@ -43,11 +43,6 @@ UNREAD = [
     ("model.head_depth=0 model.head_norm=none", "model.head_depth=0", "another model.head_depth"),
     ("model=resnet18 model.stride_in_1x1=false", "backbone=resnet18", "model.backbone=resnet50"),
     ("init_from=x.pt model.weights=y.pth", "with init_from=x.pt", "init_from=null"),
-    (
-        "model=resnet18 optim.norm_weight_decay=0.1",
-        "with model.norm=frozen and model.head_norm=none",
-        "another model.norm or model.head_norm=group",
-    ),
     # Names whose values are those of another file.
     ("loss=ohem loss.name=focal", "keep the other values of loss=ohem", "choose loss=focal"),
     ("loss.name=ohem", "keep the other values of loss=focal", "choose loss=ohem"),
