@@ -141,3 +141,9 @@ def test_generalized_iou_by_hand():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="iou, giou, diou or ciou, got 'xiou'"):
         paired_iou(random_boxes(1), random_boxes(1), "xiou")
+
+
+def test_iou_of_a_speck_stays_within_zero_and_one():
+    # Its area, 1e-8, is a tenth of EPSILON: 1 / (1 + 10).
+    speck = torch.tensor([[0.0, 0.0, 1e-4, 1e-4]])
+    assert paired_iou(speck, speck).item() == pytest.approx(1 / 11, rel=1e-4)

@@ -40,6 +40,27 @@ def test_loss_and_gradient_are_those_of_the_plain_form(alpha, gamma, monkeypatch
     torch.testing.assert_close(torch.autograd.grad(3.0 * found, logits)[0], slope)
 
 
+def test_no_piece_on_a_cpu_is_larger_than_its_limit(monkeypatch):
+    logits, label, weight = some_logits()
+    K = logits.shape[-1]
+    anchors = []
+    original = focal._loss_and_gradient
+
+    def record(part, *others):
+        anchors.append(len(part))
+        return original(part, *others)
+
+    monkeypatch.setattr(focal, "_loss_and_gradient", record)
+    monkeypatch.setattr(focal, "PIECE_CPU", 7 * K)
+    focal_loss_sum(logits, label, weight, None, 2.0)
+    whole, rest = divmod(label.numel(), 7)
+    assert anchors == [7] * whole + [rest] * (rest > 0)
+    anchors.clear()
+    monkeypatch.setattr(focal, "PIECE_CPU", K - 1)  # at least one anchor
+    focal_loss_sum(logits, label, weight, None, 2.0)
+    assert anchors == [1] * label.numel()
+
+
 def test_finite_differences_agree():
     logits, label, weight = some_logits()
     alpha = torch.tensor(0.25, dtype=torch.float64)

@@ -1,5 +1,6 @@
 """One step, its parts, what a bad gradient does, and going on exactly."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -60,6 +61,31 @@ def assert_same_bits(first, second) -> None:
             assert_same_bits(a, b)
     else:
         assert first == second
+
+
+def test_gradients_stay_on_the_rank_until_the_last_micro_batch(make_trainer, make_batch):
+    trainer = make_trainer()
+    seen = []
+
+    class Wrapped(torch.nn.Module):
+        """Tells what DistributedDataParallel would do."""
+
+        def forward(self, *arguments):
+            seen.append("forward")
+            return trainer.model(*arguments)
+
+        @contextlib.contextmanager
+        def no_sync(self):
+            seen.append("alone")
+            yield
+            seen.append("end")
+
+    trainer.network = Wrapped()
+    trainer.one_step([make_batch(1, 1)])
+    assert seen == ["forward"]
+    seen.clear()
+    trainer.one_step([make_batch(seed, 1) for seed in (1, 2, 3)])
+    assert seen == ["alone", "forward", "end"] * 2 + ["forward"]
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.05])

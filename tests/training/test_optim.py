@@ -126,3 +126,12 @@ def test_buffers_are_copied_and_the_average_has_no_gradient():
 def test_a_decay_outside_is_refused(decay):
     with pytest.raises(ValueError, match=r"ema.decay must lie in \(0, 1\)"):
         WeightAverage(nn.Linear(1, 1), decay)
+
+
+def test_momentum_starts_at_zero_before_the_first_step(make_trainer):
+    # Otherwise a skipped first step leaves it to whatever lay in memory.
+    optimizer = make_trainer().optimizer
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            momentum = optimizer.state[parameter]["momentum_buffer"]
+            assert torch.equal(momentum, torch.zeros_like(parameter))
