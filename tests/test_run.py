@@ -888,8 +888,7 @@ def test_the_checkpoint_keeps_how_it_was_scored(data, tmp_path):
 def test_data_of_other_classes_is_refused(whole, tmp_path):
     write_split(tmp_path / "data", "val", range(20, 21), classes=("disc", "ring"))
     overrides = ["data=custom", f"data.root={tmp_path / 'data'}", "data.val_images=images"]
-    overrides += ["data.val_annotations=val.json", "data.train_images=x"]
-    overrides += ["data.train_annotations=x", f"output_dir={tmp_path / 'out'}"]
+    overrides += ["data.val_annotations=val.json", f"output_dir={tmp_path / 'out'}"]
     with pytest.raises(ValueError, match="checkpoint has square, bar, only the data disc, ring"):
         evaluate(whole / "checkpoints/best.pt", *overrides)
     assert not (tmp_path / "out").exists()
@@ -911,8 +910,6 @@ def test_classes_are_the_same_by_name_in_any_order(whole, tmp_path, data):
             f"data.root={root}",
             "data.val_images=images",
             "data.val_annotations=val.json",
-            "data.train_images=x",
-            "data.train_annotations=x",
             "data.workers=0",
             "postprocess.score_threshold=0",
             f"output_dir={tmp_path / output}",
