@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from retinanet.training.totals import Means
 
 # A warm-up longer than this share of the run is probably meant for a longer one.
 MAX_WARMUP_SHARE = 0.25
+# An alpha that leaves background a smaller weight than this is no advice.
+LEAST_BACKGROUND_WEIGHT = 1e-6
 # Said where the closed form gives the mean over the data, not the loss of a batch.
 FORECAST_LIMITS = (
     "           it is for loss.normalizer=batch and one alpha for all classes; yours differ, so "
@@ -58,7 +61,7 @@ def warn_of_warmup(warmup_steps: int, total_steps: int) -> list[str]:
         return []
     return [
         f"warning    schedule.warmup_steps={warmup_steps} of {total_steps} steps in all: the "
-        f"learning rate hardly gets where it should; set about {max(1, total_steps // 20)}"
+        f"learning rate hardly gets where it should; set about {total_steps // 20}"
     ]
 
 
@@ -89,7 +92,9 @@ def announce_loss(
     elif loss.ratio > MAX_BACKGROUND_RATIO:
         remedy = f"model.prior={balancing_prior(alpha, gamma, **counts):.2g}"
         if isinstance(alpha, int | float) and 0 < alpha < 1:
-            remedy += f" or loss.alpha={balancing_alpha(loss, alpha):.4g}"
+            balancing = balancing_alpha(loss, alpha)
+            if 1 - balancing >= LEAST_BACKGROUND_WEIGHT:
+                remedy += f" or loss.alpha={inside(balancing)}"
         lines.append(
             f"warning    background outweighs positives {loss.ratio:.3g} : 1 at the start; the "
             f"first steps go into unlearning it. {remedy} would balance them"
@@ -127,6 +132,17 @@ def compare_first_loss(
         f"{line}: NOT as expected. The class subnet does not start at model.prior={prior:g} "
         f"(weights loaded over it?) or its features are out of scale"
     )
+
+
+def inside(share: float) -> str:
+    """A number between 0 and 1 with four decimals, or as many as keep it from both ends.
+
+    Args:
+        share: in (0, 1).
+    """
+    # Two digits of the distance to the nearer end.
+    decimals = max(4, 1 + math.ceil(-math.log10(min(share, 1 - share))))
+    return f"{share:.{decimals}f}".rstrip("0")
 
 
 def _short(alpha: Alpha) -> str:

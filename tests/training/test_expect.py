@@ -11,6 +11,7 @@ from retinanet.training.announce import (
     compare_first_loss,
     describe_alpha,
     describe_rate,
+    warn_of_warmup,
 )
 from retinanet.training.expect import (
     ClassLoss,
@@ -89,6 +90,25 @@ def test_cross_entropy_without_a_prior_is_warned_of_with_a_remedy():
     assert "background outweighs positives" in said
     assert "model.prior=" in said
     assert "loss.alpha=" in said
+
+
+@pytest.mark.parametrize("prior", [0.05, 0.5])
+def test_the_proposed_alpha_leaves_background_a_loss(prior):
+    said = say(gamma=0.0, prior=prior)
+    alpha = float(said.partition("loss.alpha=")[2].split()[0])
+    assert alpha < 1
+    counts = {"num_classes": 80, "num_positives": 50.0, "num_background": 201_550.0}
+    assert expected_class_loss(alpha, 0.0, prior, **counts).ratio == pytest.approx(1, rel=0.1)
+
+
+def test_an_alpha_next_to_one_is_not_proposed():
+    said = say(positives=1e-3, gamma=0.0, prior=0.99)
+    assert "model.prior=" in said
+    assert "loss.alpha=" not in said
+
+
+def test_a_short_run_is_not_told_to_keep_its_warmup():
+    assert warn_of_warmup(1, 2)[0].endswith("set about 0")
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"positives": 0.0}])
