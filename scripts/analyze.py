@@ -210,7 +210,7 @@ def report(analysis: Analysis, sources: Sources) -> str:
     """What is said on the screen."""
     evaluation, best = analysis.evaluation, analysis.thresholds.overall
     AP50 = "n/a" if evaluation.metrics["AP50"] is None else f"{evaluation.metrics['AP50']:.3f}"
-    cut = "" if best.F1 is None else f", best F1 {best.F1:.3f} with score >= {best.score:.3f}"
+    cut = "" if best.F1 is None else f", best F1 {best.F1:.3f} with score >= {best.shown_score()}"
     confused = confused_table(analysis)
     missing = [] if sources.images is not None else ["pictures   none; give --images FOLDER"]
     return "\n".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ class BestF1:
     F1: float | None  # 2 precision recall / (precision + recall), the largest of all scores
     precision: float | None  # share of the detections that are right
     recall: float | None  # share of the objects that are found
+
+    def shown_score(self) -> str:
+        """The score with three digits, rounded down: what is printed still keeps the best."""
+        return f"{math.floor(self.score * 1000) / 1000:.3f}"
 
 
 NEVER = BestF1(None, None, None, None)

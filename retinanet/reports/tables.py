@@ -70,8 +70,8 @@ def _best_f1(thresholds: Thresholds) -> str:
     """One line for the score to cut at."""
     best = thresholds.overall
     return (
-        f"Best F1 {best.F1:.3f} with score >= {best.score:.3f}: precision {best.precision:.3f}, "
-        f"recall {best.recall:.3f} (IoU {thresholds.iou:.2f})"
+        f"Best F1 {best.F1:.3f} with score >= {best.shown_score()}: "
+        f"precision {best.precision:.3f}, recall {best.recall:.3f} (IoU {thresholds.iou:.2f})"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.analysis.thresholds import NEVER, best_f1, find_thresholds
+from retinanet.analysis.thresholds import NEVER, BestF1, best_f1, find_thresholds
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 FAR = (300.0, 300.0, 50.0, 40.0)
@@ -151,3 +151,8 @@ def test_a_test_set_cannot_be_judged(make_data, make_detections):
     data = make_data(1, [], annotations=None)
     with pytest.raises(ValueError, match="has no annotations"):
         find_thresholds(data, make_detections(data, []))
+
+
+def test_a_printed_threshold_still_keeps_the_best_detection():
+    assert BestF1(0.99961, 1.0, 1.0, 1.0).shown_score() == "0.999"
+    assert BestF1(0.5, 1.0, 1.0, 1.0).shown_score() == "0.500"
