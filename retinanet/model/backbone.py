@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.checks import check, check_strides, check_trunk
+from retinanet.model.convolution import convolve
 from retinanet.model.heads import group_norm
 from retinanet.model.pretrained import load_trunk
 
@@ -104,15 +104,8 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(conv(x))
     assert conv.bias is None, "a frozen norm brings the bias"
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (channels,)
-    return F.conv2d(
-        x,
-        conv.weight * scale[:, None, None, None],
-        norm.bias - norm.running_mean * scale,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        groups=conv.groups,
-    )
+    weight = conv.weight * scale[:, None, None, None]
+    return convolve(conv, x, weight, norm.bias - norm.running_mean * scale)
 
 
 class MobileNetTrunk(Trunk):
