@@ -210,7 +210,7 @@ def fused_is_equal(alpha: Tensor | None, gamma: float) -> bool:
     try:
         loss = focal_loss(logits, label[..., None] == torch.arange(K), alpha, gamma).sum(-1)
         (gradient,) = torch.autograd.grad((weight * loss).sum(), logits)
-    except (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, ValueError, AssertionError):
         # An edited definition may be for other shapes than these. Training calls it with its own.
         return False
     pairs = (gradient, fused_gradient), (loss.flatten(), torch.stack(of_each))

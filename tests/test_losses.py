@@ -513,3 +513,12 @@ def test_other_losses_have_no_fused_form(warned):
     assert not RetinaNetLoss(name="focal_star").fused
     assert not RetinaNetLoss(name="ohem", alpha=None).fused
     assert not warned()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, IndexError, ValueError, AssertionError])
+def test_a_definition_for_other_shapes_than_the_comparison_is_followed(error, monkeypatch):
+    def for_80_classes(logits, is_class, alpha, gamma):
+        raise error("80 classes only")
+
+    monkeypatch.setattr(losses, "focal_loss", for_80_classes)
+    assert not losses.fused_is_equal(torch.tensor(0.25), 2.0)

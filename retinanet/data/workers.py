@@ -30,6 +30,8 @@ PREFETCH = 2
 MEBIBYTE = 2**20
 # A connection to a worker may break some time before its end is seen, in seconds.
 DEATH_IS_SEEN = 2.0
+# Loaders at work, whose deaths all come by one signal: training's while those of an evaluation run.
+_AT_WORK: list[Any] = []
 LARGER = "Enlarge it with `docker run --shm-size=8g` or share the host's with `--ipc=host`"
 
 
@@ -106,6 +108,15 @@ def receive(loader: DataLoader, fix: str = "set data.workers=0") -> Iterator[Any
         yield from loader
         return
     items = _start(loader, fix)
+    _AT_WORK.append(items)
+    try:
+        yield from _receive(items, fix)
+    finally:
+        _AT_WORK.remove(items)
+
+
+def _receive(items: Any, fix: str) -> Iterator[Any]:
+    """What the workers of a started loader make."""
     deaths = _deaths()
     while True:
         try:
@@ -114,7 +125,7 @@ def receive(loader: DataLoader, fix: str = "set data.workers=0") -> Iterator[Any
         except StopIteration:
             return
         except BaseException as error:
-            codes = _exit_codes(items, error)
+            codes = _exit_codes(error)
             # They ignore SIGTERM, and one may wait for what a dead one holds.
             for worker in items._workers:
                 worker.kill()
@@ -194,14 +205,15 @@ def _deaths() -> _Deaths | _Unseen:
     return deaths
 
 
-def _exit_codes(items: Any, error: BaseException) -> list[int]:
-    """How workers ended, if an error of the loader comes from that."""
+def _exit_codes(error: BaseException) -> list[int]:
+    """How workers of any loader ended, if an error comes from that."""
     broken = isinstance(error, RuntimeError | OSError | EOFError)
     if not broken or "in DataLoader worker process" in str(error):
         return []
     deadline = time.monotonic() + DEATH_IS_SEEN
     while True:
-        codes = [worker.exitcode for worker in items._workers if worker.exitcode is not None]
+        workers = [worker for items in _AT_WORK for worker in items._workers]
+        codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
         if codes or time.monotonic() > deadline:
             # One that was killed is the cause of the others' ends.
             return sorted(codes)

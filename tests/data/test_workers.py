@@ -135,6 +135,20 @@ def test_a_death_is_raised_only_where_an_item_is_awaited():
         list(items)
 
 
+def test_a_death_that_another_loader_hears_of_is_reported_there():
+    # As when a worker of the training is killed while an evaluation waits for its own.
+    before = multiprocessing.active_children()
+    training = receive(loader())
+    next(training)
+    killed = next(child for child in multiprocessing.active_children() if child not in before)
+    evaluation = receive(loader(lambda: time.sleep(3)))
+    next(evaluation)
+    os.kill(killed.pid, signal.SIGKILL)
+    with pytest.raises(LoaderError, match="killed by SIGKILL"):
+        list(evaluation)
+    training.close()
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
