@@ -157,8 +157,8 @@ def read_settings(args: argparse.Namespace) -> dict[str, TrainConfig]:
         typed = [*args.settings, f"schedule.max_steps={args.steps}"]
         ours = theirs = compose(typed)
     else:
-        ours = compose(RECOMMENDED, args.settings, args.ours)
-        theirs = compose(REFERENCES, args.settings, args.theirs)
+        ours = compose(args.settings, args.ours, recipe=RECOMMENDED)
+        theirs = compose(args.settings, args.theirs, recipe=REFERENCES)
     check_comparable(theirs)
     if ours.optim.accumulate != 1 or ours.precision == "fp16":
         raise ValueError("choose optim.accumulate=1 and precision=bf16 or fp32 to compare peers.")

@@ -123,15 +123,19 @@ class Composer:
         config, _ = self._compose(self._read_all(typed))
         return OmegaConf.to_container(config, resolve=True)
 
-    def command(self, typed: list[str]) -> Command:
+    def command(self, typed: list[str], recipe: Sequence[str] = ()) -> Command:
         """Settings of one run, complete and within their ranges.
+
+        Args:
+            typed: overrides of a person, each read by something.
+            recipe: overrides of a program, below the typed ones, which may leave them without use.
 
         Raises:
             ValueError: the first setting that is unknown, of a wrong type, missing, out of
                 range, does not go with another, or is typed where nothing reads it.
         """
         read = self._read_all(typed)
-        config, chosen = self._compose(read)
+        config, chosen = self._compose({**self._read_all(list(recipe)), **read})
         check_complete(OmegaConf.to_container(config, resolve=True), self.keys, self.file)
         settings = OmegaConf.to_object(config)
         if self.job == "train" and isinstance(settings.loss.alpha, dict):

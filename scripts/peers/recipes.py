@@ -48,10 +48,10 @@ REFERENCES = (
 )
 
 
-def compose(*typed: Sequence[str]) -> TrainConfig:
-    """Settings of several lists, in which a later one replaces the same key of one before."""
+def compose(*typed: Sequence[str], recipe: Sequence[str] = ()) -> TrainConfig:
+    """Settings of several lists over a recipe; a later one replaces the same key of one before."""
     latest = {text.partition("=")[0]: text for texts in typed for text in texts}
     with composer("train") as reader:
-        settings = reader.command(list(latest.values())).settings
+        settings = reader.command(list(latest.values()), recipe).settings
     settings.precision = choose_precision(settings.precision, choose_device(settings.device))
     return settings
