@@ -147,3 +147,15 @@ def test_iou_of_a_speck_stays_within_zero_and_one():
     # Its area, 1e-8, is a tenth of EPSILON: 1 / (1 + 10).
     speck = torch.tensor([[0.0, 0.0, 1e-4, 1e-4]])
     assert paired_iou(speck, speck).item() == pytest.approx(1 / 11, rel=1e-4)
+
+
+def test_giou_of_a_speck_stays_finite_and_within_its_range():
+    # No area of its own: the IoU is 0, and so is what the hull has beyond the union.
+    point = torch.tensor([[5.0, 5.0, 5.0, 5.0]])
+    assert paired_iou(point, point, "giou").item() == 0
+    speck = torch.tensor([[0.0, 0.0, 1e-4, 1e-4]])
+    apart = speck + torch.tensor([1e-4, 0.0, 1e-4, 0.0])  # the hull is both: no loss beyond 1
+    assert paired_iou(speck, apart, "giou").item() == pytest.approx(0, abs=1e-6)
+    # The hull, 6e-8, has 4e-8 beyond the union; EPSILON is 1e-7.
+    far = speck + torch.tensor([5e-4, 0.0, 5e-4, 0.0])
+    assert paired_iou(speck, far, "giou").item() == pytest.approx(-4e-8 / (6e-8 + 1e-7), rel=1e-2)

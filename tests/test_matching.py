@@ -362,3 +362,14 @@ def test_windows_on_real_boxes(real_data):
         plain, near = match_both(Matcher(), height, width, boxes[None], labels[None])
         assert torch.equal(plain.label, near.label)
         assert torch.equal(plain.box, near.box)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["all anchors", "windows"])
+def test_a_box_that_no_anchor_overlaps_makes_no_anchor_positive(sparse):
+    generator = AnchorGenerator()
+    anchors = generator(128, 160)
+    edge = anchors[anchors[:, 2].argmax()]  # touched by the box, which overlaps no anchor
+    box = torch.stack([edge[2], edge[1], edge[2] + 64, edge[3]])[None, None]
+    windows = generator.windows(128, 160) if sparse else None
+    match = Matcher()(anchors, box, torch.tensor([[1]]), NO_CROWDS, windows)
+    assert not (match.label >= 0).any()

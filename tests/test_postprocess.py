@@ -232,3 +232,15 @@ def test_boxes_never_leave_the_file():
 def test_no_detections_return_as_none():
     empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     assert to_original(empty, torch.tensor([8, 8]), torch.tensor([4, 4])).boxes.shape == (0, 4)
+
+
+def test_boxes_are_clipped_before_or_after_nms():
+    # Whole, the first two overlap with an IoU of 0.4; inside the image they are the same box.
+    anchors = [[-30.0, 0.0, 10.0, 10.0], [-90.0, 0.0, 10.0, 10.0], [-9.0, 20.0, -1.0, 30.0]]
+    scores = [[0.9], [0.8], [0.7]]
+    settings = SETTINGS | {"nms_iou": 0.5}
+    first = call(Postprocess(**settings, clip="before_nms"), scores, anchors)
+    assert first.boxes.tolist() == [[0.0, 0.0, 10.0, 10.0]]
+    last = call(Postprocess(**settings, clip="after_nms"), scores, anchors)
+    assert last.boxes.tolist() == [[0.0, 0.0, 10.0, 10.0]] * 2  # the third is nowhere in the image
+    assert last.scores.tolist() == pytest.approx([0.9, 0.8])

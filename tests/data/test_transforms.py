@@ -385,3 +385,8 @@ def test_draws_are_the_same_for_ever():
 
 
 GOLDEN = [0.6116131227424615, 0.8647817916905968]
+
+
+def test_an_unknown_rule_of_resizing_is_refused():
+    with pytest.raises(ValueError, match="data.resize"):
+        Augment(min_size=64, max_size=128, rule="nearest")

@@ -129,3 +129,22 @@ def test_ordinary_maps_stay_in_bf16():
         model(torch.zeros(1, 3, 160, 160), torch.tensor([[160, 160]]))
         model(torch.zeros(1, 3, 32, 32), torch.tensor([[32, 32]]))
     assert set(seen) == {torch.bfloat16}
+
+
+def test_maps_of_two_rows_and_columns_are_multiplied_in_bf16(monkeypatch):
+    in_bf16 = []
+    original = F.conv2d
+
+    def watched(x, *others, **more):
+        in_bf16.append(torch.is_autocast_enabled("cpu"))
+        return original(x, *others, **more)
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    layer = Conv2d(8, 8, 3, stride=2, padding=1)
+    with autocast(CPU, "bf16"):
+        for side in (3, 4, 9):
+            layer(torch.zeros(1, 8, side, side))
+        assert in_bf16 == [True] * 3
+        layer(torch.zeros(1, 8, 2, 9))
+        layer(torch.zeros(1, 8, 9, 2))
+    assert in_bf16[3:] == [False] * 2

@@ -429,3 +429,30 @@ def test_the_first_losses_are_the_recorded_ones(make_trainer, make_batch):
     recorded = json.loads(GOLDEN.read_text())
     expected = [pytest.approx(losses, rel=1e-4) for losses in recorded]
     assert measured == expected, json.dumps(measured)
+
+
+def test_images_that_are_not_square_match_the_anchors_of_their_sides(make_trainer, make_batch):
+    trainer = make_trainer()
+    batch = make_batch(0, 1)
+    wide = torch.zeros(1, 3, 128, 256, dtype=torch.uint8)
+    boxes = torch.tensor([[[192.0, 32, 256, 96]]])  # no anchor of a tall image is there
+    batch = batch._replace(images=wide, sizes=torch.tensor([[128, 256]]), boxes=boxes)
+    match = trainer.match(batch)
+    _, _, anchors = trainer.model(batch.images, batch.sizes)
+    positive = match.label[0] >= 0
+    assert positive.any()
+    centers = (anchors[positive, :2] + anchors[positive, 2:]) / 2
+    assert (centers[:, 0] > 192).all() and (centers[:, 1] < 96).all()
+
+
+@pytest.mark.parametrize(("precision", "is_bad"), [("fp16", False), ("fp32", True)])
+def test_a_gradient_that_overflows_is_ordinary_with_a_scaler(
+    make_trainer, make_batch, precision, is_bad
+):
+    trainer = make_trainer(precision=precision)
+    before = copy_of(trainer.model.state_dict())
+    for parameter in trainer.model.parameters():
+        parameter.register_hook(lambda gradient: gradient * math.inf)
+    step(trainer, make_batch(0, 1))
+    assert_same_bits(copy_of(trainer.model.state_dict()), before)
+    assert bool(trainer.totals.take().bad) == is_bad

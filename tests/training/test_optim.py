@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from retinanet.training.ema import WeightAverage
-from retinanet.training.optim import build_optimizer, parameter_groups
+from retinanet.training.optim import build_optimizer, parameter_groups, scaled_lr
 
 DECAYS = {"weight_decay": 0.1, "norm_weight_decay": 0.2, "bias_weight_decay": 0.3}
 
@@ -135,3 +135,9 @@ def test_momentum_starts_at_zero_before_the_first_step(make_trainer):
         for parameter in group["params"]:
             momentum = optimizer.state[parameter]["momentum_buffer"]
             assert torch.equal(momentum, torch.zeros_like(parameter))
+
+
+def test_the_learning_rate_is_linear_in_the_batch():
+    assert scaled_lr(0.02, 4, 16) == pytest.approx(0.005)
+    assert scaled_lr(0.02, 32, 16) == pytest.approx(0.04)
+    assert scaled_lr(0.02, 4, None) == 0.02
