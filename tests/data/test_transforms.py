@@ -301,6 +301,11 @@ def test_min_sizes_are_drawn_equally():
     assert (abs(counts / 2000 - 1 / 3) < 0.04).all()
 
 
+def test_each_of_two_min_sizes_is_drawn():
+    sizes = all_geometry(augment(min_sizes=(48, 80))).size.min(axis=1)
+    assert set(sizes.tolist()) == {48, 80}
+
+
 def test_scale_jitter_stays_within_its_range_and_frame():
     geometry = all_geometry(augment(scale=(0.5, 2.0)))
     factor = geometry.size[:, 0] / 64
