@@ -36,6 +36,12 @@ def test_the_cause_follows_from_what_was_seen(step, norms, precision, expected):
     assert expected in likely_cause(step, norms, step=20, precision=precision)
 
 
+def test_steps_without_objects_do_not_make_a_norm_rise():
+    norms = [0.14, 0.15, 20.0, 0.14, 0.13, 0.14, 0.15, 21.0]
+    assert "were ordinary" in likely_cause(bad(), norms, step=20, precision="fp32")
+    assert "diverges" in likely_cause(bad(), [*norms[:-1], 900.0], step=20, precision="fp32")
+
+
 def test_nothing_before_the_first_step_can_be_blamed():
     assert "check the weights" in likely_cause(bad(), [], step=1, precision="fp32")
 
