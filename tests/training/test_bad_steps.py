@@ -24,7 +24,7 @@ def bad(
             bad(),
             [*ORDINARY, 3.0, 9.0, 40.0, 900.0],
             "fp32",
-            "from 1.1 to 900 in 10 steps: training",
+            "from 1.3 to 900 in 10 steps: training",
         ),
         (bad(), [math.nan, math.inf], "fp32", "check the weights of init_from"),
         (bad(), ORDINARY, "fp32", "The loss is not finite, and the gradients before were"),
