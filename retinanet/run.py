@@ -152,6 +152,8 @@ class TrainingRun:
             LoaderError: a data loader worker failed, or would have too little shared memory.
             OSError: a file could not be written.
         """
+        if not self._finished():
+            check_shared_memory(self._shared_bytes())
         self._open()
         self.signals.has_begun = True
         try:
@@ -180,7 +182,6 @@ class TrainingRun:
         if self._finished():
             return
         self.bad_steps.check()
-        check_shared_memory(self._shared_bytes())
         step = self.trainer.step
         if self._evaluation_due():  # the run was killed while it evaluated
             with self._interrupting():

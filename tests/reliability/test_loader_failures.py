@@ -93,7 +93,7 @@ def saved_step(output: Path, log: Path) -> int:
     return step
 
 
-def test_too_little_shared_memory_is_refused_before_the_first_step(
+def test_too_little_shared_memory_is_refused_before_anything_is_written(
     data, tmp_path, small_shared_memory
 ):
     output, log = tmp_path / "run", tmp_path / "log"
@@ -102,8 +102,7 @@ def test_too_little_shared_memory_is_refused_before_the_first_step(
     said = last_line(log)
     for word in ("/dev/shm", " KiB free", "docker run --shm-size", "--ipc=host", "workers=0"):
         assert word in said
-    assert "step 1/" not in log.read_text()
-    assert "LoaderError" in (output / "train.log").read_text()
+    assert not output.exists()
     # It can be obeyed.
     assert finish(small_shared_memory(train_line(data, output, 1), 256), log) == 0
 
