@@ -204,15 +204,16 @@ def early(course: Course) -> Cause | None:
     """What to say of a training in which nothing is wrong but that it is short."""
     loss = trend(course.level("loss/class"))
     begun = course.step >= course.warmup_steps + FEW_STEPS
-    if loss is None or (begun and not loss.moved):
+    if begun and (loss is None or not loss.moved):
         return None
     if begun and not loss.falling and course.step >= course.total_steps:
         return None
-    falls = ", and still falls" if loss.falling else ""
-    verdict = (
-        f"The network has made {course.step} of {course.total_steps} steps; the class loss went "
-        f"from {loss.first:.4g} to {loss.latest:.4g}{falls}."
-    )
+    verdict = f"The network has made {course.step} of {course.total_steps} steps"
+    if loss is None:
+        verdict += "; its log has too few steps with objects to show a trend."
+    else:
+        falls = ", and still falls" if loss.falling else ""
+        verdict += f"; the class loss went from {loss.first:.4g} to {loss.latest:.4g}{falls}."
     if course.step < course.total_steps:
         return Cause(TOO_EARLY, verdict, "Wait for the next evaluations.")
     return Cause(

@@ -87,7 +87,7 @@ def note_no_ground_truth(data: CocoData, verdict: Verdict) -> None:
         "annotations: no box in validation",
         [] if (data.usable & ~data.crowd).any() or not data.annotated else [0],
         lambda _: f"{data.path}: {reason}",
-        "goes on, but every AP will be n/a or 0, and no checkpoint can be the best",
+        "goes on, but every AP will be n/a or 0, and best.pt is the latest checkpoint",
         fix,
     )
 
@@ -125,7 +125,7 @@ def describe_dropped(data: CocoData) -> list[str]:
     """Lines for the log: boxes that training does without, with their share and what to do."""
     total = max(len(data.bbox), 1)
     return [
-        f"warning    {count} of {total} boxes ({100 * count / total:.2g} %) are dropped, and their "
+        f"warning    {count} of {total} boxes ({100 * count / total:.3g} %) are dropped, and their "
         f"places are taught as background: {_plain(what)}. {FIXES[what]}"
         for what, count in data.repairs.items()
         if what in FIXES

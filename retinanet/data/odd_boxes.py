@@ -150,11 +150,11 @@ def check_areas(reading: Reading, verdict: Verdict) -> None:
 
 
 def check_repeated(reading: Reading, verdict: Verdict) -> None:
-    """Objects that are annotated twice: same image, class and box."""
+    """Objects that are annotated twice: same image, class and box; a crowd region is no object."""
     data = reading.data
     columns = [*data.bbox.T, data.labels, images_of(data)]
     order = np.lexsort(columns)  # stable: the first of the file comes first
-    same = np.ones(max(len(order) - 1, 0), dtype=bool)
+    same = ~(data.crowd[order][1:] | data.crowd[order][:-1])
     for column in columns:
         same &= column[order][1:] == column[order][:-1]
     again = order[1:][same]

@@ -48,7 +48,7 @@ def describe(finding: Finding) -> list[str]:
     """One kind of finding: what, how often, where, what becomes of it, what to do."""
     more = finding.count - len(finding.places)
     share = finding.count / finding.out_of if finding.out_of else 0.0
-    of_all = f" of {finding.out_of} annotations ({100 * share:.2g} %)" if finding.out_of else ""
+    of_all = f" of {finding.out_of} annotations ({100 * share:.3g} %)" if finding.out_of else ""
     return [
         f"  {finding.kind}: {finding.count}{of_all}",
         *(f"      {place}" for place in finding.places),

@@ -433,6 +433,14 @@ def test_a_training_without_positives_is_named_before_anything_else():
     assert "check_data" in diagnosis.causes[0].remedy
 
 
+def test_a_few_steps_of_which_one_had_objects_are_too_early():
+    data = make_world(rng_of())
+    run = mixed([0.006, 1.13], [0.0, 40.0], step=2, total=2)
+    diagnosis = diagnosed(data, look(rng_of(), data, POOR), course=run)
+    assert diagnosis.verdict == "too early"
+    assert "has made 2 of 2 steps; its log has too few" in diagnosis.causes[0].verdict
+
+
 def test_ground_truth_that_nothing_can_match_is_no_fraction():
     data = make_world(rng_of())
     found = look(rng_of(), data, POOR)

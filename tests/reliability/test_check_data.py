@@ -96,6 +96,14 @@ def test_a_healthy_set_has_nothing_to_tell(settings):
     assert training_says(settings) == (None, None)
 
 
+def test_a_crowd_region_around_one_object_is_not_the_object_twice(dataset, settings):
+    records = dataset.train["annotations"]
+    records.append({**records[0], "id": len(records) + 1, "iscrowd": 1})
+    dataset.write()
+    verdict, _ = check(settings)
+    assert not any("the same box" in finding.kind for finding in verdict.findings)
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_alone_and_training_agrees(dataset, settings, name):
     fault = FAULTS[name]
