@@ -123,12 +123,15 @@ def build_stream(
 ) -> TrainingStream:
     """The training batches of this rank, in so many micro-batches for each step.
 
-    ``optim.accumulate`` where it is a number; ``accumulate`` where it is to be measured.
+    Args:
+        settings: of the run.
+        data: of :func:`drop_unseen`.
+        device: of the model.
+        accumulate: micro-batches for each step where ``optim.accumulate`` is ``auto``.
 
     Raises:
         ValueError: no box or no image to train on, or a batch that cannot be shared out.
     """
-    data = drop_unseen(settings, data)
     check_learnable(data)
     given = settings.optim.accumulate
     return TrainingStream(

@@ -17,7 +17,7 @@ from retinanet.analysis.naming import describe_names
 from retinanet.analysis.overlaps import counted_things
 from retinanet.analysis.reach import MANY
 from retinanet.analysis.rereading import are_fractions
-from retinanet.data.coco import FLAT
+from retinanet.data.coco import DROPPED, FLAT
 from retinanet.data.learnable import FIXES, VANISHED, are_shares, visible_boxes
 from retinanet.data.transforms import MIN_BOX_SIDE, Augment, resized_size
 from retinanet.evaluation.detect import DetectionArrays
@@ -53,7 +53,7 @@ def no_ground_truth_cause(case: Case) -> Cause | None:
     return Cause(
         "no ground truth",
         f"No detection can match the {counted.sum()} objects of {data.path}: none of their boxes "
-        f"has an area inside its image ({most.removeprefix('boxes dropped: ')}).",
+        f"has an area inside its image ({most.removeprefix(DROPPED)}).",
         FIXES[most],
     )
 

@@ -29,9 +29,10 @@ from retinanet.data.records import Records, read_json
 from retinanet.data.verdict import STOP, Verdict
 
 # Boxes that are never trained on, as `repairs` counts them.
-BACKWARDS = "boxes dropped: drawn from right to left or from bottom to top"
-FLAT = "boxes dropped: width or height not positive"
-OUTSIDE = "boxes dropped: outside the image"
+DROPPED = "boxes dropped: "
+BACKWARDS = f"{DROPPED}drawn from right to left or from bottom to top"
+FLAT = f"{DROPPED}width or height not positive"
+OUTSIDE = f"{DROPPED}outside the image"
 # Image files whose size tells a data set from another with the same annotation file.
 SAMPLED_FILES = 16
 

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import torch
 
-from retinanet.data.coco import BACKWARDS, FLAT, OUTSIDE, CocoData, images_of
+from retinanet.data.coco import BACKWARDS, DROPPED, FLAT, OUTSIDE, CocoData, images_of
 from retinanet.data.fields import clip_xywh
 from retinanet.data.transforms import MIN_BOX_SIDE, Augment, is_visible, resized_sizes
 from retinanet.data.verdict import STOP, Verdict
 
-VANISHED = f"boxes dropped: a side below {MIN_BOX_SIDE:g} px at the training size"
+VANISHED = f"{DROPPED}a side below {MIN_BOX_SIDE:g} px at the training size"
 # Why boxes are dropped -> what to do about it.
 FIXES = {
     BACKWARDS: (
@@ -23,8 +23,6 @@ FIXES = {
     VANISHED: "Raise data.min_size, and data.max_size with it, or cut the images into tiles.",
 }
 CROWD_FIX = "Set iscrowd to 0 where a box holds one object."
-
-
 SHARES_FIX = "Multiply x and width by the width of the image, y and height by its height."
 
 
@@ -99,7 +97,11 @@ def _why_nothing(data: CocoData) -> tuple[str, str]:
         return reason, SHARES_FIX
     if not len(data.bbox):
         return "it lists no annotation", "Annotate its images, or name the file that has the boxes."
-    parts = {what: (count, _plain(what)) for what, count in data.repairs.items() if what in FIXES}
+    parts = {
+        what: (count, what.removeprefix(DROPPED))
+        for what, count in data.repairs.items()
+        if what in FIXES
+    }
     if data.crowd.any():
         parts["crowd"] = (int(data.crowd.sum()), f"crowd regions (iscrowd 1): {_crowds(data)}")
     reason = "; ".join(
@@ -117,16 +119,12 @@ def _crowds(data: CocoData) -> str:
     return ", ".join(f"{data.category_names[label]} {counts[label]}" for label in order[:5]) + more
 
 
-def _plain(what: str) -> str:
-    return what.removeprefix("boxes dropped: ")
-
-
 def describe_dropped(data: CocoData) -> list[str]:
     """Lines for the log: boxes that training does without, with their share and what to do."""
     total = max(len(data.bbox), 1)
     return [
         f"warning    {count} of {total} boxes ({100 * count / total:.3g} %) are dropped, and their "
-        f"places are taught as background: {_plain(what)}. {FIXES[what]}"
+        f"places are taught as background: {what.removeprefix(DROPPED)}. {FIXES[what]}"
         for what, count in data.repairs.items()
         if what in FIXES
     ]

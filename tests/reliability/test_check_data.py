@@ -75,7 +75,8 @@ def training_says(settings: TrainConfig) -> tuple[str | None, str | None]:
     """The error of train.py before its first step, and the one on reading every image."""
     try:
         splits = build.build_splits(settings.data)
-        build.build_stream(settings, splits[0], torch.device("cpu"))
+        train_data = build.drop_unseen(settings, splits[0])
+        build.build_stream(settings, train_data, torch.device("cpu"))
     except (ValueError, OSError) as error:
         return str(error), None
     for data in splits:
