@@ -20,8 +20,8 @@ _HOME = {
     "RetinaNetLoss": "retinanet.losses",
     "focal_loss": "retinanet.losses",
     "Matcher": "retinanet.matching",
-    "Detector": "retinanet.detector",
-    "load": "retinanet.detector",
+    "Detector": "retinanet.tools.predict.detector",
+    "load": "retinanet.tools.predict.detector",
 }
 __all__ = list(_HOME)
 

@@ -12,7 +12,6 @@ from retinanet import distributed
 from retinanet.config import DataConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.data.learnable import check_learnable, drop_vanishing
-from retinanet.data.shapes import ensure_shapes
 from retinanet.data.splits import check_annotated, check_images_exist, check_same_classes
 from retinanet.data.stream import TrainingStream
 from retinanet.data.transforms import Augment
@@ -23,10 +22,11 @@ from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
 from retinanet.recorded import DetectorConfig
+from retinanet.shapes.dataset import ensure_shapes
 from retinanet.training.ema import WeightAverage
-from retinanet.training.loop import Trainer
 from retinanet.training.optim import build_optimizer, scaled_lr
 from retinanet.training.schedule import Schedule
+from retinanet.training.trainer import Trainer
 
 
 def build_data(data: DataConfig, split: str) -> CocoData:

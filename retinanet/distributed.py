@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from retinanet.watch import Watch
+from retinanet.rank_monitor import Watch
 
 # Ranks wait for the main one while it scores an evaluation; torch's ten minutes can be too few.
 TIMEOUT = timedelta(hours=1)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from retinanet.boxes import decode_boxes, encode_boxes, paired_iou
 from retinanet.checks import check, check_gamma
 from retinanet.distributed import all_reduce_sum, world_size
-from retinanet.focal import focal_loss_sum
+from retinanet.fast.focal import focal_loss_sum
 from retinanet.matching import NEGATIVE, Match
-from retinanet.mining import HardAnchors
+from retinanet.ohem import HardAnchors
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ def focal_loss(
     ``FL(p_t) = -alpha_t * (1 - p_t) ** gamma * log(p_t)``: equation 5 of Lin et al. 2017,
     arXiv:1708.02002. With ``gamma=0`` and ``alpha=0.5`` it is half the cross entropy.
 
-    This is what training computes, so edit it here. :mod:`retinanet.focal` computes the same in
-    less time and memory; :class:`RetinaNetLoss` takes that only where :func:`fused_is_equal`.
+    This is what training computes, so edit it here. :mod:`retinanet.fast.focal` computes the
+    same in less time and memory; :class:`RetinaNetLoss` takes that only where :func:`fused_is_equal`.
 
     Args:
         logits: (..., K), any real number.
@@ -270,7 +270,7 @@ class RetinaNetLoss(nn.Module):
             gamma: focusing exponent, at least 0; of FL* its steepness, above 0. OHEM has none.
             star_beta: shift of FL*.
             ohem_anchors: of ``"ohem"``, which takes the cross entropy of these; and so on: see
-                :class:`retinanet.mining.HardAnchors`.
+                :class:`retinanet.ohem.HardAnchors`.
             ohem_nms_iou: likewise.
             ohem_ratio: likewise.
             normalizer: ``"batch"`` (positives of the whole step over all ranks), ``"image"``

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.boxes import box_area, box_intersection
-from retinanet.candidates import AnchorWindows
 from retinanet.checks import check, check_thresholds
+from retinanet.fast.sparse_matching import AnchorWindows
 
 NEGATIVE = -1  # background: contributes to the class loss only
 IGNORED = -2  # overlap between the two thresholds, or crowd: contributes to nothing

@@ -20,25 +20,31 @@ from retinanet.devices import choose_precision, explain_precision
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.validate import validate
-from retinanet.exchange.read import read_trained
-from retinanet.explain import explain
-from retinanet.interrupts import Signals, Stopped
-from retinanet.opening import announcement, first_step
-from retinanet.reports.on_board import show_evaluation, show_first_batch
-from retinanet.reports.plots import plot_curves
-from retinanet.reports.publish import publish, tell
-from retinanet.reports.rebuild import refresh_report
-from retinanet.reports.run_record import read_record
-from retinanet.resume import Standing, check_same_step, check_stored, find_stored, other_images
+from retinanet.signals import Signals, Stopped
+from retinanet.tools.diagnose.explain import explain
+from retinanet.tools.first_loss.run_summary import announcement, first_step
+from retinanet.tools.report.plots import plot_curves
+from retinanet.tools.report.publish import publish, tell
+from retinanet.tools.report.rebuild import refresh_report
+from retinanet.tools.report.run_record import read_record
+from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch
 from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps
 from retinanet.training.board import few
 from retinanet.training.checkpoint import save_checkpoint
-from retinanet.training.directory import RunDirectory, read_rows
 from retinanet.training.logs import MetricsLog, start_logging
 from retinanet.training.memory import explain_out_of_memory, fewest_parts, worst_batch
 from retinanet.training.progress import Progress
+from retinanet.training.resume import (
+    Standing,
+    check_same_step,
+    check_stored,
+    find_stored,
+    other_images,
+)
+from retinanet.training.run_directory import RunDirectory, read_rows
 from retinanet.training.transfer import other_conventions, transfer
+from retinanet.weights.read import read_trained
 
 logger = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
     """The model of a checkpoint with the weights to ship: the average's where there is one.
 
     Args:
-        state: from :func:`retinanet.exchange.read.read_trained`.
+        state: from :func:`retinanet.weights.read.read_trained`.
         settings: :func:`recorded_settings` of it.
 
     Raises:

@@ -26,14 +26,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet.analysis.analyze import Analysis, analyze
-from retinanet.analysis.results import read_results
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import COCO_MAX_DETS
-from retinanet.reports.error_report import confused_table, error_table, write_analysis
-from retinanet.reports.run_record import read_json, read_settings
+from retinanet.tools.diagnose.analyze import Analysis, analyze
+from retinanet.tools.diagnose.results import read_results
+from retinanet.tools.report.error_report import confused_table, error_table, write_analysis
+from retinanet.tools.report.run_record import read_json, read_settings
 
 COMMAND = "python -m scripts.analyze"
 COLUMNS = 80

@@ -35,25 +35,25 @@ from retinanet import build
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
-from retinanet.data.checkup import check_pair, check_reading
 from retinanet.data.coco import CocoData, Reading, read_all
-from retinanet.data.copies import check_contents, check_repeated
-from retinanet.data.filecheck import Seen, check_files, look, other_sizes
 from retinanet.data.learnable import VANISHED, check_learnable
 from retinanet.data.splits import check_images_exist
 from retinanet.data.verdict import Verdict
-from retinanet.reports.box_sizes import plot_box_sizes, plot_classes
-from retinanet.reports.checkup import (
+from retinanet.terminal import has_bar
+from retinanet.tools.anchor_coverage import Coverage, Objects, cover, objects_at
+from retinanet.tools.anchor_search import TOO_MANY, propose_anchors, propose_size
+from retinanet.tools.check_data.box_sizes import plot_box_sizes, plot_classes
+from retinanet.tools.check_data.checkup import check_pair, check_reading
+from retinanet.tools.check_data.copies import check_contents, check_repeated
+from retinanet.tools.check_data.filecheck import Seen, check_files, look, other_sizes
+from retinanet.tools.check_data.samples import draw_findings, draw_samples
+from retinanet.tools.check_data.summary import (
     class_table,
     describe_coverage,
     describe_findings,
     describe_proposals,
     describe_split,
 )
-from retinanet.reports.samples import draw_findings, draw_samples
-from retinanet.terminal import has_bar
-from retinanet.training.anchor_search import TOO_MANY, propose_anchors, propose_size
-from retinanet.training.coverage import Coverage, Objects, cover, objects_at
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

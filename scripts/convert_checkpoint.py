@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from retinanet.exchange import torchvision
-from retinanet.exchange.foreign import ANCHORS, coco_classes
-from retinanet.exchange.read import read_trained
 from retinanet.limits import value_text
 from retinanet.trained import known_classes, load_model, recorded_settings
 from retinanet.training.checkpoint import save_checkpoint, shipped_weights
 from retinanet.training.transfer import CONVENTIONS, describe_source
+from retinanet.weights import torchvision
+from retinanet.weights.read import read_trained
+from retinanet.weights.third_party import ANCHORS, coco_classes
 
 # Of every level, in torchvision's builders.
 BUILDERS_CHANNELS = 256
@@ -61,7 +61,7 @@ def convert(source: Path, target: Path, layout: str) -> str:
     """Write ``target``.
 
     Args:
-        source: any checkpoint that :func:`retinanet.exchange.read.read_trained` reads.
+        source: any checkpoint that :func:`retinanet.weights.read.read_trained` reads.
         target: where to.
         layout: ``"retinanet"`` or ``"torchvision"``.
 

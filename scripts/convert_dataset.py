@@ -84,11 +84,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
-from retinanet.formats.annotations import AnnotationError, Annotations
-from retinanet.formats.convert import image_place, prepare, write
-from retinanet.formats.sources import FORMATS, Reader
-from retinanet.formats.splits import set_aside
 from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, has_bar, wrap
+from retinanet.tools.formats.annotations import AnnotationError, Annotations
+from retinanet.tools.formats.convert import image_place, prepare, write
+from retinanet.tools.formats.sources import FORMATS, Reader
+from retinanet.tools.formats.splits import set_aside
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

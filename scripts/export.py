@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
-from retinanet.export.job import KINDS, Request, export
-from retinanet.export.write import OPSET, Shape
+from retinanet.tools.export.job import KINDS, Request, export
+from retinanet.tools.export.write import OPSET, Shape
 
 DYNAMIC = "dynamic"
 

@@ -8,7 +8,7 @@ trained. The defaults are COCO at 800 x 1344 pixels.
 import argparse
 
 from retinanet.cli.command import show
-from retinanet.training.expect import ClassLoss, expected_class_loss, indifferent_score
+from retinanet.tools.expected_loss import ClassLoss, expected_class_loss, indifferent_score
 
 PRIORS = (0.5, 0.1, 0.01, 0.001)
 # gamma, the alpha that goes best with it, and its AP: Lin et al. 2017, table 1b.

@@ -31,13 +31,13 @@ from retinanet.cli.command import MISTAKES, complain
 from retinanet.cli.main import composer
 from retinanet.data.batches import eval_plan, make_loader
 from retinanet.devices import choose_device
-from retinanet.exchange.read import read_trained
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
-from retinanet.reports.style import COLORS, house_style, save_figure
 from retinanet.terminal import has_bar
+from retinanet.tools.report.style import COLORS, house_style, save_figure
 from retinanet.trained import load_model, recorded_settings
 from retinanet.training.transfer import describe_source
+from retinanet.weights.read import read_trained
 from scripts.settings import split_settings
 
 # Of these anchors the table says how much of the loss they make: figure 4's readings.

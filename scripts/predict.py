@@ -41,13 +41,13 @@ import torch
 from tqdm import tqdm
 
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
-from retinanet.data.photos import Photos, describe_kinds, find_photos
-from retinanet.detector import Detector, load
-from retinanet.interrupts import postponed
-from retinanet.prediction import Prediction
-from retinanet.reports.fonts import check_letters
-from retinanet.reports.predictions import RECORD, is_ours
+from retinanet.tools.predict.detector import Detector, load
+from retinanet.signals import postponed
 from retinanet.terminal import DEFAULT_WIDTH, count, has_bar, wrap
+from retinanet.tools.image_files import Photos, describe_kinds, find_photos
+from retinanet.tools.predict.files import RECORD, is_ours
+from retinanet.tools.predict.predict import Prediction
+from retinanet.tools.report.fonts import check_letters
 
 # Off a terminal a line tells every so many seconds how far it is.
 SECONDS_BETWEEN_LINES = 30.0

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from retinanet import jobs
+from retinanet.cli import jobs
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.training.checkpoint import load_checkpoint

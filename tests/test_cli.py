@@ -13,7 +13,7 @@ from retinanet.cli.keys import keys_of, nearest
 from retinanet.cli.main import composer
 from retinanet.cli.naming import MAX_LENGTH, changes_weights, run_name, sweep_name
 from retinanet.config import TrainConfig
-from retinanet.interrupts import STATUS
+from retinanet.signals import STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = keys_of(TrainConfig)
@@ -62,9 +62,9 @@ def train(settings, overrides):
     (folder / "metrics.json").write_text(json.dumps({{"AP": AP, "AP50": 0.5, "APs": None}}))
     (root / "train.log").write_text("0:00 run        x\\n0:01 finished   2 steps\\n")
 
-retinanet.jobs = types.ModuleType("retinanet.jobs")
-retinanet.jobs.train, retinanet.jobs.evaluate = train, None
-sys.modules["retinanet.jobs"] = retinanet.jobs
+retinanet.cli.jobs = types.ModuleType("retinanet.cli.jobs")
+retinanet.cli.jobs.train, retinanet.cli.jobs.evaluate = train, None
+sys.modules["retinanet.cli.jobs"] = retinanet.cli.jobs
 from retinanet.cli.main import main
 main("train")
 """
@@ -660,7 +660,7 @@ def test_options_that_do_not_exist_are_refused(tmp_path):
 
 
 def test_metrics_are_read_from_a_report(tmp_path):
-    from retinanet.reports.run_record import read_json
+    from retinanet.tools.report.run_record import read_json
 
     file = tmp_path / "metrics.json"
     assert read_json(file) is None

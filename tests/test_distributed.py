@@ -17,9 +17,9 @@ from retinanet.data.batches import Batch
 from retinanet.losses import EMA_START, RetinaNetLoss
 from retinanet.matching import NEGATIVE, Match, Matcher
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.loop import Trainer
 from retinanet.training.optim import build_optimizer
 from retinanet.training.schedule import Schedule
+from retinanet.training.trainer import Trainer
 
 # Objects of each image: the ranks differ, the second has an image without any, or no other.
 OBJECTS = {"some": (3, 2, 0, 1), "one rank without": (3, 2, 0, 0)}
@@ -265,7 +265,7 @@ def test_a_step_without_positives_anywhere_is_divided_by_one():
 
 @pytest.mark.slow
 def test_torchrun_makes_one_run_directory_with_one_set_of_rows(tmp_path):
-    from retinanet.data.shapes import write_shapes
+    from retinanet.shapes.dataset import write_shapes
 
     write_shapes(tmp_path / "data", train_images=4, val_images=3, seed=0)
     root = Path(__file__).parent.parent

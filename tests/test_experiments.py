@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from retinanet import jobs
+from retinanet.cli import jobs
 from retinanet.cli.main import composer
 
 EXPERIMENTS = sorted(

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from retinanet import focal
-from retinanet.focal import focal_loss_sum
+from retinanet.fast import focal
+from retinanet.fast.focal import focal_loss_sum
 from retinanet.losses import focal_loss
 from retinanet.matching import IGNORED, NEGATIVE
 

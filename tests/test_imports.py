@@ -150,7 +150,7 @@ sys.meta_path.insert(0, Forbid())
 
 @pytest.mark.parametrize(
     "module",
-    ["retinanet", "retinanet.config", "retinanet.cli.main", "retinanet.reports.sweep"],
+    ["retinanet", "retinanet.config", "retinanet.cli.main", "retinanet.tools.report.sweep"],
 )
 def test_it_is_imported_without_torch(module):
     done = python(f"import {module}", "torch", "torchvision", "matplotlib")

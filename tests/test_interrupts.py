@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from retinanet import interrupts
-from retinanet.interrupts import Signals, Stopped, postponed
+from retinanet import signals as interrupts
+from retinanet.signals import Signals, Stopped, postponed
 
 PROGRAM = """
 import sys, time
-from retinanet.interrupts import Signals
+from retinanet.signals import Signals
 with Signals() as signals:
     signals.has_begun = True
     sys.stdout.write("ready\\n")

@@ -15,7 +15,7 @@ from retinanet.boxes import encode_boxes
 from retinanet.losses import EMA_START, RetinaNetLoss, box_loss, focal_loss
 from retinanet.matching import IGNORED, NEGATIVE, Match
 from retinanet.model.anchors import AnchorGenerator
-from retinanet.training.expect import expected_class_loss
+from retinanet.tools.expected_loss import expected_class_loss
 
 TRUE, FALSE = torch.tensor([True]), torch.tensor([False])
 IOU_KINDS = ["giou", "diou", "ciou"]

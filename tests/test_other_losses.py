@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from retinanet import mining
+from retinanet import ohem as mining
 from retinanet.boxes import encode_boxes
 from retinanet.losses import (
     RetinaNetLoss,
@@ -15,7 +15,7 @@ from retinanet.losses import (
     softmax_focal_loss,
 )
 from retinanet.matching import IGNORED, NEGATIVE, Match
-from retinanet.mining import HardAnchors
+from retinanet.ohem import HardAnchors
 
 TRUE, FALSE = torch.tensor([True]), torch.tensor([False])
 

@@ -18,8 +18,8 @@ from torch import nn
 from retinanet import Detector, build, load
 from retinanet.boxes import encode_boxes
 from retinanet.cli.main import composer
-from retinanet.reports.pictures import DRAWN_SCORE
-from retinanet.thresholds import DEFAULT_SCORE
+from retinanet.evaluation.thresholds import DEFAULT_SCORE
+from retinanet.tools.report.pictures import DRAWN_SCORE
 from retinanet.trained import recorded_settings
 from scripts import predict
 

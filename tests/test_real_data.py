@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retinanet import jobs
+from retinanet.cli import jobs
 from retinanet.cli.main import composer
 
 # Long enough to learn eight images by heart, and no longer.

@@ -28,18 +28,19 @@ from small_runs import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._dynamo.testing import CompileCounter
 
-from retinanet import build, jobs, run
+from retinanet import build, run
+from retinanet.cli import jobs
 from retinanet.cli.main import composer
-from retinanet.detector import load
+from retinanet.tools.predict.detector import load
 from retinanet.evaluation import detect
-from retinanet.interrupts import Stopped
-from retinanet.model.folding import for_inference
+from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.model.retinanet import RetinaNet
-from retinanet.opening import describe_model
-from retinanet.resume import Standing
+from retinanet.signals import Stopped
+from retinanet.tools.first_loss.run_summary import describe_model
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
-from retinanet.training.directory import read_rows
-from retinanet.training.loop import Trainer
+from retinanet.training.resume import Standing
+from retinanet.training.run_directory import read_rows
+from retinanet.training.trainer import Trainer
 
 # pycocotools 2.0 calls numpy the way numpy 1 expected.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -65,7 +66,7 @@ def whole(data, tmp_path_factory) -> Path:
 def _no_plots(monkeypatch):
     """Plots take most of the time of a small run; ``whole`` draws them, before this begins."""
     monkeypatch.setattr("retinanet.run.plot_curves", lambda *_: None)
-    monkeypatch.setattr("retinanet.reports.publish.plot_pr", lambda *_: None)
+    monkeypatch.setattr("retinanet.tools.report.publish.plot_pr", lambda *_: None)
 
 
 class Killed(BaseException):

@@ -20,10 +20,10 @@ from retinanet.atomic import write_whole
 from retinanet.cli.help import help_text
 from retinanet.cli.launch import NOTE_VARIABLE, Task, run_all
 from retinanet.cli.naming import sweep_name
-from retinanet.interrupts import STATUS, Stopped
 from retinanet.limits import value_text
-from retinanet.reports import sweep, sweep_rows
+from retinanet.signals import STATUS, Stopped
 from retinanet.terminal import lay_out, paint
+from retinanet.tools.report import sweep, sweep_rows
 
 if TYPE_CHECKING:
     from retinanet.cli.main import Composer
@@ -84,7 +84,7 @@ def _run(job: Job, composer: Callable[..., Any], arguments: list[str]) -> int:
     if args.cfg:
         return show(yaml.safe_dump(asdict(command.settings), sort_keys=False, width=100))
 
-    from retinanet import jobs  # imports torch: only now
+    from retinanet.cli import jobs  # imports torch: only now
 
     {"train": jobs.train, "eval": jobs.evaluate}[job](command.settings, command.typed)
     return 0

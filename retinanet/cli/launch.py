@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retinanet.atomic import write_whole
-from retinanet.interrupts import SIGNALS, STATUS, Stopped
+from retinanet.signals import SIGNALS, STATUS, Stopped
 
 # How a process ends that was told to: it has saved, or it was still starting.
 TOLD_TO_END = (STATUS, 128 + signal.SIGINT, *(-number for number in SIGNALS))

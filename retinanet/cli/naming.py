@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retinanet.limits import value_text
-from retinanet.training.directory import MAY_BECOME, MAY_DIFFER
+from retinanet.training.run_directory import MAY_BECOME, MAY_DIFFER
 
 MAX_LENGTH = 100
 UNSAFE = re.compile(r"[^A-Za-z0-9._,=+-]")

@@ -12,7 +12,7 @@ from retinanet.checks import check
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import NUMBERS, SIZES, Number
-from retinanet.evaluation.precision import AREAS, Objects, precision_recall
+from retinanet.fast.coco_eval import AREAS, Objects, precision_recall
 
 ALL_CLASSES = slice(None)
 

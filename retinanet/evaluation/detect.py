@@ -13,10 +13,10 @@ from tqdm import tqdm
 from retinanet.data.batches import Batch
 from retinanet.devices import autocast
 from retinanet.distributed import any_rank, gather_objects, is_main
-from retinanet.interrupts import Stopped
-from retinanet.model.folding import for_inference
+from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Detections, Postprocess, to_original
+from retinanet.signals import Stopped
 from retinanet.terminal import has_bar
 
 logger = logging.getLogger(__name__)

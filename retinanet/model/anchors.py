@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retinanet.candidates import AnchorGrid, AnchorWindows
 from retinanet.checks import check
+from retinanet.fast.sparse_matching import AnchorGrid, AnchorWindows
 
 # Pixels between cells of P3 to P7. A level is always half of the one before, rounded up.
 STRIDES = (8, 16, 32, 64, 128)

@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from retinanet.checks import check, check_strides, check_trunk
 from retinanet.model.convolution import convolve
 from retinanet.model.heads import group_norm
-from retinanet.model.pretrained import load_trunk
+from retinanet.weights.pretrained import load_trunk
 
 NormLayer = Callable[[int], nn.Module]
 

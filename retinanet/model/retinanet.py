@@ -8,7 +8,7 @@ from retinanet.model.backbone import build_trunk
 from retinanet.model.convolution import guard_narrow_maps
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.heads import Subnet, prior_bias
-from retinanet.model.pretrained import RGB_MEAN, RGB_STD
+from retinanet.weights.pretrained import RGB_MEAN, RGB_STD
 
 
 class RetinaNet(nn.Module):

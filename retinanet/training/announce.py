@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retinanet.training.expect import (
+from retinanet.tools.expected_loss import (
     FIRST_LOSS_TOLERANCE,
     MAX_BACKGROUND_RATIO,
     balancing_alpha,
     balancing_prior,
     expected_class_loss,
 )
+from retinanet.tools.first_loss.survey import Survey
 from retinanet.training.optim import scaled_lr
-from retinanet.training.survey import Survey
-from retinanet.training.totals import Means
+from retinanet.training.step_metrics import Means
 
 # A warm-up longer than this share of the run is probably meant for a longer one.
 MAX_WARMUP_SHARE = 0.25

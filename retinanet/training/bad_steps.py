@@ -11,8 +11,8 @@ import numpy as np
 
 from retinanet.data.coco import CocoData
 from retinanet.training.logs import MetricsLog
-from retinanet.training.loop import Trainer
-from retinanet.training.totals import BadStep, Means, suspects_of
+from retinanet.training.step_metrics import BadStep, Means, suspects_of
+from retinanet.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, pr_curve_raw
 
 from retinanet.limits import value_text
-from retinanet.training.directory import MAY_DIFFER, flatten
+from retinanet.training.run_directory import MAY_DIFFER, flatten
 
 # Quality of the JPEG pictures, of 100: a sheet of four photographs then has about 200 kB.
 QUALITY = 75

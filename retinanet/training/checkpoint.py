@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retinanet.loading import read_tensors
+from retinanet.weights.loading import read_tensors
 
 # Raised when the meaning of a key changes; load_checkpoint refuses what it does not know.
 FORMAT = 1

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from retinanet.terminal import LABELS, has_bar, lay_out, paint
 from retinanet.training.board import Board
-from retinanet.training.directory import RunDirectory, read_rows
+from retinanet.training.run_directory import RunDirectory, read_rows
 
 package_logger = logging.getLogger("retinanet")
 

@@ -12,7 +12,7 @@ from retinanet.data.coco import CocoData
 from retinanet.data.padding import Batch
 from retinanet.data.transforms import Augment, resized_sizes
 from retinanet.distributed import any_rank
-from retinanet.training.loop import Trainer
+from retinanet.training.trainer import Trainer
 
 
 def explain_out_of_memory(trainer: Trainer, images: int, accumulate: int) -> str:

@@ -70,7 +70,7 @@ def build_optimizer(
     """SGD or AdamW over the trainable parameters of ``model``.
 
     Fused: one kernel for all parameters, and it can be told on the device to change nothing
-    (see :func:`retinanet.training.loop.step_if_finite`).
+    (see :func:`retinanet.training.trainer.step_if_finite`).
 
     Args:
         model: its trainable parameters are optimized.

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from retinanet.terminal import has_bar, width
 from retinanet.training.bad_steps import NORMS_SHOWN
 from retinanet.training.logs import MetricsLog, peak_memory
-from retinanet.training.loop import Trainer
-from retinanet.training.totals import Means
+from retinanet.training.step_metrics import Means
+from retinanet.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
 from retinanet.data.transforms import resize, resized_size
 from retinanet.evaluation.detect import DetectionArrays, as_arrays, merge
-from retinanet.evaluation.precision import Objects, precision_recall
+from retinanet.fast.coco_eval import Objects, precision_recall
 from retinanet.postprocess import Detections
 from scripts.benchmarks.clock import Stage
 from scripts.benchmarks.made_up import NUM_CLASSES

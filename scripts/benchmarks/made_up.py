@@ -14,9 +14,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from retinanet.data.padding import Batch
-from retinanet.exchange.read import read_trained
 from retinanet.model.retinanet import RetinaNet
 from retinanet.trained import load_model, recorded_settings
+from retinanet.weights.read import read_trained
 
 COCO_SIZE = (800, 1344)
 NUM_ANCHORS = 201_600  # of that size

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
-from retinanet.focal import focal_loss_sum
+from retinanet.fast.focal import focal_loss_sum
 from retinanet.matching import IGNORED, NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator, grid_sizes
 from retinanet.postprocess import Postprocess

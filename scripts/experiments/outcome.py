@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
-from retinanet.reports.style import COLORS, GRAY, house_style, save_figure
+from retinanet.tools.report.style import COLORS, GRAY, house_style, save_figure
 from scripts.experiments.tables import EXPERIMENTS, Variant
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
-from retinanet.reports.style import COLORS, house_style, save_figure
+from retinanet.tools.report.style import COLORS, house_style, save_figure
 
 Rows = list[dict[str, Any]]
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -22,8 +22,8 @@ from torchvision.models.detection import (
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms.functional import pil_to_tensor
 
-from retinanet.detector import Detector, ImageDetections, load
-from retinanet.exchange.foreign import coco_classes
+from retinanet.tools.predict.detector import Detector, ImageDetections, load
+from retinanet.weights.third_party import coco_classes
 
 VERSIONS = ("v1", "v2")
 
@@ -169,7 +169,7 @@ def compare(
 
     Args:
         theirs: the source of ``ours``.
-        ours: from :func:`retinanet.detector.load`; both resize to the same limits.
+        ours: from :func:`retinanet.tools.predict.detector.load`; both resize to the same limits.
         photos: image files.
     """
     return [_compare_photo(theirs, ours, photo) for photo in photos]

@@ -18,11 +18,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from retinanet.config import TrainConfig
 from retinanet.data.batches import DIVISOR
-from retinanet.exchange.torchvision import NAMES
 from retinanet.model.backbone import build_resnet, norm_layer
 from retinanet.model.heads import group_norm
-from retinanet.model.names import rename, to_theirs
 from retinanet.model.retinanet import RetinaNet
+from retinanet.weights.names import rename, to_theirs
+from retinanet.weights.torchvision import NAMES
 
 # Hidden layers of each of torchvision's subnets.
 MAX_DEPTH = 4

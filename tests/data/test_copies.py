@@ -8,11 +8,11 @@ import torch
 from PIL import Image, ImageEnhance
 
 from retinanet.data.coco import read_coco
-from retinanet.data.copies import check_contents, check_repeated, look_alike
-from retinanet.data.filecheck import Seen, look
 from retinanet.data.images import read_image
-from retinanet.data.likeness import digest_of, gist_of
 from retinanet.data.verdict import Verdict
+from retinanet.tools.check_data.copies import check_contents, check_repeated, look_alike
+from retinanet.tools.check_data.filecheck import Seen, look
+from retinanet.tools.check_data.perceptual_hash import digest_of, gist_of
 
 
 def pixels_of(picture: Image.Image) -> torch.Tensor:

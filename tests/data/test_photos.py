@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from retinanet.data.images import _formats
-from retinanet.data.photos import FORMATS, describe_kinds, find_photos, suffixes
+from retinanet.tools.image_files import FORMATS, describe_kinds, find_photos, suffixes
 
 
 @pytest.fixture

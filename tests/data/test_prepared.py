@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from retinanet.data.images import read_image
-from retinanet.data.prepared import (
+from retinanet.tools.predict.prepared import (
     WAITING_BATCHES,
     Prepared,
     Preparer,

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from retinanet.data import drawing, figures, shapes
-from retinanet.data.shapes import CATEGORY_IDS, ensure_shapes, write_shapes
+from retinanet.shapes import dataset as shapes
+from retinanet.shapes import drawing, figures
+from retinanet.shapes.dataset import CATEGORY_IDS, ensure_shapes, write_shapes
 
 # pycocotools 2.0 calls numpy the way numpy 1 expected.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

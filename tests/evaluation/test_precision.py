@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retinanet.evaluation.precision import Objects, precision_recall
+from retinanet.fast.coco_eval import Objects, precision_recall
 from scripts.benchmarks.ends import pycocotools_curves
 
 SIDE = 400.0  # pixels; where boxes begin

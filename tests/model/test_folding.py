@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retinanet import RetinaNet
-from retinanet.model.folding import for_inference
+from retinanet.fast.fold_batchnorm import for_inference
 
 
 def spread(model):

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from retinanet.devices import autocast
+from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.convolution import Conv2d
-from retinanet.model.folding import for_inference
 from retinanet.model.retinanet import RetinaNet
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.model.backbone import build_trunk
-from retinanet.model.names import Renaming, rename
+from retinanet.weights.names import Renaming, rename
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)

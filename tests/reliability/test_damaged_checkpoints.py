@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from retinanet.cli.main import composer
-from retinanet.resume import find_stored
 from retinanet.training.checkpoint import load_checkpoint, load_latest, save_checkpoint
-from retinanet.training.directory import RunDirectory
+from retinanet.training.resume import find_stored
+from retinanet.training.run_directory import RunDirectory
 
 # Where headers and directory of a zip file begin.
 SIGNATURES = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x07")

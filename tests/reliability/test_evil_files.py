@@ -25,11 +25,11 @@ import torch
 import retinanet
 from retinanet import build
 from retinanet.cli.main import composer
-from retinanet.exchange.read import read_trained
 from retinanet.model.backbone import build_trunk
-from retinanet.model.pretrained import load_trunk
 from retinanet.recorded import DetectorConfig
 from retinanet.training.checkpoint import load_checkpoint
+from retinanet.weights.pretrained import load_trunk
+from retinanet.weights.read import read_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTENSION = 0xA1
@@ -354,9 +354,9 @@ READ_ALL = """
 import json, resource, sys
 from pathlib import Path
 import torch, retinanet
-from retinanet.exchange.read import read_trained
+from retinanet.weights.read import read_trained
 from retinanet.model.backbone import build_trunk
-from retinanet.model.pretrained import load_trunk
+from retinanet.weights.pretrained import load_trunk
 from retinanet.training.checkpoint import load_checkpoint
 trunk = build_trunk("resnet18", weights=None, norm="group", frozen_stages=0)
 doors = [

@@ -27,7 +27,7 @@ from launching import (
 )
 from small_runs import ROOT, assert_same_bits, rows, steps_on_board
 
-from retinanet.interrupts import STATUS
+from retinanet.signals import STATUS
 from retinanet.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -25,7 +25,7 @@ from retinanet.data.splits import check_images_exist
 from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import NUMBERS
-from retinanet.evaluation.precision import AREAS
+from retinanet.fast.coco_eval import AREAS
 
 ROOT = Path(__file__).resolve().parents[2]
 # pycocotools 2.0 calls numpy the way numpy 1 expected.

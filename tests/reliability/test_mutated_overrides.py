@@ -10,7 +10,7 @@ import yaml
 from retinanet.cli.keys import keys_of
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
-from retinanet.training.directory import flatten
+from retinanet.training.run_directory import flatten
 
 KEYS = keys_of(TrainConfig)
 PREFIXES = ["", "", "", "+", "++", "~"]

@@ -8,9 +8,9 @@ from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training.ema import WeightAverage
-from retinanet.training.loop import Trainer
 from retinanet.training.optim import build_optimizer
 from retinanet.training.schedule import Schedule
+from retinanet.training.trainer import Trainer
 
 SMALL = {"weights": None, "norm": "group", "frozen_stages": 0, "fpn_channels": 16}
 SMALL |= {"head_depth": 1, "head_channels": 16}

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from retinanet.training.bad_steps import likely_cause, summary
-from retinanet.training.totals import BadStep
+from retinanet.training.step_metrics import BadStep
 
 ORDINARY = [1.0, 1.2, 0.9, 1.1, 1.3, 1.0]
 

@@ -10,8 +10,8 @@ from retinanet.boxes import box_iou
 from retinanet.cli.main import composer
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.model.anchors import AnchorGenerator
-from retinanet.training.anchor_search import WORTH, propose_anchors, propose_size
-from retinanet.training.coverage import Objects, best_overlaps, cover, objects_at, size_counts
+from retinanet.tools.anchor_coverage import Objects, best_overlaps, cover, objects_at, size_counts
+from retinanet.tools.anchor_search import WORTH, propose_anchors, propose_size
 
 
 def write_set(root: Path, rows: list[tuple], size: tuple[int, int] = (100, 200)) -> CocoData:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retinanet.training.directory import RunDirectory, changed_keys, flatten, read_rows
+from retinanet.training.run_directory import RunDirectory, changed_keys, flatten, read_rows
 
 SETTINGS = {
     "data": {"root": "data/shapes", "workers": 2, "min_size": 192},
@@ -173,7 +173,7 @@ def test_a_run_killed_at_its_first_write_can_be_started_again(tmp_path, monkeypa
 HOLD = """
 import sys, time
 from pathlib import Path
-from retinanet.training.directory import RunDirectory
+from retinanet.training.run_directory import RunDirectory
 RunDirectory(Path(sys.argv[1])).make({"schedule": {}}, [])
 sys.stdout.write("ready\\n")
 sys.stdout.flush()

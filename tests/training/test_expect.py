@@ -6,6 +6,14 @@ import pytest
 import torch
 
 from retinanet.losses import focal_loss
+from retinanet.tools.expected_loss import (
+    ClassLoss,
+    balancing_alpha,
+    balancing_prior,
+    expected_class_loss,
+    indifferent_score,
+)
+from retinanet.tools.first_loss.survey import Survey
 from retinanet.training.announce import (
     announce_loss,
     compare_first_loss,
@@ -13,15 +21,7 @@ from retinanet.training.announce import (
     describe_rate,
     warn_of_warmup,
 )
-from retinanet.training.expect import (
-    ClassLoss,
-    balancing_alpha,
-    balancing_prior,
-    expected_class_loss,
-    indifferent_score,
-)
-from retinanet.training.survey import Survey
-from retinanet.training.totals import Means
+from retinanet.training.step_metrics import Means
 
 COCO = {"num_classes": 80, "num_positives": 50, "num_background": 201_550}
 

@@ -15,11 +15,11 @@ from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
-from retinanet.training.directory import RunDirectory, read_rows
 from retinanet.training.logs import MetricsLog
-from retinanet.training.loop import P_T_SAMPLES, Trainer
 from retinanet.training.progress import Progress
+from retinanet.training.run_directory import RunDirectory, read_rows
 from retinanet.training.schedule import Schedule
+from retinanet.training.trainer import P_T_SAMPLES, Trainer
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "golden_losses.json"
 

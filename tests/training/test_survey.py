@@ -9,7 +9,7 @@ from retinanet.data.batches import DIVISOR
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator
-from retinanet.training.survey import describe, survey
+from retinanet.tools.first_loss.survey import describe, survey
 
 
 def write_set(root: Path, boxes: list[list[tuple]], names: tuple[str, ...]) -> CocoData:
@@ -92,7 +92,7 @@ def test_a_set_without_objects_can_be_described(tmp_path):
 
 def test_large_sets_are_sampled(tmp_path, monkeypatch):
     data = write_set(tmp_path, [[(1, 10, 10, 60, 60, 0)]] * 40, ("cat",))
-    monkeypatch.setattr("retinanet.training.survey.SAMPLED_IMAGES", 5)
+    monkeypatch.setattr("retinanet.tools.first_loss.survey.SAMPLED_IMAGES", 5)
     seen = []
     original = CocoData.boxes
     monkeypatch.setattr(

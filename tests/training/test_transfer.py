@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from retinanet.exchange.read import read_trained
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training import transfer as module
 from retinanet.training.checkpoint import save_checkpoint, shipped_weights
+from retinanet.weights.read import read_trained
 
 OLD = ["cat", "dog", "bird"]
 

@@ -1,0 +1,272 @@
+"""The two jobs of the command line, from settings to files: train and evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retinanet import build, distributed
+from retinanet.checks import check_settings
+from retinanet.config import EvalConfig, EvaluationConfig, RecordedEvaluationConfig, TrainConfig
+from retinanet.data.coco import CocoData
+from retinanet.data.splits import check_images_exist
+from retinanet.devices import choose_device, choose_precision
+from retinanet.evaluation.numbers import COCO_MAX_DETS
+from retinanet.evaluation.validate import validate
+from retinanet.model.heads import count_classes
+from retinanet.recorded import DetectorConfig, restore
+from retinanet.run import TrainingRun
+from retinanet.signals import Signals
+from retinanet.tools.diagnose.explain import explain
+from retinanet.tools.report.publish import publish, tell
+from retinanet.tools.report.run_record import Record, read_record
+from retinanet.trained import load_model, recorded_settings
+from retinanet.training.logs import start_logging
+from retinanet.training.run_directory import environment
+from retinanet.training.transfer import describe_source
+from retinanet.weights.read import read_trained
+
+logger = logging.getLogger(__name__)
+
+
+def train(settings: TrainConfig, overrides: list[str]) -> None:
+    """Train, evaluate and keep everything in ``settings.output_dir``.
+
+    Args:
+        settings: checked, with an output_dir.
+        overrides: as typed, for the record.
+
+    Raises:
+        ValueError: data or settings that cannot be trained on, or another run in the directory.
+        FileNotFoundError: a file that is named but not there.
+        FloatingPointError: a loss or gradient that is not finite.
+        Stopped: a signal ended the run, which has saved.
+    """
+    device = choose_device(settings.device)
+    with Signals() as signals, distributed.group(device.type):
+        start_logging(None, main=distributed.is_main())
+        TrainingRun(settings, overrides, device, signals).run()
+
+
+def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
+    """Evaluate a checkpoint: table on the console, files in ``<folder>/eval``.
+
+    Args:
+        settings: checked; what is None comes from the checkpoint.
+        overrides: as typed, for the report.
+
+    Raises:
+        ValueError: a damaged checkpoint, or data of other classes.
+        FileNotFoundError: a file that is named but not there.
+    """
+    device = choose_device(settings.device)
+    with distributed.group(device.type):
+        start_logging(None, main=distributed.is_main())
+        _evaluate(settings, overrides, device)
+
+
+def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) -> None:
+    checkpoint = Path(settings.checkpoint)
+    state = read_trained(checkpoint)
+    recorded = recorded_settings(state)
+    evaluated = recorded_evaluation(state)
+    as_trained = how_scored(recorded, evaluated)
+    apply_choices(recorded, settings)
+    apply_recorded(settings, evaluated)
+    recorded.precision = choose_precision(recorded.precision, device)
+    changed = how_scored(recorded, settings.evaluation) != as_trained
+    build.check_device(recorded, device, train=False)
+    if recorded.data.val_annotations is None:
+        raise ValueError(
+            f"{checkpoint} ({describe_source(state)}) does not say which data to evaluate on; "
+            f"add data=coco data.root=PATH, or data=custom with its paths."
+        )
+    data = build.build_data(recorded.data, "val")
+    if state["classes"]["names"] is None:
+        check_num_classes(data, checkpoint, count_classes(state["model"]))
+    else:
+        data = match_classes(data, checkpoint, state["classes"]["names"])
+    if recorded.data.on_bad_image == "stop" and settings.evaluation.max_images is None:
+        check_images_exist(data)  # now rather than after hours
+    folder = output_folder(settings, state, data, changed=changed)
+    distributed.on_main(lambda: (folder / "eval").mkdir(parents=True, exist_ok=True))
+    model = load_model(state, recorded).to(device)
+    logger.info(
+        "evaluate   %s (%s) on %d images of %s, shorter side %d px",
+        *(checkpoint, describe_source(state), len(data), data.path, recorded.data.min_size),
+    )
+    evaluation, found = validate(
+        model,
+        data,
+        compiled=settings.compile,
+        **build.build_validation(recorded, settings.evaluation, device),
+    )
+    if distributed.is_main():
+        scored = explain(
+            data,
+            found,
+            evaluation,
+            recorded,
+            state["settings"],
+            num_drawn=settings.log_images,
+            step=state["step"],
+            metrics=checkpoint.parent.parent / "metrics.jsonl",
+            train_ids=state["classes"]["ids"],
+        )
+        tell(scored, cap=recorded.postprocess.detections, classes=True)
+        publish(
+            folder,
+            scored,
+            about={"checkpoint": str(checkpoint), "step": state["step"]},
+            record=record_of(folder, state, settings, recorded, overrides, device),
+        )
+        logger.info("files      %s, %s", folder / "eval", folder / "plots")
+        logger.info("report     %s", folder / "eval" / "report.html")
+
+
+def record_of(
+    folder: Path,
+    state: dict[str, Any],
+    settings: EvalConfig,
+    recorded: DetectorConfig,
+    overrides: list[str],
+    device: torch.device,
+) -> Record:
+    """What the report of an evaluation says beside its numbers: of a run where it is one's own.
+
+    Args:
+        folder: where the files go.
+        state: the checkpoint.
+        settings: of eval.py.
+        recorded: of the checkpoint, with what eval.py was told.
+        overrides: as typed.
+        device: of this rank.
+    """
+    if (folder / "config.yaml").exists():
+        return read_record(folder, settings.checkpoint, state["step"])
+    start = {**environment(), "device": str(device), "processes": distributed.world_size()}
+    how = {"evaluation": dataclasses.asdict(settings.evaluation)}
+    return Record(
+        kind="Evaluation",
+        title="/".join(folder.resolve().parts[-2:]),
+        checkpoint=settings.checkpoint,
+        step=state["step"],
+        typed=overrides,
+        settings=dataclasses.asdict(recorded) | how,
+        starts=[start],
+    )
+
+
+def apply_choices(recorded: DetectorConfig, settings: EvalConfig) -> None:
+    """Put what eval.py was told over what the checkpoint records, in place.
+
+    Args:
+        recorded: of the checkpoint.
+        settings: of eval.py.
+    """
+    for group in ("data", "postprocess"):
+        chosen, own = getattr(settings, group), getattr(recorded, group)
+        for f in dataclasses.fields(chosen):
+            value = getattr(chosen, f.name)
+            if value is not None:
+                setattr(own, f.name, value)
+    if settings.precision is not None:
+        recorded.precision = settings.precision
+    check_settings(recorded)
+
+
+def apply_recorded(settings: EvalConfig, evaluated: EvaluationConfig | None) -> None:
+    """Evaluate as in training where eval.py was told nothing else, in place.
+
+    ``max_images`` is not taken over: a training that looks at few images saves time, and null is
+    the word for all of them.
+
+    Args:
+        settings: of eval.py.
+        evaluated: how the run of the checkpoint evaluated; None: the defaults of :func:`validate`.
+    """
+    for name in ("backend", "max_dets", "batch_size"):
+        if getattr(settings.evaluation, name) is None and evaluated is not None:
+            setattr(settings.evaluation, name, getattr(evaluated, name))
+
+
+def recorded_evaluation(state: dict[str, Any]) -> EvaluationConfig | None:
+    """How the run of a checkpoint evaluated; None for another project's."""
+    recorded = state["settings"].get("evaluation")
+    return None if recorded is None else restore(EvaluationConfig, recorded)
+
+
+def how_scored(
+    settings: DetectorConfig,
+    evaluation: EvaluationConfig | RecordedEvaluationConfig | None,  # type: ignore[valid-type]
+) -> tuple[Any, ...]:
+    """All that the numbers of one model on one data set depend on."""
+    data = settings.data
+    model = data.min_size, data.max_size, data.resize, settings.precision
+    images = evaluation and (evaluation.max_images, list(evaluation.max_dets or COCO_MAX_DETS))
+    return *model, images, dataclasses.asdict(settings.postprocess)
+
+
+def check_num_classes(data: CocoData, checkpoint: Path, num_classes: int) -> None:
+    """Refuse data that cannot be what a checkpoint without names was trained on."""
+    if len(data.category_names) != num_classes:
+        raise ValueError(
+            f"{checkpoint} detects {num_classes} classes and does not name them; {data.path} lists "
+            f"{len(data.category_names)} categories. It can be evaluated on data with exactly as "
+            f"many, whose ids are in the order of its labels."
+        )
+
+
+def match_classes(data: CocoData, checkpoint: Path, names: list[str]) -> CocoData:
+    """Give data the labels of a checkpoint: classes are the same by name, in any order.
+
+    Raises:
+        ValueError: the names that only one of them has, and what to do.
+    """
+    own = data.category_names
+    if sorted(own) != sorted(names):
+        only_here = [name for name in own if name not in names]
+        only_there = [name for name in names if name not in own]
+        raise ValueError(
+            f"the checkpoint {checkpoint} detects {len(names)} classes, {data.path} lists "
+            f"{len(own)} categories; only the checkpoint has {_some(only_there)}, only the data "
+            f"{_some(only_here)}. Evaluate it on data with its classes, or start from it with "
+            f"init_from={checkpoint}."
+        )
+    return data.relabelled(names)
+
+
+def output_folder(settings: EvalConfig, state: dict, data: CocoData, *, changed: bool) -> Path:
+    """Where the files go: ``<run>/eval`` is best.pt as it was trained, other folders the rest.
+
+    Args:
+        settings: of eval.py.
+        state: the checkpoint.
+        data: what was evaluated.
+        changed: it is scored in another way than in training.
+    """
+    if settings.output_dir is not None:
+        return Path(settings.output_dir)
+    checkpoint = Path(settings.checkpoint)
+    run = checkpoint.parent.parent
+    if not (run / "config.yaml").exists():
+        run = checkpoint.with_suffix("")
+    own = state.get("val_data") == data.fingerprint
+    files = state.get("val_files") or []  # older checkpoints have none
+    pairs = zip(files, data.file_sizes(), strict=False)
+    own = own and all(before == now for before, now in pairs if None not in (before, now))
+    if own and not changed and checkpoint.name == "best.pt":
+        return run
+    parts = [] if checkpoint.name == "best.pt" else [checkpoint.stem]
+    parts += [] if own else [settings.data.name or data.path.stem]
+    parts += ["changed"] if changed else []
+    return run / "_".join(["eval", *parts])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "none"

@@ -1,1 +1,0 @@
-"""Checkpoints of other projects: read as ours, written as torchvision's."""

@@ -1,0 +1,1 @@
+"""The same numbers, faster: each equal to its definition, by test."""

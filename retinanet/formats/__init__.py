@@ -1,1 +1,0 @@
-"""Annotations in other formats than COCO JSON: PASCAL VOC, YOLO, CSV tables."""

@@ -1,1 +1,0 @@
-"""What people see of data, runs and evaluations: tables, files, plots, pictures."""

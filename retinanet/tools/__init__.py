@@ -1,0 +1,1 @@
+"""Tools around the detector: optional, none is imported by training."""

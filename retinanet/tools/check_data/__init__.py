@@ -1,0 +1,1 @@
+"""Issues of a data set, before it is trained on."""

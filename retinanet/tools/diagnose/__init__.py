@@ -1,0 +1,1 @@
+"""What a model gets wrong, and why an AP is low."""

@@ -1,0 +1,69 @@
+"""Which class is taken for which, and which for background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retinanet.fast.coco_eval import Objects, match, rank_detections
+from retinanet.evaluation.matched import ALL_SIZES, IOU, Matched, of_one_class
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """How often an object of one class (row) was found as another (column).
+
+    The last row is what nothing in the image matches, the last column what was not found.
+    Detections that the evaluator ignores, of crowds, are left out.
+    """
+
+    counts: np.ndarray  # (K + 1, K + 1) int64
+    names: tuple[str, ...]  # K
+    score: float  # detections below it are left out
+    iou: float
+
+    def shares(self) -> np.ndarray:
+        """(K + 1, K + 1): counts of a row by their sum; 0 for rows without any."""
+        total = self.counts.sum(axis=1, keepdims=True)
+        return self.counts / np.maximum(total, 1)
+
+    def worst(self, most: int = 5) -> list[tuple[str, str, int]]:
+        """Pairs of classes confused most often: of the object, as found, how often."""
+        between = self.counts[:-1, :-1].copy()
+        np.fill_diagonal(between, 0)
+        order = np.argsort(-between, axis=None, kind="stable")[:most]
+        rows, columns = np.unravel_index(order, between.shape)
+        return [
+            (self.names[r], self.names[c], int(between[r, c]))
+            for r, c in zip(rows, columns, strict=True)
+            if between[r, c]
+        ]
+
+
+def find_confusion(matched: Matched, names: tuple[str, ...], score: float) -> Confusion:
+    """Match detections and objects whatever their classes, one to one, and count the classes.
+
+    As COCO matches at IoU 0.5, but with all classes taken for one: the best detections first, each
+    with the object that it overlaps most among those that are left. An object counts as the class
+    of the best detection on it; what else lies there has nothing left to match.
+
+    Args:
+        matched: from :func:`retinanet.evaluation.matched.match_detections`.
+        names: of the K classes.
+        score: detections below it are left out.
+    """
+    truth, K = matched.truth, matched.num_classes
+    shown = (matched.scores >= score) & ~matched.ignored
+    found = Objects(*(column[shown] for column in matched.found))
+    ranking = rank_detections(of_one_class(found), matched.scores[shown], len(found.label))
+    nothing = np.zeros(len(truth.label), dtype=bool)
+    matches = match(
+        of_one_class(truth), nothing, nothing[None], ranking, np.array([IOU]), ALL_SIZES
+    )
+    label = np.append(found.label[ranking.order], K)  # the last: of nothing
+    alone = ~matches.matched[0, 0]
+    counts = np.zeros((K + 1, K + 1), dtype=np.int64)
+    np.add.at(counts, (truth.label, label[matches.owner[0, 0]]), 1)
+    np.add.at(counts, (K, label[:-1][alone]), 1)
+    return Confusion(counts, tuple(names), score, IOU)

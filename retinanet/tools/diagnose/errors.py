@@ -1,0 +1,237 @@
+"""What AP50 is lost to: wrong detections and missed objects by kind, and what each kind costs.
+
+The kinds and their order are those of TIDE (Bolya et al. 2020, arXiv:2008.08115, section 2): a
+wrong detection is, by the first that applies,
+
+    localization  IoU 0.1 to 0.5 with an object of its class
+    class         IoU 0.5 or more with an object of another class
+    duplicate     IoU 0.5 or more with an object of its class, which a better one has found
+    background    IoU below 0.1 with every object
+    both          all others: neither class nor place is right
+
+and an object that nothing finds is missed, unless mending a class or a localization would find it.
+A kind costs what AP50 gains when it alone is mended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from retinanet.fast.coco_eval import precision_at_recalls
+from retinanet.evaluation.matched import IOU, Matched, overlaps
+
+# Below this IoU with every object a detection has nothing to do with any: t_b of the paper.
+BACKGROUND_IOU = 0.1
+
+KINDS = ("class", "localization", "both", "duplicate", "background", "missed")
+CLASS, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
+NO_ERROR = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One kind of error."""
+
+    name: str  # of KINDS, or "false positives", "false negatives": all of them together
+    count: int  # at any score
+    count_at_score: int  # among the detections of at least the score that is looked at
+    cost: float | None  # AP50 that mending it would gain; None where there are no objects
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Every error of a set of detections, and what its kind costs."""
+
+    AP50: float | None  # of the detections as they are
+    score: float  # the score that counts and pictures look at
+    kinds: tuple[ErrorKind, ...]  # in the order of KINDS
+    false_positives: ErrorKind
+    false_negatives: ErrorKind
+    kind: np.ndarray  # (D,) int64 of every detection in Matched: into KINDS, or NO_ERROR
+    target: np.ndarray  # (D,) int64, the object that it overlaps and is wrong about; -1: none
+    iou: np.ndarray  # (D,) with the target; without one the largest with any object, below 0.5
+    missed: np.ndarray  # (G,) bool of every object: nothing finds it at any score
+    missed_at_score: np.ndarray  # (G,) bool: nothing of at least ``score`` finds it
+
+
+class Curve(NamedTuple):
+    """What AP is computed from."""
+
+    label: np.ndarray  # (D,)
+    scores: np.ndarray  # (D,)
+    right: np.ndarray  # (D,) bool; what is not is wrong
+    num_objects: np.ndarray  # (K,)
+
+
+def find_errors(matched: Matched, score: float) -> Errors:
+    """Tell apart and count the errors, and mend each kind in turn.
+
+    Args:
+        matched: from :func:`retinanet.evaluation.matched.match_detections`.
+        score: errors of at least this score are counted once more.
+    """
+    kind, target, iou = tell_apart(matched)
+    missed = _missed(matched, kind, target, -np.inf)
+    missed_at_score = _missed(matched, kind, target, score)
+    AP50 = mean_ap(_as_found(matched))
+    curves = [_mended(matched, kind, target, missed, number) for number in range(len(KINDS))]
+    above = matched.scores >= score
+    counts = [(int((kind == n).sum()), int((above & (kind == n)).sum())) for n in range(MISSED)]
+    counts.append((int(missed.sum()), int(missed_at_score.sum())))
+    kinds = [
+        ErrorKind(name, *count, _gain(AP50, curve))
+        for name, count, curve in zip(KINDS, counts, curves, strict=True)
+    ]
+    return Errors(
+        AP50=AP50,
+        score=score,
+        kinds=tuple(kinds),
+        false_positives=_false_positives(matched, score, AP50),
+        false_negatives=_false_negatives(matched, score, AP50),
+        kind=kind,
+        target=target,
+        iou=iou,
+        missed=missed,
+        missed_at_score=missed_at_score,
+    )
+
+
+def tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(D,) kind of every detection, (D,) the object that it was about, (D,) their IoU.
+
+    The object is the one of its class that it overlaps most, for errors of class the one of
+    another class, and -1 where there is none; then the IoU is the largest with any.
+    """
+    label, D = matched.found.label, len(matched.scores)
+    detection, thing, iou = overlaps(matched, BACKGROUND_IOU)
+    same = matched.truth.label[thing] == label[detection]
+    own, own_target = _most(detection[same], thing[same], iou[same], D)
+    other, other_target = _most(detection[~same], thing[~same], iou[~same], D)
+
+    # The first that applies: the last one here.
+    kind = np.full(D, BOTH)
+    kind[np.maximum(own, other) < BACKGROUND_IOU] = BACKGROUND
+    kind[own >= IOU] = DUPLICATE
+    kind[other >= IOU] = CLASS
+    kind[(own >= BACKGROUND_IOU) & (own < IOU)] = LOCALIZATION
+    kind[~matched.wrong] = NO_ERROR
+    target = np.where(kind == CLASS, other_target, own_target)
+    target[(kind == BOTH) | (kind == BACKGROUND) | (kind == NO_ERROR)] = -1
+    iou = np.where(kind == CLASS, other, np.where(target >= 0, own, np.maximum(own, other)))
+    return kind, target, iou
+
+
+def _most(
+    detection: np.ndarray, thing: np.ndarray, iou: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(count,) largest IoU of every detection, and its object; 0 and -1 without a pair."""
+    order = np.lexsort((-thing, iou, detection))  # of equal IoUs the object that comes first
+    most, target = np.zeros(count), np.full(count, -1)
+    # Of values for one place the last one stays.
+    most[detection[order]] = iou[order]
+    target[detection[order]] = thing[order]
+    return most, target
+
+
+def _missed(matched: Matched, kind: np.ndarray, target: np.ndarray, score: float) -> np.ndarray:
+    """(G,) bool: objects that no detection of at least ``score`` finds, or nearly finds."""
+    missed = ~_found_at(matched, score)
+    nearly = ((kind == CLASS) | (kind == LOCALIZATION)) & (matched.scores >= score)
+    missed[target[nearly]] = False
+    return missed
+
+
+def _found_at(matched: Matched, score: float) -> np.ndarray:
+    """(G,) bool: objects found by a detection of at least ``score``."""
+    is_found = matched.owner >= 0
+    is_found[is_found] = matched.scores[matched.owner[is_found]] >= score
+    return is_found
+
+
+def _as_found(matched: Matched) -> Curve:
+    counts = ~matched.ignored
+    return Curve(
+        matched.found.label[counts],
+        matched.scores[counts],
+        matched.right[counts],
+        matched.num_objects(),
+    )
+
+
+def _mended(
+    matched: Matched, kind: np.ndarray, target: np.ndarray, missed: np.ndarray, number: int
+) -> Curve:
+    """The detections after mending one kind of error.
+
+    A wrong class or place is put right where nothing finds its object, for one detection of each
+    object: the best of those with a wrong class or place, as in the paper's own program. All
+    others of the kind are taken away. Missed objects are no longer asked for.
+    """
+    truth, num_objects = matched.truth, matched.num_objects()
+    if number == MISSED:
+        lost = np.bincount(truth.label[missed], minlength=matched.num_classes)
+        return _as_found(matched)._replace(num_objects=num_objects - lost)
+    label, right, keep = matched.found.label.copy(), matched.right.copy(), ~matched.ignored
+    mine = np.flatnonzero(kind == number)
+    keep[mine] = False
+    if number in (CLASS, LOCALIZATION):
+        best = _nearest(matched, kind, target)
+        best = best[kind[best] == number]
+        keep[best] = right[best] = True
+        label[best] = truth.label[target[best]]
+    return Curve(label[keep], matched.scores[keep], right[keep], num_objects)
+
+
+def _nearest(matched: Matched, kind: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The best detection of wrong class or place for every object that nothing finds."""
+    near = np.flatnonzero((kind == CLASS) | (kind == LOCALIZATION))
+    free = near[matched.owner[target[near]] < 0]
+    free = free[np.argsort(-matched.scores[free], kind="stable")]
+    _, first = np.unique(target[free], return_index=True)
+    return free[first]
+
+
+def _false_positives(matched: Matched, score: float, before: float | None) -> ErrorKind:
+    """All wrong detections: mended by taking them away."""
+    curve, wrong = _as_found(matched), matched.wrong
+    kept = Curve(*(column[curve.right] for column in curve[:3]), curve.num_objects)
+    counts = int(wrong.sum()), int((wrong & (matched.scores >= score)).sum())
+    return ErrorKind("false positives", *counts, _gain(before, kept))
+
+
+def _false_negatives(matched: Matched, score: float, before: float | None) -> ErrorKind:
+    """All objects not found, also those nearly found: mended by not asking for them."""
+    lost = matched.owner < 0
+    num_lost = np.bincount(matched.truth.label[lost], minlength=matched.num_classes)
+    curve = _as_found(matched)
+    curve = curve._replace(num_objects=curve.num_objects - num_lost)
+    counts = int(lost.sum()), int((~_found_at(matched, score)).sum())
+    return ErrorKind("false negatives", *counts, _gain(before, curve))
+
+
+def _gain(before: float | None, curve: Curve) -> float | None:
+    """What mending adds to AP50.
+
+    A class of which no object is left to ask for leaves the mean, as one without objects does.
+    When none is left of any class, nothing is wrong any more: AP50 is 1.
+    """
+    if before is None:
+        return None
+    mended = mean_ap(curve)
+    return (1.0 if mended is None else mended) - before
+
+
+def mean_ap(curve: Curve) -> float | None:
+    """COCO's AP at one IoU: mean over the classes that have objects; None without any."""
+    order = np.lexsort((-curve.scores, curve.label))
+    right = curve.right[order]
+    starts = np.searchsorted(curve.label[order], np.arange(len(curve.num_objects) + 1))
+    precision = []
+    for k in np.flatnonzero(curve.num_objects):
+        mine = right[starts[k] : starts[k + 1]][None]
+        true, false = mine.cumsum(axis=1, dtype=float), (~mine).cumsum(axis=1, dtype=float)
+        precision.append(precision_at_recalls(true, false, curve.num_objects[k]).mean())
+    return float(np.mean(precision)) if precision else None

@@ -1,0 +1,1 @@
+"""ONNX export, compared with the model."""

@@ -1,0 +1,1 @@
+"""Annotation formats beside COCO's."""

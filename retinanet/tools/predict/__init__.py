@@ -1,0 +1,1 @@
+"""Detections in images: drawn, and as files."""

@@ -1,0 +1,235 @@
+"""An evaluation in words and files: tables for the console, JSON, CSV."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retinanet.atomic import write_whole
+from retinanet.csv_text import csv_text
+from retinanet.data.coco import CocoData
+from retinanet.evaluation.coco import ClassResult, Evaluation
+from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES, shown_name
+from retinanet.terminal import fit, width
+from retinanet.evaluation.thresholds import NEVER, BestF1, Thresholds
+
+# Above this share of images with as many detections as a cap allows, the cap may cost AP.
+CAPPED_SHARE = 0.01
+
+# Columns that a category name may fill in the table of classes, at most and at least, and those of
+# the numbers beside it.
+NAME_WIDTHS = 24, 10
+NUMBERS_WIDTH = 56
+# Terminals with fewer columns get COCO's twelve numbers without their long names.
+SUMMARY_WIDTH = 70
+
+
+def table(
+    evaluation: Evaluation, max_classes: int | None = None, thresholds: Thresholds | None = None
+) -> str:
+    """The twelve numbers and the table of classes, for a terminal of 80 columns or fewer.
+
+    Args:
+        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
+        max_classes: rows of the table of classes, the best and the worst; None: all.
+        thresholds: where F1 is largest; None: not told.
+    """
+    classes = class_table(evaluation, max_classes, thresholds)
+    return f"{summary(evaluation, thresholds)}\n\n{classes}"
+
+
+def summary(evaluation: Evaluation, thresholds: Thresholds | None = None) -> str:
+    """COCO's twelve numbers in COCO's words; what has no ground truth is ``n/a``."""
+    gap = 20 if width() >= SUMMARY_WIDTH else 0
+    lines = [
+        f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
+        f"{evaluation.num_detections} detections",
+        "",
+        f"{'':{7 + gap}}{'IoU':<13}{'objects':<10}{'detections':>10}",
+    ]
+    for name, number in NUMBERS.items():
+        words = f"Average {number.mean_of.capitalize()}" if gap else ""
+        iou = (
+            "0.50:0.95" if number.threshold == ALL_IOUS else f"{0.5 + 0.05 * number.threshold:.2f}"
+        )
+        limit = evaluation.max_dets[number.max_dets]
+        value = _three_digits(evaluation.metrics[name])
+        name = shown_name(name, evaluation.max_dets)
+        about = f"{name:<7}{words:<{gap}}{iou:<13}{SIZES[number.area]:<10}"
+        lines.append(f"{about}{limit:>10}{value:>10}")
+    if thresholds is not None and thresholds.overall is not NEVER:
+        lines += ["", _best_f1(thresholds)]
+    return "\n".join(lines)
+
+
+def _best_f1(thresholds: Thresholds) -> str:
+    """One line for the score to cut at."""
+    best = thresholds.overall
+    return (
+        f"Best F1 {best.F1:.3f} with score >= {best.shown_score()}: "
+        f"precision {best.precision:.3f}, recall {best.recall:.3f} (IoU {thresholds.iou:.2f})"
+    )
+
+
+def class_table(
+    evaluation: Evaluation, max_classes: int | None = None, thresholds: Thresholds | None = None
+) -> str:
+    """Numbers of every category, best AP first.
+
+    Args:
+        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
+        max_classes: rows, half of them the best and half the worst of what has objects; None: all.
+        thresholds: adds the largest F1 of each and the score where it is.
+    """
+    recall = shown_name("AR100", evaluation.max_dets)
+    if width() < NUMBERS_WIDTH + NAME_WIDTHS[1]:
+        thresholds = None  # no room for F1 and its score
+    columns = ["AP", "AP50", "AP75", recall, *(["F1", "score"] if thresholds is not None else [])]
+    header = f"{'class':<{_name_width()}}{'objects':>8}{'detections':>11}{_columns_of(columns)}"
+    best = (NEVER,) * len(evaluation.per_class) if thresholds is None else thresholds.classes
+    ranked = sorted(zip(evaluation.per_class, best, strict=True), key=lambda pair: _rank(pair[0]))
+    lines = [(row, _class_line(row, f1 if thresholds is not None else None)) for row, f1 in ranked]
+    if max_classes is None or len(ranked) <= max_classes:
+        return "\n".join([header, *(line for _, line in lines)])
+    shown = [line for row, line in lines if row.AP is not None]
+    if len(shown) > max_classes:
+        half = max_classes // 2
+        shown = [*shown[: max_classes - half], "...", *shown[len(shown) - half :]]
+    left_out = f"... {len(ranked) - min(len(shown), max_classes)} more in per_class.csv"
+    return "\n".join([header, *shown, left_out])
+
+
+def warnings_of(evaluation: Evaluation | None, detections: DetectionArrays, cap: int) -> str | None:
+    """Sentences when more than 1 % of the images hit a cap, or there is nothing to find; or None.
+
+    Args:
+        evaluation: None for data without annotations.
+        detections: from :func:`retinanet.evaluation.detect.detect`.
+        cap: ``postprocess.detections`` of the run.
+    """
+    num_images = len(detections.evaluated)
+    sentences = []
+    if detections.num_capped > CAPPED_SHARE * num_images:
+        sentences.append(
+            f"{detections.num_capped} of {num_images} images have {cap} detections, the most "
+            f"that postprocess.detections={cap} keeps; raise it to see the others."
+        )
+    if evaluation is not None and not evaluation.num_gt:
+        sentences.append("There are no objects in these images, so every AP and AR is n/a.")
+    if evaluation is not None and evaluation.num_over_max_dets > CAPPED_SHARE * num_images:
+        limits = list(evaluation.max_dets)
+        sentences.append(
+            f"{evaluation.num_over_max_dets} of {num_images} images have more than {limits[2]} "
+            f"detections of one class, the most that evaluation.max_dets={limits} lets AP see; "
+            f"raise its last number to score them all."
+        )
+    return " ".join(sentences) or None
+
+
+def write_report(
+    folder: Path,
+    data: CocoData,
+    detections: DetectionArrays,
+    evaluation: Evaluation | None,
+    extra: dict[str, Any] | None = None,
+    thresholds: Thresholds | None = None,
+) -> None:
+    """Write detections.json and, when there is an evaluation, metrics.json and per_class.csv.
+
+    Every file is written whole or not at all.
+
+    Args:
+        folder: made when missing.
+        data: names the categories.
+        detections: go to COCO's results format: pixels of the file, category ids of ``data``.
+        evaluation: None for data without annotations.
+        extra: more entries for metrics.json, such as the checkpoint and its step.
+        thresholds: where F1 is largest, for metrics.json and per_class.csv.
+    """
+    write_whole(folder / "detections.json", _detections_json(data, detections))
+    if evaluation is not None:
+        found = metrics_dict(evaluation, thresholds) | (extra or {})
+        write_whole(folder / "metrics.json", json.dumps(found, indent=2) + "\n")
+        write_whole(folder / "per_class.csv", _classes_csv(evaluation, thresholds))
+
+
+def metrics_dict(evaluation: Evaluation, thresholds: Thresholds | None = None) -> dict[str, Any]:
+    """The twelve numbers at the top, the best F1, what they were made from, and the classes."""
+    about = ("num_images", "num_gt", "num_detections", "num_over_max_dets", "backend")
+    return {
+        **evaluation.metrics,
+        **({} if thresholds is None else f1_entries(thresholds.overall)),
+        **{name: getattr(evaluation, name) for name in about},
+        "max_dets": list(evaluation.max_dets),
+        "classes": _class_dicts(evaluation, thresholds),
+    }
+
+
+def f1_entries(best: BestF1) -> dict[str, float | None]:
+    """The largest F1, and what it takes, as files name it."""
+    return {
+        "F1": best.F1,
+        "precision": best.precision,
+        "recall": best.recall,
+        "score_threshold": best.score,
+    }
+
+
+def _class_dicts(evaluation: Evaluation, thresholds: Thresholds | None) -> list[dict[str, Any]]:
+    """Everything known of each category, by label."""
+    rows = [dataclasses.asdict(row) for row in evaluation.per_class]
+    if thresholds is None:
+        return rows
+    return [row | f1_entries(best) for row, best in zip(rows, thresholds.classes, strict=True)]
+
+
+def _rank(row: ClassResult) -> tuple[bool, float, str]:
+    """Best AP first, undefined last, then by name."""
+    return row.AP is None, -(row.AP or 0.0), row.name
+
+
+def _class_line(row: ClassResult, best: BestF1 | None) -> str:
+    numbers = [row.AP, row.AP50, row.AP75, row.AR100]
+    numbers += [] if best is None else [best.F1, best.score]
+    name, texts = fit(row.name, _name_width() - 1), _columns_of(map(_three_digits, numbers))
+    return f"{name} {row.num_gt:>8}{row.num_detections:>11}{texts}"
+
+
+def _columns_of(texts: Iterable[str]) -> str:
+    return "".join(f" {text:>5}" for text in texts)
+
+
+def _name_width() -> int:
+    widest, narrowest = NAME_WIDTHS
+    return max(narrowest, min(widest, width() - NUMBERS_WIDTH))
+
+
+def _three_digits(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _detections_json(data: CocoData, detections: DetectionArrays) -> str:
+    """COCO's results format, one detection a line.
+
+    Floats are written with all their digits, so that an evaluator that reads the file sees the
+    numbers that ours saw.
+    """
+    columns = {
+        "image_id": detections.image_ids.tolist(),
+        "category_id": np.array(data.category_ids)[detections.labels].tolist(),
+        "bbox": detections.boxes.tolist(),
+        "score": detections.scores.tolist(),
+    }
+    rows = zip(*columns.values(), strict=True)
+    lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def _classes_csv(evaluation: Evaluation, thresholds: Thresholds | None) -> str:
+    """One row for each category by category id; empty where undefined."""
+    rows = _class_dicts(evaluation, thresholds)
+    return csv_text(rows[0], [row.values() for row in rows])

@@ -1,0 +1,240 @@
+"""One optimizer step, and the loop around it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import clip_grad_norm_
+
+from retinanet.data.batches import Batch
+from retinanet.devices import autocast
+from retinanet.losses import RetinaNetLoss
+from retinanet.matching import NEGATIVE, Match, Matcher
+from retinanet.model.retinanet import RetinaNet
+from retinanet.training.ema import WeightAverage
+from retinanet.training.schedule import Schedule
+from retinanet.training.step_metrics import Totals
+
+# Background anchors drawn for the histogram of p_t; all of them are millions of numbers.
+P_T_SAMPLES = 20_000
+
+
+class Trainer:
+    """Everything that a step changes, and the step."""
+
+    def __init__(
+        self,
+        model: RetinaNet,
+        matcher: Matcher,
+        loss: RetinaNetLoss,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        network: nn.Module | None = None,
+        ema: WeightAverage | None = None,
+        precision: str = "fp32",
+        max_grad_norm: float | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            model: trained in place, on its device.
+            matcher: assigns anchors to boxes.
+            loss: its divisors span the whole step.
+            optimizer: over the model's parameters, fused.
+            schedule: rate of every step.
+            network: ``model`` or DistributedDataParallel around it.
+            ema: average of the weights, updated after every step.
+            precision: of the forward pass: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (with a scaler).
+            max_grad_norm: gradients are clipped to this L2 norm; None: off.
+        """
+        self.model = model
+        self.matcher = matcher
+        self.loss = loss
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.network = model if network is None else network
+        self.ema = ema
+        self.precision = precision
+        self.max_grad_norm = float("inf") if max_grad_norm is None else max_grad_norm
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.totals = Totals(self.device)
+        # Running statistics change in the forward pass, before anybody knows of a bad step.
+        self.statistics = [
+            buffer
+            for module in model.modules()
+            if isinstance(module, _BatchNorm)
+            for buffer in module.buffers(recurse=False)
+        ]
+        self.step = 0
+        self.waited = 0.0  # seconds for batches, since whoever reads it set it to 0
+        self.latest: Batch | None = None  # what the network sees, or just saw
+
+    def run(self, steps: Iterable[list[Batch]], after_step: Callable[[], bool]) -> None:
+        """Make one optimizer step for each item of ``steps``.
+
+        Args:
+            steps: this rank's micro-batches of every step.
+            after_step: called after each; true ends the run.
+        """
+        self.network.train()
+        steps = iter(steps)
+        while True:
+            asked = time.perf_counter()
+            micro_batches = next(steps, None)
+            self.waited += time.perf_counter() - asked
+            if micro_batches is None:
+                return
+            self.latest = micro_batches[-1]
+            self.one_step(micro_batches)
+            if after_step():
+                return
+
+    def one_step(self, micro_batches: list[Batch]) -> None:
+        """Match, predict, compare, differentiate, update: the algorithm in its order."""
+        # From pinned memory a copy that does not block; anything else blocks as ever.
+        batches = [batch.to(self.device, non_blocking=True) for batch in micro_batches]
+        # All micro-batches are matched first: the divisor counts positives of the whole step.
+        matches = [self.match(batch) for batch in batches]
+        divisors = self.loss.divisors(matches)
+
+        self.optimizer.zero_grad()
+        statistics = [buffer.clone() for buffer in self.statistics]
+        for i, (batch, match, divisor) in enumerate(zip(batches, matches, divisors, strict=True)):
+            with self._gradients_stay_here(i < len(batches) - 1):
+                losses = self.losses(batch, match, divisor)
+                self._differentiate(losses["class"] + losses["box"])
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+
+        self.schedule.apply(self.optimizer, self.step)
+        self._update_weights(grad_norm)
+        for buffer, before in zip(self.statistics, statistics, strict=True):
+            buffer.copy_(torch.where(grad_norm.isfinite(), buffer, before))
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        image_ids = [batch.image_ids for batch in micro_batches]
+        self.totals.add_step(image_ids, matches, grad_norm, self._finite(grad_norm))
+
+    def try_micro_batch(self, batch: Batch) -> None:
+        """What a micro-batch costs, on this rank alone; changes gradients and statistics."""
+        match = self.match(batch)
+        losses = self.losses(batch, match, torch.ones(len(batch.images), device=self.device))
+        self._differentiate(losses["class"] + losses["box"])
+
+    def try_update(self) -> None:
+        """What an update costs, on this rank alone; changes the weights."""
+        self._update_weights(clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
+
+    def match(self, batch: Batch) -> Match:
+        """Assign the anchors of a batch; needs the sizes of the images only."""
+        H, W = batch.images.shape[-2:]
+        anchors = self.model.anchors(H, W, self.device)
+        near = self.device.type == "cpu"  # see Matcher
+        windows = self.model.anchor_generator.windows(H, W) if near else None
+        return self.matcher(anchors, batch.boxes, batch.labels, batch.crowds, windows)
+
+    def losses(self, batch: Batch, match: Match, divisor: Tensor) -> dict[str, Tensor]:
+        """Both losses of one micro-batch."""
+        with autocast(self.device, self.precision):
+            logits, deltas, anchors = self.network(batch.images, batch.sizes)
+        losses = self.loss(logits, deltas, anchors, match, divisor)
+        self.totals.add_loss(losses)
+        return losses
+
+    @torch.no_grad()
+    def p_t(self, batch: Batch) -> dict[str, Tensor]:
+        """Probability given to the truth, for positives and for a sample of background.
+
+        Args:
+            batch: on any device.
+
+        Returns:
+            ``{"positives": (P,), "background": (at most P_T_SAMPLES,)}`` in [0, 1], on the CPU.
+        """
+        batch = batch.to(self.device)
+        match = self.match(batch)
+        training = self.model.training
+        self.model.eval()  # or looking would change the statistics of batch norms
+        with autocast(self.device, self.precision):
+            logits, _, _ = self.model(batch.images, batch.sizes)
+        self.model.train(training)
+        scores = logits.float().sigmoid()  # (B, A, K)
+        positive = match.label >= 0
+        own = scores[positive].gather(1, match.label[positive][:, None])[:, 0]
+        background = 1 - scores[match.label == NEGATIVE].flatten()
+        stride = -(-len(background) // P_T_SAMPLES) or 1
+        while math.gcd(stride, scores.shape[-1]) > 1:  # or some classes would never be met
+            stride += 1
+        return {"positives": own.cpu(), "background": background[::stride].cpu()}
+
+    def _differentiate(self, loss: Tensor) -> None:
+        # An infinite loss may have a finite gradient, and on one rank only: made nan it reaches
+        # all of them, and none updates.
+        finite = torch.where(loss.isfinite(), torch.ones_like(loss), math.nan)
+        self.scaler.scale(loss).backward(finite)
+
+    def _update_weights(self, grad_norm: Tensor) -> None:
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            step_if_finite(self.optimizer, grad_norm)
+
+    def _finite(self, grad_norm: Tensor) -> Tensor:
+        # With a scaler an overflow of the gradient is ordinary: it lowers the scale and goes on.
+        losses = self.totals.step_losses.sum()
+        return (losses if self.scaler.is_enabled() else losses + grad_norm).isfinite()
+
+    def _gradients_stay_here(self, more_follow: bool) -> contextlib.AbstractContextManager:
+        """DDP sums gradients over the ranks once a step, after the last micro-batch."""
+        no_sync = getattr(self.network, "no_sync", None)
+        return no_sync() if no_sync and more_follow else contextlib.nullcontext()
+
+    def state_dict(self) -> dict:
+        """All that a resumed run needs to go on exactly; every rank must call it."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "loss": self.loss.state_dict(),
+            "totals": self.totals.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.model.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.loss.load_state_dict(state["loss"])
+        if "totals" in state:  # older checkpoints were saved right after a row
+            self.totals.load_state_dict(state["totals"])
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
+    """Update the weights unless the gradient is infinite or NaN, decided on the device.
+
+    Fused optimizers skip everything, momentum and weight decay included, when ``found_inf`` is
+    1: the hook through which torch.amp.GradScaler speaks to them.
+
+    Args:
+        optimizer: fused SGD or AdamW.
+        grad_norm: () norm of all gradients.
+    """
+    optimizer.grad_scale = None
+    optimizer.found_inf = (~grad_norm.isfinite()).float()
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf

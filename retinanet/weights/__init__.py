@@ -1,0 +1,1 @@
+"""Weights from elsewhere: ImageNet, and the checkpoints of other projects."""

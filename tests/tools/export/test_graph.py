@@ -1,0 +1,108 @@
+"""The exportable graph beside the detector's own steps, both in torch."""
+
+import pytest
+import torch
+from random_models import TINY, make_checkpoint
+
+from retinanet import AnchorGenerator, load
+from retinanet.postprocess import Postprocess, to_original
+from retinanet.tools.export.graph import NO_LABEL, AnchorGrids, Graph, Heads, _apart
+
+SIZES = torch.tensor([[96, 128], [90, 101], [33, 128]])
+FILES = torch.tensor([[480, 640], [90, 101], [99, 384]])
+
+
+def pixels():
+    generator = torch.Generator().manual_seed(4)
+    return torch.randint(0, 256, (3, 3, 96, 128), generator=generator, dtype=torch.uint8)
+
+
+def expected(detector, postprocess):
+    with torch.inference_mode():
+        outputs = detector.model(pixels(), SIZES)
+        found = postprocess(*outputs, SIZES, detector.model.level_sizes(96, 128))
+        return [to_original(*args) for args in zip(found, SIZES, FILES, strict=True)]
+
+
+def assert_same(graph, wanted):
+    with torch.inference_mode():
+        boxes, scores, labels, counts = graph(pixels(), SIZES, FILES)
+    N = graph.postprocess.detections
+    assert (boxes.shape, scores.shape, labels.shape) == ((3, N, 4), (3, N), (3, N))
+    assert counts.tolist() == [len(found.scores) for found in wanted]
+    for i, (count, found) in enumerate(zip(counts.tolist(), wanted, strict=True)):
+        torch.testing.assert_close(scores[i, :count], found.scores, atol=1e-6, rtol=0)
+        assert torch.equal(labels[i, :count], found.labels)
+        torch.testing.assert_close(boxes[i, :count], found.boxes, atol=1e-3, rtol=0)
+        assert not boxes[i, count:].any()
+        assert not scores[i, count:].any()
+        assert (labels[i, count:] == NO_LABEL).all()
+
+
+@pytest.mark.parametrize("clip", ["before_nms", "after_nms"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pre_nms": 20},
+        {"detections": 5},
+        {"detections": 3000, "score_threshold": 0.03},
+        {"score_threshold": 0.0, "pre_nms": 3},
+        {"nms_iou": 0.2},
+        {"score_threshold": 0.999},
+    ],
+)
+def test_each_image_of_a_batch_gets_its_own_detections(detector, clip, settings):
+    postprocess = Postprocess(clip=clip, **settings)
+    wanted = expected(detector, postprocess)
+    assert any(len(found.scores) for found in wanted) == (settings != {"score_threshold": 0.999})
+    assert_same(Graph(detector.model, postprocess), wanted)
+
+
+def test_after_nms_differs_from_before():
+    # The two parameters above would be one if clipping did nothing.
+    graphs = [Postprocess(clip=clip).clips_first for clip in ("before_nms", "after_nms")]
+    assert graphs == [True, False]
+
+
+@pytest.mark.parametrize("typed", [["anchors.rounding=torchvision"], ["anchors.offset=0.5"]])
+def test_other_anchors_are_those_of_the_checkpoint(tmp_path, typed):
+    detector = load(make_checkpoint(tmp_path / "m.pt", *TINY, *typed), device="cpu")
+    graph = Graph(detector.model, detector.postprocess)
+    assert_same(graph, expected(detector, detector.postprocess))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+@pytest.mark.parametrize("rounding", ["none", "torchvision"])
+@pytest.mark.parametrize("size", [(96, 128), (800, 1344), (416, 1056), (32, 32)])
+def test_anchors_are_made_from_feature_maps_alone(offset, rounding, size):
+    generator = AnchorGenerator(offset=offset, rounding=rounding)
+    grids = AnchorGrids(generator)
+    levels = []
+    height, width = (side // 8 for side in size)
+    for level in range(5):
+        levels.append(grids(level, torch.zeros(1, 1, height, width), *size))
+        height, width = (height + 1) // 2, (width + 1) // 2
+    torch.testing.assert_close(torch.cat(levels), generator(*size), atol=2e-4, rtol=0)
+
+
+def test_raw_heads_are_the_model_itself(detector):
+    with torch.inference_mode():
+        logits, deltas, anchors = Heads(detector.model)(pixels(), SIZES)
+        wanted = detector.model(pixels(), SIZES)
+    torch.testing.assert_close(logits, wanted[0])
+    torch.testing.assert_close(deltas, wanted[1])
+    torch.testing.assert_close(anchors, wanted[2], atol=2e-4, rtol=0)
+
+
+def test_groups_come_apart_and_boxes_keep_their_size():
+    # Eight images of 80 classes, each with the same box over all of its image.
+    box = torch.tensor([[0.0, 0.25, 1344.0, 800.0]]).expand(640, 4)
+    moved = _apart(box, torch.arange(640), torch.tensor([26]))
+    assert len(moved.unique(dim=0)) == 640
+    assert moved.abs().max() < 20_000
+    size = moved[:, 2:] - moved[:, :2]
+    torch.testing.assert_close(size, (box[:, 2:] - box[:, :2]), atol=2**-9, rtol=0)
+    low, high = torch.max(moved[:, None], moved)[..., :2], torch.min(moved[:, None], moved)[..., 2:]
+    touches = (high > low).all(dim=-1)
+    assert torch.equal(touches, torch.eye(640, dtype=torch.bool))

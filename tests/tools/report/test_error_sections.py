@@ -1,0 +1,129 @@
+"""What a report says of errors: the right kinds, counts and pictures."""
+
+import re
+
+import numpy as np
+import pytest
+from tests.reports.test_page import NAMES, assert_sound
+from tests.reports.test_run_report import cells, headings
+
+from retinanet.evaluation.coco import evaluate
+from retinanet.tools.diagnose.scored import Scored
+from retinanet.tools.report.error_sections import WORST_IMAGES, find_mistakes, worst_section
+from retinanet.tools.report.heat import MOST_NAMED, HeatMap
+from retinanet.tools.report.run_record import Record
+from retinanet.tools.report.run_report import run_page
+from retinanet.tools.report.tables import metrics_dict
+
+BOX = (100.0, 100.0, 50.0, 40.0)
+FAR = (400.0, 300.0, 60.0, 60.0)
+RECORD = Record("Training run", "name", "best.pt", 20)
+
+
+@pytest.fixture
+def scored(make_data, make_detections):
+    """Images: right; cat found as dog; missed; background beside a right one."""
+    data = make_data(5, [(1, 1, BOX), (2, 1, BOX), (3, 2, BOX), (4, 2, BOX)])
+    rows = [(1, 1, BOX, 0.7), (2, 2, BOX, 0.8), (4, 2, BOX, 0.75), (4, 2, FAR, 0.85)]
+    found = make_detections(data, rows)
+    return Scored(data, found, evaluate(data, found, data.image_ids), num_drawn=4)
+
+
+def document_of(scored) -> str:
+    return run_page(RECORD, metrics_dict(scored.evaluation), scored).html()
+
+
+def test_errors_are_counted_by_kind(scored):
+    document = document_of(scored)
+    assert_sound(document)
+    # Name, cost, at the score, at any score, meaning.
+    counts = {row[0]: int(row[3]) for row in cells(document, "Errors")}
+    assert counts == {
+        "class": 1,
+        "localization": 0,
+        "both": 0,
+        "duplicate": 0,
+        "background": 1,
+        "missed": 1,
+    }
+
+
+def test_confusion_shows_what_objects_were_found_as(scored):
+    assert cells(document_of(scored), "Confusion") == [
+        ["cat", "1", "1", "0"],
+        ["dog", "0", "1", "1"],
+        ["nothing there", "0", "1", "0"],
+    ]
+
+
+def test_the_worst_images_come_first_and_right_ones_not_at_all(scored):
+    section, exhibits = worst_section(
+        find_mistakes(scored.data, scored.found, scored.evaluation), num_drawn=9
+    )
+    assert section.title == "Worst images"
+    assert [exhibit.title for exhibit in exhibits] == ["3.jpg", "4.jpg", "2.jpg"]
+    assert [exhibit.note for exhibit in exhibits] == ["1 missed", "1 background", "1 class"]
+    there, found = exhibits[1].views
+    assert (there.title, found.title) == ("Objects: 1, missed: 0", "Detections: 2, wrong: 1")
+    assert [(box.caption, box.style) for box in found.boxes] == [
+        ("dog 0.75 right", "pale"),
+        ("dog 0.85 background", ""),
+    ]
+    assert exhibits[0].views[0].boxes[0].caption == "dog missed"
+
+
+def test_no_pictures_are_drawn_where_none_are_wanted(scored):
+    mistakes = find_mistakes(scored.data, scored.found, scored.evaluation)
+    assert worst_section(mistakes, num_drawn=0) == (None, [])
+    assert len(worst_section(mistakes, num_drawn=1)[1]) == 1
+    assert WORST_IMAGES < 10
+
+
+def test_an_image_in_both_galleries_is_embedded_once(scored):
+    page = run_page(RECORD, None, scored)
+    names = [image.name for image in page.images]
+    assert sorted(names) == ["image-0", "image-1", "image-2", "image-3"]
+    assert page.html().count('href="#image-1"') == 4
+
+
+def test_suspicious_annotations_are_listed(scored):
+    box = "100, 100, 50, 40"
+    assert cells(document_of(scored), "Annotations to check") == [
+        ["4.jpg", "found where nothing is annotated", "dog", "0.85", "", "400, 300, 60, 60"],
+        ["2.jpg", "found as another class", "dog", "0.80", "cat", box],
+        ["3.jpg", "annotated, and nothing was found there", "", "n/a", "dog", box],
+    ]
+
+
+def test_perfect_detections_have_no_worst_image(make_data, make_detections):
+    data = make_data(2, [(1, 1, BOX), (2, 2, BOX)])
+    found = make_detections(data, [(1, 1, BOX, 0.9), (2, 2, BOX, 0.9)])
+    scored = Scored(data, found, evaluate(data, found, data.image_ids), 2)
+    shown = headings(document_of(scored))
+    assert "Worst images" not in shown
+    assert "Annotations to check" not in shown
+    assert {"Errors", "Confusion"} <= set(shown)
+
+
+@pytest.mark.parametrize("rows", [[], [(1, 1, BOX, 0.9)]])
+def test_without_objects_or_detections_there_is_still_a_page(make_data, make_detections, rows):
+    for objects in ([], [(1, 1, BOX)]):
+        data = make_data(2, objects)
+        found = make_detections(data, rows)
+        scored = Scored(data, found, evaluate(data, found, data.image_ids), 2)
+        assert_sound(document_of(scored))
+
+
+@pytest.mark.parametrize("size", [2, MOST_NAMED + 1])
+def test_a_heat_map_shows_every_pair_that_occurs(size):
+    counts = np.zeros((size, size), int)
+    counts[0, 0], counts[1, 0] = 30, 10
+    names = [f"{n} {NAMES[0]}" for n in range(size)]
+    markup = HeatMap(counts, counts / 40, names, names, "corner").html()
+    assert_sound(markup)
+    if size > MOST_NAMED:
+        assert len(re.findall("<rect class=.heat", markup)) == 2
+        assert "30 (75.0%)" in markup
+    else:
+        assert '<td class="number heat-8" title="75.0%">30</td>' in markup
+        assert '<td class="number heat-0" title="0.0%">0</td>' in markup

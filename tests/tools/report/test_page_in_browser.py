@@ -1,0 +1,203 @@
+"""A page in Chromium: its script works, nothing is complained of, and nothing leaves the file."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from retinanet.tools.report.gallery import Box, Exhibit, Gallery, Image, View
+from retinanet.tools.report.image_grid import embed
+from retinanet.tools.report.page import Figure, Page, Section, Series, Tile, Tiles
+from retinanet.tools.report.sortable import Column, Table
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+]
+SECONDS = 120
+# Of every picture in these pages.
+BLUE = (0x1F, 0x6F, 0xB4)
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="needs Chromium: apt install chromium, or any Chrome in the PATH"
+)
+
+
+def page(**more) -> str:
+    pixels = np.full((60, 80, 3), BLUE, np.uint8)
+    images = [Image(f"image-{n}", embed(pixels), 80, 60) for n in (1, 2)]
+    exhibits = [
+        Exhibit(image, name, [View("left", [Box(5, 5, 20, 20, "#e4572e", "a box")])])
+        for image, name in zip(images, ("first.jpg", "second.jpg"), strict=True)
+    ]
+    rows = [["cat 10", 3, 0.2], ["cat 9", 20, None], ["dog", 1000, 0.7], ["ant", 1, 0.05]]
+    rows += [[f"zebra {n}", 0, None] for n in range(20)]
+    table = Table([Column("class"), Column("objects"), Column("AP", 3, bar=1.0)], rows, "classes")
+    figure = Figure("<b>", "<svg></svg>", [Series("<script>", "#1f6fb4")])
+    return Page(
+        title="<script>document.title = 'broken'</script>",
+        kind="Test",
+        lead="lead",
+        top=[Tiles([Tile("AP", 0.5, "meaning")])],
+        sections=[Section("Section", "how", [table, figure, Gallery(exhibits)])],
+        images=images,
+    ).html()
+
+
+def permitted(document: str, script: str) -> str:
+    """The page with one more script, which its policy is made to allow."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    changed = document.replace("script-src ", f"script-src &#x27;sha256-{digest}&#x27; ")
+    assert changed != document
+    return changed.replace("</body>", f"<script>{script}</script></body>")
+
+
+def browse(document: str, folder, *flags: str) -> tuple[str, str]:
+    """What Chromium writes to stdout and stderr for a page."""
+    path = folder / "page.html"
+    path.write_text(document, encoding="utf-8")
+    done = subprocess.run(
+        [BROWSER, *FLAGS, f"--user-data-dir={folder / 'browser'}", *flags, path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    return done.stdout, done.stderr
+
+
+def answers(document: str, script: str, folder) -> tuple[dict, str]:
+    """What a script in the page finds, and the lines of the console."""
+    script = (
+        "{ const answers = {}; const order = () => Array.from(document.querySelectorAll("
+        "'tbody tr:not([hidden])'), (row) => row.cells[0].textContent);"
+        f"{script};document.body.dataset.answers = JSON.stringify(answers); }}"
+    )
+    dom, log = browse(permitted(document, script), folder, "--dump-dom")
+    (found,) = re.findall(r'data-answers="([^"]*)"', dom)
+    return json.loads(html.unescape(found)), complaints(log)
+
+
+def complaints(log: str) -> str:
+    return "\n".join(line for line in log.splitlines() if "CONSOLE" in line)
+
+
+def test_tables_are_sorted_by_a_click(tmp_path):
+    script = """
+const heads = Array.from(document.querySelectorAll('thead th'));
+const press = (place) => heads[place].querySelector('button').click();
+answers.before = order().slice(0, 4);
+press(2); answers.down = order().slice(0, 4); answers.says = heads[2].ariaSort;
+press(2); answers.up = order().slice(0, 4); answers.then = heads[2].ariaSort;
+press(1); answers.objects = order().slice(0, 4); answers.other = heads[2].ariaSort;
+press(0); answers.names = order().slice(0, 4);
+answers.keyboard = heads[0].querySelector('button').tabIndex
+"""
+    found, said = answers(page(), script, tmp_path)
+    assert said == ""
+    assert found["before"] == ["cat 10", "cat 9", "dog", "ant"]
+    assert found["down"] == ["dog", "cat 10", "ant", "cat 9"]
+    assert found["says"] == "descending"
+    # What is not defined stays last.
+    assert found["up"] == ["ant", "cat 10", "dog", "cat 9"]
+    assert found["then"] == "ascending"
+    assert found["objects"] == ["dog", "cat 9", "cat 10", "ant"]
+    assert found["other"] is None
+    # Numbers in names count as numbers.
+    assert found["names"] == ["ant", "cat 9", "cat 10", "dog"]
+    assert found["keyboard"] == 0
+
+
+def test_a_table_is_filtered_by_name(tmp_path):
+    script = """
+const box = document.querySelector('.filter input');
+answers.visible = !box.closest('.filter').hidden;
+box.value = ' CAT'; box.dispatchEvent(new Event('input'));
+answers.shown = order(); answers.count = document.querySelector('.filter output').textContent;
+box.value = ''; box.dispatchEvent(new Event('input')); answers.all = order().length
+"""
+    found, said = answers(page(), script, tmp_path)
+    assert said == ""
+    assert found == {
+        "visible": True,
+        "shown": ["cat 10", "cat 9"],
+        "count": "2 of 24",
+        "all": 24,
+    }
+
+
+def test_a_picture_is_enlarged_and_the_arrow_keys_lead_on(tmp_path):
+    script = """
+const dialog = document.querySelector('dialog');
+const title = () => dialog.querySelector('figcaption').textContent;
+const key = (name) => dialog.dispatchEvent(new KeyboardEvent('keydown', {key: name}));
+document.querySelector('.exhibit button').click();
+answers.open = dialog.open; answers.first = title();
+key('ArrowRight'); answers.second = title(); key('ArrowRight'); answers.last = title();
+key('ArrowLeft'); answers.back = title();
+dialog.click(); answers.closed = !dialog.open
+"""
+    found, said = answers(page(), script, tmp_path)
+    assert said == ""
+    assert found == {
+        "open": True,
+        "first": "first.jpg",
+        "second": "second.jpg",
+        "last": "second.jpg",
+        "back": "first.jpg",
+        "closed": True,
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_page_is_drawn_without_complaint(tmp_path, scheme, width):
+    _, log = browse(
+        page(),
+        tmp_path,
+        f"--screenshot={tmp_path / 'shot.png'}",
+        f"--window-size={width},1900",
+        f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
+    )
+    assert complaints(log) == ""
+    with Pillow.open(tmp_path / "shot.png") as shot:
+        pixels = np.asarray(shot.convert("RGB"))
+    assert pixels.shape[:2] == (1900, width)
+    assert (pixels[0, 0].mean() > 200) == (scheme == "light")
+    # The embedded images are seen, through two references each.
+    assert (pixels == BLUE).all(axis=2).sum() > 20_000
+
+
+def test_nothing_but_the_own_script_runs_and_nothing_is_loaded(tmp_path):
+    """Markup that got into the page by a mistake of ours would still do nothing."""
+    smuggled = (
+        "<script>document.body.dataset.smuggled = 'ran'</script>"
+        "<img src=x onerror=\"document.body.dataset.smuggled = 'ran'\">"
+        '<img src="https://example.org/x.png"><link rel=stylesheet href="https://example.org/x.css">'
+    )
+    dom, log = browse(page().replace("</main>", f"{smuggled}</main>"), tmp_path, "--dump-dom")
+    assert "data-smuggled" not in dom
+    said = complaints(log)
+    for directive in ("script-src", "img-src", "style-src"):
+        assert re.search(f"violates.*{directive}", said), directive
+
+
+def test_a_title_is_text(tmp_path):
+    found, _ = answers(page(), "answers.title = document.title", tmp_path)
+    assert found["title"] == "<script>document.title = 'broken'</script>"

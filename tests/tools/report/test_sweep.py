@@ -1,0 +1,192 @@
+"""Tables and plots of sweeps, from run directories that are only written, not trained."""
+
+import csv
+import dataclasses
+import json
+import statistics
+
+import pytest
+import yaml
+from matplotlib.figure import Figure
+from PIL import Image
+
+from retinanet.cli.main import composer
+from retinanet.terminal import count_columns
+from retinanet.tools.report.sweep import SweepRun, show_summary, write_sweep
+from retinanet.tools.report.sweep_plot import _draw_lines, _thin, choose_axis, plot_sweep, shorten
+from retinanet.tools.report.sweep_rows import has_finished, is_done, note_of, summarize
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Writes what a run leaves that has come so far: ``make_run("a", 0.5)``."""
+
+    def make(name, value=None, *, finished=True, begun=True):
+        root = tmp_path / name
+        if begun:
+            (root / "eval").mkdir(parents=True)
+            (root / "config.yaml").write_text("{}")
+            end = "1 finished   9 steps; best AP\n" if finished else ""
+            (root / "train.log").write_text(f"1 run        {name}\n{end}")
+        if value is not None:
+            (root / "eval/metrics.json").write_text(json.dumps({"AP": value}))
+        return root
+
+    return make
+
+
+def test_the_table_says_what_became_of_every_run(make_run, tmp_path):
+    folder = tmp_path / "sweep"
+    runs = [
+        SweepRun({"lr": 0.1}, make_run("a", 0.5)),
+        SweepRun({"lr": 0.01}, make_run("b", 0.4, finished=False)),
+        SweepRun({"lr": 1.0}, make_run("c", begun=False)),
+        SweepRun({"lr": 0.5}, make_run("d", finished=False)),
+    ]
+    note_of(folder, runs[3].folder).parent.mkdir(parents=True)
+    note_of(folder, runs[3].folder).write_text("MemoryError: too small\nTraceback\n")
+    rows = write_sweep(folder, runs)
+    assert [(row["lr"], row["status"]) for row in rows] == [
+        ("0.01", "unfinished"),
+        ("0.1", "finished"),
+        ("0.5", "failed"),
+        ("1", "not started"),
+    ]
+    assert rows[2]["error"] == "MemoryError: too small"
+    assert rows[2]["log"] == str(runs[3].folder / "train.log")
+    with (folder / "table.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == rows
+    with (folder / "summary.csv").open(newline="") as file:
+        assert [(row["lr"], row["n"], row["AP"]) for row in csv.DictReader(file)] == [
+            ("0.01", "0", ""),  # what has not finished is no result
+            ("0.1", "1", "0.500000"),
+            ("0.5", "0", ""),
+            ("1", "0", ""),
+        ]
+    assert (folder / "plot.png").exists()
+
+
+def test_a_finished_run_without_an_ap_is_not_called_unfinished(make_run, tmp_path, monkeypatch):
+    runs = [SweepRun({"lr": lr}, make_run(f"{lr}", ap)) for lr, ap in ((0.1, 0.5), (1.0, None))]
+    titles = []
+    monkeypatch.setattr(
+        "retinanet.tools.report.sweep_plot.save_figure",
+        lambda figure, _: titles.append(figure.axes[0].get_title(loc="left")),
+    )
+    write_sweep(tmp_path / "sweep", runs)
+    assert titles == ["1 of 2 runs without an AP: not drawn"]
+
+
+def test_runs_of_an_earlier_sweep_stay_while_their_folders_do(make_run, tmp_path):
+    folder = tmp_path / "sweep"
+    first, second = make_run("a", 0.5), make_run("b", 0.4)
+    write_sweep(folder, [SweepRun({"lr": 0.1}, first)])
+    write_sweep(folder, [SweepRun({"lr": 0.2}, second)])
+    for path in sorted(first.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    first.rmdir()
+    assert [row["lr"] for row in write_sweep(folder, [SweepRun({"lr": 0.2}, second)])] == ["0.2"]
+
+
+def test_a_run_that_was_extended_and_not_finished_has_not_finished(make_run):
+    run = make_run("a", 0.5)
+    assert has_finished(run)
+    with (run / "train.log").open("a") as log:
+        log.write("2 run        a\n2 extended   schedule.epochs\n")
+    assert not has_finished(run)
+
+
+def test_a_longer_run_is_not_done_and_another_device_is_no_other_run(make_run):
+    run = make_run("a", 0.5)
+    with composer("train") as reader:
+        settings = dataclasses.asdict(reader.command(["precision=bf16"]).settings)
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert is_done(run, settings)
+    assert is_done(run, {**settings, "device": "cuda", "precision": "auto"})
+    # The images of another folder may be others: the run is started, and looks.
+    assert not is_done(run, {**settings, "data": {**settings["data"], "root": "/elsewhere"}})
+    assert not is_done(run, {**settings, "precision": "fp32"})
+    longer = {**settings, "schedule": {**settings["schedule"], "epochs": 99}}
+    assert not is_done(run, longer)
+    (run / "train.log").write_text("1 run        a\n")
+    assert not is_done(run, settings)
+
+
+def make_rows(*keys, values):
+    """Rows of finished runs: values of the keys, then AP."""
+    rows = [dict(zip([*keys, "AP"], map(str, row), strict=True)) for row in values]
+    rest = {f"{name}": "" for name in ("AP50", "AP75", "APs", "APm", "APl")}
+    rest |= {f"AR{n}": "" for n in (1, 10, 100, "s", "m", "l")}
+    return [{**rest, **row, "status": "finished", "error": "", "run": "x"} for row in rows]
+
+
+def test_the_spread_of_seeds_is_that_of_the_sample():
+    values = [("0", seed, AP) for seed, AP in enumerate((0.31, 0.35, 0.36))] + [("1", 0, 0.5)]
+    zero, one = summarize(make_rows("gamma", "seed", values=values), ["gamma", "seed"])
+    assert (zero["gamma"], zero["n"]) == ("0", "3")
+    assert float(zero["AP"]) == pytest.approx(0.34)
+    assert float(zero["AP_std"]) == pytest.approx(statistics.stdev((0.31, 0.35, 0.36)), abs=1e-6)
+    assert (one["n"], one["AP_std"]) == ("1", "")
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_the_summary_fits_the_terminal(monkeypatch, columns):
+    monkeypatch.setattr("retinanet.tools.report.sweep.width", lambda: columns)
+    name = "/very/long/path/to/checkpoints/\u7d30\u80de/best.pt" * 2
+    rows = make_rows("init_from", "model", values=[(name, "resnet50", 0.5), ("null", "tiny", 0.4)])
+    lines = show_summary(rows, ["init_from", "model"])
+    assert all(count_columns(line) <= columns for line in lines)
+    assert all("0." in line[-40:] for line in lines[1:])
+
+
+def test_the_axis_is_the_key_with_most_numbers():
+    rows = [{"model": m, "a.x": x, "b.x": y} for m in "abc" for x in "12" for y in ("1", "null")]
+    assert choose_axis(rows, ["model", "a.x", "b.x"]) == ("a.x", {"model": "model", "b.x": "b.x"})
+    assert choose_axis(rows, ["model"]) == ("model", {})
+    assert choose_axis(rows, []) == ("", {})
+    assert choose_axis(rows, ["model", "a.x"])[1] == {"model": "model"}
+
+
+def test_long_values_lose_what_they_share_and_still_differ():
+    paths = [f"/data/{'deep/' * 9}{name}/best.pt" for name in ("one", "two")]
+    assert shorten(paths) == ["one/best.pt", "two/best.pt"]
+    alike = ["x" * 50 + "1" + "y" * 50, "x" * 50 + "2" + "y" * 50]
+    short = shorten(alike)
+    assert len(set(short)) == 2 and max(map(len, short)) < 40
+    assert shorten(["a", "b"]) == ["a", "b"]
+
+
+def test_ticks_without_room_are_left_out_but_the_first_and_last():
+    assert _thin([0, 0.1, 0.2, 5, 9.9, 10], log=False) == [0, 3, 5]
+    assert _thin([0.001, 0.01, 0.1, 1], log=True) == [0, 1, 2, 3]
+    assert _thin([3.0], log=False) == [0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "values"),
+    [
+        (["gamma"], [("0", 0.3), ("0.5", 0.4), ("5", 0.2)]),
+        (["lr", "seed"], [("1e-05", 0, 0.3), ("0.001", 0, 0.4), ("0.001", 1, 0.5)]),
+        (["decay"], [("0", 0.3), ("1e-05", 0.4), ("0.001", 0.2)]),
+        (["alpha"], [("0.25", 0.3), ("0.5", 0.35), ("null", 0.4)]),
+        (["model", "seed"], [("resnet18", 0, 0.3), ("resnet18", 1, 0.31), ("$x$", 0, 0.4)]),
+        (["seed"], [(0, 0.3), (1, 0.31)]),
+        (["a", "b"], [(x, y, 0.1 * x + 0.01 * y) for x in range(3) for y in range(3)]),
+        (["a", "b"], [(x, y, 0.1 * x + 0.01 * y) for x in range(6) for y in range(6) if x != y]),
+        (["model", "box"], [(m, b, 0.3) for m in ("a", "b") for b in ("l1", "giou")]),
+        (["lr"], [("-1", 0.3)]),
+    ],
+)
+def test_a_plot_is_drawn_of_whatever_was_swept(tmp_path, keys, values):
+    plot_sweep(tmp_path / "plot.png", make_rows(*keys, values=values), keys)
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 500 and picture.convert("L").getextrema()[0] < 128
+
+
+def test_runs_that_found_nothing_do_not_make_the_axis_reach_below_zero():
+    axes = Figure().subplots()
+    _draw_lines(axes, {"": {"0": [0.0, 0.0], "2": [0.0]}}, ["0", "2"], "loss.gamma")
+    assert axes.get_ylim() == (0, 1)
+    axes = Figure().subplots()
+    _draw_lines(axes, {"": {"0": [0.5], "2": [0.4]}}, ["0", "2"], "loss.gamma")
+    assert 0.3 < axes.get_ylim()[0] < 0.4
