@@ -40,7 +40,8 @@ def focal_loss(
     arXiv:1708.02002. With ``gamma=0`` and ``alpha=0.5`` it is half the cross entropy.
 
     This is what training computes, so edit it here. :mod:`retinanet.fast.focal` computes the
-    same in less time and memory; :class:`RetinaNetLoss` takes that only where :func:`fused_is_equal`.
+    same in less time and memory; :class:`RetinaNetLoss` takes that only where
+    :func:`fused_is_equal`.
 
     Args:
         logits: (..., K), any real number.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,18 +19,12 @@ from retinanet.data.workers import LoaderError, check_shared_memory
 from retinanet.devices import choose_precision, explain_precision
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.thresholds import Thresholds, find_thresholds
 from retinanet.evaluation.validate import validate
+from retinanet.model.retinanet import RetinaNet
 from retinanet.signals import Signals, Stopped
-from retinanet.tools.diagnose.explain import explain
-from retinanet.tools.first_loss.run_summary import announcement, first_step
-from retinanet.tools.report.plots import plot_curves
-from retinanet.tools.report.publish import publish, tell
-from retinanet.tools.report.rebuild import refresh_report
-from retinanet.tools.report.run_record import read_record
-from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch
 from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps
-from retinanet.training.board import few
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.logs import MetricsLog, start_logging
 from retinanet.training.memory import explain_out_of_memory, fewest_parts, worst_batch
@@ -43,17 +37,35 @@ from retinanet.training.resume import (
     other_images,
 )
 from retinanet.training.run_directory import RunDirectory, read_rows
+from retinanet.training.step_metrics import Means
 from retinanet.training.transfer import other_conventions, transfer
 from retinanet.weights.read import read_trained
 
 logger = logging.getLogger(__name__)
 
 
+class Scores(NamedTuple):
+    """One evaluation during training."""
+
+    model: RetinaNet  # that was evaluated: the trained weights, or their average
+    evaluation: Evaluation
+    found: DetectionArrays
+    thresholds: Thresholds
+
+
 class TrainingRun:
     """Everything of one run, and the order of its acts."""
 
     def __init__(
-        self, settings: TrainConfig, overrides: list[str], device: torch.device, signals: Signals
+        self,
+        settings: TrainConfig,
+        overrides: list[str],
+        device: torch.device,
+        signals: Signals,
+        *,
+        on_start: Callable[[TrainingRun], Sequence[str]] | None = None,
+        on_first_step: Callable[[TrainingRun, Means], None] | None = None,
+        on_evaluation: Callable[[TrainingRun, Scores, bool], None] | None = None,
     ) -> None:
         """Read the data, build the parts, prepare the directory, load the last checkpoint.
 
@@ -62,12 +74,19 @@ class TrainingRun:
             overrides: as typed, for the record.
             device: of this rank.
             signals: what this process has been told.
+            on_start: lines for the log of a new run, before its first step; on the main rank.
+            on_first_step: gets the means of the first step; on the main rank.
+            on_evaluation: gets what was evaluated, and whether it is the best; on the main rank,
+                when the row and the checkpoint are written.
 
         Raises:
             ValueError: data, settings or a directory that do not fit.
             FileNotFoundError: a file that is named but not there.
         """
         build.check_device(settings, device, train=True)
+        self.on_start = on_start
+        self.on_first_step = on_first_step
+        self.on_evaluation = on_evaluation
         self.directory = RunDirectory(Path(settings.output_dir))
         self.why_precision = "precision as set"
         if settings.precision == "auto":  # what it means here, or meant where the run began
@@ -158,7 +177,7 @@ class TrainingRun:
             LoaderError: a data loader worker failed, or would have too little shared memory.
             OSError: a file could not be written.
         """
-        if not self._finished():
+        if not self.finished():
             check_shared_memory(self._shared_bytes())
         self._open()
         self.signals.has_begun = True
@@ -185,7 +204,7 @@ class TrainingRun:
 
     def _run(self) -> None:
         """The steps and evaluations that are left."""
-        if self._finished():
+        if self.finished():
             return
         self.bad_steps.check()
         step = self.trainer.step
@@ -195,7 +214,7 @@ class TrainingRun:
             self._evaluate()
             self._save(keep_previous=False)
             self.progress.restart_clock()
-        if self._finished():
+        if self.finished():
             return
         steps = self.stream.steps(step, self.total_steps)
         try:
@@ -297,15 +316,8 @@ class TrainingRun:
             )
             for line in lines:
                 logger.info("%s", line)
-        elif distributed.is_main():
-            for line in announcement(
-                self.settings,
-                self.train_data,
-                self.val_data,
-                self.trainer,
-                self.init_lines,
-                total_steps=self.total_steps,
-            ):
+        elif distributed.is_main() and self.on_start is not None:
+            for line in self.on_start(self):
                 logger.info("%s", line)
             self.progress.restart_clock()
         logger.info("%s", announce.describe_board(self.directory.tensorboard))
@@ -324,10 +336,9 @@ class TrainingRun:
         self.progress.bar.update()
         due = self._evaluation_due()
         if step == 1 or step % settings.log_every_steps == 0 or due:
-            self._log_row()
-        if step == 1 and settings.log_images and distributed.is_main():
-            parts = self.log, self.directory, self.trainer, self.train_data
-            self._write(lambda: show_first_batch(*parts))
+            means = self._log_row()
+        if step == 1 and self.on_first_step is not None and distributed.is_main():
+            self._write(lambda: self.on_first_step(self, means))
             self.progress.restart_clock()
         if distributed.any_rank(self._told_to_stop()):
             if not self._save():
@@ -340,7 +351,7 @@ class TrainingRun:
             self.progress.restart_clock()
         elif settings.save_every_steps and step % settings.save_every_steps == 0:
             self._save()
-        return self._finished()
+        return self.finished()
 
     def _told_to_stop(self) -> bool:
         """Whether this rank got a signal, or heard that another did."""
@@ -361,15 +372,14 @@ class TrainingRun:
         stopped = patience is not None and self.standing.fruitless >= patience
         return stopped or self.standing.evaluated_step >= self.total_steps
 
-    def _log_row(self) -> None:
+    def _log_row(self) -> Means:
         means = self.progress.row(self.trainer)
         if means.bad:
             self.bad_steps.add(means, self.trainer, self.progress.grad_norms, self.log)
             if self.bad_steps.too_many:
                 self._save()
                 self.bad_steps.check()
-        elif self.trainer.step == 1 and self.settings.init_from is None:
-            logger.info("%s", first_step(self.settings, self.train_data, self.trainer, means))
+        return means
 
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""
@@ -394,54 +404,21 @@ class TrainingRun:
             self.standing.best = best
 
     def _keep(
-        self, model: torch.nn.Module, evaluation: Evaluation, found: DetectionArrays, better: bool
+        self, model: RetinaNet, evaluation: Evaluation, found: DetectionArrays, better: bool
     ) -> None:
-        """Row, pictures and files of an evaluation; ``eval/`` always describes best.pt."""
+        """The row, the checkpoint if it is the best, and what the caller makes of it."""
         step = self.trainer.step
         epoch = self.progress.epoch(step)
-        scored = explain(
-            self.val_data,
-            found,
-            evaluation,
-            self.settings,
-            self.plain,
-            num_drawn=self.settings.log_images,
-            step=step,
-            metrics=self.directory.metrics,
-            train_ids=self.train_data.category_ids,
-        )
-        self.thresholds = scored.thresholds.plain()
+        thresholds = find_thresholds(self.val_data, found, evaluation.max_dets[-1])
+        self.thresholds = thresholds.plain()
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
         mark = "" if not better else " (latest)" if self.standing.best["AP"] is None else " (best)"
         logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, mark)
-        tell(scored, cap=self.settings.postprocess.detections, classes=self._finished())
-        sheet = None
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
             save_checkpoint(self.directory.best, state)
-            sheet = publish(
-                self.directory.root,
-                scored,
-                about={"checkpoint": str(self.directory.best), "step": step},
-                record=read_record(self.directory.root, str(self.directory.best), step),
-            )
-        plot_curves(self.directory.metrics, self.directory.plots / "curves.png")
-        show = few(step // self.evaluate_every) or self._finished()
-        augment = build.build_augment(self.settings, train=False)
-        self.log.show(
-            lambda board: show_evaluation(
-                board,
-                self.trainer,
-                evaluation,
-                best=self.standing.best["AP"],
-                model=model,
-                data=self.train_data,
-                augment=augment if show and self.settings.log_images else None,
-                predictions=sheet if show else None,
-            )
-        )
-        if self._finished() and not better:  # the report of the best checkpoint lacks these curves
-            refresh_report(self.directory.root, self.val_data)
+        if self.on_evaluation is not None:
+            self.on_evaluation(self, Scores(model, evaluation, found, thresholds), better)
 
     def _description(self) -> dict[str, Any]:
         """What inference needs beside the weights, and how the run stands."""

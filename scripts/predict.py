@@ -41,10 +41,10 @@ import torch
 from tqdm import tqdm
 
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
-from retinanet.tools.predict.detector import Detector, load
 from retinanet.signals import postponed
 from retinanet.terminal import DEFAULT_WIDTH, count, has_bar, wrap
 from retinanet.tools.image_files import Photos, describe_kinds, find_photos
+from retinanet.tools.predict.detector import Detector, load
 from retinanet.tools.predict.files import RECORD, is_ours
 from retinanet.tools.predict.predict import Prediction
 from retinanet.tools.report.fonts import check_letters

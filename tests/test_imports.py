@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "retinanet"
 
-# A part may import from the layers above its own, and from its own as named in WITHIN.
+# The detector and what a long run needs, in layers: a part may import from the layers above its
+# own, and from its own as named in WITHIN.
 LAYERS = [
     {
         "limits",
@@ -19,40 +20,49 @@ LAYERS = [
         "recorded",
         "checks",
         "boxes",
-        "candidates",
-        "watch",
-        "interrupts",
+        "rank_monitor",
+        "signals",
         "distributed",
         "devices",
-        "loading",
         "atomic",
         "csv_text",
         "terminal",
     },
-    {"data", "model", "matching", "mining", "focal", "losses", "postprocess"},
-    {"training", "evaluation", "formats", "thresholds"},
-    {"analysis"},
-    {"reports"},
-    {"exchange"},
+    {"data", "model", "fast", "weights", "matching", "ohem", "losses", "postprocess", "shapes"},
+    {"training", "evaluation"},
     {"build"},
-    {"trained", "detector", "opening", "explain", "resume"},
-    {"run", "prediction", "export"},
-    {"jobs"},
+    {"trained"},
+    {"run"},
+    {"tools"},
     {"cli"},
 ]
 # Inside a layer: who may import whom.
 WITHIN = {
-    ("detector", "trained"),
     ("config", "limits"),
     ("recorded", "config"),
     ("checks", "config"),
     ("checks", "recorded"),
     ("checks", "limits"),
-    ("losses", "matching"),
-    ("losses", "mining"),
-    ("losses", "focal"),
     ("devices", "distributed"),
-    ("distributed", "watch"),
+    ("distributed", "rank_monitor"),
+    ("losses", "matching"),
+    ("losses", "ohem"),
+    ("losses", "fast"),
+    ("matching", "fast"),
+    ("model", "fast"),
+    ("fast", "model"),
+    ("model", "weights"),
+    ("weights", "model"),
+    ("training", "weights"),
+    ("weights", "training"),
+    ("evaluation", "fast"),
+}
+# Tools do not import each other. Files that lie loose in tools/ are shared by all.
+BETWEEN_TOOLS = {
+    ("report", "diagnose"),  # the page shows what was diagnosed
+    ("check_data", "report"),  # drawing
+    ("predict", "report"),  # drawing
+    ("export", "predict"),  # an exported model is compared with the detector
 }
 
 
@@ -70,11 +80,11 @@ def part_of(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(path):
-    """Dotted modules that a file imports, in functions too, but not for type checkers."""
+def imports(path, *, types=True):
+    """Dotted modules that a file imports, in functions too, and for type checkers with ``types``."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -100,11 +110,36 @@ def test_imports_point_one_way(path):
         assert below or (part, imported) in WITHIN, f"{part} imports {imported}"
 
 
+def tool_of(parts):
+    """Folder of a tool; None for the files that all tools share, and for what is no tool."""
+    return parts[1] if len(parts) > 2 and parts[0] == "tools" else None
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.glob("tools/**/*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_tools_do_not_import_each_other(path):
+    own = tool_of(path.relative_to(PACKAGE).parts)
+    folders = {folder.name for folder in (PACKAGE / "tools").iterdir() if folder.is_dir()}
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[:2] == ["retinanet", "tools"] and len(parts) > 2 and parts[2] in folders - {own}:
+            assert (own, parts[2]) in BETWEEN_TOOLS, f"{own or path.name} imports {parts[2]}"
+
+
+def test_training_loads_no_tool():
+    code = "import sys, retinanet.run; print(*(m for m in sys.modules if 'retinanet' in m))"
+    loaded = python(code).stdout.split()
+    assert "retinanet.training.trainer" in loaded
+    assert [name for name in loaded if ".tools" in name or ".cli" in name] == []
+    assert len(loaded) <= 85
+
+
 def test_no_module_imports_itself_in_a_circle():
     graph = {}
     for path in modules():
         name = "retinanet." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        graph[name.removesuffix(".__init__")] = set(imports(path))
+        graph[name.removesuffix(".__init__")] = set(imports(path, types=False))
     done = set()
 
     def walk(name, above):

@@ -31,12 +31,12 @@ from torch._dynamo.testing import CompileCounter
 from retinanet import build, run
 from retinanet.cli import jobs
 from retinanet.cli.main import composer
-from retinanet.tools.predict.detector import load
 from retinanet.evaluation import detect
 from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.model.retinanet import RetinaNet
 from retinanet.signals import Stopped
 from retinanet.tools.first_loss.run_summary import describe_model
+from retinanet.tools.predict.detector import load
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.resume import Standing
 from retinanet.training.run_directory import read_rows

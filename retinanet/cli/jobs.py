@@ -17,17 +17,24 @@ from retinanet.data.coco import CocoData
 from retinanet.data.splits import check_images_exist
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.numbers import COCO_MAX_DETS
+from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.evaluation.validate import validate
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
-from retinanet.run import TrainingRun
+from retinanet.run import Scores, TrainingRun
 from retinanet.signals import Signals
 from retinanet.tools.diagnose.explain import explain
+from retinanet.tools.first_loss.run_summary import announcement, first_step
+from retinanet.tools.report.plots import plot_curves
 from retinanet.tools.report.publish import publish, tell
+from retinanet.tools.report.rebuild import refresh_report
 from retinanet.tools.report.run_record import Record, read_record
+from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch
 from retinanet.trained import load_model, recorded_settings
+from retinanet.training.board import few
 from retinanet.training.logs import start_logging
 from retinanet.training.run_directory import environment
+from retinanet.training.step_metrics import Means
 from retinanet.training.transfer import describe_source
 from retinanet.weights.read import read_trained
 
@@ -50,7 +57,78 @@ def train(settings: TrainConfig, overrides: list[str]) -> None:
     device = choose_device(settings.device)
     with Signals() as signals, distributed.group(device.type):
         start_logging(None, main=distributed.is_main())
-        TrainingRun(settings, overrides, device, signals).run()
+        TrainingRun(
+            settings,
+            overrides,
+            device,
+            signals,
+            on_start=announce_run,
+            on_first_step=show_first_step,
+            on_evaluation=publish_evaluation,
+        ).run()
+
+
+def announce_run(run: TrainingRun) -> list[str]:
+    """What to expect of a new run: its data, its network, its first loss."""
+    return announcement(
+        run.settings,
+        run.train_data,
+        run.val_data,
+        run.trainer,
+        run.init_lines,
+        total_steps=run.total_steps,
+    )
+
+
+def show_first_step(run: TrainingRun, means: Means) -> None:
+    """The first loss beside the expected one, and a picture of the first batch."""
+    if not means.bad and run.settings.init_from is None:
+        logger.info("%s", first_step(run.settings, run.train_data, run.trainer, means))
+    if run.settings.log_images:
+        show_first_batch(run.log, run.directory, run.trainer, run.train_data)
+
+
+def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
+    """Tables, files and plots of an evaluation; ``eval/`` always describes best.pt."""
+    step, finished = run.trainer.step, run.finished()
+    scored = explain(
+        run.val_data,
+        scores.found,
+        scores.evaluation,
+        run.settings,
+        run.plain,
+        num_drawn=run.settings.log_images,
+        step=step,
+        metrics=run.directory.metrics,
+        train_ids=run.train_data.category_ids,
+        thresholds=scores.thresholds,
+    )
+    tell(scored, cap=run.settings.postprocess.detections, classes=finished)
+    sheet = None
+    if better:
+        sheet = publish(
+            run.directory.root,
+            scored,
+            about={"checkpoint": str(run.directory.best), "step": step},
+            record=read_record(run.directory.root, str(run.directory.best), step),
+        )
+    plot_curves(run.directory.metrics, run.directory.plots / "curves.png")
+    show = few(step // run.evaluate_every) or finished
+    augment = build.build_augment(run.settings, train=False)
+    run.log.show(
+        lambda board: show_evaluation(
+            board,
+            run.trainer,
+            scores.evaluation,
+            best=run.standing.best["AP"],
+            model=scores.model,
+            data=run.train_data,
+            augment=augment if show and run.settings.log_images else None,
+            predictions=sheet if show else None,
+        )
+    )
+    if finished and not better:  # the report of the best checkpoint lacks these curves
+        refresh_report(run.directory.root, run.val_data)
 
 
 def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
@@ -117,6 +195,7 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
             step=state["step"],
             metrics=checkpoint.parent.parent / "metrics.jsonl",
             train_ids=state["classes"]["ids"],
+            thresholds=evaluation and find_thresholds(data, found, evaluation.max_dets[-1]),
         )
         tell(scored, cap=recorded.postprocess.detections, classes=True)
         publish(

@@ -13,14 +13,14 @@ from retinanet.tools.expected_loss import (
     expected_class_loss,
     indifferent_score,
 )
-from retinanet.tools.first_loss.survey import Survey
-from retinanet.training.announce import (
+from retinanet.tools.first_loss.forecast import (
     announce_loss,
     compare_first_loss,
     describe_alpha,
     describe_rate,
     warn_of_warmup,
 )
+from retinanet.tools.first_loss.survey import Survey
 from retinanet.training.step_metrics import Means
 
 COCO = {"num_classes": 80, "num_positives": 50, "num_background": 201_550}

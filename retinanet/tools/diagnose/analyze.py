@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation, SizeResult, evaluate
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.matched import Matched, match_detections
+from retinanet.evaluation.thresholds import Thresholds, thresholds_of
 from retinanet.tools.diagnose.advice import first_look
 from retinanet.tools.diagnose.confusion import Confusion, find_confusion
 from retinanet.tools.diagnose.errors import Errors, find_errors
-from retinanet.evaluation.matched import Matched, match_detections
-from retinanet.evaluation.thresholds import Thresholds, thresholds_of
 from retinanet.tools.diagnose.worst import ImageErrors, Suspect, find_suspects, worst_images
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retinanet.fast.coco_eval import Objects, match, rank_detections
 from retinanet.evaluation.matched import ALL_SIZES, IOU, Matched, of_one_class
+from retinanet.fast.coco_eval import Objects, match, rank_detections
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet.fast.coco_eval import precision_at_recalls
 from retinanet.evaluation.matched import IOU, Matched, overlaps
+from retinanet.fast.coco_eval import precision_at_recalls
 
 # Below this IoU with every object a detection has nothing to do with any: t_b of the paper.
 BACKGROUND_IOU = 0.1

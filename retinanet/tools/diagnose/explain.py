@@ -16,13 +16,13 @@ from retinanet.data.coco import CocoData
 from retinanet.data.transforms import resized_size
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.thresholds import Thresholds
 from retinanet.model.anchors import grid_sizes
 from retinanet.recorded import DetectorConfig
 from retinanet.tools.diagnose.causes import Network
 from retinanet.tools.diagnose.diagnosis import diagnose
 from retinanet.tools.diagnose.history import Course
 from retinanet.tools.diagnose.scored import Scored
-from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.training.optim import scaled_lr
 from retinanet.training.run_directory import read_rows
 
@@ -38,6 +38,7 @@ def explain(
     step: int | None,
     metrics: Path | None,
     train_ids: Sequence[int] | None,
+    thresholds: Thresholds | None,
 ) -> Scored:
     """An evaluation with the scores to cut at and why AP is low, if it is.
 
@@ -51,6 +52,7 @@ def explain(
         step: of the weights; None: not known.
         metrics: metrics.jsonl of the run; None or not there: the training is left out.
         train_ids: category ids of the training data, by label; None: not known.
+        thresholds: where F1 is largest; None for data without annotations.
     """
     course = None
     if step is not None and metrics is not None:
@@ -64,7 +66,7 @@ def explain(
         found,
         evaluation,
         num_drawn,
-        thresholds=evaluation and find_thresholds(data, found, evaluation.max_dets[-1]),
+        thresholds=thresholds,
         diagnosis=diagnose(data, found, evaluation, network=network, course=course),
     )
 

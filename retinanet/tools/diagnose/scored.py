@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.tools.diagnose.diagnosis import Diagnosis
 from retinanet.evaluation.thresholds import Thresholds
+from retinanet.tools.diagnose.diagnosis import Diagnosis
 
 
 @dataclass(frozen=True, slots=True)

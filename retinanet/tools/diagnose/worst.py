@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retinanet.data.coco import CocoData
+from retinanet.evaluation.matched import Matched, overlaps
 from retinanet.tools.diagnose.errors import (
     BACKGROUND,
     BACKGROUND_IOU,
@@ -16,7 +17,6 @@ from retinanet.tools.diagnose.errors import (
     NO_ERROR,
     Errors,
 )
-from retinanet.evaluation.matched import Matched, overlaps
 
 # A detection of another class that lies on an object like this is no neighbor's.
 SURE_IOU = 0.75

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from retinanet.boxes import box_iou, decode_boxes
-from retinanet.tools.predict.detector import Detector
 from retinanet.postprocess import Detections, Postprocess, to_original
 from retinanet.tools.export.running import Run
 from retinanet.tools.export.sample_images import Batch
+from retinanet.tools.predict.detector import Detector
 
 # Two detections are the same when no coordinate differs by more (pixels of the file) and the
 # scores by no more. Rounding moves scores by about 1e-5.

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from retinanet.data.batches import DIVISOR
-from retinanet.tools.predict.detector import Detector
 from retinanet.tools.export.write import Shape
+from retinanet.tools.predict.detector import Detector
 from retinanet.weights.pretrained import RGB_MEAN, RGB_STD
 
 # Of the keys and values below; another number where a reader must change.

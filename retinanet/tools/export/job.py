@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from retinanet.data.batches import padded_size
-from retinanet.tools.predict.detector import Detector, load
 from retinanet.terminal import DEFAULT_WIDTH, wrap
 from retinanet.tools.export import sample_images as photos
 from retinanet.tools.export import write
@@ -20,6 +19,7 @@ from retinanet.tools.export.compare import MAX_BOX, MAX_SCORE, Outcome, compare
 from retinanet.tools.export.describe import describe, image_dtype
 from retinanet.tools.export.graph import Graph, Heads
 from retinanet.tools.export.running import open_file
+from retinanet.tools.predict.detector import Detector, load
 from retinanet.weights.read import read_trained
 
 KINDS = ("onnx", "pt2")

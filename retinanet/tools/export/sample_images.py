@@ -15,10 +15,10 @@ from torch import Tensor
 from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
 from retinanet.data.transforms import resize, resized_size
-from retinanet.tools.predict.detector import Detector
 from retinanet.recorded import DetectorConfig
 from retinanet.tools.export.write import Shape
 from retinanet.tools.image_files import find_photos
+from retinanet.tools.predict.detector import Detector
 
 # Photos of a folder that are looked at: enough for several sizes, few enough to wait for.
 MOST = 8

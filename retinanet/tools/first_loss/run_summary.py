@@ -11,8 +11,8 @@ from retinanet.data.coco import CocoData
 from retinanet.data.learnable import FIXES, describe_dropped, describe_no_ground_truth
 from retinanet.data.splits import describe_shared
 from retinanet.model.retinanet import RetinaNet
+from retinanet.tools.first_loss import forecast
 from retinanet.tools.first_loss.survey import describe, survey
-from retinanet.training import announce
 from retinanet.training.step_metrics import Means
 from retinanet.training.trainer import Trainer
 
@@ -60,18 +60,18 @@ def announcement(
     epoch = found.num_images if settings.data.keep_empty else found.num_images - found.num_empty
     epochs = total_steps * optim.batch_size / epoch
     lines.append(f"steps      {total_steps} of {optim.batch_size} images: {epochs:.3g} epochs")
-    lines.append(announce.describe_rate(optim.lr, optim.batch_size, optim.reference_batch))
-    lines += announce.warn_of_warmup(settings.schedule.warmup_steps, total_steps)
+    lines.append(forecast.describe_rate(optim.lr, optim.batch_size, optim.reference_batch))
+    lines += forecast.warn_of_warmup(settings.schedule.warmup_steps, total_steps)
     loss = _loss_settings(settings, data)
-    lines.append(announce.describe_alpha(loss["alpha"], data.category_names))
+    lines.append(forecast.describe_alpha(loss["alpha"], data.category_names))
     if settings.init_from is not None:
         return [*lines, *init_lines]
     if settings.loss.name != "focal":
-        return [*lines, announce.NO_FORECAST]
+        return [*lines, forecast.NO_FORECAST]
     if not trainer.loss.fused:
-        return [*lines, announce.NO_FORECAST_OF_CHANGED]
-    lines += announce.announce_loss(found, num_classes=trainer.model.num_classes, **loss)
-    return lines if _closed_form_holds(settings.loss) else [*lines, announce.FORECAST_LIMITS]
+        return [*lines, forecast.NO_FORECAST_OF_CHANGED]
+    lines += forecast.announce_loss(found, num_classes=trainer.model.num_classes, **loss)
+    return lines if _closed_form_holds(settings.loss) else [*lines, forecast.FORECAST_LIMITS]
 
 
 def describe_limit(settings: TrainConfig) -> str:
@@ -107,7 +107,7 @@ def first_step(settings: TrainConfig, data: CocoData, trainer: Trainer, means: M
     """The class loss of the first step beside what it should be."""
     if not (_closed_form_holds(settings.loss) and trainer.loss.fused):
         return f"first step class loss {means.class_loss:.4g}, not compared"
-    return announce.compare_first_loss(
+    return forecast.compare_first_loss(
         means, num_classes=trainer.model.num_classes, **_loss_settings(settings, data)
     )
 

@@ -14,6 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from retinanet import build
+from retinanet.data.workers import free_shared_memory
+from retinanet.devices import choose_device, choose_precision
+from retinanet.evaluation.detect import detect_images
+from retinanet.evaluation.thresholds import known_thresholds, min_scores
+from retinanet.fast.fold_batchnorm import for_inference
+from retinanet.model.retinanet import RetinaNet
+from retinanet.postprocess import Detections
+from retinanet.recorded import DetectorConfig
 from retinanet.tools.predict.prepared import (
     Photo,
     Prepared,
@@ -25,14 +33,6 @@ from retinanet.tools.predict.prepared import (
     prepare_all,
     shared_bytes,
 )
-from retinanet.data.workers import free_shared_memory
-from retinanet.devices import choose_device, choose_precision
-from retinanet.evaluation.detect import detect_images
-from retinanet.fast.fold_batchnorm import for_inference
-from retinanet.model.retinanet import RetinaNet
-from retinanet.postprocess import Detections
-from retinanet.recorded import DetectorConfig
-from retinanet.evaluation.thresholds import known_thresholds, min_scores
 from retinanet.trained import known_classes, load_model, recorded_settings
 from retinanet.weights.read import read_trained
 

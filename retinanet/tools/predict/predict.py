@@ -13,8 +13,8 @@ from typing import Any
 
 from retinanet.atomic import write_whole
 from retinanet.data.batches import num_cores
-from retinanet.tools.predict.detector import Detector, ImageDetections
 from retinanet.tools.image_files import Photos
+from retinanet.tools.predict.detector import Detector, ImageDetections
 from retinanet.tools.predict.files import (
     RESULTS,
     Classes,

@@ -10,10 +10,10 @@ import numpy as np
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.tools.diagnose.confusion import Confusion, find_confusion
-from retinanet.tools.diagnose.errors import KINDS, NO_ERROR, Errors, find_errors
 from retinanet.evaluation.matched import Matched, match_detections
 from retinanet.evaluation.thresholds import thresholds_of
+from retinanet.tools.diagnose.confusion import Confusion, find_confusion
+from retinanet.tools.diagnose.errors import KINDS, NO_ERROR, Errors, find_errors
 from retinanet.tools.diagnose.worst import Suspect, find_suspects, worst_images
 from retinanet.tools.report.gallery import Box, Exhibit, Gallery, View
 from retinanet.tools.report.heat import HeatMap

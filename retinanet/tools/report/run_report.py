@@ -10,9 +10,9 @@ import numpy as np
 from retinanet.atomic import write_whole
 from retinanet.data.coco import images_of
 from retinanet.evaluation.numbers import shown_name
+from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.fast.coco_eval import AREAS
 from retinanet.tools.diagnose.scored import Scored
-from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.tools.report.curves import curve_section, precision_section
 from retinanet.tools.report.environment import announced_section, what_ran_section
 from retinanet.tools.report.error_sections import (

@@ -14,8 +14,8 @@ from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import ClassResult, Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES, shown_name
-from retinanet.terminal import fit, width
 from retinanet.evaluation.thresholds import NEVER, BestF1, Thresholds
+from retinanet.terminal import fit, width
 
 # Above this share of images with as many detections as a cap allows, the cap may cost AP.
 CAPPED_SHARE = 0.01

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.matched import match_detections
 from retinanet.tools.diagnose.analyze import analyze
 from retinanet.tools.diagnose.confusion import find_confusion
-from retinanet.evaluation.matched import match_detections
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 OTHER = (300.0, 100.0, 50.0, 40.0)

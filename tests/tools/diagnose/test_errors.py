@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from retinanet.evaluation.coco import evaluate
-from retinanet.tools.diagnose.errors import KINDS, NO_ERROR, find_errors
 from retinanet.evaluation.matched import match_detections
+from retinanet.tools.diagnose.errors import KINDS, NO_ERROR, find_errors
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 OTHER = (300.0, 100.0, 50.0, 40.0)

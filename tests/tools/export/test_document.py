@@ -14,7 +14,7 @@ from retinanet.tools.export.describe import describe
 from retinanet.tools.export.sample_images import fit
 from retinanet.tools.export.write import Shape
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from tests.reports.test_page import NAMES, assert_sound
-from tests.reports.test_run_report import cells, headings
 
 from retinanet.evaluation.coco import evaluate
 from retinanet.tools.diagnose.scored import Scored
@@ -14,6 +12,8 @@ from retinanet.tools.report.heat import MOST_NAMED, HeatMap
 from retinanet.tools.report.run_record import Record
 from retinanet.tools.report.run_report import run_page
 from retinanet.tools.report.tables import metrics_dict
+from tests.tools.report.test_page import NAMES, assert_sound
+from tests.tools.report.test_run_report import cells, headings
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 FAR = (400.0, 300.0, 60.0, 60.0)

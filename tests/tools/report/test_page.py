@@ -210,8 +210,8 @@ def test_text_can_be_read_back():
 
 
 def test_style_and_script_are_installed_with_the_package():
-    settings = tomllib.loads((ASSETS.parents[1] / "pyproject.toml").read_text())
-    files = settings["tool"]["setuptools"]["package-data"]["retinanet.reports"]
+    settings = tomllib.loads((ASSETS.parents[2] / "pyproject.toml").read_text())
+    files = settings["tool"]["setuptools"]["package-data"]["retinanet.tools.report"]
     assert set(files) == {path.name for path in ASSETS.iterdir() if path.suffix in (".css", ".js")}
 
 

@@ -8,7 +8,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from tests.reports.test_page import NAMES, PAGE_LIMIT, assert_sound
 
 from retinanet.cli import jobs
 from retinanet.cli.main import composer
@@ -23,6 +22,7 @@ from retinanet.tools.report.style import COLORS
 from retinanet.tools.report.tables import metrics_dict, write_report
 from scripts import report
 from tests.small_runs import train, write_split
+from tests.tools.report.test_page import NAMES, PAGE_LIMIT, assert_sound
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 LARGE = (10.0, 10.0, 200.0, 200.0)
