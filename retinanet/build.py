@@ -23,9 +23,9 @@ from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
 from retinanet.recorded import DetectorConfig
 from retinanet.shapes.dataset import ensure_shapes
-from retinanet.training.ema import WeightAverage
+from retinanet.training.optim import WeightAverage
 from retinanet.training.optim import build_optimizer, scaled_lr
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule
 from retinanet.training.trainer import Trainer
 
 

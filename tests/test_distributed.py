@@ -18,7 +18,7 @@ from retinanet.losses import EMA_START, RetinaNetLoss
 from retinanet.matching import NEGATIVE, Match, Matcher
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training.optim import build_optimizer
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule
 from retinanet.training.trainer import Trainer
 
 # Objects of each image: the ranks differ, the second has an image without any, or no other.

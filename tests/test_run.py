@@ -65,7 +65,7 @@ def whole(data, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch):
     """Plots take most of the time of a small run; ``whole`` draws them, before this begins."""
-    monkeypatch.setattr("retinanet.run.plot_curves", lambda *_: None)
+    monkeypatch.setattr("retinanet.cli.jobs.plot_curves", lambda *_: None)
     monkeypatch.setattr("retinanet.tools.report.publish.plot_pr", lambda *_: None)
 
 
@@ -246,7 +246,9 @@ def test_killed_during_an_evaluation_it_is_made_again_once(data, whole, tmp_path
     overrides = ["evaluation.every_epochs=1", "log_images=2"]
     # After the row of the evaluation is written, before the checkpoint knows of it.
     with monkeypatch.context() as patched:
-        patched.setattr("retinanet.run.publish", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patched.setattr(
+            "retinanet.cli.jobs.publish", lambda *_, **__: (_ for _ in ()).throw(Killed)
+        )
         with pytest.raises(Killed):
             train(data, tmp_path / "run", *overrides)
     assert [row["step"] for row in rows(tmp_path / "run") if "AP" in row] == [3]
@@ -448,7 +450,7 @@ def test_early_stopping_that_was_interrupted_makes_no_further_step(data, tmp_pat
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("retinanet.run.tell", tell)
+        patched.setattr("retinanet.cli.jobs.tell", tell)
         with pytest.raises(Killed):
             train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
     train(data, tmp_path / "run", *overrides, "schedule.epochs=9")

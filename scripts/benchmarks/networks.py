@@ -17,7 +17,7 @@ from retinanet.matching import Matcher
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
 from retinanet.training.optim import build_optimizer
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule
 from retinanet.training.trainer import Trainer
 from scripts.benchmarks.clock import Stage
 from scripts.benchmarks.made_up import same_model, some_batch, torchvision_model

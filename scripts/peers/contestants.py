@@ -15,7 +15,7 @@ from retinanet.data.batches import Batch
 from retinanet.devices import autocast
 from retinanet.evaluation.detect import DetectionArrays, detect
 from retinanet.postprocess import Detections, to_original
-from retinanet.training.ema import WeightAverage
+from retinanet.training.optim import WeightAverage
 from retinanet.training.optim import build_optimizer, scaled_lr
 from scripts.peers.feeds import Setup, collect, normalized, targets_of, train_batches, val_batches
 from scripts.peers.plain import train_loader, val_loader

@@ -18,7 +18,7 @@ from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.logs import MetricsLog
 from retinanet.training.progress import Progress
 from retinanet.training.run_directory import RunDirectory, read_rows
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule
 from retinanet.training.trainer import P_T_SAMPLES, Trainer
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "golden_losses.json"
