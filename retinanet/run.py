@@ -14,8 +14,7 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
-from retinanet.data.batches import eval_plan, shared_bytes
-from retinanet.data.padding import Batch
+from retinanet.data.loader import Batch, eval_plan, shared_bytes
 from retinanet.data.workers import LoaderError, check_shared_memory
 from retinanet.devices import choose_precision, explain_precision
 from retinanet.evaluation.coco import Evaluation
@@ -106,7 +105,7 @@ class TrainingRun:
         stored = self._unless_other_images(stored)
         self.train_files = self.train_data.file_sizes()
         self.val_files = self.val_data.file_sizes()
-        self.loader = build.build_stream(settings, self.train_data, device)
+        self.loader = build.build_loader(settings, self.train_data, device)
         self.total_steps = self._total_steps()
         every = settings.evaluation.every_epochs * self.loader.steps_per_epoch
         self.evaluate_every = max(1, round(every))
@@ -165,7 +164,7 @@ class TrainingRun:
             images = settings.optim.batch_size // distributed.world_size()
             worst = worst_batch(self.train_data, build.build_augment(settings, train=True), images)
             parts = fewest_parts(self.trainer, worst)
-            self.loader = build.build_stream(settings, self.train_data, self.device, parts)
+            self.loader = build.build_loader(settings, self.train_data, self.device, parts)
 
     def run(self) -> None:
         """Train to the end, or report that it has been reached.

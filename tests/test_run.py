@@ -38,7 +38,7 @@ from retinanet.signals import Stopped
 from retinanet.tools.first_loss.run_summary import describe_model
 from retinanet.tools.predict.detector import load
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
-from retinanet.training.resume import Standing
+from retinanet.training.resume import EarlyStopping
 from retinanet.training.run_directory import read_rows
 from retinanet.training.trainer import Trainer
 
@@ -428,17 +428,17 @@ def test_without_objects_to_find_the_latest_weights_are_best_and_patience_does_n
 
 
 def test_undefined_numbers_lose_against_no_defined_one():
-    standing = Standing()
+    stopping = EarlyStopping()
     APs = [None, None, 0.2, None, 0.1, 0.3]
-    assert [standing.add(s, {"AP": AP}) for s, AP in enumerate(APs, start=1)] == [
+    assert [stopping.add(s, {"AP": AP}) for s, AP in enumerate(APs, start=1)] == [
         *(True, True, True, False, False, True)
     ]
-    assert standing.best == {"AP": 0.3, "step": 6}
+    assert stopping.best == {"AP": 0.3, "step": 6}
     # Patience counts evaluations with an AP only, also those of a checkpoint that counted others.
-    assert standing.add(7, {"AP": 0.1}) is standing.add(8, {"AP": None}) is False
-    assert standing.fruitless == 1
+    assert stopping.add(7, {"AP": 0.1}) is stopping.add(8, {"AP": None}) is False
+    assert stopping.without_improvement == 1
     older = {"best": {"AP": None, "step": 3}, "evaluated_step": 9, "fruitless": 2}
-    assert Standing.of(older).fruitless == 0
+    assert EarlyStopping.of(older).without_improvement == 0
 
 
 def test_early_stopping_that_was_interrupted_makes_no_further_step(data, tmp_path, monkeypatch):

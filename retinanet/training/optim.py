@@ -1,4 +1,4 @@
-"""Optimizers and their parameter groups, the learning rate of every step, the EMA of the weights."""
+"""Optimizers, the learning rate of every step, and the average of the weights."""
 
 from __future__ import annotations
 

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
-from retinanet.data.batches import Batch
+from retinanet.data.loader import Batch
 from retinanet.devices import autocast
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import NEGATIVE, Match, Matcher
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.optim import WeightAverage
-from retinanet.training.optim import Schedule
+from retinanet.training.optim import Schedule, WeightAverage
 from retinanet.training.step_metrics import Totals
 
 # Background anchors drawn for the histogram of p_t; all of them are millions of numbers.

@@ -8,8 +8,7 @@ from typing import Protocol
 import torch
 
 from retinanet.config import TrainConfig
-from retinanet.training.optim import scaled_lr
-from retinanet.training.optim import Schedule
+from retinanet.training.optim import Schedule, scaled_lr
 
 # Positions in the run that a schedule of shares knows.
 TICKS = 100_000
