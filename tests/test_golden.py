@@ -65,6 +65,7 @@ LIVE = 8
 NARROW = [*SHAPES, "output_dir=run", "model=tiny", "model.head_depth=1", "ema=none"]
 NARROW += [f"model.{layers}_channels={LIVE}" for layers in ("fpn", "head")]
 NARROW += ["evaluation.max_images=40", "postprocess.score_threshold=0.02", "optim.lr=0.05"]
+EVALUATE = ["checkpoint=run/checkpoints/last.pt", "output_dir=scored", "log_images=0"]
 # Steps to be narrowed, to be stored, to be continued to.
 STEPS = (1, 100, 110)
 
@@ -206,9 +207,12 @@ def narrow(run: Path) -> None:
     path = run / "checkpoints/last.pt"
     state = torch.load(path, weights_only=True)
     for name, weight in state["model"].items():
-        if weight.dim() == 4 and not name.startswith("head."):
-            weight[LIVE:] = 0
+        if name.startswith("head."):
+            continue
+        if weight.dim() == 4:
             weight[:, LIVE:] = 0
+        if weight.dim() == 4 or name.endswith(".bias"):
+            weight[LIVE:] = 0
     for moments in state["optimizer"]["state"].values():
         moments["momentum_buffer"].zero_()
     torch.save(state, path)
@@ -220,7 +224,7 @@ def record_run(folder: Path) -> None:
     assert call("train.py", *NARROW, f"schedule.max_steps={STEPS[0]}") == 0
     narrow(run)
     assert call("train.py", *NARROW, f"schedule.max_steps={STEPS[1]}") == 0
-    assert call("eval.py", "checkpoint=run/checkpoints/last.pt", "log_images=0") == 0
+    assert call("eval.py", *EVALUATE) == 0
     environment = json.loads((run / "environment.json").read_text())
     starts = [{**start, "folder": ".", "platform": "Linux"} for start in environment]
     (run / "environment.json").write_text(json.dumps(starts, indent=2) + "\n")
@@ -230,7 +234,7 @@ def record_run(folder: Path) -> None:
         shutil.copy(run / name, STORED / name)
     for name in ("eval", "checkpoints"):
         (STORED / name).mkdir()
-    shutil.copy(run / "eval/metrics.json", STORED / "eval/metrics.json")
+    shutil.copy(folder / "scored/eval/metrics.json", STORED / "eval/metrics.json")
     packed = lzma.compress((run / "checkpoints/last.pt").read_bytes())
     (STORED / "checkpoints/last.pt.xz").write_bytes(packed)
     write_lines(STORED / "recorded_on.json", on_this_machine())
@@ -251,6 +255,7 @@ def test_a_stored_checkpoint_holds_tensors_and_plain_values(folder, recording, r
     if recording:
         record_run(folder)
         shutil.rmtree(folder / "run")
+        shutil.rmtree(folder / "scored")
     run = request.getfixturevalue("stored")
     state = torch.load(run / "checkpoints/last.pt", weights_only=True)
     assert state["step"] == STEPS[1]
@@ -260,11 +265,11 @@ def test_a_stored_checkpoint_holds_tensors_and_plain_values(folder, recording, r
     assert size < 600_000
 
 
-def test_a_stored_checkpoint_has_the_recorded_metrics(stored):
-    assert call("eval.py", "checkpoint=run/checkpoints/last.pt", "log_images=0") == 0
-    metrics = json.loads((stored / "eval/metrics.json").read_text())
+def test_a_stored_checkpoint_has_the_recorded_metrics(folder, stored):
+    assert call("eval.py", *EVALUATE) == 0
+    metrics = json.loads((folder / "scored/eval/metrics.json").read_text())
     recorded = json.loads((STORED / "eval/metrics.json").read_text())
-    assert recorded["AP50"] > 0.01
+    assert recorded["AP50"] > 0
     if json.loads((STORED / "recorded_on.json").read_text()) == on_this_machine():
         assert metrics == recorded
         return
