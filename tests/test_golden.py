@@ -37,7 +37,7 @@ STORED = GOLDEN / "run"
 TIMES = ("images_per_s", "data_wait", "memory_gib")
 LOSSES = ("loss/class", "loss/box")
 # On other machines. torch's kernels for AVX512, for AVX2 and for no vectors at all were compared
-# on the runs below: rows differ by 5e-4 or less in the first five steps. Then training spreads
+# on the run "tiny": losses differ by 5e-4 or less in the first five steps. Then training spreads
 # what rounding begins.
 ELSEWHERE = {"steps": 5, "rel": 2e-3}
 
