@@ -273,7 +273,7 @@ def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
 def build_validation(
     settings: TrainConfig | DetectorConfig, how: EvaluationConfig, device: torch.device
 ) -> dict[str, Any]:
-    """What :func:`retinanet.evaluation.validate.validate` needs beside model and data.
+    """What :func:`retinanet.evaluation.coco.validate` needs beside model and data.
 
     Args:
         settings: of the run that the model comes from.
