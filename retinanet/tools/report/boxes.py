@@ -35,6 +35,7 @@ PANEL_WIDTH = 480
 MAX_HEIGHT = 960  # higher images are drawn narrower
 GAP = 10
 TITLE_LETTERS, TITLE_LINE = 12, 16
+MOST_TITLE = 200  # letters, before it is cut where its panel ends
 HEADER = TITLE_LINE + 6  # of one line
 ROWS_PER_SHEET = 4
 # The pixels of an image enlarged by more than this are seen as they are.
@@ -72,24 +73,45 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> None:
     ``MOST_COVERED`` of the image.
     """
     pen = ImageDraw.Draw(image, "RGBA")  # blends what is not opaque
-    side = math.sqrt(image.width * image.height)
-    line = max(1, round(side * LINE))
+    area = image.width * image.height
+    line = max(1, round(math.sqrt(area) * LINE))
+    letters = max(LEAST_LETTERS, round(math.sqrt(area) * LETTERS))
     for box in boxes:
         _draw_box(pen, box, image.size, line)
-    letters = max(LEAST_LETTERS, round(side * LETTERS))
-    captions = []
-    room = MOST_COVERED * side**2
-    for box in [box for box in reversed(boxes) if box.caption][:MAX_NAMED]:
-        caption = _place_caption(box, image.size, letters, line)
-        left, top, right, bottom = caption.patch
-        room -= (right - left) * (bottom - top)
-        if room < 0:
-            break
-        captions.append(caption)
-    for caption in reversed(captions):
-        left, top, right, bottom = caption.patch
-        pen.rectangle((left, top, right - 1, bottom - 1), fill=caption.color)
-        pen.text((left + caption.gap, top), caption.text, fill=caption.ink, font=caption.font)
+    named = [box for box in boxes if box.caption][-MAX_NAMED:]
+    signs = [(box, *_place_caption(box, image.size, letters, line)) for box in named]
+    covered = np.cumsum([(x2 - x1) * (y2 - y1) for *_, (x1, y1, x2, y2) in reversed(signs)])
+    shown = int((covered <= MOST_COVERED * area).sum())
+    for box, text, font, (left, top, right, bottom) in signs[len(signs) - shown :]:
+        red, green, blue = ImageColor.getrgb(box.color)
+        bright = (0.299 * red + 0.587 * green + 0.114 * blue) / 255 > BRIGHT  # Rec. 601
+        pen.rectangle((left, top, right - 1, bottom - 1), fill=box.color)
+        at = left + letters // 6, top
+        pen.text(at, text, fill="black" if bright else "white", font=font)
+
+
+def _place_caption(
+    box: Box, size: tuple[int, int], letters: int, line: int
+) -> tuple[str, ImageFont.FreeTypeFont, tuple[int, int, int, int]]:
+    """Text, font and patch of a caption: above its box or, without room there, inside."""
+    text = plain_text(box.caption, NAME_LETTERS)
+    font = font_for(text, letters)
+    width = math.ceil(font.getlength(text)) + 2 * (letters // 6)
+    height = sum(font.getmetrics())
+    left, edge = round(box.corners[0] - line / 2), round(box.corners[1] - line / 2)
+    top = edge - height if edge >= height else edge + line
+    # Within the image.
+    left = min(max(left, 0), max(size[0] - width, 0))
+    top = min(max(top, 0), max(size[1] - height, 0))
+    return text, font, (left, top, left + width, top + height)
+
+
+_font = functools.lru_cache(maxsize=64)(ImageFont.truetype)
+
+
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font with the letters of a text, so many pixels high."""
+    return _font(font_path(text) or font_path(""), size)
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: Box, size: tuple[int, int], line: int) -> None:
@@ -131,42 +153,6 @@ def _span(low: float, high: float, limit: int, line: int) -> tuple[int, int]:
     return first, max(first, last)
 
 
-class _Caption(NamedTuple):
-    text: str
-    font: ImageFont.FreeTypeFont
-    color: str
-    ink: str
-    gap: int  # from the left of the patch to the text, pixels
-    patch: tuple[int, int, int, int]  # left, top, right, bottom; the last two are outside
-
-
-def _place_caption(box: Box, size: tuple[int, int], letters: int, line: int) -> _Caption:
-    """A caption above its box, or inside where there is no room above; within the image."""
-    text = plain_text(box.caption, NAME_LETTERS)
-    font = font_for(text, letters)
-    gap = max(1, letters // 6)
-    width, height = math.ceil(font.getlength(text)) + 2 * gap, sum(font.getmetrics())
-    left = min(max(round(box.corners[0] - line / 2), 0), max(size[0] - width, 0))
-    top = round(box.corners[1] - line / 2) - height
-    if top < 0:
-        top = round(box.corners[1] + line / 2)
-    top = min(max(top, 0), max(size[1] - height, 0))
-    red, green, blue = ImageColor.getrgb(box.color)
-    bright = (0.299 * red + 0.587 * green + 0.114 * blue) / 255 > BRIGHT  # Rec. 601
-    ink = "black" if bright else "white"
-    return _Caption(text, font, box.color, ink, gap, (left, top, left + width, top + height))
-
-
-def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font with the letters of a text, so many pixels high."""
-    return _font(font_path(text) or font_path(""), size)
-
-
-@functools.lru_cache(maxsize=64)
-def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
-
-
 def draw_panel(panel: Panel, width: int = PANEL_WIDTH, max_height: int = MAX_HEIGHT) -> Image.Image:
     """The image of a panel with its boxes, without the title.
 
@@ -202,58 +188,46 @@ def draw_sheet(
     Returns:
         (H, W, 3) uint8.
     """
-    images = [[draw_panel(panel) for panel in row] for row in rows]
-    titles = [[panel.title.split("\n") for panel in row] for row in rows]
-    headers = [HEADER + TITLE_LINE * (max(map(len, row)) - 1) for row in titles]
-    heights = [max(image.height for image in row) for row in images]
     width = max(map(len, rows)) * (PANEL_WIDTH + GAP) + GAP
-    entries, above = _place_legend(legend or {}, width)
-    height = above + sum(headers) + sum(heights) + GAP * len(rows)
-
-    sheet = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(sheet)
-    for text, color, x, y in entries:
-        if color is not None:
-            pen.rectangle((x, y + 2, x + TITLE_LETTERS, y + 2 + TITLE_LETTERS), fill=color)
-            x += TITLE_LETTERS + 6
-        pen.text((x, y), text, fill=BLACK, font=font_for(text, TITLE_LETTERS))
-    top = above
-    for row, of_row, header, row_height in zip(images, titles, headers, heights, strict=True):
-        for column, (image, lines) in enumerate(zip(row, of_row, strict=True)):
-            left = GAP + column * (PANEL_WIDTH + GAP)
-            for number, line in enumerate(lines):
-                y = top + header - HEADER - TITLE_LINE * (len(lines) - 1 - number) + 4
-                text, font = _fitted(line)
-                pen.text((left, y), text, fill=BLACK, font=font)
-            sheet.paste(image, (left, top + header))
-        top += header + row_height + GAP
-    return np.array(sheet)
+    strips = [] if legend is None else [_draw_legend(legend, width)]
+    return np.concatenate([*strips, *(_draw_row(row, width) for row in rows)])
 
 
-def _fitted(text: str) -> tuple[str, ImageFont.FreeTypeFont]:
-    """A line of a title, cut where the panel ends, and its font."""
-    text = plain_text(text, 999)
-    font = font_for(text, TITLE_LETTERS)
-    if font.getlength(text) <= PANEL_WIDTH:
-        return text, font
-    while font.getlength(text + "...") > PANEL_WIDTH:
-        text = text[:-1]
-    return text + "...", font
+def _draw_row(row: Sequence[Panel], width: int) -> np.ndarray:
+    images = [draw_panel(panel) for panel in row]
+    titles = [panel.title.split("\n") for panel in row]
+    header = HEADER + TITLE_LINE * (max(map(len, titles)) - 1)
+    height = header + max(image.height for image in images) + GAP
+    strip = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(strip)
+    for column, (image, lines) in enumerate(zip(images, titles, strict=True)):
+        left = GAP + column * (PANEL_WIDTH + GAP)
+        strip.paste(image, (left, header))
+        for above, line in enumerate(reversed(lines)):
+            text = plain_text(line, MOST_TITLE)
+            font = font_for(text, TITLE_LETTERS)
+            while font.getlength(text) > PANEL_WIDTH:
+                text = text[:-4] + "..."
+            pen.text((left, header - HEADER - above * TITLE_LINE + 4), text, BLACK, font)
+    return np.asarray(strip)
 
 
-def _place_legend(
-    legend: Mapping[str, str | None], width: int
-) -> tuple[list[tuple[str, str | None, int, int]], int]:
-    """Text, color, left and top of each entry, on as many lines as needed; and their height."""
-    entries, x, y = [], GAP, 5
+def _draw_legend(legend: Mapping[str, str | None], width: int) -> np.ndarray:
+    """Texts with their colors, on as many lines as they need."""
+    strip = Image.new("RGB", (width, TITLE_LINE * (len(legend) + 1)), "white")
+    pen = ImageDraw.Draw(strip)
+    x, y = GAP, 5
     for text, color in legend.items():
-        length = math.ceil(font_for(text, TITLE_LETTERS).getlength(text))
-        length += 0 if color is None else TITLE_LETTERS + 6
+        font = font_for(text, TITLE_LETTERS)
+        swatch = 0 if color is None else TITLE_LETTERS + 6
+        length = swatch + math.ceil(font.getlength(text))
         if x > GAP and x + length > width - GAP:
             x, y = GAP, y + TITLE_LINE
-        entries.append((text, color, x, y))
+        if color is not None:
+            pen.rectangle((x, y + 2, x + TITLE_LETTERS, y + 2 + TITLE_LETTERS), fill=color)
+        pen.text((x + swatch, y), text, BLACK, font)
         x += length + 2 * GAP
-    return entries, y + TITLE_LINE + 4 if entries else 0
+    return np.asarray(strip)[: y + TITLE_LINE + 4]
 
 
 def write_sheets(
