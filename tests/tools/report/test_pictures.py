@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.data.padding import Batch
+from retinanet.data.loader import Batch
 from retinanet.data.transforms import Augment
 from retinanet.matching import Matcher
-from retinanet.tools.report import anchors
+from retinanet.tools.report import tensorboard
 from retinanet.tools.report.boxes import GAP, HEADER, PANEL_WIDTH, draw_sheet
 from retinanet.tools.report.pictures import (
     choose_images,
@@ -136,13 +136,13 @@ def test_images_of_a_batch_show_their_objects_and_matched_anchors(data, batch):
     # IoU with the first object: 1600 / 1760 and 1760 / 2400; nothing touches the second.
     matcher = Matcher(positive_iou=0.8, negative_iou=0.5)
     match = matcher(ANCHORS, batch.boxes, batch.labels, batch.crowds)
-    first, second = anchors.panels_of(batch, match, ANCHORS, torch.full((2, 4), 0.2), data)
+    first, second = tensorboard.anchor_panels(batch, match, ANCHORS, torch.full((2, 4), 0.2), data)
     ignored, positive, matched, unmatched = first.boxes
     assert (ignored.corners, ignored.style) == ([0, 0, 40, 60], "dashed")
     assert (positive.corners, positive.style) == ([0, 0, 40, 40], "thin")
     assert positive.opacity == pytest.approx(0.15 + 0.85 * 0.2)
     assert matched[:4] == ([0, 0, 40, 44], class_color(0), "cat", "haloed")
-    assert unmatched[:4] == ([60, 60, 63, 63], anchors.UNMATCHED, "dog", "haloed")
+    assert unmatched[:4] == ([60, 60, 63, 63], tensorboard.UNMATCHED, "dog", "haloed")
     assert first.title == (
         "1.jpg\n2 objects, 1 positive anchors, 1 ignored, mean score of positives 0.20"
     )
@@ -154,16 +154,16 @@ def test_images_of_a_batch_show_their_objects_and_matched_anchors(data, batch):
 def test_a_batch_without_objects_is_drawn(data, batch):
     batch = batch._replace(labels=torch.full((2, 2), -1))
     match = Matcher()(ANCHORS, batch.boxes, batch.labels, batch.crowds)
-    panels = anchors.panels_of(batch, match, ANCHORS, torch.zeros(2, 4), data)
+    panels = tensorboard.anchor_panels(batch, match, ANCHORS, torch.zeros(2, 4), data)
     assert panels[0].title.endswith("0 objects, 0 positive anchors, 0 ignored")
-    assert draw_sheet([panels], anchors.LEGEND).shape[1] == 2 * PANEL_WIDTH + 3 * GAP
+    assert draw_sheet([panels], tensorboard.LEGEND).shape[1] == 2 * PANEL_WIDTH + 3 * GAP
 
 
 def test_the_fixed_batch_is_the_same_and_none_where_there_is_none(data, make_data):
     augment = Augment(min_size=96, max_size=128)
-    first, again = anchors.fixed_batch(data, augment), anchors.fixed_batch(data, augment)
+    first, again = tensorboard.fixed_batch(data, augment), tensorboard.fixed_batch(data, augment)
     assert first.image_ids.tolist() == [1, 2]
     assert torch.equal(first.images, again.images)
     (data.image_root / "2.jpg").unlink()
-    assert anchors.fixed_batch(data, augment) is None
-    assert anchors.fixed_batch(make_data(3, []), augment) is None
+    assert tensorboard.fixed_batch(data, augment) is None
+    assert tensorboard.fixed_batch(make_data(3, []), augment) is None
