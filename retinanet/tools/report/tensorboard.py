@@ -13,9 +13,9 @@ from retinanet.devices import autocast
 from retinanet.evaluation.coco import Evaluation
 from retinanet.matching import IGNORED, Match
 from retinanet.model.retinanet import RetinaNet
-from retinanet.tools.report.boxes import Box, Panel, draw_sheet, save_picture
+from retinanet.tools.report.boxes import Box, Panel, draw_sheet, in_rows, save_picture
 from retinanet.tools.report.figures import precision_curves
-from retinanet.tools.report.pictures import class_names
+from retinanet.tools.report.pictures import class_names, spread
 from retinanet.tools.report.style import class_color
 from retinanet.training.board import Board
 from retinanet.training.logs import MetricsLog
@@ -56,7 +56,8 @@ def show_first_batch(
     batch = Batch(*(tensor[:MAX_IMAGES] for tensor in latest[:-1]), latest.replaced)
     batch = batch.to(trainer.device)
     anchors = trainer.model.anchors(*batch.images.shape[-2:], trainer.device)
-    picture = _draw(anchor_panels(batch, trainer.match(batch), anchors, None, data))
+    panels = anchor_panels(batch, trainer.match(batch), anchors, None, data)
+    picture = draw_sheet(in_rows(panels, COLUMNS), LEGEND)
     save_picture(picture, directory.plots / "train_batch.png")
     log.show(lambda board: board.image(trainer.step, "train_batch", picture))
 
@@ -123,17 +124,16 @@ def draw_progress(
     model.train(training)
     # (B, A): of the class of each positive anchor
     scores = logits.float().sigmoid().gather(2, match.label.clamp(min=0)[..., None])[..., 0]
-    return _draw(anchor_panels(batch, match, anchors, scores, data))
+    panels = anchor_panels(batch, match, anchors, scores, data)
+    return draw_sheet(in_rows(panels, COLUMNS), LEGEND)
 
 
 def fixed_batch(data: CocoData, augment: Augment) -> Batch | None:
     """Images with objects, spread evenly over the set; None if there are none or one is damaged."""
-    candidates = np.flatnonzero(data.num_boxes() > 0)
-    count = min(MAX_IMAGES, len(candidates))
-    if not count:
+    indices = spread(np.flatnonzero(data.num_boxes() > 0), MAX_IMAGES)
+    if not indices:
         return None
-    indices = candidates[np.arange(count) * len(candidates) // count]
-    batch = BatchDataset(data, augment, 0, "stop")[plan_batch(data, augment, indices)]
+    batch = BatchDataset(data, augment, 0, "stop")[plan_batch(data, augment, np.array(indices))]
     return batch if isinstance(batch, Batch) else None
 
 
@@ -180,8 +180,3 @@ def anchor_panels(
         pixels = image.clamp(0, 255).to(torch.uint8).cpu().numpy()
         panels.append(Panel(title, pixels, (height, width), drawn))
     return panels
-
-
-def _draw(panels: list[Panel]) -> np.ndarray:
-    rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
-    return draw_sheet(rows, LEGEND)

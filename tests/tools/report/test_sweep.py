@@ -81,7 +81,7 @@ def test_a_run_has_finished_when_its_record_says_so_or_in_old_runs_its_log(make_
         log.write("2 run        a\n2 extended   schedule.epochs\n")
     assert not has_finished(run)
     for state in ("running", "finished", "stopped"):
-        (run / "run.json").write_text(json.dumps({"state": state}))
+        (run / "run.json").write_text(json.dumps({"state": state, "starts": [], "stops": []}))
         assert has_finished(run) == (state == "finished")
 
 
