@@ -10,9 +10,9 @@ import numpy as np
 from retinanet.evaluation.coco import Evaluation
 from retinanet.fast.coco_eval import RECALLS
 from retinanet.tools.report.charts import Axis, Line, line_chart, span
+from retinanet.tools.report.figures import LOG_RANGE, MAX_NAMED, running_mean, series
 from retinanet.tools.report.image_grid import color_of
 from retinanet.tools.report.page import Figure, Row, Section, Series
-from retinanet.tools.report.plots import LOG_RANGE, MAX_NAMED, running_mean, series
 from retinanet.tools.report.run_record import Record
 from retinanet.tools.report.style import COLORS
 

@@ -7,22 +7,15 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.colors import to_hex
 from PIL import Image as Pillow
 
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.tools.report.boxes import Panel
 from retinanet.tools.report.gallery import Box, Exhibit, Image, View
 from retinanet.tools.report.page import Legend, Series
-from retinanet.tools.report.pictures import (
-    NAME_LETTERS,
-    Panel,
-    choose_images,
-    class_color,
-    panels_of,
-    read_pixels,
-)
-from retinanet.tools.report.style import plain_text
+from retinanet.tools.report.pictures import NAME_LETTERS, choose_images, panels_of, read_pixels
+from retinanet.tools.report.style import class_color, plain_text
 
 # Images in a page, at most; with MOST_BYTES each, base64 makes 3.2 MB of twenty.
 MOST_IMAGES = 12
@@ -51,14 +44,18 @@ def exhibits_of(
     # As they are: a browser finds fonts by itself.
     names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
     shown = [(index, panels_of(data, detections, index, names=names)) for index in chosen]
-    labels = {int(label) for _, panels in shown for panel in panels for label in panel.labels}
-    entries = [Series(data.category_names[label], color_of(label)) for label in sorted(labels)]
+    colors = {box.color for _, panels in shown for panel in panels for box in panel.boxes}
+    entries = [
+        Series(name, color_of(label))
+        for label, name in enumerate(data.category_names)
+        if color_of(label) in colors
+    ]
     return [_exhibit(data, *entry) for entry in shown], Legend(entries)
 
 
 def color_of(label: int) -> str:
     """The color of a class in every picture, as ``#rrggbb``."""
-    return to_hex(class_color(label))
+    return class_color(label)
 
 
 def _exhibit(data: CocoData, index: int, panels: Sequence[Panel]) -> Exhibit:
@@ -81,12 +78,10 @@ def image_of(data: CocoData, index: int, pixels: np.ndarray | None = None) -> Im
 
 def _view(data: CocoData, panel: Panel) -> View:
     title = panel.title.rpartition("ground truth")
-    boxes = [
-        Box(*map(float, box), color_of(int(label)), caption, "dashed" if crowd else "")
-        for box, label, caption, crowd in zip(
-            panel.boxes, panel.labels, panel.captions, panel.crowd, strict=True
-        )
-    ]
+    boxes = []
+    for (x1, y1, x2, y2), color, caption, style, _ in panel.boxes:
+        dashed = "dashed" if style == "crowd" else ""
+        boxes.append(Box(x1, y1, x2 - x1, y2 - y1, color, caption, dashed))
     return View((title[1] + title[2]).capitalize(), boxes)
 
 

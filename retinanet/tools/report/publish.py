@@ -12,10 +12,11 @@ import numpy as np
 from retinanet.atomic import write_whole
 from retinanet.tools.diagnose.diagnosis import Diagnosis, describe
 from retinanet.tools.diagnose.scored import Scored
+from retinanet.tools.report.figures import pr_curves
 from retinanet.tools.report.pictures import draw_predictions
-from retinanet.tools.report.plots import plot_pr
 from retinanet.tools.report.run_record import Record
 from retinanet.tools.report.run_report import write_run_report
+from retinanet.tools.report.style import save_png
 from retinanet.tools.report.tables import summary, table, warnings_of, write_report
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def publish(
     write_report(root / "eval", data, found, evaluation, about, scored.thresholds)
     _write_diagnosis(root / "eval" / "diagnosis.json", scored.diagnosis)
     if evaluation is not None:
-        plot_pr(evaluation, root / "plots" / "pr_curves.png")
+        save_png(pr_curves(evaluation), root / "plots" / "pr_curves.png")
     write_run_report(root / "eval", record, scored)
     return draw_predictions(data, found, root / "plots", scored.num_drawn)
 
