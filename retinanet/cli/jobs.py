@@ -27,7 +27,7 @@ from retinanet.tools.diagnose.explain import explain
 from retinanet.tools.first_loss.run_summary import announcement, first_step
 from retinanet.tools.report.plots import plot_curves
 from retinanet.tools.report.publish import publish, tell
-from retinanet.tools.report.rebuild import refresh_report
+from retinanet.tools.report.publish import refresh_report
 from retinanet.tools.report.run_record import Record, read_record
 from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch
 from retinanet.trained import load_model, recorded_settings

@@ -14,8 +14,8 @@ from retinanet.cli.main import composer
 from retinanet.data.coco import read_coco
 from retinanet.evaluation.coco import evaluate
 from retinanet.tools.diagnose.scored import Scored
-from retinanet.tools.report.image_grid import MOST_IMAGES, color_of
-from retinanet.tools.report.rebuild import rebuild_report
+from retinanet.tools.report.gallery import MOST_IMAGES, color_of
+from retinanet.tools.report.publish import rebuild_report
 from retinanet.tools.report.run_record import Record, announcements, read_record
 from retinanet.tools.report.run_report import run_page, write_run_report
 from retinanet.tools.report.style import COLORS
