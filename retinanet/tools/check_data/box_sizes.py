@@ -16,7 +16,7 @@ from retinanet.model.anchors import AnchorGenerator
 from retinanet.tools.anchor_coverage import Objects, best_overlaps
 from retinanet.tools.check_data.checkup import class_counts
 from retinanet.tools.report.fonts import drawable_names
-from retinanet.tools.report.style import BLACK, COLORS, GRAY, house_style, plain_text, save_figure
+from retinanet.tools.report.style import BLACK, COLORS, GRAY, house_style, plain_text, save_png
 
 # Boxes drawn as points; of more, evenly spread ones.
 DRAWN_BOXES = 20_000
@@ -51,7 +51,7 @@ def plot_box_sizes(
         fit.hist(best, bins=np.linspace(0, 1, 41), color=COLORS[0])
         fit.axvline(positive_iou, color=COLORS[1], linewidth=1.4)
         fit.set(xlim=(0, 1), xlabel="IoU", ylabel="boxes")
-        save_figure(figure, out)
+        save_png(figure, out)
 
 
 def _draw_plane(
@@ -118,7 +118,7 @@ def plot_classes(splits: Mapping[str, CocoData], out: Path) -> None:
         axes.set_ylim(len(ranked) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
-        save_figure(figure, out)
+        save_png(figure, out)
 
 
 def _draw_bars(axes: Axes, counts: Mapping[str, Mapping[str, int]], ranked: list[str]) -> None:

@@ -11,7 +11,7 @@ from retinanet.evaluation.matched import Matched
 from retinanet.tools.diagnose.analyze import Analysis
 from retinanet.tools.diagnose.errors import KINDS, MISSED, NO_ERROR
 from retinanet.tools.diagnose.worst import NOT_SEEN, OTHER_CLASS, UNLABELLED, ImageErrors, Suspect
-from retinanet.tools.report.error_plots import KIND_COLORS, RIGHT_COLOR
+from retinanet.tools.report.figures import KIND_COLORS, RIGHT_COLOR
 from retinanet.tools.report.pictures import Panel, class_names, read_pixels, write_sheets
 from retinanet.tools.report.style import GRAY, plain_text
 

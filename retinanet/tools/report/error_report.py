@@ -17,7 +17,8 @@ from retinanet.tools.diagnose.analyze import Analysis
 from retinanet.tools.diagnose.errors import KINDS, MISSED, NO_ERROR, ErrorKind
 from retinanet.tools.diagnose.worst import index_of
 from retinanet.tools.report.error_pictures import draw_suspects, draw_worst
-from retinanet.tools.report.error_plots import plot_confusion, plot_errors
+from retinanet.tools.report.figures import confusion, error_costs
+from retinanet.tools.report.style import save_png
 from retinanet.tools.report.tables import f1_entries, fit
 
 # Columns of errors.csv.
@@ -69,8 +70,8 @@ def write_analysis(
     write_whole(folder / "confusion.csv", _confusion_csv(analysis))
     sizes = [dataclasses.asdict(row) for row in analysis.sizes]
     write_whole(folder / "sizes.csv", csv_text(list(sizes[0]), [row.values() for row in sizes]))
-    plot_errors(analysis.errors, folder / "errors.png")
-    plot_confusion(analysis.confusion, folder / "confusion.png")
+    save_png(error_costs(analysis.errors), folder / "errors.png")
+    save_png(confusion(analysis.confusion), folder / "confusion.png")
     if pictures:
         draw_worst(data, analysis, folder)
         draw_suspects(data, analysis, folder)

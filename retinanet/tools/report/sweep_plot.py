@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from retinanet.tools.report.style import COLORS, house_style, save_figure
+from retinanet.tools.report.style import COLORS, house_style, save_png
 from retinanet.tools.report.sweep_rows import FINISHED, STATUS, Row, number, rank, settings_of
 
 # From this ratio of largest to smallest value on, the axis is logarithmic.
@@ -58,7 +58,7 @@ def plot_sweep(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         spread = "±: standard deviation" if axes.images else "band: lowest to highest"
         about = _about(rows, done, groups, spread)
         axes.set_title(about, fontsize=9, fontweight="normal")
-        save_figure(figure, path)
+        save_png(figure, path)
 
 
 def choose_axis(rows: Sequence[Row], settings: Sequence[str]) -> tuple[str, dict[str, str]]:

@@ -9,8 +9,8 @@ from retinanet.data.transforms import Augment
 from retinanet.evaluation.coco import Evaluation
 from retinanet.model.retinanet import RetinaNet
 from retinanet.tools.report.anchors import draw_batch, draw_progress
+from retinanet.tools.report.figures import precision_curves
 from retinanet.tools.report.pictures import save_picture
-from retinanet.tools.report.plots import pr_curves
 from retinanet.training.board import Board
 from retinanet.training.logs import MetricsLog
 from retinanet.training.run_directory import RunDirectory
@@ -61,7 +61,7 @@ def show_evaluation(
     """
     step = trainer.step
     board.best(step, best)
-    board.curves(step, pr_curves(evaluation), evaluation.num_gt)
+    board.curves(step, precision_curves(evaluation), evaluation.num_gt)
     if trainer.latest is not None:
         board.histograms(step, trainer.p_t(trainer.latest))
     pictures = {"predictions": predictions}
