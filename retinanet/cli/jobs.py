@@ -26,8 +26,7 @@ from retinanet.signals import Signals
 from retinanet.tools.diagnose.explain import explain
 from retinanet.tools.first_loss.run_summary import announcement, first_step
 from retinanet.tools.report.figures import training_curves
-from retinanet.tools.report.publish import publish, tell
-from retinanet.tools.report.publish import refresh_report
+from retinanet.tools.report.publish import publish, refresh_report, tell
 from retinanet.tools.report.run_record import Record, read_record
 from retinanet.tools.report.style import save_png
 from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch

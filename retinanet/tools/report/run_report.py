@@ -105,7 +105,9 @@ def run_page(
         legend=legend,
         worst=worst,
         # An image of both galleries is embedded once.
-        images=list({exhibit.image.name: exhibit.image for exhibit in predictions + worst}.values()),
+        images=list(
+            {exhibit.image.name: exhibit.image for exhibit in predictions + worst}.values()
+        ),
         announced=record.announced,
         command=shlex.join(["python", *map(str, start["command"])]) if "command" in start else None,
         environment=_environment(record, start, metrics, scored and scored.data),
