@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.matched import Matched, match_detections
 from retinanet.evaluation.thresholds import thresholds_of
-from retinanet.tools.diagnose.confusion import Confusion, find_confusion
+from retinanet.tools.diagnose.confusion import find_confusion
 from retinanet.tools.diagnose.errors import KINDS, NO_ERROR, Errors, find_errors
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.diagnose.worst import find_suspects, worst_images
@@ -38,70 +38,31 @@ REASONS = {
 }
 
 
-class Matrix(NamedTuple):
-    """The confusion matrix as the template draws it."""
-
-    columns: list[str]
-    rows: list[tuple[str, list[int], list[float]]]  # name, counts, shares of the row
-    occupied: list[tuple[int, int]]  # row and column of the counts above 0
-    score: float
-    iou: float
-
-
-class ErrorTables(NamedTuple):
-    """The sections Errors, Confusion and Annotations to check."""
-
-    kinds: Table
-    AP50: float
-    without_wrong: float  # AP50 without any wrong detection
-    without_missed: float  # AP50 with every object found
-    matrix: Matrix
-    pairs: Table  # classes confused most often
-    suspects: Table
-
-
-def error_sections(scored: Scored) -> tuple[ErrorTables, list[Exhibit]]:
-    """Tables of the errors of an evaluation, and its worst images.
+def error_sections(scored: Scored) -> dict[str, Any]:
+    """The variables of the template for the errors of an evaluation.
 
     Args:
         scored: an evaluation with objects to detect.
+
+    Returns:
+        ``errors`` and ``confusion`` as found, the tables ``error_kinds``, ``confused`` and
+        ``suspects``, and ``worst``, images with the most errors as exhibits.
     """
     data = scored.data
     matched = match_detections(data, scored.found, scored.evaluation.max_dets[-1])
     score = thresholds_of(matched).overall.score or 0.0
     errors = find_errors(matched, score)
     confusion = find_confusion(matched, data.category_names, score)
-    tables = ErrorTables(
-        kinds=_kinds(errors),
-        AP50=errors.AP50,
-        without_wrong=errors.AP50 + errors.false_positives.cost,
-        without_missed=errors.AP50 + errors.false_negatives.cost,
-        matrix=_matrix(confusion),
-        pairs=_pairs(confusion),
-        suspects=_suspects(data, matched, errors),
-    )
-    worst = []
-    for image in worst_images(data, matched, errors, min(WORST_IMAGES, scored.num_drawn)):
-        pixels = read_pixels(data, image.index)
-        counts = zip(KINDS, image.counts, strict=True)
-        worst.append(
-            Exhibit(
-                image_of(data, image.index, pixels),
-                image.file_name,
-                _views(data, matched, errors, image.image_id),
-                note=", ".join(f"{count} {kind}" for kind, count in counts if count),
-            )
-        )
-    return tables, worst
-
-
-def _kinds(errors: Errors) -> Table:
+    colored = {
+        name: Colored(name, class_color(label)) for label, name in enumerate(data.category_names)
+    }
     kinds = sorted(errors.kinds, key=lambda kind: -kind.cost)
-    return Table(
+    error_kinds = Table(
+        "errors",
         [
             Column("error"),
             Column("costs AP50", 3, kinds[0].cost or 1.0, "what AP50 would gain without them"),
-            Column(f"score \u2265 {errors.score:.2f}", 0, meaning="errors among these detections"),
+            Column(f"score \u2265 {score:.2f}", 0, meaning="errors among these detections"),
             Column("any score", 0),
             Column("what it is"),
         ],
@@ -109,38 +70,16 @@ def _kinds(errors: Errors) -> Table:
             [kind.name, kind.cost, kind.count_at_score, kind.count, MEANINGS[kind.name]]
             for kind in kinds
         ],
-        "errors",
         sorted_by="costs AP50",
     )
-
-
-def _matrix(confusion: Confusion) -> Matrix:
-    names = [*confusion.names, "nothing there"]
-    rows = zip(names, confusion.counts.tolist(), confusion.shares().tolist(), strict=True)
-    return Matrix(
-        columns=[*confusion.names, "not found"],
-        rows=list(rows),
-        occupied=np.argwhere(confusion.counts).tolist(),
-        score=confusion.score,
-        iou=confusion.iou,
-    )
-
-
-def _pairs(confusion: Confusion) -> Table:
-    colors = {name: class_color(label) for label, name in enumerate(confusion.names)}
-    return Table(
-        [Column("object"), Column("found as"), Column("times", 0)],
-        [
-            [Colored(name, colors[name]), Colored(other, colors[other]), count]
-            for name, other, count in confusion.worst(LISTED)
-        ],
+    confused = Table(
         "pairs of classes",
+        [Column("object"), Column("found as"), Column("times", 0)],
+        [[colored[name], colored[other], count] for name, other, count in confusion.worst(LISTED)],
         sorted_by="times",
     )
-
-
-def _suspects(data: CocoData, matched: Matched, errors: Errors) -> Table:
-    return Table(
+    suspects = Table(
+        "places",
         [
             Column("image"),
             Column("why"),
@@ -160,8 +99,24 @@ def _suspects(data: CocoData, matched: Matched, errors: Errors) -> Table:
             ]
             for suspect in find_suspects(data, matched, errors, LISTED)
         ],
-        "places",
     )
+    worst = [
+        Exhibit(
+            image_of(data, image.index, read_pixels(data, image.index)),
+            image.file_name,
+            _views(data, matched, errors, image.image_id),
+            note=", ".join(f"{n} {kind}" for kind, n in zip(KINDS, image.counts, strict=True) if n),
+        )
+        for image in worst_images(data, matched, errors, min(WORST_IMAGES, scored.num_drawn))
+    ]
+    return {
+        "errors": errors,
+        "error_kinds": error_kinds,
+        "confusion": confusion,
+        "confused": confused,
+        "suspects": suspects,
+        "worst": worst,
+    }
 
 
 def _views(

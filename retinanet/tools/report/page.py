@@ -45,9 +45,9 @@ class Colored(NamedTuple):
 class Table(NamedTuple):
     """Rows that the reader can sort, and filter where there are many."""
 
+    what: str  # what the rows are, in the plural
     columns: Sequence[Column]
     rows: Sequence[Sequence[str | float | Colored | None]]
-    what: str  # what the rows are, in the plural
     sorted_by: str | None = None  # title of the column by which they come, the largest first
 
 

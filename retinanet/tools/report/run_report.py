@@ -82,7 +82,7 @@ def run_page(
     """
     evaluation = None if scored is None else scored.evaluation
     has_objects = evaluation is not None and evaluation.num_gt > 0
-    errors, worst = error_sections(scored) if has_objects else (None, [])
+    errors = error_sections(scored) if has_objects else {"errors": None, "worst": []}
     predictions, legend = ([], [])
     if scored is not None:
         predictions, legend = prediction_gallery(scored.data, scored.found, scored.num_drawn)
@@ -100,19 +100,16 @@ def run_page(
         metrics=metrics,
         classes=None if metrics is None else _classes(metrics),
         sizes=None if metrics is None else _sizes(metrics, scored),
-        errors=errors,
         predictions=predictions,
         legend=legend,
-        worst=worst,
         # An image of both galleries is embedded once.
-        images=list(
-            {exhibit.image.name: exhibit.image for exhibit in predictions + worst}.values()
-        ),
+        images={exhibit.image.name: exhibit.image for exhibit in predictions + errors["worst"]},
         announced=record.announced,
         command=shlex.join(["python", *map(str, start["command"])]) if "command" in start else None,
         environment=_environment(record, start, metrics, scored and scored.data),
         typed=[tuple(text.split("=", 1)) for text in record.typed if "=" in text],
         settings=flatten(record.settings),
+        **errors,
     )
 
 
@@ -192,7 +189,7 @@ def _classes(metrics: dict[str, Any]) -> Table:
         for label, row in enumerate(metrics["classes"])
     ]
     rows.sort(key=lambda row: (row[2] is None, -(row[2] or 0.0)))
-    return Table(columns, rows, "classes", sorted_by="AP")
+    return Table("classes", columns, rows, sorted_by="AP")
 
 
 def _sizes(metrics: dict[str, Any], scored: Scored | None) -> Table:
@@ -210,6 +207,7 @@ def _sizes(metrics: dict[str, Any], scored: Scored | None) -> Table:
         "l": "large: above 96 \u00d7 96 px",
     }
     return Table(
+        "sizes",
         [
             Column("area in the file"),
             Column("objects", 0),
@@ -220,7 +218,6 @@ def _sizes(metrics: dict[str, Any], scored: Scored | None) -> Table:
             [name, count, metrics[f"AP{key}"], metrics[f"AR{key}"]]
             for (key, name), count in zip(names.items(), counts, strict=True)
         ],
-        "sizes",
     )
 
 

@@ -47,7 +47,7 @@ def test_confusion_shows_what_objects_were_found_as(scored):
 
 
 def test_the_worst_images_come_first_and_right_ones_not_at_all(scored):
-    _, exhibits = error_sections(scored)
+    exhibits = error_sections(scored)["worst"]
     assert [exhibit.title for exhibit in exhibits] == ["3.jpg", "4.jpg", "2.jpg"]
     assert [exhibit.note for exhibit in exhibits] == ["1 missed", "1 background", "1 class"]
     (objects, _), (detections, boxes) = exhibits[1].views
@@ -61,7 +61,7 @@ def test_the_worst_images_come_first_and_right_ones_not_at_all(scored):
 
 def test_no_more_pictures_are_drawn_than_wanted(scored):
     for wanted in (0, 1):
-        _, exhibits = error_sections(dataclasses.replace(scored, num_drawn=wanted))
+        exhibits = error_sections(dataclasses.replace(scored, num_drawn=wanted))["worst"]
         assert len(exhibits) == wanted
     assert WORST_IMAGES < 10
 
