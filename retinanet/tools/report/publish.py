@@ -43,9 +43,9 @@ def publish(
     Returns:
         A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
     """
-    data, found, evaluation = scored.data, scored.found, scored.evaluation
+    data, detections, evaluation = scored.data, scored.found, scored.evaluation
     about = {"annotations": str(data.path), "images": str(data.image_root)} | about
-    write_report(root / "eval", data, found, evaluation, about, scored.thresholds)
+    write_report(root / "eval", data, detections, evaluation, about, scored.thresholds)
     diagnosis = root / "eval" / "diagnosis.json"
     if scored.diagnosis is None:
         diagnosis.unlink(missing_ok=True)  # of an evaluation before
@@ -54,10 +54,10 @@ def publish(
     if evaluation is not None:
         save_png(pr_curves(evaluation), root / "plots" / "pr_curves.png")
     write_run_report(root / "eval", record, scored)
-    return draw_predictions(data, found, root / "plots", scored.num_drawn)
+    return draw_predictions(data, detections, root / "plots", scored.num_drawn)
 
 
-def tell(scored: Scored, *, cap: int, classes: bool) -> None:
+def log_evaluation(scored: Scored, *, cap: int, classes: bool) -> None:
     """Log the results of an evaluation.
 
     Args:
@@ -65,14 +65,14 @@ def tell(scored: Scored, *, cap: int, classes: bool) -> None:
         cap: ``postprocess.detections`` of the model.
         classes: the table of classes too.
     """
-    evaluation, found = scored.evaluation, scored.found
+    evaluation, detections = scored.evaluation, scored.found
     if evaluation is None:
-        logger.info("%d detections; the data has no annotations to score them by", len(found))
+        logger.info("%d detections; the data has no annotations to score them by", len(detections))
     elif classes:
         logger.info("\n%s\n", table(evaluation, SHOWN_CLASSES, scored.thresholds))
     else:
         logger.info("\n%s\n", summary(evaluation, scored.thresholds))
-    warning = warnings_of(evaluation, found, cap)
+    warning = warnings_of(evaluation, detections, cap)
     if warning is not None:
         logger.warning("warning    %s", warning)
     if scored.diagnosis is not None:
@@ -166,11 +166,11 @@ def _score_again(
     # The first images of the file, as evaluation.max_images has it.
     evaluated = np.unique(data.image_ids[: metrics["num_images"]])
     path = root / "eval" / "detections.json"
-    found = read_results(path, data)
-    if not np.isin(found.image_ids, evaluated).all():
+    detections = read_results(path, data)
+    if not np.isin(detections.image_ids, evaluated).all():
         raise ValueError(f"{path} has detections in images that were not evaluated.")
     cap = record.setting("postprocess", "detections")
-    capped = int((np.unique(found.image_ids, return_counts=True)[1] == cap).sum())
-    found = dataclasses.replace(found, evaluated=evaluated, num_capped=capped)
-    evaluation = evaluate(data, found, evaluated, max_dets=metrics["max_dets"])
-    return Scored(data, found, evaluation, num_drawn)
+    capped = int((np.unique(detections.image_ids, return_counts=True)[1] == cap).sum())
+    detections = dataclasses.replace(detections, evaluated=evaluated, num_capped=capped)
+    evaluation = evaluate(data, detections, evaluated, max_dets=metrics["max_dets"])
+    return Scored(data, detections, evaluation, num_drawn)

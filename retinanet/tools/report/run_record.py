@@ -50,8 +50,8 @@ def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
         OSError: a file that is there cannot be read.
     """
     try:
-        starts = json.loads(_text(root / "environment.json"))
-    except ValueError:
+        starts = list(json.loads(_text(root / "environment.json")))
+    except (ValueError, TypeError):  # damaged
         starts = []
     announced, warnings = _read_log(_text(root / "train.log").splitlines())
     return Record(
@@ -61,7 +61,7 @@ def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
         step=step,
         typed=_text(root / "overrides.txt").splitlines(),
         settings=read_settings(root / "config.yaml"),
-        starts=starts if isinstance(starts, list) else [],
+        starts=[start for start in starts if isinstance(start, dict)],
         rows=read_rows(root / "metrics.jsonl"),
         bad_steps=read_rows(root / "bad_steps.jsonl"),
         announced=announced,

@@ -24,9 +24,9 @@ from retinanet.tools.report.tables import metrics_dict, warnings_of
 from retinanet.training.run_directory import flatten
 
 FILE = "report.html"
-# What metrics.json says of the confidence threshold, and how the table of classes heads it.
-CUT = ("F1", "score_threshold", "precision", "recall")
-CUT_COLUMNS = [
+# Entries of metrics.json on the confidence threshold with the best F1, and their columns.
+BEST_F1 = ("F1", "score_threshold", "precision", "recall")
+BEST_F1_COLUMNS = [
     Column("best F1", 3, meaning="the largest of 2 precision recall / (precision + recall)"),
     Column("at score", 3, meaning="keep detections from this score on"),
     Column("precision", 3, meaning="share of these detections that are right"),
@@ -166,7 +166,7 @@ def _warnings(record: Record, scored: Scored | None) -> list[str]:
 def _classes(metrics: dict[str, Any]) -> Table:
     """Numbers of every class, the best AP first."""
     names = ("AP", "AP50", "AP75", "AR100")
-    has_cut = metrics["classes"] and "F1" in metrics["classes"][0]
+    has_best_f1 = metrics["classes"] and "F1" in metrics["classes"][0]
     columns = [
         Column("class"),
         Column("objects", 0, meaning="in the images evaluated, crowds left out"),
@@ -175,7 +175,7 @@ def _classes(metrics: dict[str, Any]) -> Table:
         Column("AP75", 3),
         Column(shown_name("AR100", metrics["max_dets"]), 3),
         Column("detections", 0, meaning="of any score, right or wrong"),
-        *(CUT_COLUMNS if has_cut else []),
+        *(BEST_F1_COLUMNS if has_best_f1 else []),
     ]
     # Colors go by label, which is the order of the rows in the file.
     rows = [
@@ -184,7 +184,7 @@ def _classes(metrics: dict[str, Any]) -> Table:
             row["num_gt"],
             *(row[name] for name in names),
             row["num_detections"],
-            *(row[name] for name in CUT if has_cut),
+            *(row[name] for name in BEST_F1 if has_best_f1),
         ]
         for label, row in enumerate(metrics["classes"])
     ]
