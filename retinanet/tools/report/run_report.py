@@ -87,29 +87,32 @@ def run_page(
     if scored is not None:
         predictions, legend = prediction_gallery(scored.data, scored.found, scored.num_drawn)
     has_curves = any({"loss/class", "loss/box", "lr", "AP"} & row.keys() for row in record.rows)
+    numbers = {}
+    if metrics is not None:
+        sizes = _sizes(metrics, scored)
+        numbers = {"tiles": _tiles(metrics), "classes": _classes(metrics), "sizes": sizes}
     start = record.starts[-1] if record.starts else {}
+    command = start.get("command")
     return render(
         title=record.title,
         kind=record.kind,
         lead=_lead(record, metrics, scored),
         diagnosis=diagnosis,
-        tiles=None if metrics is None else _tiles(metrics),
         warnings=_warnings(record, scored),
         curves=inline_svg(training_curves(record.rows, record.step)) if has_curves else None,
         precision=inline_svg(pr_curves(evaluation)) if has_objects else None,
         metrics=metrics,
-        classes=None if metrics is None else _classes(metrics),
-        sizes=None if metrics is None else _sizes(metrics, scored),
+        **numbers,
+        **errors,
         predictions=predictions,
         legend=legend,
         # An image of both galleries is embedded once.
         images={exhibit.image.name: exhibit.image for exhibit in predictions + errors["worst"]},
         announced=record.announced,
-        command=shlex.join(["python", *map(str, start["command"])]) if "command" in start else None,
+        command=shlex.join(["python", *map(str, command)]) if command else None,
         environment=_environment(record, start, metrics, scored and scored.data),
         typed=[tuple(text.split("=", 1)) for text in record.typed if "=" in text],
         settings=flatten(record.settings),
-        **errors,
     )
 
 
