@@ -81,7 +81,7 @@ def part_of(path):
 
 
 def imports(path, *, types=True):
-    """Dotted modules that a file imports, in functions too, and for type checkers with ``types``."""
+    """Dotted modules that a file imports, in functions too; for type checkers with ``types``."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:

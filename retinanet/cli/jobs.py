@@ -93,7 +93,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
     step, finished = run.trainer.step, run.finished()
     scored = explain(
         run.val_data,
-        scores.found,
+        scores.detections,
         scores.evaluation,
         run.settings,
         run.plain,
@@ -120,7 +120,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
             board,
             run.trainer,
             scores.evaluation,
-            best=run.standing.best["AP"],
+            best=run.stopping.best["AP"],
             model=scores.model,
             data=run.train_data,
             augment=augment if show and run.settings.log_images else None,

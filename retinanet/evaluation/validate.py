@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from retinanet.data.batches import eval_plan, make_loader
 from retinanet.data.coco import CocoData
+from retinanet.data.loader import eval_plan, make_loader
 from retinanet.data.transforms import Augment
 from retinanet.distributed import on_main, rank, share_buffers, world_size
 from retinanet.evaluation.coco import Evaluation, evaluate

@@ -1,65 +1,36 @@
-"""Pictures of what the network is taught: anchors and the objects that they answer for."""
+"""Pictures of matched anchors: what the network is taught, for TensorBoard and train_batch.png."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from retinanet.data.batches import Batches, Request, padded_size
 from retinanet.data.coco import CocoData
-from retinanet.data.padding import Batch
-from retinanet.data.samples import Samples
+from retinanet.data.loader import Batch, BatchDataset, plan_batch
 from retinanet.data.transforms import Augment
 from retinanet.devices import autocast
 from retinanet.matching import IGNORED, Match
 from retinanet.model.retinanet import RetinaNet
-from retinanet.tools.report.pictures import (
-    GAP,
-    HEADER,
-    PANEL_WIDTH,
-    class_color,
-    draw_caption,
-    render,
-)
-from retinanet.tools.report.style import BLACK, house_style, plain_text
+from retinanet.tools.report.boxes import Box, Panel, draw_sheet
+from retinanet.tools.report.pictures import class_names
+from retinanet.tools.report.style import class_color
 from retinanet.training.trainer import Trainer
 
 # Images of a batch that are drawn, and panels side by side.
 MAX_IMAGES, COLUMNS = 4, 2
-# Ignored anchors drawn in one image; they are many, and say where the thresholds lie.
+# Ignored anchors drawn in one image; they are many, and show where the thresholds lie.
 MAX_IGNORED = 60
-# Objects of one image that get a name.
-MAX_NAMED = 12
-# An object that no anchor is responsible for.
-FORGOTTEN = "#ff0000"
-LEGEND = (
-    "thick: object    thin: anchor that is positive for it    dashed white: some ignored anchors"
-    "    red: object without a positive"
-)
-# A positive that the network gives a score of 0 is drawn this faintly.
-FAINTEST = 0.15
-
-
-@dataclass(frozen=True, slots=True)
-class Taught:
-    """One image, its objects, and the anchors that are not background."""
-
-    name: str
-    image: np.ndarray  # (h, w, 3) uint8
-    boxes: np.ndarray  # (G, 4) x1, y1, x2, y2 in pixels of the image
-    labels: np.ndarray  # (G,)
-    forgotten: np.ndarray  # (G,) bool: no anchor is positive for it
-    positives: np.ndarray  # (P, 4)
-    positive_labels: np.ndarray  # (P,)
-    scores: np.ndarray | None  # (P,) of their own class, in [0, 1]
-    ignored: np.ndarray  # (I, 4)
+# An object that no anchor is positive for.
+UNMATCHED = "#ff0000"
+LEGEND = {
+    "thick: object": None,
+    "thin: anchor that is positive for it": None,
+    "dashed white: some ignored anchors": None,
+    "object without a positive anchor": UNMATCHED,
+}
+# A positive anchor without a score, and one to which the network gives a score of 0.
+OPACITY, FAINTEST = 0.75, 0.15
 
 
 def draw_batch(trainer: Trainer, batch: Batch, data: CocoData) -> np.ndarray:
@@ -73,16 +44,17 @@ def draw_batch(trainer: Trainer, batch: Batch, data: CocoData) -> np.ndarray:
     Returns:
         (H, W, 3) uint8.
     """
-    batch = _first(batch).to(trainer.device)
+    batch = Batch(*(tensor[:MAX_IMAGES] for tensor in batch[:-1]), batch.replaced)
+    batch = batch.to(trainer.device)
     H, W = batch.images.shape[-2:]
     anchors = trainer.model.anchors(H, W, trainer.device)
-    return draw(taught(batch, trainer.match(batch), anchors, None, data), data.category_names)
+    return _draw(panels_of(batch, trainer.match(batch), anchors, None, data))
 
 
 def draw_progress(
     trainer: Trainer, model: RetinaNet, data: CocoData, augment: Augment
 ) -> np.ndarray | None:
-    """The same training images at every call: positives are the darker, the surer the model is.
+    """The same training images at every call: the higher its score, the darker a positive anchor.
 
     Args:
         trainer: matches as in training.
@@ -103,8 +75,9 @@ def draw_progress(
     with torch.no_grad(), autocast(trainer.device, trainer.precision):
         logits, _, anchors = model(batch.images, batch.sizes)
     model.train(training)
+    # (B, A): of the class of each positive anchor
     scores = logits.float().sigmoid().gather(2, match.label.clamp(min=0)[..., None])[..., 0]
-    return draw(taught(batch, match, anchors, scores, data), data.category_names)
+    return _draw(panels_of(batch, match, anchors, scores, data))
 
 
 def fixed_batch(data: CocoData, augment: Augment) -> Batch | None:
@@ -114,136 +87,55 @@ def fixed_batch(data: CocoData, augment: Augment) -> Batch | None:
     if not count:
         return None
     indices = candidates[np.arange(count) * len(candidates) // count]
-    plan = augment.plan_all(data.sizes[indices], 0, 0, data.image_ids[indices])
-    H, W = padded_size(plan.window[:, 2:].max(axis=0)).tolist()
-    samples = Samples(data, augment, 0, "stop")
-    batch = Batches(samples)[Request(0, tuple(indices.tolist()), (H, W))]
+    batch = BatchDataset(data, augment, 0, "stop")[plan_batch(data, augment, indices)]
     return batch if isinstance(batch, Batch) else None
 
 
-def taught(
+def panels_of(
     batch: Batch, match: Match, anchors: Tensor, scores: Tensor | None, data: CocoData
-) -> list[Taught]:
-    """What each image of a batch teaches.
+) -> list[Panel]:
+    """Each image of a batch with its ignored and positive anchors, and above them its objects.
 
     Args:
         batch: the images.
         match: of its anchors.
         anchors: (A, 4) pixels.
         scores: (B, A) of the class of each positive anchor; None: not known.
-        data: names the files.
+        data: names the files and classes.
     """
+    names = class_names(data)
     index_of = {int(image_id): index for index, image_id in enumerate(data.image_ids)}
-    found = []
+    panels = []
     for i, (height, width) in enumerate(batch.sizes.tolist()):
-        positive, real = match.label[i] >= 0, batch.labels[i] >= 0
-        boxes = batch.boxes[i][real]
-        # A positive anchor carries its object's box as it is.
-        served = (boxes[:, None] == match.box[i][positive]).all(dim=2).any(dim=1)
+        label = match.label[i]
+        positive, object_rows = label >= 0, batch.labels[i] >= 0
+        ignored = anchors[label == IGNORED].tolist()
+        some = np.linspace(0, len(ignored) - 1, min(len(ignored), MAX_IGNORED)).astype(int)
+        drawn = [Box(ignored[row], "#ffffff", "", "dashed", 0.55) for row in some]
+
+        known = [] if scores is None else scores[i][positive].tolist()
+        opacity = [FAINTEST + (1 - FAINTEST) * score for score in known]
+        opacity = opacity or [OPACITY] * int(positive.sum())
+        positives = zip(anchors[positive].tolist(), label[positive].tolist(), opacity, strict=True)
+        drawn += [Box(box, class_color(k), "", "thin", seen) for box, k, seen in positives]
+
+        objects = batch.boxes[i][object_rows]  # (G, 4)
+        # A positive anchor carries the box of its object as it is.
+        matched = (objects[:, None] == match.box[i][positive]).all(dim=2).any(dim=1)
+        labels = batch.labels[i][object_rows].tolist()
+        for box, k, is_matched in zip(objects.tolist(), labels, matched.tolist(), strict=True):
+            drawn.append(Box(box, class_color(k) if is_matched else UNMATCHED, names[k], "haloed"))
+
+        title = f"{data.file_name(index_of[int(batch.image_ids[i])])}\n{len(objects)} objects, "
+        title += f"{int(positive.sum())} positive anchors, {len(ignored)} ignored"
+        if known:
+            title += f", mean score of positives {np.mean(known):.2f}"
         image = batch.images[i, :, :height, :width].permute(1, 2, 0)
-        found.append(
-            Taught(
-                name=data.file_name(index_of[int(batch.image_ids[i])]),
-                image=image.clamp(0, 255).to(torch.uint8).cpu().numpy(),
-                boxes=boxes.cpu().numpy(),
-                labels=batch.labels[i][real].cpu().numpy(),
-                forgotten=~served.cpu().numpy(),
-                positives=anchors[positive].cpu().numpy(),
-                positive_labels=match.label[i][positive].cpu().numpy(),
-                scores=None if scores is None else scores[i][positive].cpu().numpy(),
-                ignored=anchors[match.label[i] == IGNORED].cpu().numpy(),
-            )
-        )
-    return found
+        pixels = image.clamp(0, 255).to(torch.uint8).cpu().numpy()
+        panels.append(Panel(title, pixels, (height, width), drawn))
+    return panels
 
 
-def draw(images: Sequence[Taught], names: Sequence[str]) -> np.ndarray:
-    """Objects, positive and ignored anchors of some images, in one picture.
-
-    Args:
-        images: at least one.
-        names: of the classes.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    rows = [images[start : start + COLUMNS] for start in range(0, len(images), COLUMNS)]
-    heights = [
-        max(round(PANEL_WIDTH * t.image.shape[0] / t.image.shape[1]) for t in row) for row in rows
-    ]
-    width = min(len(images), COLUMNS) * (PANEL_WIDTH + GAP) + GAP
-    height = sum(heights) + len(rows) * (2 * HEADER + GAP) + HEADER
-    with house_style():
-        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-        top = height
-        for row, row_height in zip(rows, heights, strict=True):
-            top -= 2 * HEADER
-            for column, image in enumerate(row):
-                own = round(PANEL_WIDTH * image.image.shape[0] / image.image.shape[1])
-                left = GAP + column * (PANEL_WIDTH + GAP)
-                place = (left / width, (top - own) / height, PANEL_WIDTH / width, own / height)
-                _draw_image(figure.add_axes(place), image, names)
-            top -= row_height + GAP
-        figure.text(GAP / width, GAP / height, LEGEND, fontsize=8, color=BLACK)
-        return render(figure)
-
-
-def describe(image: Taught) -> str:
-    """How many objects and anchors there are."""
-    text = (
-        f"{len(image.boxes)} objects, {len(image.positives)} positive anchors, "
-        f"{len(image.ignored)} ignored"
-    )
-    if image.scores is not None and len(image.scores):
-        text += f", mean score of positives {image.scores.mean():.2f}"
-    return text
-
-
-def _draw_image(axes: Axes, taught: Taught, names: Sequence[str]) -> None:
-    height, width = taught.image.shape[:2]
-    axes.imshow(taught.image, extent=(0, width, height, 0), aspect="auto")
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    axes.set_axis_off()
-    forgotten = int(taught.forgotten.sum())
-    title = f"{plain_text(taught.name, 60)}\n{describe(taught)}"
-    axes.set_title(title, fontsize=8, fontweight="normal", color=BLACK, pad=4)
-    some = np.linspace(0, len(taught.ignored) - 1, min(len(taught.ignored), MAX_IGNORED)).astype(
-        int
-    )
-    _draw_boxes(axes, taught.ignored[some], "#ffffff", linewidths=0.6, alpha=0.55, dashed=True)
-    for label in np.unique(taught.positive_labels):
-        own = taught.positive_labels == label
-        alpha = 0.75
-        if taught.scores is not None:
-            alpha = FAINTEST + (1 - FAINTEST) * taught.scores[own]
-        _draw_boxes(axes, taught.positives[own], class_color(label), linewidths=0.8, alpha=alpha)
-    for box, label, lost in zip(taught.boxes, taught.labels, taught.forgotten, strict=True):
-        # White below, so that an object stands out from anchors of its color.
-        _draw_boxes(axes, box[None], "#ffffff", linewidths=3.2)
-        _draw_boxes(axes, box[None], FORGOTTEN if lost else class_color(label), linewidths=2.0)
-    if forgotten:
-        axes.text(
-            *(0.99, 0.01, f"{forgotten} without a positive anchor"),
-            **{"transform": axes.transAxes, "ha": "right", "va": "bottom", "fontsize": 8},
-            color="white",
-            bbox={"facecolor": FORGOTTEN, "edgecolor": "none", "pad": 1.5},
-        )
-    for box, label in list(zip(taught.boxes, taught.labels, strict=True))[:MAX_NAMED]:
-        draw_caption(axes, box[0], box[1], plain_text(names[label], 22), class_color(int(label)))
-
-
-def _draw_boxes(
-    axes: Axes, boxes: np.ndarray, color: str | tuple, *, dashed: bool = False, **style: object
-) -> None:
-    """Outlines of (N, 4) boxes as one collection: hundreds of patches would take seconds."""
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 5, 2)
-    dashes = "dashed" if dashed else "solid"
-    axes.add_collection(
-        LineCollection(corners, colors=[color] * len(boxes), linestyles=dashes, **style),
-        autolim=False,
-    )
-
-
-def _first(batch: Batch) -> Batch:
-    """At most ``MAX_IMAGES`` images."""
-    return Batch(*(tensor[:MAX_IMAGES] for tensor in batch[:-1]), batch.replaced)
+def _draw(panels: list[Panel]) -> np.ndarray:
+    rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
+    return draw_sheet(rows, LEGEND)

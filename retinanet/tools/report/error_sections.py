@@ -13,15 +13,19 @@ from retinanet.tools.diagnose.confusion import find_confusion
 from retinanet.tools.diagnose.errors import KINDS, NO_ERROR, Errors, find_errors
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.diagnose.worst import find_suspects, worst_images
-from retinanet.tools.report.gallery import Box, Exhibit, image_of
+from retinanet.tools.report.boxes import Box
+from retinanet.tools.report.gallery import Exhibit, image_of
 from retinanet.tools.report.page import Colored, Column, Table
-from retinanet.tools.report.pictures import read_pixels
+from retinanet.tools.report.pictures import corners, read_pixels
 from retinanet.tools.report.style import class_color
 
 # Worst images shown; with the others of a report they keep it below 5 MB.
 WORST_IMAGES = 8
 # Suspicious annotations of each reason, and pairs of classes, that are listed.
 LISTED = 8
+
+# Opacity of what is right, which has no caption.
+PALE = 0.45
 
 MEANINGS = {
     "class": "the place is right, the class is another",
@@ -127,7 +131,8 @@ def _views(
 
     def box(xywh: np.ndarray, label: int, what: str, is_error: bool) -> Box:
         caption = f"{data.category_names[label]} {what}"
-        return Box(*map(float, xywh), class_color(label), caption, "" if is_error else "pale")
+        opacity = 1.0 if is_error else PALE
+        return Box(corners(xywh), class_color(label), caption, opacity=opacity)
 
     truth, missed = matched.truth, errors.missed_at_score
     objects = np.flatnonzero(truth.image == image)

@@ -12,12 +12,9 @@ from PIL import Image as Pillow
 
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.tools.report.boxes import Box
 from retinanet.tools.report.page import Colored
-from retinanet.tools.report.pictures import (
-    NAME_LETTERS,
-    choose_images,
-    panels_of,
-)
+from retinanet.tools.report.pictures import NAME_LETTERS, choose_images, panels_of
 from retinanet.tools.report.style import class_color, plain_text
 
 # Images in a page, at most; with MOST_BYTES each, base64 makes 3.2 MB of twenty.
@@ -37,18 +34,6 @@ class Image(NamedTuple):
     uri: str  # data URI
     width: int  # of the coordinates in which boxes are given
     height: int
-
-
-class Box(NamedTuple):
-    """A rectangle drawn over an image, in its coordinates."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    color: str
-    caption: str
-    style: str = ""  # "dashed" for crowds, "pale" and without a caption for what is right, or ""
 
 
 class Exhibit(NamedTuple):
@@ -75,21 +60,17 @@ def prediction_gallery(
     """
     # As they are: a browser finds fonts by itself.
     names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
-    exhibits, labels = [], set()
+    exhibits, colors = [], set()
     for index in choose_images(data, detections, min(num_images, MOST_IMAGES)):
-        views = []
-        for panel in panels_of(data, detections, index, names=names):
-            _, heading, count = panel.title.rpartition("ground truth")  # without the file's name
-            rows = zip(panel.boxes, panel.labels, panel.captions, panel.crowd, strict=True)
-            boxes = [
-                Box(*map(float, box), class_color(label), caption, "dashed" if crowd else "")
-                for box, label, caption, crowd in rows
-            ]
-            views.append(((heading + count).capitalize(), boxes))
-            labels |= set(panel.labels.tolist())
-        image = image_of(data, index, panel.image)
+        panels = panels_of(data, detections, index, names=names)
+        image = image_of(data, index, panels[0].image)
+        # The titles without the name of the file, which the exhibit has.
+        titles = [panel.title[max(panel.title.find("ground truth: "), 0) :] for panel in panels]
+        views = [(title.capitalize(), panel.boxes) for title, panel in zip(titles, panels)]
         exhibits.append(Exhibit(image, data.file_name(index), views))
-    return exhibits, [Colored(data.category_names[i], class_color(i)) for i in sorted(labels)]
+        colors |= {box.color for panel in panels for box in panel.boxes}
+    classes = [Colored(name, class_color(label)) for label, name in enumerate(data.category_names)]
+    return exhibits, [entry for entry in classes if entry.color in colors]
 
 
 def image_of(data: CocoData, index: int, pixels: np.ndarray) -> Image:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from retinanet.training.run_directory import read_rows
-
-# Log lines that the report has elsewhere.
-NOT_REPEATED = ("run", "device", "warning")
+from retinanet.training.run_directory import read_rows, read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,10 @@ def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
         starts = list(json.loads(_text(root / "environment.json")))
     except (ValueError, TypeError):  # damaged
         starts = []
-    announced, warnings = _read_log(_text(root / "train.log").splitlines())
+    run = read_run(root) or {}
+    # Lines of the log begin with a name in a column of eleven.
+    expected = [(line[:11].strip(), line[11:].strip()) for line in run.get("expected", [])]
+    warnings = [text for name, text in expected if name == "warning"]
     return Record(
         kind="Training run",
         title=root.resolve().name,
@@ -64,30 +63,9 @@ def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
         starts=[start for start in starts if isinstance(start, dict)],
         rows=read_rows(root / "metrics.jsonl"),
         bad_steps=read_rows(root / "bad_steps.jsonl"),
-        announced=announced,
-        warnings=warnings,
+        announced=[(name, text) for name, text in expected if name != "warning"],
+        warnings=warnings + run.get("replaced", []),
     )
-
-
-def _read_log(lines: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Names and texts that a run logged before its first step, and its warnings.
-
-    A run that began anew is read from its last beginning on. Lines are date, time, and a name in
-    a column of eleven.
-    """
-    begun = [number for number, line in enumerate(lines) if " images     " in line]
-    announced = []
-    for line in lines[begun[-1] if begun else 0 :]:
-        if re.match(r"^\S+ \S+ (epoch|evaluation|first step|continue) ", line):
-            break
-        if match := re.match(r"^\S+ \S+ ([a-z][a-z ]{9}) (\S.*)$", line):
-            announced.append((match[1].strip(), match[2]))
-    warnings = [text for name, text in announced if name == "warning"]
-    # What the loader logs of an image that it cannot read.
-    unreadable = r"^\S+ \S+ (.*(?:Another image takes its place|Its objects are missed)\.)$"
-    replaced = [match[1] for line in lines if (match := re.match(unreadable, line))]
-    shown = [(name, text) for name, text in announced if name not in NOT_REPEATED]
-    return shown, warnings + list(dict.fromkeys(replaced))
 
 
 def _text(path: Path) -> str:

@@ -9,8 +9,8 @@ from retinanet.data.transforms import Augment
 from retinanet.evaluation.coco import Evaluation
 from retinanet.model.retinanet import RetinaNet
 from retinanet.tools.report.anchors import draw_batch, draw_progress
+from retinanet.tools.report.boxes import save_picture
 from retinanet.tools.report.figures import precision_curves
-from retinanet.tools.report.pictures import save_picture
 from retinanet.training.board import Board
 from retinanet.training.logs import MetricsLog
 from retinanet.training.run_directory import RunDirectory

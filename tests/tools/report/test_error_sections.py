@@ -52,9 +52,9 @@ def test_the_worst_images_come_first_and_right_ones_not_at_all(scored):
     assert [exhibit.note for exhibit in exhibits] == ["1 missed", "1 background", "1 class"]
     (objects, _), (detections, boxes) = exhibits[1].views
     assert (objects, detections) == ("Objects: 1, missed: 0", "Detections: 2, wrong: 1")
-    assert [(box.caption, box.style) for box in boxes] == [
-        ("dog 0.75 right", "pale"),
-        ("dog 0.85 background", ""),
+    assert [(box.caption, box.opacity < 1) for box in boxes] == [
+        ("dog 0.75 right", True),
+        ("dog 0.85 background", False),
     ]
     assert exhibits[0].views[0][1][0].caption == "dog missed"
 

@@ -163,32 +163,26 @@ def test_warnings_say_what_went_wrong(scored):
     assert "and 10 more in train.log" in box
 
 
-def test_the_log_is_read_up_to_the_first_step(tmp_path):
-    log = [
-        "2026-01-01 10:00:00,000 run        runs/x",
-        "2026-01-01 10:00:00,000 images     10 (0 without objects), 12 boxes",
-        "2026-01-01 10:00:00,000 first loss class 1.129 = positives 1.128",
-        "2026-01-01 10:00:00,000 warning    1 classes have no box to learn from: dog",
-        "2026-01-01 10:00:00,000 epoch 0.00  step 1/2  class 1.1",
-        "2026-01-01 10:00:01,000 warning    72 of 72 images have 100 detections",
-        "2026-01-01 10:00:01,000 a.jpg is truncated. Another image takes its place.",
-        "2026-01-01 10:00:02,000 a.jpg is truncated. Another image takes its place.",
+def test_what_a_run_expected_and_warned_of_comes_from_its_record(tmp_path):
+    lines = [
+        "images     10 (0 without objects), 12 boxes",
+        "first loss class 1.129 = positives 1.128",
+        "warning    1 classes have no box to learn from: dog",
     ]
-    (tmp_path / "train.log").write_text("\n".join(log))
+    run = {"state": "running", "starts": [], "stops": [], "expected": lines}
+    run["replaced"] = ["a.jpg is truncated. Another image takes its place."]
+    (tmp_path / "run.json").write_text(json.dumps(run))
     record = read_record(tmp_path, "best.pt", None)
     assert record.announced == [
         ("images", "10 (0 without objects), 12 boxes"),
         ("first loss", "class 1.129 = positives 1.128"),
     ]
-    assert record.warnings == [
-        "1 classes have no box to learn from: dog",
-        "a.jpg is truncated. Another image takes its place.",
-    ]
+    assert record.warnings == ["1 classes have no box to learn from: dog", *run["replaced"]]
 
 
 def test_a_record_is_read_from_whatever_there_is(tmp_path):
     assert read_record(tmp_path, "best.pt", None).rows == []
-    for name in ("config.yaml", "environment.json", "metrics.jsonl", "train.log"):
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "run.json"):
         (tmp_path / name).write_bytes(b"\xff: {[\n")
     record = read_record(tmp_path, "best.pt", 3)
     assert (record.settings, record.starts, record.rows, record.announced) == ({}, [], [], [])

@@ -12,7 +12,7 @@ from retinanet.tools.anchor_coverage import objects_at
 from retinanet.tools.check_data import samples
 from retinanet.tools.check_data.box_sizes import plot_box_sizes, plot_classes
 from retinanet.tools.check_data.samples import choose_images, draw_findings, draw_samples
-from retinanet.tools.report.pictures import GAP, HEADER, PANEL_WIDTH
+from retinanet.tools.report.boxes import GAP, HEADER, PANEL_WIDTH
 from retinanet.tools.report.style import COLORS
 
 BOX = (160.0, 120.0, 320.0, 240.0)
@@ -79,14 +79,6 @@ def test_boxes_of_a_sample_are_where_they_are(make_set, tmp_path):
     sheet = read(path)
     assert has_color(sheet, COLORS[1], 480, 240, PANEL_WIDTH / 640)
     assert not has_color(sheet, COLORS[1], 320, 240, PANEL_WIDTH / 640)
-
-
-def test_old_sheets_go(make_set, tmp_path):
-    (tmp_path / "sample_7.png").write_text("")
-    (tmp_path / "mine.png").write_text("")
-    draw_samples(make_set(1, [(1, 1, BOX)]), "train", tmp_path)
-    names = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert names == ["mine.png", "sample_1.png"]
 
 
 def findings_of(*sights) -> Verdict:
