@@ -14,7 +14,7 @@ from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.tools.report.boxes import Box
 from retinanet.tools.report.page import Colored
-from retinanet.tools.report.pictures import NAME_LETTERS, choose_images, panels_of
+from retinanet.tools.report.pictures import DRAWN_SCORE, NAME_LETTERS, choose_images, panels_of
 from retinanet.tools.report.style import class_color, plain_text
 
 # Images in a page, at most; with MOST_BYTES each, base64 makes 3.2 MB of twenty.
@@ -60,17 +60,20 @@ def prediction_gallery(
     """
     # As they are: a browser finds fonts by itself.
     names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
-    exhibits, colors = [], set()
+    exhibits, labels = [], set()
     for index in choose_images(data, detections, min(num_images, MOST_IMAGES)):
         panels = panels_of(data, detections, index, names=names)
         image = image_of(data, index, panels[0].image)
         # The titles without the name of the file, which the exhibit has.
-        titles = [panel.title[max(panel.title.find("ground truth: "), 0) :] for panel in panels]
-        views = [(title.capitalize(), panel.boxes) for title, panel in zip(titles, panels)]
+        titles = [panel.title[max(panel.title.rfind("ground truth: "), 0) :] for panel in panels]
+        views = [
+            (title.capitalize(), panel.boxes) for title, panel in zip(titles, panels, strict=True)
+        ]
         exhibits.append(Exhibit(image, data.file_name(index), views))
-        colors |= {box.color for panel in panels for box in panel.boxes}
-    classes = [Colored(name, class_color(label)) for label, name in enumerate(data.category_names)]
-    return exhibits, [entry for entry in classes if entry.color in colors]
+        shown = (detections.image_ids == data.image_ids[index]) & (detections.scores >= DRAWN_SCORE)
+        annotated = data.labels[slice(*data.first[index : index + 2])]
+        labels |= {*annotated.tolist(), *detections.labels[shown].tolist()}
+    return exhibits, [Colored(data.category_names[i], class_color(i)) for i in sorted(labels)]
 
 
 def image_of(data: CocoData, index: int, pixels: np.ndarray) -> Image:

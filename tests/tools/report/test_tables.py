@@ -12,7 +12,6 @@ from pycocotools.cocoeval import COCOeval
 
 from retinanet.evaluation.coco import NUMBERS, evaluate
 from retinanet.evaluation.thresholds import find_thresholds
-from retinanet.terminal import fit
 from retinanet.tools.report.tables import class_table, summary, table, warnings_of, write_report
 
 BOX = (100.0, 100.0, 50.0, 40.0)
@@ -87,20 +86,6 @@ def test_every_line_fits_eighty_columns(make_data, make_detections):
     assert max(map(len, text.splitlines())) <= 80
     assert "xxx..." in text
     assert "two?lines" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("cat", "cat     "),
-        ("hippopotamus", "hippo..."),
-        ("\u732b\u732b", "\u732b\u732b    "),
-        ("\u732b\u732b\u732b\u732b\u732b", "\u732b\u732b... "),
-        ("e\u0301", "e\u0301       "),
-    ],
-)
-def test_names_fill_the_columns_a_terminal_gives_them(name, expected):
-    assert fit(name, 8) == expected
 
 
 def test_stock_pycocotools_gives_our_numbers_from_our_file(make_data, make_detections, tmp_path):
