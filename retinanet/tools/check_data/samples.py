@@ -9,8 +9,8 @@ import numpy as np
 
 from retinanet.data.coco import CocoData, images_of
 from retinanet.data.verdict import Finding, Sight, Verdict
-from retinanet.tools.report.boxes import Panel, write_sheets
-from retinanet.tools.report.pictures import annotated_boxes, class_names, read_pixels
+from retinanet.tools.report.boxes import Panel, in_rows, write_sheets
+from retinanet.tools.report.pictures import annotated_boxes, class_names, read_pixels, spread
 from retinanet.tools.report.style import plain_text
 
 COLUMNS = 2
@@ -53,9 +53,7 @@ def choose_images(data: CocoData) -> tuple[list[int], int]:
             chosen.append(best)
             missing -= shown(best)
     with_boxes = np.unique(images) if len(images) else np.arange(len(data))
-    others = np.setdiff1d(with_boxes, chosen)
-    wanted = min(max(LEAST_IMAGES - len(chosen), 0), len(others))
-    chosen += others[np.arange(wanted) * len(others) // max(wanted, 1)].tolist()
+    chosen += spread(np.setdiff1d(with_boxes, chosen), max(LEAST_IMAGES - len(chosen), 0))
     return sorted(chosen), len(missing)
 
 
@@ -79,8 +77,7 @@ def draw_samples(data: CocoData, split: str, folder: Path) -> tuple[list[Path], 
         count = int(data.num_boxes()[index])
         title = f"{split}: {plain_text(data.file_name(index), 44)}, {count} box"
         panels.append(_panel(data, index, names, title + "es" * (count != 1)))
-    rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
-    return write_sheets(rows, folder, "sample")[0], unseen
+    return write_sheets(in_rows(panels, COLUMNS), folder, "sample")[0], unseen
 
 
 def draw_findings(verdict: Verdict, folder: Path) -> list[Path]:
@@ -98,8 +95,7 @@ def draw_findings(verdict: Verdict, folder: Path) -> list[Path]:
         for sights in finding.sights
     ]
     singles = [row[0] for row in shown if len(row) == 1]
-    rows = [singles[i : i + COLUMNS] for i in range(0, len(singles), COLUMNS)]
-    rows += [row for row in shown if len(row) > 1]
+    rows = in_rows(singles, COLUMNS) + [row for row in shown if len(row) > 1]
     return write_sheets(rows, folder, "findings")[0]
 
 

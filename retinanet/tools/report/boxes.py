@@ -230,6 +230,11 @@ def _draw_legend(legend: Mapping[str, str | None], width: int) -> np.ndarray:
     return np.asarray(strip)[: y + TITLE_LINE + 4]
 
 
+def in_rows(panels: Sequence[Panel], columns: int) -> list[Sequence[Panel]]:
+    """Panels in rows of so many; the last row may have fewer."""
+    return [panels[start : start + columns] for start in range(0, len(panels), columns)]
+
+
 def write_sheets(
     rows: Iterable[Sequence[Panel]],
     folder: Path,

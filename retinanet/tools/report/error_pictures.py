@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.matched import Matched
 from retinanet.tools.diagnose.analyze import Analysis
 from retinanet.tools.diagnose.errors import KINDS, MISSED, NO_ERROR
 from retinanet.tools.diagnose.worst import NOT_SEEN, OTHER_CLASS, UNLABELLED, ImageErrors, Suspect
-from retinanet.tools.report.boxes import Box, Panel, write_sheets
+from retinanet.tools.report.boxes import Box, Panel, in_rows, write_sheets
 from retinanet.tools.report.figures import KIND_COLORS, RIGHT_COLOR
 from retinanet.tools.report.pictures import (
     FILE_LETTERS,
@@ -61,15 +62,12 @@ def _worst_panels(data: CocoData, analysis: Analysis, worst: ImageErrors) -> lis
     objects = np.flatnonzero(truth.image == place)
     missed = errors.missed_at_score[objects]
     file = plain_text(worst.file_name, FILE_LETTERS)
-    objects_panel = Panel(
-        f"{file}, ground truth: {len(objects)}, missed: {missed.sum()}",
-        image,
-        size,
-        [
-            Box(corners(truth.box[g]), MISSED_COLOR if lost else GRAY, names[truth.label[g]])
-            for g, lost in zip(objects, missed, strict=True)
-        ],
-    )
+    title = f"{file}, ground truth: {len(objects)}, missed: {missed.sum()}"
+    boxes = [
+        Box(corners(truth.box[g]), MISSED_COLOR if lost else GRAY, names[truth.label[g]])
+        for g, lost in zip(objects, missed, strict=True)
+    ]
+    objects_panel = Panel(title, image, size, boxes)
 
     shown = (found.image == place) & (matched.scores >= errors.score) & ~matched.ignored
     shown = np.flatnonzero(shown)
@@ -103,8 +101,7 @@ def draw_suspects(data: CocoData, analysis: Analysis, folder: Path) -> list[Path
             for suspect in analysis.suspects
             if suspect.reason == reason
         ]
-        starts = range(0, len(panels), SUSPECTS_PER_ROW)
-        rows = [panels[start : start + SUSPECTS_PER_ROW] for start in starts]
+        rows = in_rows(panels, SUSPECTS_PER_ROW)
         legend = {"this place": SUSPECT_COLORS[reason], "annotated object": GRAY}
         written += write_sheets(rows, folder, f"suspects_{reason}", legend)[0]
     return written
@@ -145,12 +142,9 @@ def _crop(data: CocoData, suspect: Suspect) -> tuple[np.ndarray, np.ndarray]:
     # No more than shows the whole image.
     width = min(width, int(max(image.shape[1], image.shape[0] / CROP_RATIO)) + 1)
     side = np.array([width, round(CROP_RATIO * width)])
-    full = np.array(image.shape[1::-1])
-    middle = np.array([x + w / 2, y + h / 2])
-    corner = np.clip((middle - side / 2).astype(int), np.minimum(full - side, 0), None)
-    corner = np.minimum(corner, np.maximum(full - side, 0))
-    part = np.full((side[1], side[0], 3), 255, np.uint8)
-    low, high = np.maximum(corner, 0), np.minimum(corner + side, full)
-    (left, top), (right, bottom) = low - corner, high - corner
-    part[top:bottom, left:right] = image[low[1] : high[1], low[0] : high[0]]
-    return part, corner
+    room = np.array(image.shape[1::-1]) - side
+    corner = (np.array([x + w / 2, y + h / 2]) - side / 2).astype(int)
+    corner = np.clip(corner, np.minimum(room, 0), np.maximum(room, 0))
+    part = Image.new("RGB", tuple(side.tolist()), "white")
+    part.paste(Image.fromarray(image), tuple((-corner).tolist()))
+    return np.asarray(part), corner

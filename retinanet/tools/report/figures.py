@@ -66,7 +66,7 @@ def training_curves(rows: Sequence[dict[str, Any]], step: int | None = None) -> 
     rate.set_ylim(bottom=0)
     rate.set_xlabel("step")
     losses.legend(loc="upper right")
-    scores.legend(loc="lower right")
+    scores.legend(loc="best")
     return figure
 
 
@@ -232,7 +232,7 @@ def confusion(matrix: Confusion) -> Figure:
     axes = figure.subplots()
     title = f"Objects (rows) as detected (columns), score \u2265 {matrix.score:.2f}"
     figure.suptitle(title, fontsize=10, fontweight="bold")
-    axes.set_xlabel("darker: a larger share of the row")
+    axes.set_xlabel("stronger color: a larger share of the row")
     norm = PowerNorm(SHADE_POWER, 0, 1)
     image = axes.imshow(shares, cmap=SHADES, norm=norm, interpolation="none")
     small = {"fontsize": 8 if font else 5}

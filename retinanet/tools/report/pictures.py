@@ -86,9 +86,13 @@ def choose_images(data: CocoData, detections: DetectionArrays, num_images: int) 
     """Indices of evaluated images, evenly spread over those with objects if there are any."""
     evaluated = np.flatnonzero(np.isin(data.image_ids, detections.evaluated))
     with_objects = evaluated[data.num_boxes()[evaluated] > 0]
-    candidates = with_objects if len(with_objects) else evaluated
-    count = min(num_images, len(candidates))
-    return candidates[np.arange(count) * len(candidates) // max(count, 1)].tolist()
+    return spread(with_objects if len(with_objects) else evaluated, num_images)
+
+
+def spread(indices: np.ndarray, most: int) -> list[int]:
+    """At most so many of some indices, at even distances."""
+    count = min(most, len(indices))
+    return indices[np.arange(count) * len(indices) // max(count, 1)].tolist()
 
 
 def panels_of(

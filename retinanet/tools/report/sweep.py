@@ -21,7 +21,7 @@ from retinanet.evaluation.numbers import NUMBERS
 from retinanet.limits import value_text
 from retinanet.terminal import count_columns, fit, width
 from retinanet.tools.report.run_record import read_json
-from retinanet.training.run_directory import MAY_DIFFER, flatten
+from retinanet.training.run_directory import MAY_DIFFER, flatten, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,9 +121,9 @@ def note_of(folder: Path, run: Path) -> Path:
 
 def has_finished(run: Path) -> bool:
     """Whether a run has reached its end, by run.json; of older versions by the log."""
-    record = read_json(run / "run.json")
+    record = read_run(run)
     if record is not None:
-        return record.get("state") == "finished"
+        return record["state"] == "finished"
     log = run / "train.log"
     text = log.read_text(errors="replace") if log.is_file() else ""
     return " finished   " in text[text.rfind(" run        ") + 1 :]

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from retinanet.data.verdict import Sight, Verdict
 from retinanet.model.anchors import AnchorGenerator
@@ -18,67 +18,16 @@ from retinanet.tools.report.style import COLORS
 BOX = (160.0, 120.0, 320.0, 240.0)
 
 
-@pytest.fixture
-def make_set(make_data):
-    """Like make_data, with black 640 x 480 files for the images."""
-
-    def make(num_images, rows, **fields):
-        data = make_data(num_images, rows, **fields)
-        for index in range(len(data)):
-            Image.new("RGB", (640, 480)).save(data.image_path(index))
-        return data
-
-    return make
-
-
-def has_color(sheet: np.ndarray, color: str, x: float, y: float, scale: float, column=0) -> bool:
-    """Whether a color is near the pixel (x, y) of a panel of the first row."""
-    left, top = GAP + column * (PANEL_WIDTH + GAP) + x * scale, HEADER + y * scale
-    part = sheet[round(top) - 3 : round(top) + 4, round(left) - 3 : round(left) + 4]
-    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return bool((np.abs(part.astype(int) - rgb).max(axis=-1) < 40).any())
-
-
 def read(path):
     with Image.open(path) as picture:
         return np.asarray(picture)
 
 
-def test_every_class_is_seen_on_few_images(make_data):
-    # Image 12 alone shows three classes; the fourth is on image 5 only, the fifth on none.
-    rows = [(i, 1, BOX) for i in range(1, 20)]
-    rows += [(12, 2, BOX), (12, 3, BOX), (5, 4, BOX)]
-    data = make_data(20, rows, names=("a", "b", "c", "d", "e"))
-    chosen, unseen = choose_images(data)
-    assert {4, 11} <= set(chosen)
-    assert len(chosen) == samples.LEAST_IMAGES
-    assert 19 not in chosen
-    assert unseen == 0
-
-
-def test_more_classes_than_there_is_room_for_are_counted(make_data, monkeypatch):
-    monkeypatch.setattr(samples, "MOST_IMAGES", 3)
-    names = tuple(f"class {i}" for i in range(9))
-    data = make_data(9, [(i, i, BOX) for i in range(1, 10)], names=names)
-    monkeypatch.setattr(samples, "LEAST_IMAGES", 0)
-    chosen, unseen = choose_images(data)
-    assert (len(chosen), unseen) == (3, 6)
-
-
-def test_a_set_without_boxes_shows_images(make_set, tmp_path):
-    data = make_set(3, [])
-    sheets, unseen = draw_samples(data, "train", tmp_path / "out")
-    assert [path.name for path in sheets] == ["sample_1.png"]
-    assert unseen == 0
-    assert choose_images(data)[0] == [0, 1, 2]
-
-
-def test_boxes_of_a_sample_are_where_they_are(make_set, tmp_path):
-    data = make_set(1, [(1, 2, BOX)])
-    (path,) = draw_samples(data, "train", tmp_path / "out")[0]
-    sheet = read(path)
-    assert has_color(sheet, COLORS[1], 480, 240, PANEL_WIDTH / 640)
-    assert not has_color(sheet, COLORS[1], 320, 240, PANEL_WIDTH / 640)
+def has_color(sheet, color, x, y, width=640):
+    """Whether a color is near the pixel (x, y) of the first panel, of so wide an image."""
+    left, top = (round(n * PANEL_WIDTH / width) for n in (x, y))
+    part = sheet[HEADER + top - 3 : HEADER + top + 4, GAP + left - 3 : GAP + left + 4]
+    return bool((part == ImageColor.getrgb(color)).all(axis=-1).any())
 
 
 def findings_of(*sights) -> Verdict:
@@ -88,43 +37,58 @@ def findings_of(*sights) -> Verdict:
     return verdict
 
 
-def test_a_finding_shows_its_box_alone(make_set, tmp_path):
+def test_every_class_is_seen_on_few_images(make_data):
+    # Image 12 alone shows three classes; the fourth is on image 5 only, the fifth on none.
+    rows = [(i, 1, BOX) for i in range(1, 20)]
+    rows += [(12, 2, BOX), (12, 3, BOX), (5, 4, BOX)]
+    chosen, unseen = choose_images(make_data(20, rows, names=("a", "b", "c", "d", "e")))
+    assert {4, 11} <= set(chosen) and 19 not in chosen
+    assert (len(chosen), unseen) == (samples.LEAST_IMAGES, 0)
+    assert choose_images(make_data(3, [])) == ([0, 1, 2], 0)
+
+
+def test_more_classes_than_there_is_room_for_are_counted(make_data, monkeypatch):
+    monkeypatch.setattr(samples, "MOST_IMAGES", 3)
+    monkeypatch.setattr(samples, "LEAST_IMAGES", 0)
+    names = tuple(f"class {i}" for i in range(9))
+    data = make_data(9, [(i, i, BOX) for i in range(1, 10)], names=names)
+    chosen, unseen = choose_images(data)
+    assert (len(chosen), unseen) == (3, 6)
+
+
+def test_a_sample_shows_all_boxes_and_a_finding_its_own(make_set, tmp_path):
     data = make_set(1, [(1, 1, BOX), (1, 2, (10.0, 10.0, 60.0, 400.0))])
-    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path / "out")
-    sheet = read(path)
-    assert has_color(sheet, COLORS[0], 480, 240, PANEL_WIDTH / 640)
-    assert not has_color(sheet, COLORS[1], 70, 300, PANEL_WIDTH / 640)
+    (sample,) = draw_samples(data, "train", tmp_path)[0]
+    (finding,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path)
+    assert (sample.name, finding.name) == ("sample_1.png", "findings_1.png")
+    for path, both in ((sample, True), (finding, False)):
+        sheet = read(path)
+        assert has_color(sheet, COLORS[0], 480, 240)
+        assert not has_color(sheet, COLORS[0], 320, 240)
+        assert has_color(sheet, COLORS[1], 70, 300) == both
 
 
 def test_a_box_outside_is_seen_beside_the_image(make_set, tmp_path):
     data = make_set(1, [(1, 1, (600.0, 100.0, 120.0, 100.0))])
-    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path / "out")
-    sheet = read(path)
-    scale = PANEL_WIDTH / 720  # 80 pixels of gray at the right
-    assert has_color(sheet, COLORS[0], 660, 200, scale)
-    assert has_color(sheet, "#d2d2d2", 690, 300, scale)
-    assert has_color(sheet, "#000000", 620, 300, scale)
+    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path)
+    for color, x, y in ((COLORS[0], 660, 200), ("#d2d2d2", 690, 300), ("#000000", 620, 300)):
+        assert has_color(read(path), color, x, y, 720)  # 80 pixels of gray at the right
 
 
 @pytest.mark.parametrize("box", [(1e30, 0.0, 1e30, 5.0), (-1e30, -1e30, 1.0, 1.0)])
 def test_absurd_boxes_make_no_absurd_pictures(make_set, tmp_path, box):
-    data = make_set(
-        1,
-        [(1, 1, box)],
-        annotations=[
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": list(box), "area": 1, "iscrowd": 0}
-        ],
-    )
-    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path / "out")
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": list(box), "area": 1, "iscrowd": 0}
+    data = make_set(1, [], annotations=[row])
+    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path)
     assert max(read(path).shape) < 2000
 
 
 def test_pairs_stand_side_by_side_and_singles_two_in_a_row(make_set, tmp_path):
     data = make_set(3, [(1, 1, BOX), (2, 2, BOX)])
     one, two, three = (Sight(data, i) for i in range(3))
-    (path,) = draw_findings(findings_of((one, two), (three,), (one,), (two,)), tmp_path / "out")
+    (path,) = draw_findings(findings_of((one, two), (three,), (one,), (two,)), tmp_path)
     assert read(path).shape[0] == 3 * (PANEL_WIDTH * 480 // 640 + HEADER + GAP)
-    assert draw_findings(findings_of(), tmp_path / "none") == []
+    assert draw_findings(findings_of(), tmp_path) == []
 
 
 def test_plots_of_sizes_and_classes_are_drawn_for_any_set(make_data, tmp_path):

@@ -185,7 +185,3 @@ def test_sheets_are_written_whole_and_those_of_before_go(tmp_path):
     with Image.open(files[0]) as picture:
         np.testing.assert_array_equal(np.asarray(picture), first)
     assert write_sheets([], tmp_path, "sample") == ([], None)
-
-
-def test_classes_have_different_colors():
-    assert len({class_color(label) for label in range(200)}) == 200
