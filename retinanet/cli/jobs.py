@@ -26,8 +26,7 @@ from retinanet.signals import Signals
 from retinanet.tools.diagnose.explain import explain
 from retinanet.tools.first_loss.run_summary import announcement, first_step
 from retinanet.tools.report.figures import training_curves
-from retinanet.tools.report.publish import publish, tell
-from retinanet.tools.report.rebuild import refresh_report
+from retinanet.tools.report.publish import log_evaluation, publish, refresh_report
 from retinanet.tools.report.run_record import Record, read_record
 from retinanet.tools.report.style import save_png
 from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch
@@ -104,7 +103,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
         train_ids=run.train_data.category_ids,
         thresholds=scores.thresholds,
     )
-    tell(scored, cap=run.settings.postprocess.detections, classes=finished)
+    log_evaluation(scored, cap=run.settings.postprocess.detections, classes=finished)
     sheet = None
     if better:
         sheet = publish(
@@ -198,7 +197,7 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
             train_ids=state["classes"]["ids"],
             thresholds=evaluation and find_thresholds(data, found, evaluation.max_dets[-1]),
         )
-        tell(scored, cap=recorded.postprocess.detections, classes=True)
+        log_evaluation(scored, cap=recorded.postprocess.detections, classes=True)
         publish(
             folder,
             scored,
