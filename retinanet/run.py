@@ -14,8 +14,8 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
-from retinanet.data.loader import Batch, eval_plan, shared_bytes
-from retinanet.data.workers import LoaderError, check_shared_memory
+from retinanet.data.loader import Batch, eval_plan
+from retinanet.data.workers import LoaderError, check_shared_memory, shared_bytes
 from retinanet.devices import choose_precision, explain_precision
 from retinanet.evaluation.coco import Evaluation, validate
 from retinanet.evaluation.detect import DetectionArrays
@@ -289,7 +289,7 @@ class TrainingRun:
         how = build.build_validation(self.settings, self.settings.evaluation, self.device)
         images, augment = how["max_images"], how["augment"]
         plan = eval_plan(self.val_data, augment, batch_size=how["batch_size"], max_images=images)
-        validation = shared_bytes(plan, augment, how["workers"], limit=len(plan))
+        validation = shared_bytes(plan, augment.rule, how["workers"], limit=len(plan))
         return distributed.local_world_size() * (self.loader.shared_bytes + validation)
 
     def _open(self) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from retinanet.checks import check
 from retinanet.data.coco import CocoData
-from retinanet.data.loader import eval_plan, make_loader
+from retinanet.data.loader import BatchLoader, eval_plan
 from retinanet.data.transforms import Augment
 from retinanet.distributed import on_main, rank, share_buffers, world_size
 from retinanet.evaluation.detect import DetectionArrays, detect
@@ -117,7 +117,7 @@ def validate(
         Stopped: a rank was told to stop.
     """
     plans = eval_plan(data, augment, batch_size=batch_size, max_images=max_images)
-    loader = make_loader(
+    loader = BatchLoader(
         data,
         augment,
         plans[rank() :: world_size()],
