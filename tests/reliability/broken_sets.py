@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retinanet.data.verdict import Effect
+from retinanet.data.issues import Effect
 
 HEIGHT, WIDTH = 40, 60
-REFUSED, LOST, MENDED, NOTED = Effect.REFUSED, Effect.LOST, Effect.MENDED, Effect.NOTED
+REFUSED, LOST, REPAIRED, NOTED = Effect.REFUSED, Effect.LOST, Effect.REPAIRED, Effect.NOTED
 # Of every image; one is left of and above its own size, so that no file looks like two corners.
 BOXES = [(1, [4, 5, 20, 10]), (2, [30, 22, 12, 9]), (1, [45, 3, 10, 30])]
 
@@ -47,7 +47,7 @@ def split_of(first: int, count: int) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     """The images of both splits."""
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -64,7 +64,7 @@ class Fault:
     kind: str
     effect: Effect
     place: list[str]  # words that name the file, the record and the value
-    remedy: str
+    fix: str
     count: int = 1
     pixels: bool = False
     others: tuple[str, ...] = ()  # kinds that the same records bring besides
@@ -316,7 +316,7 @@ FAULTS = {
     "file name with backslashes": Fault(
         hidden_in_folder,
         "images: file_name has backslashes",
-        MENDED,
+        REPAIRED,
         ["train.json: images[1] (id 11): 'sub\\\\11.png'"],
         "Nothing is needed",
     ),
@@ -395,26 +395,30 @@ FAULTS = {
         "leave it out",
     ),
     "annotation id 0": Fault(
-        put("annotations", 4, id=0), RENUMBERED, MENDED, ["annotations[4] (id 0)"], "at least 1"
+        put("annotations", 4, id=0), RENUMBERED, REPAIRED, ["annotations[4] (id 0)"], "at least 1"
     ),
     "annotation without id": Fault(
-        put("annotations", 4, id=...), RENUMBERED, MENDED, ANNOTATION, "at least 1"
+        put("annotations", 4, id=...), RENUMBERED, REPAIRED, ANNOTATION, "at least 1"
     ),
     "annotation id twice": Fault(
-        put("annotations", 4, id=1), RENUMBERED, MENDED, ["annotations[4] (id 1)"], "unique"
+        put("annotations", 4, id=1), RENUMBERED, REPAIRED, ["annotations[4] (id 1)"], "unique"
     ),
     "annotation id as text": Fault(
-        put("annotations", 4, id="5"), RENUMBERED, MENDED, ["annotations[4] (id '5')"], "unique"
+        put("annotations", 4, id="5"), RENUMBERED, REPAIRED, ["annotations[4] (id '5')"], "unique"
     ),
     "no iscrowd": Fault(
         put("annotations", 4, iscrowd=...),
         "annotations: iscrowd is missing",
-        MENDED,
+        REPAIRED,
         ANNOTATION,
         "groups of objects",
     ),
     "no area": Fault(
-        put("annotations", 4, area=...), "annotations: area is missing", MENDED, ANNOTATION, "masks"
+        put("annotations", 4, area=...),
+        "annotations: area is missing",
+        REPAIRED,
+        ANNOTATION,
+        "masks",
     ),
     "area of zero": Fault(
         put("annotations", 4, area=0),
@@ -508,7 +512,7 @@ FAULTS = {
     "box across the border": Fault(
         put("annotations", 4, bbox=[55, 22, 12, 9]),
         "annotations: bbox reaches outside its image",
-        MENDED,
+        REPAIRED,
         ["annotations[4] (id 5): bbox [55, 22, 12, 9]"],
         "cut by the border",
     ),
@@ -655,9 +659,9 @@ FAULTS = {
         ["val.json: image id 21", "21.png"],
         "Remove them from one",
     ),
-    "the same picture under two names": Fault(
+    "the same image under two names": Fault(
         lambda made: shutil.copy(made.image("train", 2), made.image("val", 1)),
-        "images: the same picture in training and validation, under two names",
+        "images: the same image in training and validation, under two names",
         NOTED,
         ["val.json: image id 21", "21.png is ", "12.png"],
         "Remove them from one",

@@ -21,7 +21,7 @@ from broken_sets import (
     on_image,
     put,
     split_of,
-    write_pictures,
+    write_images,
 )
 
 from retinanet import build
@@ -46,7 +46,7 @@ TYPED = [
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pictures") / "images"
-    write_pictures(folder)
+    write_images(folder)
     return folder
 
 
@@ -93,7 +93,7 @@ def training_says(settings: TrainConfig) -> tuple[str | None, str | None]:
 def test_a_healthy_set_has_nothing_to_tell(settings):
     for pixels in (False, True):
         verdict, _ = check(settings, pixels=pixels)
-        assert verdict.findings == []
+        assert verdict.issues == []
     assert training_says(settings) == (None, None)
 
 
@@ -102,7 +102,7 @@ def test_a_crowd_region_around_one_object_is_not_the_object_twice(dataset, setti
     records.append({**records[0], "id": len(records) + 1, "iscrowd": 1})
     dataset.write()
     verdict, _ = check(settings)
-    assert not any("the same box" in finding.kind for finding in verdict.findings)
+    assert not any("the same box" in finding.kind for finding in verdict.issues)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -111,21 +111,21 @@ def test_a_fault_is_named_alone_and_training_agrees(dataset, settings, name):
     fault.seed(dataset)
     dataset.write()
     verdict, readings = check(settings, pixels=fault.pixels, keep=20)
-    (found,) = (other for other in verdict.findings if other.kind not in fault.others)
-    assert {other.kind for other in verdict.findings} == {fault.kind, *fault.others}
+    (found,) = (other for other in verdict.issues if other.kind not in fault.others)
+    assert {other.kind for other in verdict.issues} == {fault.kind, *fault.others}
     assert (found.kind, found.effect, found.count) == (fault.kind, fault.effect, fault.count)
     for word in fault.place:
         assert any(word in place for place in found.places), found.places
-    assert fault.remedy.lower() in found.remedy.lower()
+    assert fault.fix.lower() in found.fix.lower()
     assert found.does
     assert report(settings, verdict, readings, pixels=fault.pixels)
 
     before, reading = training_says(settings)
     assert (before or reading is not None) if fault.effect is REFUSED else not (before or reading)
     if before:
-        assert verdict.first == before
+        assert str(verdict.refused[0].error) == before
     if reading:
-        assert fault.remedy.lower() in reading.lower()
+        assert fault.fix.lower() in reading.lower()
 
 
 def test_the_table_has_every_kind_that_a_user_asked_about():
@@ -181,10 +181,10 @@ def test_random_damage_is_refused_exactly_where_training_refuses_it(
         before, reading = training_says(settings)
         assert bool(verdict.refused) == bool(before or reading), seed
         if before:
-            assert verdict.first == before, seed
+            assert str(verdict.refused[0].error) == before, seed
         refused += before is not None
-        mended += not before and bool(verdict.findings)
-        assert not any("\n" in place for f in verdict.findings for place in f.places)
+        mended += not before and bool(verdict.issues)
+        assert not any("\n" in place for f in verdict.issues for place in f.places)
         if seed % 20 == 0:
             assert report(settings, verdict, readings, pixels=False)
     assert refused > tries / 3
@@ -233,7 +233,7 @@ def test_all_problems_of_both_files_are_told_at_once(dataset, capsys):
         "... and 1 more (--show 3 names them all)",
         "val.json: annotations[2] (id 3): got 9",
         "images: the file is missing: 1",
-        "MENDED",
+        "REPAIRED",
         "takes width times height",
         "Mistakes: 5; kinds of mistakes: 3.",
     ):
@@ -265,7 +265,7 @@ def test_skipped_images_are_no_reason_to_stop(dataset, settings):
     settings.data.on_bad_image = "skip"
     verdict, _ = check(settings)
     kinds = {"images: the file is missing", UNREADABLE}
-    assert {(f.kind, f.effect) for f in verdict.findings} == {(kind, NOTED) for kind in kinds}
+    assert {(f.kind, f.effect) for f in verdict.issues} == {(kind, NOTED) for kind in kinds}
 
 
 def test_settings_that_leave_nothing_to_train_on_are_refused(dataset, settings):
@@ -274,7 +274,7 @@ def test_settings_that_leave_nothing_to_train_on_are_refused(dataset, settings):
     settings.data.keep_empty = False
     verdict, _ = check(settings)
     assert [finding.kind for finding in verdict.refused] == [NOTHING]
-    assert training_says(settings)[0] == verdict.first
+    assert training_says(settings)[0] == str(verdict.refused[0].error)
 
 
 def test_one_file_for_both_splits_is_read_once(dataset, settings):
@@ -285,7 +285,7 @@ def test_one_file_for_both_splits_is_read_once(dataset, settings):
     put("annotations", 4, area=...)(dataset)
     (dataset.root / "train.json").write_text(json.dumps(dataset.train))
     verdict, _ = check(settings, pixels=True)
-    found = {finding.kind: finding.count for finding in verdict.findings}
+    found = {finding.kind: finding.count for finding in verdict.issues}
     assert found == {
         "annotations: area is missing": 1,
         "images: the same file in training and validation": 4,
@@ -332,7 +332,7 @@ def test_real_boxes_of_another_format_are_recognised(real_data, composed, tmp_pa
     own.data.train_images, own.data.val_images = "train2017", "val2017"
     own.data.train_annotations = str(tmp_path / "train.json")
     own.data.val_annotations = "annotations/instances_val2017.json"
-    kinds = [finding.kind for finding in check(own)[0].findings]
+    kinds = [finding.kind for finding in check(own)[0].issues]
     found = [what for what in kinds if "bbox" in what and what != VANISHED]
     assert len(found) == 1
     assert kind in found[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_sets import DataSet, put, split_of, write_pictures
+from broken_sets import DataSet, put, split_of, write_images
 from PIL import Image
 
 from scripts.check_data import main
@@ -16,7 +16,7 @@ SMALL = ["data=custom", "model=tiny", "data.min_size=64", "data.max_size=96", "d
 
 @pytest.fixture
 def dataset(tmp_path) -> DataSet:
-    write_pictures(tmp_path / "images")
+    write_images(tmp_path / "images")
     made = DataSet(tmp_path, split_of(10, 4), split_of(20, 3))
     made.write()
     return made
