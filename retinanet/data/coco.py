@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,24 +101,35 @@ class CocoData:
         total = np.concatenate([[0], np.cumsum(self.usable & ~self.crowd)])
         return total[self.first[1:]] - total[self.first[:-1]]
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is any box to be trained on, or scored."""
+        return bool((self.usable & ~self.crowd).any())
+
+    def folders(self) -> dict[str, list[tuple[str, int]]]:
+        """Folder below the image folder -> name and index of each of its images."""
+        folders: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for index in range(len(self)):
+            folder, name = os.path.split(self.file_name(index))
+            folders[folder].append((name, index))
+        return folders
+
     def missing(self) -> list[int]:
         """Indices of the images whose file does not exist.
 
-        Each folder is listed once: asking for every file takes minutes on network disks. With
-        os.path: pathlib fails where a name is too long, or none that the file system knows.
+        Each folder is listed once: asking for every file takes minutes on network disks.
         """
-        present: dict[str, set[str]] = {}
         missing = []
-        for index in range(len(self)):
-            folder, name = os.path.split(self.file_name(index))
-            if folder not in present:
-                where = os.path.join(self.image_root, folder)  # noqa: PTH118
-                names = os.listdir(where) if os.path.isdir(where) else []  # noqa: PTH112, PTH208
-                present[folder] = set(names)
-            # Some file systems find names that they list in another spelling.
-            if name not in present[folder] and not os.path.exists(self.image_path(index)):  # noqa: PTH110
-                missing.append(index)
-        return missing
+        for folder, files in self.folders().items():
+            present = names_in(os.path.join(self.image_root, folder))  # noqa: PTH118
+            # Some file systems find names that they list in another spelling. With os.path:
+            # pathlib fails where a name is too long, or none that the file system knows.
+            missing += [
+                index
+                for name, index in files
+                if name not in present and not os.path.exists(self.image_path(index))  # noqa: PTH110
+            ]
+        return sorted(missing)
 
     def file_sizes(self) -> list[int | None]:
         """Bytes of a few image files, evenly spaced by image id; None where there is none.
@@ -157,6 +169,11 @@ class CocoData:
     def _clipped(self, index: int, rows: np.ndarray) -> Tensor:
         """(len(rows), 4) float32 xyxy."""
         return torch.from_numpy(clip_xywh(self.bbox[rows], self.sizes[index]).astype(np.float32))
+
+
+def names_in(folder: str) -> set[str]:
+    """What lies in a folder; nothing where there is none."""
+    return set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH112, PTH208
 
 
 def images_of(data: CocoData) -> np.ndarray:

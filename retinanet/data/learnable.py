@@ -72,17 +72,12 @@ def check_learnable(data: CocoData) -> None:
 
 def learnable_issues(data: CocoData) -> list[Issue]:
     """What :func:`check_learnable` refuses."""
-    if has_objects(data) or not data.annotated:
+    if data.has_objects or not data.annotated:
         return []
     reason, fix = why_no_objects(data)
     error = ValueError(f"{data.path} has no box to train on: {reason}. {fix}")
     kind = "annotations: no box is left to train on"
     return [refusal(kind, [f"{data.path}: {reason}"], error, fix)]
-
-
-def has_objects(data: CocoData) -> bool:
-    """Whether any box is trained on, or scored."""
-    return bool((data.usable & ~data.crowd).any())
 
 
 def why_no_objects(data: CocoData) -> tuple[str, str]:
@@ -127,7 +122,7 @@ def describe_dropped(data: CocoData) -> list[str]:
 
 def describe_no_ground_truth(data: CocoData) -> list[str]:
     """A warning for the log where validation has nothing to be found; else nothing."""
-    if has_objects(data):
+    if data.has_objects:
         return []
     reason, fix = why_no_objects(data)
     return [

@@ -6,7 +6,6 @@ import difflib
 import os
 import unicodedata
 from collections.abc import Set
-from pathlib import Path
 
 from retinanet.data.coco import CocoData
 from retinanet.data.issues import Issue, raise_refused, refusal
@@ -128,11 +127,9 @@ def missing_issues(data: CocoData) -> list[Issue]:
 def describe_missing(data: CocoData, index: int) -> str:
     """A missing image, and the file that was probably meant."""
     path = data.image_path(index)
-    meant = Path(str(path).replace("\\", "/"))
-    if not meant.exists():
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        stem = path.stem.casefold()
-        meant = next((other for other in beside if other.stem.casefold() == stem), None)
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    stem = path.stem.casefold()
+    meant = next((other for other in beside if other.stem.casefold() == stem), None)
     hint = f"; there is {meant}" if meant is not None else ""
     return f"{data.path}: image id {data.image_ids[index]}: no {path}{hint}"
 
@@ -149,16 +146,13 @@ def shared_images(train: CocoData, val: CocoData) -> list[int]:
 
 def _resolved(data: CocoData) -> list[str]:
     """The path of every image, free of links."""
-    folders: dict[str, tuple[str, set[str]]] = {}
-    paths = []
-    for index in range(len(data)):
-        folder, name = os.path.split(data.file_name(index))
-        if folder not in folders:
-            where = os.path.realpath(data.image_root / folder)
-            folders[folder] = where, _links(where)
-        where, links = folders[folder]
-        path = f"{where}/{name}"
-        paths.append(os.path.realpath(path) if name in links else path)
+    paths = [""] * len(data)
+    for folder, files in data.folders().items():
+        where = os.path.realpath(data.image_root / folder)
+        links = _links(where)
+        for name, index in files:
+            path = f"{where}/{name}"
+            paths[index] = os.path.realpath(path) if name in links else path
     return paths
 
 

@@ -7,28 +7,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from retinanet.data.coco import (
-    BACKWARDS,
-    FLAT,
-    NO_AREA,
-    NO_CROWD,
-    OUTSIDE,
-    RENUMBERED,
-    CocoData,
-    Reading,
-    class_counts,
-    images_of,
-)
+from retinanet.data import coco
+from retinanet.data.coco import CocoData, Reading, class_counts, images_of, names_in
 from retinanet.data.fields import box_area, has_area
 from retinanet.data.issues import Effect, Issue, Sight
-from retinanet.data.learnable import (
-    FIXES,
-    SHARES_FIX,
-    VANISHED,
-    are_shares,
-    has_objects,
-    why_no_objects,
-)
+from retinanet.data.learnable import FIXES, SHARES_FIX, VANISHED, are_shares, why_no_objects
 from retinanet.data.records import shown
 from retinanet.data.splits import shared_images
 from retinanet.data.transforms import MIN_BOX_SIDE
@@ -36,19 +19,19 @@ from retinanet.tools.image_files import suffixes
 
 # What reading fills in -> field, rule, what training does, fix.
 FILLED_IN = {
-    RENUMBERED: (
+    coco.RENUMBERED: (
         "id",
         "id is missing, repeated, below 1 or not an integer",
         "gives new ids, in memory",
         "Nothing is needed here; other tools want ids that are unique and at least 1.",
     ),
-    NO_CROWD: (
+    coco.NO_CROWD: (
         "iscrowd",
         "iscrowd is missing",
         "takes 0",
         "Nothing is needed, unless some boxes hold groups of objects: those have iscrowd 1.",
     ),
-    NO_AREA: (
+    coco.NO_AREA: (
         "area",
         "area is missing",
         "takes width times height",
@@ -57,9 +40,9 @@ FILLED_IN = {
 }
 # Boxes that are dropped -> rule.
 DROPPED = {
-    BACKWARDS: "bbox is drawn from right to left or from bottom to top",
-    FLAT: "bbox has no positive width and height",
-    OUTSIDE: "bbox lies outside its image",
+    coco.BACKWARDS: "bbox is drawn from right to left or from bottom to top",
+    coco.FLAT: "bbox has no positive width and height",
+    coco.OUTSIDE: "bbox lies outside its image",
     VANISHED: f"bbox has a side below {MIN_BOX_SIDE:g} px at the training size",
 }
 DROPS = "drops it, and learns its place as background; evaluation still gets it"
@@ -139,14 +122,14 @@ def _sights(reading: Reading, row: int) -> tuple[Sight]:
 
 def _check_dropped(reading: Reading, judged: np.ndarray) -> Iterator[Issue]:
     """Boxes that are not trained on."""
-    data = reading.data
+    bbox = reading.data.bbox
     for what, rule in DROPPED.items():
         rows = reading.repaired.get(what, ())
-        if what == VANISHED and are_shares(data.bbox):
+        if what == VANISHED and are_shares(bbox):
             continue  # in shares of the image, which is an issue of its own
-        if what == OUTSIDE:
+        if what == coco.OUTSIDE:
             rows = np.intersect1d(rows, reading.box_rows[judged])
-        total = len(data.bbox)
+        total = len(bbox)
         yield _issue(reading, rule, rows, DROPS, FIXES[what], Effect.LOST, out_of=total)
 
 
@@ -297,7 +280,7 @@ def check_pair(train: Reading, val: Reading, keep_empty: bool) -> Iterator[Issue
         "Remove them from one of the two files.",
         sights=((Sight(val.data, index),) for index in shared),
     )
-    if val.whole and val.data.annotated and not has_objects(val.data):
+    if val.whole and val.data.annotated and not val.data.has_objects:
         reason, fix = why_no_objects(val.data)
         does = "goes on, but every AP will be n/a or 0, and best.pt is the latest checkpoint"
         places = [f"{val.data.path}: {reason}"]
@@ -318,18 +301,13 @@ def _check_unlisted(splits: Sequence[CocoData]) -> Issue:
     """Image files beside the listed ones that no record lists."""
     listed: dict[str, set[str]] = {}  # folder, free of links -> names
     for data in splits:
-        folders: dict[str, set[str]] = {}  # as the records name them
-        for index in range(len(data)):
-            folder, name = os.path.split(data.file_name(index))
-            if folder not in folders:
-                where = os.path.realpath(data.image_root / folder)
-                folders[folder] = listed.setdefault(where, set())
-            folders[folder].add(name)
+        for folder, files in data.folders().items():
+            where = os.path.realpath(data.image_root / folder)
+            listed.setdefault(where, set()).update(name for name, _ in files)
     others = [
         f"{folder}/{name}"
         for folder, names in listed.items()
-        if os.path.isdir(folder)  # noqa: PTH112 - names
-        for name in sorted(set(os.listdir(folder)) - names)  # noqa: PTH208
+        for name in sorted(names_in(folder) - names)
         if name.lower().endswith(suffixes())
     ]
     return Issue(
