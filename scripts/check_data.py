@@ -32,7 +32,7 @@ from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.data.coco import Reading
-from retinanet.data.issues import Issue
+from retinanet.data.issues import Effect, Issue
 from retinanet.tools.anchor_coverage import objects_at
 from retinanet.tools.check_data.box_sizes import plot_box_sizes, plot_classes
 from retinanet.tools.check_data.check import check
@@ -48,16 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = reader.command(args.settings).settings
         if args.pictures is not None:
             args.pictures.mkdir(parents=True, exist_ok=True)  # refused before the work
-        findings, readings = check(settings, pixels=args.images, keep=args.show)
-        show("\n".join(report(settings, findings, readings, pixels=args.images)))
+        issues, readings = check(settings, pixels=args.images, keep=args.show)
+        show("\n".join(report(settings, issues, readings, pixels=args.images)))
         if args.pictures is not None:
-            show("\n".join(draw(settings, findings.issues, readings, args.pictures)))
+            show("\n".join(draw(settings, issues, readings, args.pictures)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except MISTAKES as error:
         complain(error)
         return 1
-    return 1 if findings.refused else 0
+    return int(any(issue.effect is Effect.REFUSED for issue in issues))
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

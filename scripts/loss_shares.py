@@ -29,7 +29,7 @@ from tqdm import tqdm
 from retinanet import build
 from retinanet.cli.command import MISTAKES, complain
 from retinanet.cli.main import composer
-from retinanet.data.batches import eval_plan, make_loader
+from retinanet.data.loader import eval_plan, make_loader
 from retinanet.devices import choose_device
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from retinanet import build
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule
 from scripts import compare_peers
 from scripts.peers import contestants, outcome
 from scripts.peers.contestants import Ours, PlainLoop, SameBatches

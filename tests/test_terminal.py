@@ -91,7 +91,7 @@ def on_terminal(monkeypatch):
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """A few images, with one class that has a long name in wide letters."""
-    monkeypatch.setattr("retinanet.run.plot_curves", lambda *_: None)
+    monkeypatch.setattr("retinanet.cli.jobs.plot_curves", lambda *_: None)
     monkeypatch.setattr("retinanet.tools.report.publish.plot_pr", lambda *_: None)
     classes = ("\u767d\u8840\u7403" * 8, "bar")
     write_split(tmp_path / "data", "train", range(10, 16), classes=classes)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 
 class Effect(Enum):
-    """What training does about an issue."""
+    """What training does about an issue, as the heading over such issues."""
 
-    REFUSED = "stops"
-    LOST = "goes on without the annotations"
-    REPAIRED = "repairs it in memory"
-    NOTED = "takes it as it is"
+    REFUSED = "WRONG: train.py stops"
+    LOST = "LOST: train.py drops it and goes on without"
+    REPAIRED = "REPAIRED: train.py puts it right in memory and goes on"
+    NOTED = "ODD: train.py goes on"
 
 
 class Sight(NamedTuple):

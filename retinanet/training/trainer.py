@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
-from retinanet.data.batches import Batch
+from retinanet.data.loader import Batch
 from retinanet.devices import autocast
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import NEGATIVE, Match, Matcher
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.ema import WeightAverage
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, WeightAverage
 from retinanet.training.step_metrics import Totals
 
 # Background anchors drawn for the histogram of p_t; all of them are millions of numbers.
@@ -77,25 +76,26 @@ class Trainer:
         self.waited = 0.0  # seconds for batches, since whoever reads it set it to 0
         self.latest: Batch | None = None  # what the network sees, or just saw
 
-    def run(self, steps: Iterable[list[Batch]], after_step: Callable[[], bool]) -> None:
-        """Make one optimizer step for each item of ``steps``.
+    def steps(self, batches: Iterable[list[Batch]]) -> Iterator[int]:
+        """Make one optimizer step for each item of ``batches``.
 
         Args:
-            steps: this rank's micro-batches of every step.
-            after_step: called after each; true ends the run.
+            batches: this rank's micro-batches of every step.
+
+        Yields:
+            The number of steps made so far, after each.
         """
         self.network.train()
-        steps = iter(steps)
+        batches = iter(batches)
         while True:
             asked = time.perf_counter()
-            micro_batches = next(steps, None)
+            micro_batches = next(batches, None)
             self.waited += time.perf_counter() - asked
             if micro_batches is None:
                 return
             self.latest = micro_batches[-1]
             self.one_step(micro_batches)
-            if after_step():
-                return
+            yield self.step
 
     def one_step(self, micro_batches: list[Batch]) -> None:
         """Match, predict, compare, differentiate, update: the algorithm in its order."""

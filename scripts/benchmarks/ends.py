@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import functional as TF
 
-from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
+from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resize, resized_size
 from retinanet.evaluation.detect import DetectionArrays, as_arrays, merge
 from retinanet.fast.coco_eval import Objects, precision_recall

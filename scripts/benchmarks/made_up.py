@@ -13,7 +13,7 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from retinanet.data.padding import Batch
+from retinanet.data.loader import Batch
 from retinanet.model.retinanet import RetinaNet
 from retinanet.trained import load_model, recorded_settings
 from retinanet.weights.read import read_trained

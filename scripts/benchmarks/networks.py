@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from retinanet.data.padding import Batch
+from retinanet.data.loader import Batch
 from retinanet.devices import autocast
 from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
-from retinanet.training.optim import build_optimizer
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, build_optimizer
 from retinanet.training.trainer import Trainer
 from scripts.benchmarks.clock import Stage
 from scripts.benchmarks.made_up import same_model, some_batch, torchvision_model

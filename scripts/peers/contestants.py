@@ -11,12 +11,11 @@ from torch.nn.utils import clip_grad_norm_
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 
 from retinanet import build
-from retinanet.data.batches import Batch
+from retinanet.data.loader import Batch
 from retinanet.devices import autocast
 from retinanet.evaluation.detect import DetectionArrays, detect
 from retinanet.postprocess import Detections, to_original
-from retinanet.training.ema import WeightAverage
-from retinanet.training.optim import build_optimizer, scaled_lr
+from retinanet.training.optim import WeightAverage, build_optimizer, scaled_lr
 from scripts.peers.feeds import Setup, collect, normalized, targets_of, train_batches, val_batches
 from scripts.peers.plain import train_loader, val_loader
 from scripts.peers.torchvision_model import same_pixels, torchvision_model

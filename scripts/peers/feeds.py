@@ -11,8 +11,8 @@ from torch import Tensor
 
 from retinanet import build
 from retinanet.config import TrainConfig
-from retinanet.data.batches import Batch, Loader, Request, eval_plan, make_loader, train_plan
 from retinanet.data.coco import CocoData
+from retinanet.data.loader import Batch, Loader, Request, eval_plan, make_loader, train_plan
 from retinanet.data.transforms import Augment
 from retinanet.evaluation.detect import DetectionArrays, merge
 from retinanet.model.retinanet import RGB_MEAN, RGB_STD

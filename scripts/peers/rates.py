@@ -8,15 +8,14 @@ from typing import Protocol
 import torch
 
 from retinanet.config import TrainConfig
-from retinanet.training.optim import scaled_lr
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, scaled_lr
 
 # Positions in the run that a schedule of shares knows.
 TICKS = 100_000
 
 
 class Rates(Protocol):
-    """Learning rate of every step: :class:`retinanet.training.schedule.Schedule` or ours here."""
+    """Learning rate of every step: :class:`retinanet.training.optim.Schedule` or ours here."""
 
     def __call__(self, step: int) -> float:
         """Rate of a step, counted from 0."""

@@ -17,7 +17,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from retinanet.config import TrainConfig
-from retinanet.data.batches import DIVISOR
+from retinanet.data.loader import DIVISOR
 from retinanet.model.backbone import build_resnet, norm_layer
 from retinanet.model.heads import group_norm
 from retinanet.model.retinanet import RetinaNet

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from retinanet.data import batches, workers
-from retinanet.data.batches import Request
+from retinanet.data import workers
+from retinanet.data.loader import BatchPlan, shared_bytes
 from retinanet.data.workers import LoaderError, check_shared_memory, receive, share, start_worker
 
 pytestmark = [
@@ -230,16 +230,16 @@ def test_where_its_size_is_unknown_shared_memory_is_not_checked(monkeypatch):
 
 
 def test_workers_hold_two_batches_each_and_the_main_process_two_steps(monkeypatch):
-    monkeypatch.setattr(batches, "num_cores", lambda: 3)
+    monkeypatch.setattr("retinanet.data.loader.num_cores", lambda: 3)
     sizes = [(2, 32, 64), (2, 64, 96), (1, 96, 96)]
-    requests = [Request(0, tuple(range(n)), (H, W)) for n, H, W in sizes]
+    plans = [BatchPlan(0, tuple(range(n)), (), (H, W)) for n, H, W in sizes]
     largest = 2 * 3 * 64 * 96
 
     class Plain:
         rule = "antialias"
 
     def held(workers, **how):
-        return batches.shared_bytes(requests, Plain, workers, **how)
+        return shared_bytes(plans, Plain, workers, **how)
 
     assert held(0) == 0
     assert held(2) == (2 * 2 + 2) * largest

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from retinanet.data.batches import Batch, eval_plan, make_loader
 from retinanet.data.coco import read_coco
+from retinanet.data.loader import Batch, eval_plan, make_loader
 from retinanet.data.transforms import Augment
 from retinanet.evaluation.detect import DetectionArrays, detect, merge
 from retinanet.model.retinanet import RetinaNet

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -16,9 +17,9 @@ from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.logs import MetricsLog
+from retinanet.training.optim import Schedule
 from retinanet.training.progress import Progress
 from retinanet.training.run_directory import RunDirectory, read_rows
-from retinanet.training.schedule import Schedule
 from retinanet.training.trainer import P_T_SAMPLES, Trainer
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "golden_losses.json"
@@ -290,12 +291,10 @@ def test_waiting_for_batches_is_measured_and_explained_once(make_trainer, make_b
     caplog.set_level("INFO")
     shares = []
 
-    def after_step():
+    for _ in trainer.steps(slow()):
         waited, passed = trainer.waited, time.perf_counter() - progress.since
         shares.append(waited / passed)
         progress.row(trainer)
-
-    trainer.run(slow(), after_step)
     assert len(shares) == 5
     assert all(0.5 < share <= 1 for share in shares)
     hints = [record.message for record in caplog.records if "raise data.workers" in record.message]
@@ -410,10 +409,10 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(
     assert_same_bits(copy_of(second.state_dict()), copy_of(whole.state_dict()))
 
 
-def test_run_stops_when_it_is_told_to(make_trainer, make_batch):
+def test_steps_are_made_one_by_one_as_they_are_asked_for(make_trainer, make_batch):
     trainer = make_trainer()
-    endless = ([make_batch(seed, 1)] for seed in range(100))
-    trainer.run(endless, lambda: trainer.step == 3)
+    endless = ([make_batch(seed, 1)] for seed in itertools.count())
+    assert list(itertools.islice(trainer.steps(endless), 3)) == [1, 2, 3]
     assert trainer.step == 3
     assert trainer.latest is not None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -32,53 +32,9 @@ from retinanet.tools.check_data.image_checks import (
 SIGHTS = 4
 
 
-class Findings:
-    """The issues of a data set, those of one kind as one.
-
-    Args:
-        keep: of every kind, how many places are kept.
-    """
-
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
-        self._of_kind: dict[tuple[Effect, str], Issue] = {}
-
-    def add(self, issues: Iterable[Issue]) -> None:
-        """Take issues up, and the first places of each."""
-        for issue in issues:
-            if not issue.count:
-                continue
-            key = issue.effect, issue.kind
-            before = self._of_kind.get(key)
-            if before is None:
-                before = replace(issue, count=0, places=[], out_of=0, sights=[])
-            missing, sights = self.keep - len(before.places), SIGHTS - len(before.sights)
-            self._of_kind[key] = replace(
-                before,
-                count=before.count + issue.count,
-                places=[*before.places, *islice(issue.places, missing)],
-                out_of=before.out_of + issue.out_of,
-                sights=[*before.sights, *islice(issue.sights, sights)],
-            )
-
-    @property
-    def issues(self) -> list[Issue]:
-        """All, in the order in which their kinds were met."""
-        return list(self._of_kind.values())
-
-    def having(self, effect: Effect) -> list[Issue]:
-        """Those of one effect."""
-        return [issue for issue in self.issues if issue.effect is effect]
-
-    @property
-    def refused(self) -> list[Issue]:
-        """What training would stop at, first the one whose error it would raise."""
-        return self.having(Effect.REFUSED)
-
-
 def check(
     settings: TrainConfig, *, pixels: bool = False, keep: int = 3
-) -> tuple[Findings, dict[str, Reading]]:
+) -> tuple[list[Issue], dict[str, Reading]]:
     """Everything that can be found out about both splits.
 
     Args:
@@ -87,95 +43,113 @@ def check(
         keep: places named of each kind of issue.
 
     Returns:
-        The issues, and each split that could be read, without the records refused.
+        The issues, one of each kind: of those refused the first has the error of training. And
+        each split that could be read, without the records refused.
 
     Raises:
         ValueError: a path is not set.
     """
-    findings = Findings(keep)
-    readings = _read_splits(settings, findings)
-    train, val = readings.get("train"), readings.get("val")
-    skip = settings.data.on_bad_image == "skip"
-    both = train is not None and val is not None
-    if both:
-        findings.add(annotated_issues(train.data, "train"))
-        findings.add(annotated_issues(val.data, "val"))
-        if not (train.categories.issues or val.categories.issues):
-            findings.add(class_issues(train.data, val.data))
-    if not skip:
-        for reading in readings.values():
-            findings.add(missing_issues(reading.data))
-    if both:
-        findings.add(_plan_issues(settings, train))
-    files: dict[str, list[ImageFile]] = {}
-    for split, reading in readings.items():
-        if split == "val" and reading is train:
-            files[split] = files["train"]
+    readings, issues = _read_splits(settings)
+    groups: dict[tuple[Effect, str], Issue] = {}
+    for issue in chain(issues, _issues_of(settings, readings, pixels)):
+        if not issue.count:
             continue
-        files[split] = _read_images(settings, reading, split, pixels=pixels)
-        findings.add(check_files(reading, files[split], skip))
-        other_size = [file.index for file in other_sizes(reading.data, files[split])]
-        findings.add(check_annotations(reading, other_size))
-        findings.add([check_copies(reading.data, files[split])])
-    if both:
-        findings.add(check_pair(train, val, settings.data.keep_empty))
-        if pixels:
-            findings.add(check_leaks(train.data, val.data, files["train"], files["val"]))
-    return findings, readings
+        group = groups.get((issue.effect, issue.kind))
+        if group is None:
+            group = replace(issue, count=0, places=[], sights=[], out_of=0)
+        places = islice(issue.places, keep - len(group.places))
+        sights = islice(issue.sights, SIGHTS - len(group.sights))
+        groups[issue.effect, issue.kind] = replace(
+            group,
+            count=group.count + issue.count,
+            places=[*group.places, *places],
+            sights=[*group.sights, *sights],
+            out_of=group.out_of + issue.out_of,
+        )
+    return list(groups.values()), readings
 
 
-def _read_splits(settings: TrainConfig, findings: Findings) -> dict[str, Reading]:
+def _read_splits(settings: TrainConfig) -> tuple[dict[str, Reading], list[Issue]]:
     """The splits that can be read; a file that serves both is read once."""
     paths = {split: build.data_paths(settings.data, split) for split in ("train", "val")}
     if paths["train"] == paths["val"]:
         paths = {"train": paths["train"]}
-    readings = {}
+    readings, issues = {}, []
     for split, (path, images) in paths.items():
         try:
             content, fingerprint = read_json(path)
             readings[split] = read_records(content, path, images, fingerprint)
-            findings.add(readings[split].issues)
+            issues += readings[split].issues
         except (ValueError, OSError) as error:
-            findings.add([_refusal("the annotation file cannot be read", error)])
+            issues.append(_refusal("the annotation file cannot be read", error))
     if "train" in readings:
-        readings["train"] = _without_unseen(settings, readings["train"])
+        # As training takes it: without the boxes that it never sees at its size.
+        train = readings["train"]
+        data = build.drop_unseen(settings, train.data)
+        vanished = np.sort(train.box_rows[train.data.usable & ~data.usable])
+        train = train._replace(data=data, repaired=train.repaired | {VANISHED: vanished})
+        readings["train"] = train
         if len(paths) == 1:
-            readings["val"] = readings["train"]
-    return readings
-
-
-def _without_unseen(settings: TrainConfig, reading: Reading) -> Reading:
-    """A training set as training takes it: boxes that it never sees at its size are dropped."""
-    data = build.drop_unseen(settings, reading.data)
-    vanished = np.sort(reading.box_rows[reading.data.usable & ~data.usable])
-    return reading._replace(data=data, repaired=reading.repaired | {VANISHED: vanished})
-
-
-def _plan_issues(settings: TrainConfig, train: Reading) -> list[Issue]:
-    """What the settings cannot do with the training set: no box, other classes in alpha."""
-    if not train.whole:
-        return []  # what is missing may be what was refused
-    issues = learnable_issues(train.data)
-    if not issues:
-        try:
-            build.resolve_alpha(settings.loss.alpha, train.data.category_names)
-            build.build_stream(settings, train.data, torch.device("cpu"))
-        except ValueError as error:
-            issues = [_refusal("the settings do not go with the training set", error)]
-    return issues
+            readings["val"] = train
+    return readings, issues
 
 
 def _refusal(kind: str, error: Exception) -> Issue:
     return refusal(kind, [str(error)], error, "What the message says.")
 
 
+def _issues_of(
+    settings: TrainConfig, readings: Mapping[str, Reading], pixels: bool
+) -> Iterator[Issue]:
+    """Of splits that were read: what training refuses, in its order, and what it does not."""
+    train, val = readings.get("train"), readings.get("val")
+    skip = settings.data.on_bad_image == "skip"
+    both = train is not None and val is not None
+    if both:
+        yield from annotated_issues(train.data, "train")
+        yield from annotated_issues(val.data, "val")
+        if not (train.categories.issues or val.categories.issues):
+            yield from class_issues(train.data, val.data)
+    if not skip:
+        for reading in readings.values():
+            yield from missing_issues(reading.data)
+    if both and train.whole:  # else what is missing may be what was refused
+        yield from _plan_issues(settings, train)
+    files: dict[str, list[ImageFile]] = {}
+    for split, reading in readings.items():
+        if split == "val" and reading is train:
+            files["val"] = files["train"]
+            continue
+        files[split] = list(_read_images(settings, reading, split, pixels))
+        yield from check_files(reading, files[split], skip)
+        other_size = [file.index for file in other_sizes(reading.data, files[split])]
+        yield from check_annotations(reading, other_size)
+        yield check_copies(reading.data, files[split])
+    if both:
+        yield from check_pair(train, val, settings.data.keep_empty)
+        if pixels:
+            yield from check_leaks(train.data, val.data, files["train"], files["val"])
+
+
+def _plan_issues(settings: TrainConfig, train: Reading) -> list[Issue]:
+    """What the settings cannot do with the training set: no box, other classes in alpha."""
+    issues = learnable_issues(train.data)
+    if not issues:
+        try:
+            build.resolve_alpha(settings.loss.alpha, train.data.category_names)
+            build.build_loader(settings, train.data, torch.device("cpu"))
+        except ValueError as error:
+            issues = [_refusal("the settings do not go with the training set", error)]
+    return issues
+
+
 def _read_images(
-    settings: TrainConfig, reading: Reading, split: str, *, pixels: bool
-) -> list[ImageFile]:
+    settings: TrainConfig, reading: Reading, split: str, pixels: bool
+) -> Iterable[ImageFile]:
     """What the image files of a split hold, behind a progress bar."""
     if not reading.data.image_root.is_dir():
         return []  # refused when it was read
-    bar = tqdm(
+    return tqdm(
         read_files(reading.data, pixels=pixels, workers=settings.data.workers),
         total=len(reading.data),
         desc=f"images of {split}",
@@ -183,4 +157,3 @@ def _read_images(
         dynamic_ncols=True,
         disable=not has_bar(),
     )
-    return list(bar)

@@ -13,14 +13,7 @@ from retinanet.data.issues import Effect, Issue
 from retinanet.data.records import shown
 from retinanet.tools.anchor_coverage import SIZE_NAMES, Coverage, cover, objects_at, size_counts
 from retinanet.tools.anchor_search import TOO_MANY, Proposal, propose_anchors, propose_size
-from retinanet.tools.check_data.check import Findings
 
-TITLES = {
-    Effect.REFUSED: "WRONG: train.py stops",
-    Effect.LOST: "LOST: train.py drops it and goes on without",
-    Effect.REPAIRED: "REPAIRED: train.py puts it right in memory and goes on",
-    Effect.NOTED: "ODD: train.py goes on",
-}
 WIDTH = 80
 # Classes of a longer list are shown at both its ends.
 SHOWN_CLASSES = 40
@@ -30,31 +23,32 @@ WORST_SHARE = 0.05
 
 
 def report(
-    settings: TrainConfig, findings: Findings, readings: Mapping[str, Reading], *, pixels: bool
+    settings: TrainConfig, issues: Sequence[Issue], readings: Mapping[str, Reading], *, pixels: bool
 ) -> list[str]:
     """Lines for the screen: the issues, what there is to learn from, and the conclusion.
 
     Args:
         settings: of train.py.
-        findings: of :func:`retinanet.tools.check_data.check.check`.
+        issues: of :func:`retinanet.tools.check_data.check.check`.
         readings: likewise.
         pixels: whether images were decoded.
     """
     root = Path(settings.data.root or ".")
     lines = [f"data.root={root}", ""]
     above = "" if root == Path() else f"{root}/"
-    for effect, title in TITLES.items():
-        issues = findings.having(effect)
-        lines += [title, ""] if issues else []
-        for issue in issues:
+    for effect in Effect:
+        some = [issue for issue in issues if issue.effect is effect]
+        lines += [effect.value, ""] if some else []
+        for issue in some:
             lines += [line.replace(above, "") for line in _describe(issue)] + [""]
+    refused = [issue for issue in issues if issue.effect is Effect.REFUSED]
     if readings:
-        partly = ", without what is wrong" if findings.refused else ""
+        partly = ", without what is wrong" if refused else ""
         splits = {split: reading.data for split, reading in readings.items()}
         lines += [f"DATA{partly}", "", *_describe_data(settings, splits), ""]
-    if findings.refused:
-        kinds, count = len(findings.refused), sum(issue.count for issue in findings.refused)
-        lines.append(f"train.py would stop. Mistakes: {count}; kinds of mistakes: {kinds}.")
+    if refused:
+        count = sum(issue.count for issue in refused)
+        lines.append(f"train.py would stop. Mistakes: {count}; kinds of mistakes: {len(refused)}.")
     else:
         lines.append("train.py takes this data.")
         if not pixels:

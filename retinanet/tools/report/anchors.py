@@ -12,10 +12,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from retinanet.data.batches import Batches, Request, padded_size
 from retinanet.data.coco import CocoData
-from retinanet.data.padding import Batch
-from retinanet.data.samples import Samples
+from retinanet.data.loader import Batch, BatchDataset, plan_batch
 from retinanet.data.transforms import Augment
 from retinanet.devices import autocast
 from retinanet.matching import IGNORED, Match
@@ -114,10 +112,7 @@ def fixed_batch(data: CocoData, augment: Augment) -> Batch | None:
     if not count:
         return None
     indices = candidates[np.arange(count) * len(candidates) // count]
-    plan = augment.plan_all(data.sizes[indices], 0, 0, data.image_ids[indices])
-    H, W = padded_size(plan.window[:, 2:].max(axis=0)).tolist()
-    samples = Samples(data, augment, 0, "stop")
-    batch = Batches(samples)[Request(0, tuple(indices.tolist()), (H, W))]
+    batch = BatchDataset(data, augment, 0, "stop")[plan_batch(data, augment, indices)]
     return batch if isinstance(batch, Batch) else None
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.data.padding import Batch
+from retinanet.data.loader import Batch
 from retinanet.data.transforms import Augment
 from retinanet.matching import Matcher
 from retinanet.tools.report.anchors import FORGOTTEN, describe, draw, fixed_batch, taught
