@@ -17,10 +17,9 @@ from retinanet.config import TrainConfig
 from retinanet.data.loader import Batch, eval_plan, shared_bytes
 from retinanet.data.workers import LoaderError, check_shared_memory
 from retinanet.devices import choose_precision, explain_precision
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.coco import Evaluation, validate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds, find_thresholds
-from retinanet.evaluation.validate import validate
 from retinanet.model.retinanet import RetinaNet
 from retinanet.signals import Signals, Stopped
 from retinanet.training.bad_steps import BadSteps

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retinanet import losses
 from retinanet.boxes import encode_boxes
+from retinanet.fast.focal import is_equal
 from retinanet.losses import EMA_START, RetinaNetLoss, box_loss, focal_loss
 from retinanet.matching import IGNORED, NEGATIVE, Match
 from retinanet.model.anchors import AnchorGenerator
@@ -521,4 +522,4 @@ def test_a_definition_for_other_shapes_than_the_comparison_is_followed(error, mo
         raise error("80 classes only")
 
     monkeypatch.setattr(losses, "focal_loss", for_80_classes)
-    assert not losses.fused_is_equal(torch.tensor(0.25), 2.0)
+    assert not is_equal(losses.focal_loss, torch.tensor(0.25), 2.0)

@@ -16,9 +16,9 @@ from retinanet.config import EvalConfig, EvaluationConfig, RecordedEvaluationCon
 from retinanet.data.coco import CocoData
 from retinanet.data.splits import check_images_exist
 from retinanet.devices import choose_device, choose_precision
+from retinanet.evaluation.coco import validate
 from retinanet.evaluation.numbers import COCO_MAX_DETS
 from retinanet.evaluation.thresholds import find_thresholds
-from retinanet.evaluation.validate import validate
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
 from retinanet.run import Scores, TrainingRun
