@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from retinanet.atomic import write_whole
-from retinanet.data.coco import FLAT, OUTSIDE, Reading, read_all
+from retinanet.data.coco import FLAT, OUTSIDE, Reading, read_records
 from retinanet.data.images import BadImage
+from retinanet.data.issues import raise_refused
 from retinanet.data.records import is_finite, read_json
-from retinanet.data.verdict import STOP
 from retinanet.tools.formats.annotations import (
     Annotations,
     Box,
@@ -133,14 +133,12 @@ def read_coco_file(
         ValueError: file, record, field, value, what is allowed, what to do.
     """
     repairs = Repairs(base_names, used)
-    lost: list[str] = []
-
-    def mend(found: dict[str, Any]) -> None:
-        lost.extend(_lost(found))
-        repairs.apply(found, folder)
-
+    content, fingerprint = read_json(path)
+    lost = _lost(content)
+    repairs.apply(content, folder)
     root = folder.root if not folder.ignored else path.parent
-    reading = read_all(path, root, STOP, mend)
+    reading = read_records(content, path, root, fingerprint)
+    raise_refused(reading.issues)
     if not reading.data.annotated:
         raise ValueError(f"{path} has no list of annotations: a test set; nothing to convert.")
     faults = Faults()

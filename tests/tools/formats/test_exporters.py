@@ -151,7 +151,7 @@ def test_exports_are_read_as_they_are(export, tool):
     assert data.missing() == []
     assert data.bbox[0].tolist() == [1.25, 2.0, 12.05, 10.0]
     assert data.category_names[data.labels[0]] == "dog"
-    assert findings(file, folder).refused == []
+    assert not any(issue.error for issue in findings(file, folder))
 
 
 @pytest.mark.parametrize("tool", list(EXPORTS))
@@ -170,7 +170,7 @@ def test_backslashes_are_told(export):
     data = read_coco(file, folder)
     assert data.repairs["backslashes in file names taken for folders"] == 2
     found = findings(file, folder)
-    assert any(f.kind == "images: file_name has backslashes" for f in found.findings)
+    assert any(f.kind == "images: file_name has backslashes" for f in found)
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,10 @@ def test_numbers_in_quotes_are_refused_with_the_remedy(export, convert, tmp_path
 def test_a_class_that_only_groups_others_is_told_and_can_be_dropped(export, convert, tmp_path):
     file, folder = export(*EXPORTS["Roboflow"])
     assert read_coco(file, folder).category_names == ("animals", "cat", "dog")
-    (found,) = [f for f in findings(file, folder).findings if "no box in training" in f.kind]
+    (found,) = [f for f in findings(file, folder) if "no box in training" in f.kind]
     assert found.count == 1
     assert "animals" in found.places[0]
-    assert "--drop-unused-classes" in found.remedy
+    assert "--drop-unused-classes" in found.fix
     out = tmp_path / "out"
     status, said, _ = convert("--from", "coco", "--to", "coco", file, out, "--drop-unused-classes")
     assert status == 0
