@@ -34,7 +34,7 @@ from retinanet.devices import choose_device
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.terminal import has_bar
-from retinanet.tools.report.style import COLORS, house_style, save_figure
+from retinanet.tools.report.style import COLORS, house_style, save_png
 from retinanet.trained import load_model, recorded_settings
 from retinanet.training.transfer import describe_source
 from retinanet.weights.read import read_trained
@@ -219,7 +219,7 @@ def plot(path: Path, found: dict[str, list[Shares]]) -> None:
                     ylabel="share of their loss",
                 )
             row[0].legend(loc="upper left")
-        save_figure(figure, path)
+        save_png(figure, path)
 
 
 def _curve(losses: Tensor) -> tuple[list[float], list[float]]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
-from retinanet.tools.report.style import COLORS, GRAY, house_style, save_figure
+from retinanet.tools.report.style import COLORS, GRAY, house_style, save_png
 from scripts.experiments.tables import EXPERIMENTS, Variant
 
 
@@ -147,4 +147,4 @@ def plot(path: Path, name: str, rows: Sequence[Row]) -> None:
             "AP in percent: mean (dot) and seeds (bars); the paper's on COCO (diamonds)"
         )
         axes.set_title(EXPERIMENTS[name].title)
-        save_figure(figure, path)
+        save_png(figure, path)

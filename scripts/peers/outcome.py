@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
-from retinanet.tools.report.style import COLORS, house_style, save_figure
+from retinanet.tools.report.style import COLORS, house_style, save_png
 
 Rows = list[dict[str, Any]]
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -116,7 +116,7 @@ def plot(path: Path, unit: str, rows: Rows) -> None:
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left")
-        save_figure(figure, path)
+        save_png(figure, path)
 
 
 def _figure(value: float | None) -> str:
