@@ -1,12 +1,11 @@
-"""COCO JSON as CVAT, Label Studio and Roboflow write it: trains as it is, or says the remedy."""
+"""COCO JSON of annotation tools trains as it is, or the error names the command that cleans it."""
 
 import json
 
 import pytest
 
-from retinanet.cli.main import composer
 from retinanet.data.coco import read_coco
-from scripts.check_data import check
+from scripts import check_data
 
 SIZE = (64, 48)
 
@@ -124,90 +123,73 @@ EXPORTS = {
 
 
 @pytest.fixture
-def export(draw, put, tmp_path):
+def export(draw, put):
     """Writes an export with its images; gives its file and image folder."""
 
     def write(found, file, folder, names):
-        put({file: found})
-        return tmp_path / file, draw(folder, dict.fromkeys(names, SIZE))
+        return put({file: found}), draw(folder, dict.fromkeys(names, SIZE))
 
     return write
 
 
-def findings(file, folder):
-    """What check_data says, with the file as both splits."""
-    typed = ["data=custom", "model=tiny", f"data.root={folder}", "data.workers=0"]
-    for split in ("train", "val"):
-        typed += [f"data.{split}_images=.", f"data.{split}_annotations={file}"]
-    with composer("train") as reader:
-        return check(reader.command(typed).settings)[0]
+@pytest.fixture
+def checked(capsys):
+    """Status and text of check_data, with the file as both splits."""
+
+    def check(file, folder):
+        typed = ["data=custom", "model=tiny", f"data.root={folder}", "data.workers=0"]
+        for split in ("train", "val"):
+            typed += [f"data.{split}_images=.", f"data.{split}_annotations={file}"]
+        status = check_data.main(typed)
+        return status, " ".join(capsys.readouterr().out.split())
+
+    return check
 
 
 @pytest.mark.parametrize("tool", list(EXPORTS))
-def test_exports_are_read_as_they_are(export, tool):
+def test_exports_are_read_and_converted_as_they_are(export, converted, checked, tmp_path, tool):
     file, folder = export(*EXPORTS[tool])
-    data = read_coco(file, folder)
-    assert [data.file_name(i) for i in range(2)] == EXPORTS[tool][3]
-    assert data.missing() == []
-    assert data.bbox[0].tolist() == [1.25, 2.0, 12.05, 10.0]
-    assert data.category_names[data.labels[0]] == "dog"
-    assert findings(file, folder).refused == []
-
-
-@pytest.mark.parametrize("tool", list(EXPORTS))
-def test_exports_are_converted_without_a_word_on_folders(export, convert, tmp_path, tool):
-    file, folder = export(*EXPORTS[tool])
-    status, _, _ = convert("--from", "coco", "--to", "coco", file, tmp_path / "out")
+    status, printed = checked(file, folder)
     assert status == 0
+    assert ("images: file_name has backslashes" in printed) == ("Windows" in tool)
+    converted("coco", file)
     (written,) = (tmp_path / "out").glob("*.json")
-    data = read_coco(written, folder)
-    assert data.missing() == []
-    assert data.bbox[0].tolist() == [1.25, 2.0, 12.05, 10.0]
-
-
-def test_backslashes_are_told(export):
-    file, folder = export(*EXPORTS["Label Studio on Windows"])
-    data = read_coco(file, folder)
-    assert data.repairs["backslashes in file names taken for folders"] == 2
-    found = findings(file, folder)
-    assert any(f.kind == "images: file_name has backslashes" for f in found.findings)
+    for data in (read_coco(file, folder), read_coco(written, folder)):
+        assert [data.file_name(i) for i in range(2)] == EXPORTS[tool][3]
+        assert data.missing() == []
+        assert data.bbox[0].tolist() == [1.25, 2.0, 12.05, 10.0]
+        assert data.category_names[data.labels[0]] == "dog"
 
 
 @pytest.mark.parametrize(
     "name",
     ["..\\..\\media\\upload\\4\\{}", "../../media/upload/4/{}", "/home/me/upload/{}", "C:\\x\\{}"],
 )
-def test_names_that_lead_elsewhere_are_refused_with_the_remedy(
-    export, convert, refused, tmp_path, name
+def test_names_that_lead_elsewhere_lose_their_folders_when_asked(
+    export, converted, refused, tmp_path, name
 ):
-    found = label_studio(name)
-    file, folder = export(found, "result.json", "images", ["a.png", "b.png"])
+    file, folder = export(label_studio(name), "result.json", "images", ["a.png", "b.png"])
     with pytest.raises(ValueError, match="--from coco --to coco --base-names"):
         read_coco(file, folder)
-    options = ["--image-folder", folder]
-    assert "--base-names" in refused("--from", "coco", "--to", "coco", file, *options)[0]
-    out = tmp_path / "out"
-    status, said, _ = convert("--from", "coco", "--to", "coco", file, out, "--base-names")
-    assert status == 0
-    assert "2 x image name without its folders" in said
-    data = read_coco(out / "result.json", folder)
-    assert data.missing() == []
+    assert "--base-names" in refused("coco", file, "--image-folder", folder)[0]
+    assert "2 x image name without its folders" in converted("coco", file, "--base-names")
+    assert read_coco(tmp_path / "out/result.json", folder).missing() == []
 
 
-def test_sizes_that_are_missing_are_read_from_the_images(export, convert, tmp_path):
+def test_sizes_that_are_missing_are_read_from_the_images(export, converted, refused, tmp_path):
     # Label Studio writes null where it could not open the image of a task without labels.
     found = label_studio()
     found["images"][1] |= {"width": None, "height": None}
     file, folder = export(found, "result.json", ".", ["images/a.png", "images/b.png"])
     with pytest.raises(ValueError, match="got None.*--from coco --to coco` reads missing ones"):
         read_coco(file, folder)
-    status, said, _ = convert("--from", "coco", "--to", "coco", file, tmp_path / "out")
-    assert status == 0
-    assert "1 x size missing in the file, read from the image" in said
+    assert "1 x size missing in the file, read from the image" in converted("coco", file)
     assert read_coco(tmp_path / "out/result.json", folder).sizes.tolist() == [[48, 64], [48, 64]]
+    (folder / "images/b.png").write_bytes(b"no image")
+    assert "images[1] (id 1): height must be" in refused("coco", file)[0]
 
 
-def test_numbers_in_quotes_are_refused_with_the_remedy(export, convert, tmp_path):
+def test_numbers_lose_their_quotes(export, converted, tmp_path):
     # Label Studio's older versions write the category attribute of a label as it was typed.
     found = label_studio()
     for number, category in enumerate(found["categories"]):
@@ -216,49 +198,79 @@ def test_numbers_in_quotes_are_refused_with_the_remedy(export, convert, tmp_path
     file, folder = export(found, "result.json", ".", ["images/a.png", "images/b.png"])
     with pytest.raises(ValueError, match="without quotes, or let .*--from coco --to coco` do it"):
         read_coco(file, folder)
-    status, said, _ = convert("--from", "coco", "--to", "coco", file, tmp_path / "out")
-    assert status == 0
-    assert "6 x number in quotes" in said
+    assert "6 x number in quotes" in converted("coco", file)
     data = read_coco(tmp_path / "out/result.json", folder)
     assert data.bbox.tolist() == [[1.25, 2, 12.05, 10]]
-    assert data.category_ids == (1, 2)
-    assert data.labels.tolist() == [1]
+    assert (data.category_ids, data.labels.tolist()) == ((1, 2), [1])
+    assert "number in quotes" in converted("coco", file, "--drop-unused-classes")
+    assert read_coco(tmp_path / "out/result.json", folder).category_ids == (2,)
 
 
-def test_a_class_that_only_groups_others_is_told_and_can_be_dropped(export, convert, tmp_path):
-    file, folder = export(*EXPORTS["Roboflow"])
-    assert read_coco(file, folder).category_names == ("animals", "cat", "dog")
-    (found,) = [f for f in findings(file, folder).findings if "no box in training" in f.kind]
-    assert found.count == 1
-    assert "animals" in found.places[0]
-    assert "--drop-unused-classes" in found.remedy
-    out = tmp_path / "out"
-    status, said, _ = convert("--from", "coco", "--to", "coco", file, out, "--drop-unused-classes")
-    assert status == 0
-    assert "class that no box has, dropped: animals" in " ".join(said.split())
-    data = read_coco(out / "train.json", folder)
+@pytest.mark.parametrize("group", ["animals", "cat"])
+def test_a_class_that_only_groups_others_is_dropped_when_asked(
+    export, converted, checked, tmp_path, group
+):
+    file, folder = export(roboflow(group), *EXPORTS["Roboflow"][1:])
+    if group == "cat":  # the name of another class
+        with pytest.raises(ValueError, match="'cat' occurs before.*--drop-unused-classes"):
+            read_coco(file, folder)
+    status, printed = checked(file, folder)
+    assert status == (group == "cat")
+    assert "--drop-unused-classes" in printed
+    printed = converted("coco", file, "--drop-unused-classes")
+    assert f"1 x class that no box has, dropped: {group}" in printed
+    data = read_coco(tmp_path / "out/train.json", folder)
     assert (data.category_ids, data.category_names) == ((1, 2), ("cat", "dog"))
     assert data.labels.tolist() == [1, 0]
 
 
-def test_a_group_of_the_name_of_a_class_is_refused_with_the_remedy(export, convert, tmp_path):
-    _, *rest = EXPORTS["Roboflow"]
-    file, folder = export(roboflow(group="cat"), *rest)
-    with pytest.raises(ValueError, match="'cat' occurs before.*--drop-unused-classes"):
-        read_coco(file, folder)
-    out = tmp_path / "out"
-    assert convert("--from", "coco", "--to", "coco", file, out, "--drop-unused-classes")[0] == 0
-    assert read_coco(out / "train.json", folder).category_ids == (1, 2)
-
-
-def test_a_class_is_unused_only_if_no_source_uses_it(export, put, convert, tmp_path):
+def test_a_class_is_unused_only_if_no_source_uses_it(export, converted, tmp_path):
     train, _ = export(*EXPORTS["Roboflow"])
     found = roboflow()
     found["annotations"] = found["annotations"][:1]
     valid, _ = export(found, "valid/_annotations.coco.json", "valid", EXPORTS["Roboflow"][3])
-    out = tmp_path / "out"
-    option = "--drop-unused-classes"
-    assert convert("--from", "coco", "--to", "coco", train, valid, out, option)[0] == 0
+    converted("coco", train, valid, "--drop-unused-classes")
     for name in ("train.json", "val.json"):
-        names = [c["name"] for c in json.loads((out / name).read_text())["categories"]]
+        names = [c["name"] for c in json.loads((tmp_path / "out" / name).read_text())["categories"]]
         assert names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "area", "note", "written"),
+    [
+        ([40, 35, -30, -25], 750, "1 x box drawn from right to left or", [10, 10, 30, 25]),
+        ([40, 10, -30, 25], -750, "1 x box drawn from right to left or", [10, 10, 30, 25]),
+        ([10, 35.5, 30, -25], 750, "1 x box drawn from right to left or", [10, 10.5, 30, 25]),
+        ([5, 5, 0, 5], 750, "1 x box without width or height, which train.py never", [5, 5, 0, 5]),
+        ([70, 5, 5, 5], 750, "1 x box outside its image, which train.py never", [70, 5, 5, 5]),
+        ([1, 2, 1e6, 1e6], None, "1 x area filled in", [1, 2, 1e6, 1e6]),
+    ],
+)
+def test_boxes_are_written_from_the_upper_left_corner(
+    export, converted, tmp_path, bbox, area, note, written
+):
+    found = cvat()
+    found["annotations"][0] |= {"bbox": bbox, "area": area}
+    file, folder = export(found, *EXPORTS["CVAT"][1:])
+    printed = converted("coco", file)
+    assert note in printed
+    assert "boxes dropped" not in printed
+    record = json.loads((tmp_path / "out/instances_default.json").read_text())["annotations"][0]
+    assert (record["bbox"], record["area"]) == (written, abs(area or 1e10))
+    lost = "never" in note
+    data = read_coco(tmp_path / "out/instances_default.json", folder)
+    assert bool(data.repairs) == lost
+
+
+def test_real_coco_stays_as_it_is(real_data, converted, tmp_path):
+    root = real_data("coco_slice")
+    file, folder = root / "annotations/instances_val2017.json", root / "val2017"
+    printed = converted("coco", file)
+    assert "577 x segmentation, not kept" in printed
+    assert "images.flickr_url" in printed
+    old, new = read_coco(file, folder), read_coco(tmp_path / "out/val.json", folder)
+    for column in ("image_ids", "sizes", "first", "bbox", "area", "labels", "crowd"):
+        assert getattr(old, column).tolist() == getattr(new, column).tolist()
+    assert old.category_ids == new.category_ids
+    assert old.category_names == new.category_names
+    assert [old.file_name(i) for i in range(68)] == [new.file_name(i) for i in range(68)]
