@@ -72,7 +72,7 @@ from pathlib import Path
 
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, wrap
-from retinanet.tools.formats.convert import SOURCES, TARGETS, read_sources, set_aside, write
+from retinanet.tools.formats.convert import READERS, TARGETS, read_sources, set_aside, write
 from retinanet.tools.formats.dataset import AnnotationError, Dataset, Options
 
 
@@ -105,7 +105,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--from", dest="source_format", choices=SOURCES, required=True, help="what is there")
+    add("--from", dest="source_format", choices=tuple(READERS), required=True, help="what is there")
     add("--to", dest="target", required=True, help="what to write: coco or yolo")
     add("paths", nargs="+", metavar="SOURCE", help="folders (voc, yolo) or files (coco, csv)")
     add("output", type=Path, metavar="OUTPUT", help="folder to make")
@@ -242,17 +242,13 @@ def describe(dataset: Dataset, source_format: str) -> list[str]:
 
 
 def what_next(dataset: Dataset, args: argparse.Namespace) -> list[str]:
-    """How to use what was written; the last line trains on it, or leads there."""
+    """How to use what was written."""
     output = args.output
-    if args.target == "yolo" and args.images in ("leave", "ignore"):
-        text = f"labels are of no use without images; put them into {output}/images/SPLIT."
-        return [paragraph("next", text)]
     if args.target == "yolo":
-        typed = ["--from", "yolo", "--to", "coco", str(output), f"{output}-coco"]
-        return [
-            "train.py reads COCO JSON; this makes it of what was written:",
-            command("python -m scripts.convert_dataset", typed),
-        ]
+        text = f"{output}/data.yaml describes it to YOLO's trainers."
+        if args.images in ("leave", "ignore"):
+            text = f"labels are of no use without images; put them into {output}/images/SPLIT."
+        return [paragraph("next", text)]
     roots = {split.name: split.root.resolve() for split in dataset.splits}
     if not {"train", "val"} <= roots.keys():
         text = (

@@ -28,7 +28,7 @@ from retinanet.tools.formats.dataset import (
     read_number,
     refused,
 )
-from retinanet.tools.formats.files import find_root, is_file, size_of
+from retinanet.tools.formats.files import file_split, find_root, is_file, size_of
 
 Content = dict[str, Any]  # of the JSON file, of any form
 
@@ -54,12 +54,11 @@ KEPT_AS_THEY_ARE = {
 SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null)')
 
 
-def read_coco_file(path: Path, split: str, options: Options) -> Dataset:
+def read_coco_file(path: Path, options: Options) -> Dataset:
     """One file, repaired as far as nobody can be in doubt.
 
     Args:
         path: COCO JSON.
-        split: its name.
         options: image_folder, look, base_names and used_ids are read.
 
     Raises:
@@ -91,7 +90,7 @@ def read_coco_file(path: Path, split: str, options: Options) -> Dataset:
         lost += [f"{name}.{field}" for field in sorted(fields - kept)]
     notes.update({f"not kept: {', '.join(lost)}": 0} if lost else {})
     notes["annotation ids are given anew, in the order of images"] = 0
-    return Dataset([Split(split, roots[0], images)], class_ids, notes)
+    return Dataset([Split(file_split(path), roots[0], images)], class_ids, notes)
 
 
 def used_ids(path: Path) -> set[int]:

@@ -10,8 +10,8 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
+from retinanet.data.records import shown
 from retinanet.tools.formats.coco import read_coco_file, used_ids, write_coco
 from retinanet.tools.formats.dataset import (
     Dataset,
@@ -19,21 +19,16 @@ from retinanet.tools.formats.dataset import (
     Options,
     Split,
     name_problem,
-    numbered,
     progress,
     split_name,
 )
-from retinanet.tools.formats.files import file_split
 from retinanet.tools.formats.table import read_table
 from retinanet.tools.formats.voc import read_voc
 from retinanet.tools.formats.yolo import read_yolo, write_yolo
 
 # Formats that are read, and those that are written.
-SOURCES = ("coco", "voc", "yolo", "csv")
+READERS = {"coco": read_coco_file, "voc": read_voc, "yolo": read_yolo, "csv": read_table}
 TARGETS = ("coco", "yolo")
-
-# leave: they must be there. link, copy: into the new folder. ignore: not even looked for.
-Placing = Literal["leave", "link", "copy", "ignore"]
 
 
 def read_sources(
@@ -47,7 +42,7 @@ def read_sources(
     """All sources as one data set.
 
     Args:
-        source_format: one of ``SOURCES``.
+        source_format: of ``READERS``.
         sources: paths; ``NAME=PATH`` names the split of a file.
         options: of every source.
         image_folders: none, one for all sources, or one for each.
@@ -79,16 +74,10 @@ def read_sources(
         image_folders = [*image_folders, None][:1] * len(named)
     parts = []
     for (name, path), folder in zip(named, image_folders, strict=True):
-        here = dataclasses.replace(options, image_folder=folder)
-        if source_format == "coco":
-            parts.append(read_coco_file(path, name or file_split(path), here))
-        elif source_format == "csv":
-            parts.append(read_table(path, name or file_split(path), here))
-        else:
-            part = {"voc": read_voc, "yolo": read_yolo}[source_format](path, here)
-            if name is not None and len(part.splits) == 1:
-                part.splits[0].name = name
-            parts.append(part)
+        part = READERS[source_format](path, dataclasses.replace(options, image_folder=folder))
+        if name is not None and len(part.splits) == 1:
+            part.splits[0].name = name
+        parts.append(part)
     return _merged(parts)
 
 
@@ -110,12 +99,9 @@ def _merged(parts: Sequence[Dataset]) -> Dataset:
     notes: Counter[str] = Counter()
     for part in parts:
         notes.update(part.notes)
-    listed = [pair for part in parts for pair in part.class_ids.items()]
-    if not any(part.has_ids for part in parts):
-        return Dataset(splits, numbered(sorted({name for name, _ in listed})), notes, has_ids=False)
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
-    for name, number in listed:
+    for name, number in (pair for part in parts for pair in part.class_ids.items()):
         if ids.setdefault(name, number) != number:
             raise ValueError(
                 f"the class {name!a} has id {ids[name]} in one source and {number} in another; "
@@ -125,7 +111,13 @@ def _merged(parts: Sequence[Dataset]) -> Dataset:
             raise ValueError(
                 f"the classes {[names[number], name]} have the same id {number}; correct one list."
             )
-    return Dataset(splits, {names[number]: number for number in sorted(names)}, notes)
+    # Where nothing lists the classes: ids from 1 in alphabetical order.
+    used = sorted({box.class_name for part in parts for box in part.boxes()})
+    ids = {names[i]: i for i in sorted(names)} or {name: row for row, name in enumerate(used, 1)}
+    for name in used:
+        if name not in ids:
+            raise ValueError(f"the class {shown(name)} is not in the list of classes; add it.")
+    return Dataset(splits, ids, notes)
 
 
 def set_aside(dataset: Dataset, share: float, seed: int) -> None:
@@ -160,7 +152,7 @@ def write(
     target: str,
     output: Path,
     *,
-    images: Placing,
+    images: str,
     keep_crowd: bool = False,
     overwrite: bool = False,
 ) -> Counter[str]:
@@ -170,7 +162,7 @@ def write(
         dataset: any.
         target: one of ``TARGETS``.
         output: the folder to make.
-        images: what becomes of the image files.
+        images: what becomes of the image files: ``link`` or ``copy`` into the folder, or nothing.
         keep_crowd: YOLO gets crowd regions as objects.
         overwrite: move a folder that is there aside.
 
@@ -213,7 +205,7 @@ def write(
     return notes
 
 
-def _place(source: Path, target: Path, how: Placing) -> None:
+def _place(source: Path, target: Path, how: str) -> None:
     """Link or copy one image; the source is never changed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if how == "copy":

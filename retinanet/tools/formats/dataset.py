@@ -65,9 +65,8 @@ class Dataset:
     """Splits and classes."""
 
     splits: list[Split]
-    class_ids: dict[str, int]  # name -> COCO's category id
+    class_ids: dict[str, int]  # name -> COCO's category id; empty: the source lists no classes
     notes: Counter[str] = field(default_factory=Counter)  # of reading; 0: a sentence, not counted
-    has_ids: bool = True  # false: the source lists no classes, ids are in alphabetical order
 
     def images(self) -> Iterator[ImageRecord]:
         """Those of all splits."""
@@ -195,11 +194,6 @@ def class_ids_of(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
             raise BadRecord(f"the class id {number} stands twice; every class has its own.")
         class_ids[name] = number
     return class_ids
-
-
-def numbered(names: Iterable[str]) -> dict[str, int]:
-    """Class name -> id from 1, in the order of the names."""
-    return {name: row for row, name in enumerate(names, 1)}
 
 
 def read_number(text: str) -> Decimal | None:

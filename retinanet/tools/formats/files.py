@@ -20,6 +20,7 @@ from retinanet.tools.formats.dataset import (
     refused,
     split_name,
 )
+from retinanet.tools.image_files import walk
 
 # Beside annotations of every format: the class ids of COCO, and classes without a box.
 CLASSES_FILE = "classes.csv"
@@ -37,22 +38,11 @@ def size_of(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def walk(folder: Path, ends: tuple[str, ...]) -> list[str]:
-    """Files below a folder with some suffixes, ``ends``, as paths with "/" below it, in order.
-
-    Links to folders are followed, but not in circles.
-    """
-    seen = set()
-    names: list[str] = []
-    for where, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        below = PurePosixPath(Path(where).relative_to(folder).as_posix())
-        names += [str(below / name) for name in files if name.lower().endswith(ends)]
-    return sorted(names)
+def files_below(folder: Path, ends: tuple[str, ...]) -> list[str]:
+    """Files with some suffixes, ``ends``, as paths with "/" below a folder, in order."""
+    paths = walk(folder) if folder.is_dir() else ()
+    names = [path for path in paths if path.name.lower().endswith(ends)]
+    return sorted(path.relative_to(folder).as_posix() for path in names)
 
 
 def is_file(path: Path) -> bool:

@@ -20,13 +20,13 @@ from retinanet.tools.formats.dataset import (
     check_class,
     leaves_folder,
     name_problem,
-    numbered,
     read_side,
     read_size,
     refused,
 )
 from retinanet.tools.formats.files import (
     csv_rows,
+    file_split,
     find_classes,
     find_root,
     is_file,
@@ -50,13 +50,12 @@ NEEDED = ("filename", "class", *SIDES)
 EXAMPLE = "filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class"
 
 
-def read_table(path: Path, split: str, options: Options) -> Dataset:
+def read_table(path: Path, options: Options) -> Dataset:
     """One CSV file.
 
     Args:
         path: with a header, comma, semicolon or tab between columns. Images without objects
             have one row without class and numbers.
-        split: its name.
         options: image_folder, look, corners, classes and columns are read.
 
     Raises:
@@ -94,10 +93,7 @@ def read_table(path: Path, split: str, options: Options) -> Dataset:
             xywh = box_of_corners(sides, options.corners or "edges")
             image.boxes.append(Box(name, xywh, row.get("iscrowd", "").strip() == "1"))
     errors.stop()
-    dataset = Dataset([Split(split, root, list(images.values()))], declared or {})
-    if declared is None:
-        dataset.class_ids = numbered(sorted({box.class_name for box in dataset.boxes()}))
-        dataset.has_ids = False
+    dataset = Dataset([Split(file_split(path), root, list(images.values()))], declared or {})
     if unread:
         dataset.notes[f"{path}: columns not read: {', '.join(unread)}"] = 0
     flat = sum(min(box.xywh[2:]) == 0 for box in dataset.boxes())

@@ -27,14 +27,13 @@ from retinanet.tools.formats.dataset import (
     check_class,
     leaves_folder,
     name_problem,
-    numbered,
     progress,
     read_number,
     read_side,
     read_size,
     split_name,
 )
-from retinanet.tools.formats.files import find_classes, is_file, read_lines, size_of, walk
+from retinanet.tools.formats.files import files_below, find_classes, is_file, read_lines, size_of
 from retinanet.tools.image_files import suffixes
 
 # Files that older versions of this tool wrote say in <source><annotation> what their corners are.
@@ -62,14 +61,13 @@ def read_voc(source: Path, options: Options) -> Dataset:
     """
     if not source.is_dir():
         raise FileNotFoundError(f"there is no folder {source}; --from voc takes folders.")
-    declared = find_classes(options.classes, source)
-    reader = _Reader(options, declared)
+    reader = _Reader(options, find_classes(options.classes, source))
     splits: list[Split] = []
     for part, xml_folder, image_folder in _parts(source):
         root = options.image_folder or image_folder
         images: dict[str, ImageRecord] = {}  # XML file -> its image
         owners: dict[str, str] = {}  # image -> its XML file
-        for name in progress(walk(xml_folder, (".xml",)), f"XML of {part}"):
+        for name in progress(files_below(xml_folder, (".xml",)), f"XML of {part}"):
             with reader.errors.caught(xml_folder / name):
                 image = reader.read_file(xml_folder / name, name, root)
                 before = owners.setdefault(image.name, name)
@@ -92,8 +90,7 @@ def read_voc(source: Path, options: Options) -> Dataset:
             f"add --corners edges.",
         )
     reader.errors.stop()
-    class_ids = declared or numbered(sorted(reader.class_names))
-    return Dataset(splits, class_ids, reader.notes, has_ids=declared is not None)
+    return Dataset(splits, reader.declared or {}, reader.notes)
 
 
 def _parts(source: Path) -> list[tuple[str, Path, Path]]:
@@ -102,8 +99,8 @@ def _parts(source: Path) -> list[tuple[str, Path, Path]]:
         beside = [source / name for name in ("JPEGImages", "images")]
         images = next((folder for folder in beside if folder.is_dir()), source)
         return [(source.resolve().name, source / "Annotations", images)]
-    folders = [source / name for name in SPLIT_NAMES if walk(source / name, (".xml",))]
-    folders = folders or [source] * bool(walk(source, (".xml",)))
+    folders = [source / name for name in SPLIT_NAMES if files_below(source / name, (".xml",))]
+    folders = folders or [source] * bool(files_below(source, (".xml",)))
     if not folders:
         raise FileNotFoundError(
             f"no XML files in {source}; expected {source}/Annotations/*.xml with "
@@ -148,7 +145,6 @@ class _Reader:
         self.declared = declared  # classes
         self.errors = Errors()
         self.notes: Counter[str] = Counter()
-        self.class_names: set[str] = set()
         self.zeros: list[str] = []  # places of boxes that begin at 0
         self.stems: dict[Path, dict[str, list[str]]] = {}  # folder -> stem -> images
 
@@ -244,7 +240,6 @@ class _Reader:
     def _read_object(self, item: Element, corners: str) -> Box:
         with _at(item.find("name")):
             class_name = check_class(_text(item.find("name")), self.declared)
-        self.class_names.add(class_name)
         bndbox = item.find("bndbox")
         if bndbox is None:
             rotated = item.find("robndbox") is not None

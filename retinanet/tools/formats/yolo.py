@@ -33,13 +33,13 @@ from retinanet.tools.formats.dataset import (
 )
 from retinanet.tools.formats.files import (
     CLASSES_FILE,
+    files_below,
     find_classes,
     is_file,
     read_classes,
     read_lines,
     read_text,
     size_of,
-    walk,
 )
 from retinanet.tools.image_files import suffixes
 
@@ -169,10 +169,9 @@ def _yaml_parts(path: Path, content: dict[str, Any]) -> list[Part]:
     errors = Errors()
     parts = []
     for key, value in content.items():
-        known = key.lower() in SPLIT_NAMES
-        # CVAT names subsets as the user did.
-        other = isinstance(value, str) and key != "path" and (path.parent / value)
-        if not value or not (known or (other and (other.is_dir() or other.suffix == ".txt"))):
+        # CVAT names subsets as the user did: other keys count where they lead to images.
+        leads = isinstance(value, str) and key != "path" and _is_source(path.parent / value)
+        if not value or not (leads or key.lower() in SPLIT_NAMES):
             continue
         with errors.caught(path):
             values = [value] if isinstance(value, str) else value
@@ -184,6 +183,10 @@ def _yaml_parts(path: Path, content: dict[str, Any]) -> list[Part]:
                 parts.append(_part(split_name(key), places))
     errors.stop()
     return parts
+
+
+def _is_source(place: Path) -> bool:
+    return place.is_dir() or (place.suffix == ".txt" and is_file(place))
 
 
 def _resolve(folder: Path, base: Any, key: str, value: str) -> Path:
@@ -208,14 +211,14 @@ def _folder_parts(folder: Path) -> list[Part]:
     for key in SPLIT_NAMES:
         places = [folder / "images" / key, folder / key / "images", folder / key]
         place = next((place for place in places if place.is_dir()), None)
-        if place and walk(place, suffixes()):
+        if place and files_below(place, suffixes()):
             parts.append(_part(split_name(key), [place]))
     lists = [folder / name for name in IMAGE_LISTS if (folder / name).is_file()]
     parts = parts or [_part(split_name(path.stem), [path]) for path in lists]
     if parts:
         return parts
     root = folder / "images" if (folder / "images").is_dir() else folder
-    if not walk(root, suffixes()):
+    if not files_below(root, suffixes()):
         raise FileNotFoundError(f"no images in {folder}; {EXPECTED}.")
     return [_part(split_name(folder.resolve().name), [root])]
 
@@ -227,7 +230,7 @@ def _part(name: str, places: list[Path]) -> Part:
         if place.is_file():
             paths += _read_image_list(place)
         else:
-            paths += [place / below for below in walk(place, suffixes())]
+            paths += [place / below for below in files_below(place, suffixes())]
     if len(places) == 1 and places[0].is_dir():
         return name, places[0], paths
     # The lowest folder that holds all.
@@ -349,7 +352,7 @@ class _Reader:
         """Refuse labels without an image: it was lost, or renamed."""
         folders = {path.parent for path in self.labels}
         for folder in sorted(folder for folder in folders if not folders & set(folder.parents)):
-            for path in (folder / name for name in walk(folder, (".txt",))):
+            for path in (folder / name for name in files_below(folder, (".txt",))):
                 name = path.name.lower()
                 is_label = name not in OTHER_TEXTS and not name.startswith("readme")
                 if is_label and path not in self.labels:
