@@ -15,7 +15,6 @@ from retinanet.data.learnable import check_learnable, drop_vanishing
 from retinanet.data.splits import check_annotated, check_images_exist, check_same_classes
 from retinanet.data.stream import TrainingStream
 from retinanet.data.transforms import Augment
-from retinanet.data.verdict import STOP, Verdict
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
@@ -75,25 +74,24 @@ def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
     return train, val
 
 
-def check_splits(data: DataConfig, train: CocoData, val: CocoData, verdict: Verdict = STOP) -> None:
+def check_splits(data: DataConfig, train: CocoData, val: CocoData) -> None:
     """Refuse splits that cannot be trained on together, or whose images are missing.
 
     Args:
         data: settings.
         train: of them.
         val: of them.
-        verdict: raises, or keeps every problem.
 
     Raises:
         ValueError: a split without annotations, or other classes in each.
         FileNotFoundError: an image that is missing, unless those are skipped.
     """
-    check_annotated(train, "train", verdict)
-    check_annotated(val, "val", verdict)
-    check_same_classes(train, val, verdict)
+    check_annotated(train, "train")
+    check_annotated(val, "val")
+    check_same_classes(train, val)
     if data.on_bad_image == "stop":
-        check_images_exist(train, verdict)
-        check_images_exist(val, verdict)
+        check_images_exist(train)
+        check_images_exist(val)
 
 
 def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Augment:

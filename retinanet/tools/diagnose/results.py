@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from retinanet.data.coco import CocoData
+from retinanet.data.issues import raise_refused
 from retinanet.data.records import Records, shown
 from retinanet.evaluation.detect import DetectionArrays
 
@@ -31,6 +32,7 @@ def read_results(path: Path, data: CocoData) -> DetectionArrays:
     categories = records.integers("category_id")
     boxes = records.boxes("bbox")
     scores = records.numbers("score")
+    raise_refused(records.issues)
     _check_images(image_ids, path, data)
     labels = _labels_of(categories, path, data)
     _check_corners(boxes, image_ids, path, data)

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from retinanet.atomic import write_whole
-from retinanet.data.coco import FLAT, OUTSIDE, read_all
+from retinanet.data.coco import FLAT, OUTSIDE, read_records
 from retinanet.data.fields import MAX_AREA
+from retinanet.data.issues import raise_refused
 from retinanet.data.records import read_json
-from retinanet.data.verdict import STOP
 from retinanet.tools.formats.dataset import (
     LARGEST,
     BadRecord,
@@ -66,21 +66,18 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
         FileNotFoundError: no such file or folder.
         ValueError: file, record, field, value, what is allowed, the fix.
     """
-    content: Content = {}
-    roots: list[Path] = []
+    content, fingerprint = read_json(path)
     notes: Counter[str] = Counter()
-
-    def repair(found: Content) -> None:
-        roots.append(_repair(found, path, options, notes))
-        content.update(found)
-
+    root = _repair(content, path, options, notes)
     # Any folder that is there: images are looked for below.
-    data = read_all(path, path.parent, STOP, repair).data
+    reading = read_records(content, path, path.parent, fingerprint)
+    raise_refused(reading.issues)
+    data = reading.data
     if not data.annotated:
         raise ValueError(f"{path} has no list of annotations: a test set; nothing to convert.")
     with refused(path):
         class_ids = class_ids_of(zip(data.category_names, data.category_ids, strict=True))
-    images = _images_of(content, path, roots[0], options)
+    images = _images_of(content, path, root, options)
     notes.update({KEPT_AS_THEY_ARE.get(what, what): n for what, n in data.repairs.items()})
     masks = len(SEGMENTATION.findall(path.read_bytes()))
     notes.update({"segmentation, not kept: boxes are": masks} if masks else {})
@@ -90,7 +87,7 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
         lost += [f"{name}.{field}" for field in sorted(fields - kept)]
     notes.update({f"not kept: {', '.join(lost)}": 0} if lost else {})
     notes["annotation ids are given anew, in the order of images"] = 0
-    return Dataset([Split(file_split(path), roots[0], images)], class_ids, notes)
+    return Dataset([Split(file_split(path), root, images)], class_ids, notes)
 
 
 def used_ids(path: Path) -> set[int]:

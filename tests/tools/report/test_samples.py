@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinanet.data.verdict import Sight, Verdict
+from retinanet.data.issues import Issue, Sight
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.tools.anchor_coverage import objects_at
 from retinanet.tools.check_data import samples
@@ -89,16 +89,16 @@ def test_old_sheets_go(make_set, tmp_path):
     assert names == ["mine.png", "sample_1.png"]
 
 
-def findings_of(*sights) -> Verdict:
-    verdict = Verdict(stop=False)
-    for number, sight in enumerate(sights):
-        verdict.note(f"annotations: kind {number}", [0], str, "goes on", "", lambda _, s=sight: s)
-    return verdict
+def issues_of(*sights) -> list[Issue]:
+    return [
+        Issue(f"annotations: kind {number}", 1, ["a.json"], "goes on", "", sights=[sight])
+        for number, sight in enumerate(sights)
+    ]
 
 
 def test_a_finding_shows_its_box_alone(make_set, tmp_path):
     data = make_set(1, [(1, 1, BOX), (1, 2, (10.0, 10.0, 60.0, 400.0))])
-    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path / "out")
+    (path,) = draw_findings(issues_of((Sight(data, 0, 0),)), tmp_path / "out")
     sheet = read(path)
     assert has_color(sheet, COLORS[0], 480, 240, PANEL_WIDTH / 640)
     assert not has_color(sheet, COLORS[1], 70, 300, PANEL_WIDTH / 640)
@@ -106,7 +106,7 @@ def test_a_finding_shows_its_box_alone(make_set, tmp_path):
 
 def test_a_box_outside_is_seen_beside_the_image(make_set, tmp_path):
     data = make_set(1, [(1, 1, (600.0, 100.0, 120.0, 100.0))])
-    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path / "out")
+    (path,) = draw_findings(issues_of((Sight(data, 0, 0),)), tmp_path / "out")
     sheet = read(path)
     scale = PANEL_WIDTH / 720  # 80 pixels of gray at the right
     assert has_color(sheet, COLORS[0], 660, 200, scale)
@@ -123,16 +123,16 @@ def test_absurd_boxes_make_no_absurd_pictures(make_set, tmp_path, box):
             {"id": 1, "image_id": 1, "category_id": 1, "bbox": list(box), "area": 1, "iscrowd": 0}
         ],
     )
-    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path / "out")
+    (path,) = draw_findings(issues_of((Sight(data, 0, 0),)), tmp_path / "out")
     assert max(read(path).shape) < 2000
 
 
 def test_pairs_stand_side_by_side_and_singles_two_in_a_row(make_set, tmp_path):
     data = make_set(3, [(1, 1, BOX), (2, 2, BOX)])
     one, two, three = (Sight(data, i) for i in range(3))
-    (path,) = draw_findings(findings_of((one, two), (three,), (one,), (two,)), tmp_path / "out")
+    (path,) = draw_findings(issues_of((one, two), (three,), (one,), (two,)), tmp_path / "out")
     assert read(path).shape[0] == 3 * (PANEL_WIDTH * 480 // 640 + HEADER + GAP)
-    assert draw_findings(findings_of(), tmp_path / "none") == []
+    assert draw_findings(issues_of(), tmp_path / "none") == []
 
 
 def test_plots_of_sizes_and_classes_are_drawn_for_any_set(make_data, tmp_path):
