@@ -12,7 +12,6 @@ from xml.parsers import expat
 from retinanet.data.records import shown
 from retinanet.terminal import count
 from retinanet.tools.formats.dataset import (
-    CORNERS,
     FLAT_NOTE,
     SIDES,
     SPLIT_NAMES,
@@ -28,7 +27,6 @@ from retinanet.tools.formats.dataset import (
     leaves_folder,
     name_problem,
     progress,
-    read_number,
     read_side,
     read_size,
     split_name,
@@ -36,8 +34,6 @@ from retinanet.tools.formats.dataset import (
 from retinanet.tools.formats.files import files_below, find_classes, is_file, read_lines, size_of
 from retinanet.tools.image_files import suffixes
 
-# Files that older versions of this tool wrote say in <source><annotation> what their corners are.
-MARK = "corners are "
 # Attribute of an element: the line of the file where it begins.
 LINE = "line"
 PIXELS_NOTE = (
@@ -142,9 +138,10 @@ class _Reader:
 
     def __init__(self, options: Options, declared: dict[str, int] | None) -> None:
         self.options = options
+        self.corners = options.corners or "pixels"
         self.declared = declared  # classes
         self.errors = Errors()
-        self.notes: Counter[str] = Counter()
+        self.notes = Counter({PIXELS_NOTE: 0} if options.corners is None else {})
         self.zeros: list[str] = []  # places of boxes that begin at 0
         self.stems: dict[Path, dict[str, list[str]]] = {}  # folder -> stem -> images
 
@@ -158,11 +155,13 @@ class _Reader:
                 raise BadRecord(f"must begin with <annotation>, got <{top.tag}>.{hint}")
             with _at(top.find("filename")):
                 image = self._find_image(name, _text(top.find("filename")).replace("\\", "/"), root)
-            corners = self._corners_of_file(path, top)
             boxes = []
             for item in top.findall("object"):
                 with self.errors.caught(path), _at(item):
-                    boxes.append(self._read_object(item, corners))
+                    boxes.append(self._read_object(item))
+                    # Pixels are counted from 1: this box began at 0.
+                    if self.corners == "pixels" and -1 in boxes[-1].xywh[:2]:
+                        self.zeros.append(f"{path}:{item.get(LINE)}")
             with _at(top.find("size")):
                 return ImageRecord(image, *self._read_size(top, root / image), boxes)
 
@@ -219,25 +218,7 @@ class _Reader:
         except BadRecord as error:
             raise BadRecord(f"has no size, and the image does not give it: {error}") from error
 
-    def _corners_of_file(self, path: Path, top: Element) -> str:
-        """What the corners of a file are: as it says, else as the user says, else pixels."""
-        said, asked = _text(top.find("source/annotation")), self.options.corners
-        if said.startswith(MARK) and said.removeprefix(MARK) in CORNERS:
-            said = said.removeprefix(MARK)
-            if asked not in (None, said):
-                what = f"says that its corners are {said}; leave out --corners {asked}."
-                self.errors.add(path, what)
-            return said
-        if asked is None:
-            self.notes[PIXELS_NOTE] = 0
-        if asked != "edges":
-            for item in top.findall("object"):
-                starts = [_text(item.find(f"bndbox/{side}")) for side in ("xmin", "ymin")]
-                if 0 in map(read_number, starts):
-                    self.zeros.append(f"{path}:{item.get(LINE)}")
-        return asked or "pixels"
-
-    def _read_object(self, item: Element, corners: str) -> Box:
+    def _read_object(self, item: Element) -> Box:
         with _at(item.find("name")):
             class_name = check_class(_text(item.find("name")), self.declared)
         bndbox = item.find("bndbox")
@@ -251,7 +232,7 @@ class _Reader:
                 element = bndbox.find(side)
                 with _at(element):
                     sides.append(read_side(None if element is None else _text(element), side))
-            xywh = box_of_corners(sides, corners)
+            xywh = box_of_corners(sides, self.corners)
         if min(xywh[2:]) == 0:
             self.notes[FLAT_NOTE] += 1
         for extra in ("part", "pose", "truncated", "occluded"):

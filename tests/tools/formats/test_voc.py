@@ -76,16 +76,6 @@ def test_boxes_at_zero_prove_edges(voc, refused, converted, written):
     assert written("voc")[1][1] == ("a.png", "cat", [0, 2, 10, 18])
 
 
-def test_files_of_older_versions_say_what_their_corners_are(voc, refused, converted, written):
-    mark = "<source><annotation>corners are edges</annotation></source>\n"
-    crowd = box("dog").replace("<name>", "<difficult>1</difficult><iscrowd>1</iscrowd><name>")
-    source = voc({"a.xml": xml(mark, box(xmin=0), crowd)})
-    assert "1 of them crowds" in converted("voc", source)
-    assert written("voc")[1][0] == ("a.png", "cat", [0, 2, 10, 18])
-    line = refused("voc", source, "--corners", "pixels")[1]
-    assert "says that its corners are edges; leave out --corners pixels" in line
-
-
 LOTS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i in range(9))
 BAD = {
     "not closed": (xml(box())[:-20], ":6: is not well-formed XML"),
@@ -211,13 +201,15 @@ def test_lists_of_images_are_the_splits(voc, put, refused, converted, written):
     assert "1 x XML file in no list of ImageSets/Main, left out" in converted("voc", source)
 
 
-def test_difficult_objects_are_kept_and_reported(voc, converted, tmp_path):
+def test_marks_of_objects_are_kept_or_reported(voc, converted, tmp_path):
     hard = box().replace("<name>", "<difficult>1</difficult><truncated>1</truncated><name>")
-    printed = converted("voc", voc({"a.xml": xml(hard, box())}))
+    crowd = hard.replace("<name>", "<iscrowd>1</iscrowd><name>")
+    printed = converted("voc", voc({"a.xml": xml(hard, box(), crowd)}))
     assert "1 x object marked as difficult, taken as any other" in printed
-    assert "1 x value of truncated, not kept" in printed
+    assert "2 x value of truncated, not kept" in printed
     found = json.loads((tmp_path / "out/voc.json").read_text())
-    assert [a.get("difficult") for a in found["annotations"]] == [1, None]
+    marks = [(a.get("difficult"), a["iscrowd"]) for a in found["annotations"]]
+    assert marks == [(1, 0), (None, 0), (None, 1)]
 
 
 def test_a_list_of_classes_refuses_others(voc, put, refused):

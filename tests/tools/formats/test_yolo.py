@@ -30,10 +30,7 @@ def test_boxes_by_hand(yolo, converted, written):
 
 
 BAD = {
-    "four": (
-        "0 .1 .1 .1",
-        "must have 5 numbers, class, center x, center y, width, height, got 4",
-    ),
+    "four": ("0 .1 .1 .1", "must have 5 numbers, class, center x, center y, width, height, got 4"),
     "a score": ("0 .1 .1 .1 .1 .9", "has 6 numbers, as detections with their score"),
     "eight": ("0 1 1 1 1 1 1 1", "must have 5 numbers"),
     "rotated": (
@@ -123,7 +120,7 @@ LAYOUTS = {
         ["images/Train", "images/Validation"],
         {
             "data.yaml": "Train: images/Train\nValidation: images/Validation\n"
-            "names:\n  0: cat\n  1: dog\npath: .\n",
+            "names:\n  0: cat\n  1: dog\npath: .\n"
         },
     ),
     "lists of images": (
