@@ -33,14 +33,11 @@ from retinanet.model.anchors import AnchorGenerator
 from retinanet.terminal import DEFAULT_WIDTH
 from retinanet.tools.anchor_coverage import objects_at
 from retinanet.tools.anchor_search import propose_anchors
-from retinanet.tools.diagnose.causes import Network
 from retinanet.tools.diagnose.diagnosis import MOST_LINES, describe, diagnose, suspicious
-from retinanet.tools.diagnose.explain import course_of, network_of
-from retinanet.tools.diagnose.history import Course, constant_loss
-from retinanet.tools.diagnose.label_map import find_naming
-from retinanet.tools.diagnose.overlaps import only
+from retinanet.tools.diagnose.evidence import Network, restrict
+from retinanet.tools.diagnose.explain import history_of, network_of
+from retinanet.tools.diagnose.history import History, constant_loss, too_early, training_causes
 from retinanet.tools.diagnose.scored import Scored
-from retinanet.tools.diagnose.training_causes import causes_of, early
 from retinanet.tools.report.publish import publish
 from retinanet.tools.report.run_record import Record
 
@@ -67,7 +64,7 @@ def network(threshold=0.05, sizes=(32, 64, 128, 256, 512)):
     )
 
 
-def course(losses, *, step=None, total=1000, lr=0.01, **changes):
+def history(losses, *, step=None, total=1000, lr=0.01, **changes):
     """A run whose rows lie 20 steps apart; of the built-in set's anchors and positives."""
     rows = [
         {"step": 1 + 20 * i, "loss/class": loss, "loss/box": 0.9, "lr": lr, "grad_norm": 2.0}
@@ -90,11 +87,12 @@ def course(losses, *, step=None, total=1000, lr=0.01, **changes):
         "focal": True,
         "loaded": False,
     }
-    return Course(**known | changes)
+    return History(**known | changes)
 
 
 def nothing_found(found):
-    return only(found, np.zeros(len(found), dtype=bool), found.evaluated)
+    nothing = restrict(found, np.zeros(0, dtype=np.int64))
+    return dataclasses.replace(nothing, evaluated=found.evaluated)
 
 
 LEVELS = {"good": GOOD, "fair": FAIR, "weak": WEAK}
@@ -204,7 +202,7 @@ def test_a_set_learned_from_corners_shows_in_the_detections():
     taught = dataclasses.replace(taught, bbox=np.concatenate([taught.bbox[:, :2], side], axis=1))
     diagnosis = diagnosed(data, look(rng_of(1), taught, GOOD))
     assert diagnosis.verdict == "box format"
-    assert "training" in diagnosis.causes[0].remedy
+    assert "training" in diagnosis.causes[0].fix
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -233,7 +231,6 @@ def test_a_network_that_tells_no_classes_apart_has_no_wrong_names(seed):
     constant = dataclasses.replace(found, labels=np.full(len(found), seed % 2))
     anything = dataclasses.replace(found, labels=rng.permutation(found.labels))
     for labels in (constant, anything):
-        assert not find_naming(data, labels).significant
         assert verdict(data, labels) in (None, "undecided")
 
 
@@ -251,7 +248,7 @@ def test_anchors_that_fit_nothing_are_named_with_sizes_that_do():
     data = make_world(rng_of(), sides=(4, 12), num_images=10)
     diagnosis = diagnosed(data, nothing_found(look(rng_of(), data, POOR)), network=network())
     assert diagnosis.verdict == "anchors"
-    assert "anchors.sizes=[" in diagnosis.causes[0].remedy
+    assert "anchors.sizes=[" in diagnosis.causes[0].fix
     assert any("boxes have no anchor of IoU 0.5" in line for line in diagnosis.evidence)
     assert diagnosis.numbers["boxes_without_anchor"] == 1.0
 
@@ -262,24 +259,24 @@ def test_the_anchors_that_are_proposed_are_those_of_check_data():
     found = objects_at(data, min_size=trained.min_size, max_size=trained.max_size)
     first = propose_anchors(found, trained.generator, trained.positive_iou, 1.0)[0]
     assert first.uncovered < 0.7
-    assert " ".join(first.typed) in diagnosis.causes[0].remedy
+    assert " ".join(first.typed) in diagnosis.causes[0].fix
 
 
 def test_boxes_that_are_missing_in_most_images_are_missed():
     data = make_world(rng_of(), num_images=200)
     found = look(rng_of(1), data, GOOD)
     few = without_boxes(data, range(4, 200))
-    run = course(FALLING, AP_before=0.7, AP_own=0.7)
-    diagnosis = diagnosed(few, found, course=run)
+    run = history(FALLING, AP_before=0.7, AP_own=0.7)
+    diagnosis = diagnosed(few, found, history=run)
     assert diagnosis.verdict == "images without boxes"
     assert "196 of 200 images" in diagnosis.causes[0].verdict
-    kept = only(found, np.isin(found.image_ids, data.image_ids[:4]), data.image_ids[:4])
+    kept = restrict(found, data.image_ids[:4])
     expected = evaluate(data, kept, kept.evaluated).metrics["AP"]
     assert diagnosis.numbers["AP_of_images_with_boxes"] == pytest.approx(expected)
     # To a network that has yet to learn what background is, empty images are no fault.
-    assert verdict(few, found, course=course(FALLING)) in (None, "too early")
+    assert verdict(few, found, history=history(FALLING)) in (None, "too early")
     empty = without_boxes(data, range(4))
-    assert diagnosed(empty, look(rng_of(1), empty, FAIR), course=run) is None
+    assert diagnosed(empty, look(rng_of(1), empty, FAIR), history=run) is None
 
 
 def test_images_of_another_size_than_in_training_are_named():
@@ -289,20 +286,20 @@ def test_images_of_another_size_than_in_training_are_named():
         known = dataclasses.replace(network(), min_size=800, max_size=1333, trained_size=trained)
         assert verdict(data, found, network=known) == expected
     diagnosis = diagnosed(data, found, network=known)
-    assert "data.min_size=128 data.max_size=213" in diagnosis.causes[0].remedy
+    assert "data.min_size=128 data.max_size=213" in diagnosis.causes[0].fix
     # The longer side bounds both: these images get no larger.
     same = dataclasses.replace(known, min_size=1600, max_size=1000, trained_size=(800, 1000))
     assert verdict(data, found, network=same) == "untrained"
     # It had learned nothing at its own size either.
-    run = course(FALLING, AP_before=0.0)
-    assert verdict(data, found, network=known, course=run) == "too early"
+    run = history(FALLING, AP_before=0.0)
+    assert verdict(data, found, network=known, history=run) == "too early"
 
 
-def test_an_ap_far_below_that_of_the_run_before_is_not_too_early():
+def test_an_ap_far_below_that_of_the_run_before_is_not_too_too_early():
     data = make_world(rng_of())
     found = look(rng_of(), data, POOR)
     for before, expected in ((0.0, "too early"), (0.002, "too early"), (0.5, "undecided")):
-        diagnosis = diagnosed(data, found, course=course(FALLING, AP_before=before))
+        diagnosis = diagnosed(data, found, history=history(FALLING, AP_before=before))
         assert diagnosis.verdict == expected
     assert "the run had AP 0.500 before" in diagnosis.causes[0].verdict
 
@@ -310,10 +307,10 @@ def test_an_ap_far_below_that_of_the_run_before_is_not_too_early():
 def test_of_weights_that_were_good_the_training_is_not_blamed():
     data = make_world(rng_of())
     found = look(rng_of(), data, POOR)
-    run = course([1.13] * 12, lr=1e-9, AP_before=0.5)
-    assert verdict(data, found, course=run) == "learning rate too low"
+    run = history([1.13] * 12, lr=1e-9, AP_before=0.5)
+    assert verdict(data, found, history=run) == "learning rate too low"
     run = dataclasses.replace(run, AP_own=0.5)
-    assert verdict(data, found, course=run) == "undecided"
+    assert verdict(data, found, history=run) == "undecided"
 
 
 def test_what_a_run_had_itself_comes_from_its_rows():
@@ -324,7 +321,7 @@ def test_what_a_run_had_itself_comes_from_its_rows():
     rows = [{"step": 10 * i, "loss/class": 1.0, "lr": 0.01} for i in range(1, 5)]
     rows += [{"step": 20, "AP": 0.4}, {"step": 30, "AP": "0.9"}, {"step": 40, "AP": 0.3}]
     for step, before, own in ((10, None, None), (30, 0.4, None), (40, 0.4, 0.3)):
-        run = course_of(plain, settings, data, rows, step)
+        run = history_of(plain, settings, data, rows, step)
         assert (run.AP_before, run.AP_own) == (before, own)
     assert network_of(settings, plain, None).trained_size == (
         settings.data.min_size,
@@ -372,35 +369,35 @@ FLAT = [1.13] + [0.695] * 11
 
 
 def test_the_loss_of_one_score_for_all_anchors_is_the_lowest_there_is():
-    assert constant_loss(course(FLAT)) == pytest.approx(0.692, abs=0.002)
+    assert constant_loss(history(FLAT)) == pytest.approx(0.692, abs=0.002)
 
 
 @pytest.mark.parametrize(
     ("run", "name"),
     [
-        (course([1.13] * 12, lr=1e-8), "learning rate too low"),
-        (course([1.13] * 12, lr=1e-8, optimizer="adamw"), "learning rate too low"),
-        (course([1.13, 0.9, 0.8, 1.5, 4.0, 7.5]), "learning rate too high"),
-        (course(FLAT, lr=30.0), "learning rate too high"),
-        (course(FLAT, lr=1.0, optimizer="adamw"), "learning rate too high"),
-        (course(FLAT), "collapsed"),
-        (course([65.0, 4.0, 1.1, 0.76, 0.70, 0.69], prior=0.5), "prior"),
-        (course([0.005] * 12, alpha=0.001), "alpha"),
-        (course([1e-6] * 12, alpha=0.0), "alpha"),
-        (course([1.13], step=0), "untrained"),
-        (course([1.13, 1.13], step=1), "untrained"),
+        (history([1.13] * 12, lr=1e-8), "learning rate too low"),
+        (history([1.13] * 12, lr=1e-8, optimizer="adamw"), "learning rate too low"),
+        (history([1.13, 0.9, 0.8, 1.5, 4.0, 7.5]), "learning rate too high"),
+        (history(FLAT, lr=30.0), "learning rate too high"),
+        (history(FLAT, lr=1.0, optimizer="adamw"), "learning rate too high"),
+        (history(FLAT), "collapsed"),
+        (history([65.0, 4.0, 1.1, 0.76, 0.70, 0.69], prior=0.5), "prior"),
+        (history([0.005] * 12, alpha=0.001), "alpha"),
+        (history([1e-6] * 12, alpha=0.0), "alpha"),
+        (history([1.13], step=0), "untrained"),
+        (history([1.13, 1.13], step=1), "untrained"),
     ],
 )
 def test_what_the_rows_of_a_training_show(run, name):
     data = make_world(rng_of())
     found = nothing_found(look(rng_of(), data, POOR))
-    diagnosis = diagnosed(data, found, network=network(), course=run)
+    diagnosis = diagnosed(data, found, network=network(), history=run)
     assert diagnosis.verdict == name
 
 
 def mixed(losses, positives, **changes):
     """A run in which some rows had no positive anchor."""
-    run = course(losses, **changes)
+    run = history(losses, **changes)
     for row, count in zip(run.rows, positives, strict=True):
         row["positives"] = count
     return run
@@ -410,10 +407,10 @@ def test_steps_without_objects_do_not_make_a_healthy_loss_explode():
     levels = [0.008 if i % 3 else 1.13 - 0.01 * i for i in range(30)]
     run = mixed(levels, [0.0 if i % 3 else 40.0 for i in range(30)])
     assert run.level("loss/class").tolist() == levels[::3]
-    assert causes_of(run) == []
+    assert training_causes(run) == []
     diverging = [0.008 if i % 3 else 1.13 + 0.2 * i for i in range(30)]
     run = mixed(diverging, [0.0 if i % 3 else 40.0 for i in range(30)])
-    assert [cause.name for cause in causes_of(run)][:1] == ["learning rate too high"]
+    assert [cause.name for cause in training_causes(run)][:1] == ["learning rate too high"]
 
 
 def test_a_row_is_as_high_as_its_steps_with_objects():
@@ -428,15 +425,15 @@ def test_a_training_without_positives_is_named_before_anything_else():
     data = make_world(rng_of())
     found = nothing_found(look(rng_of(), data, POOR))
     run = mixed([0.006] * 12, [0.0] * 12)
-    diagnosis = diagnosed(data, found, network=network(), course=run)
+    diagnosis = diagnosed(data, found, network=network(), history=run)
     assert [cause.name for cause in diagnosis.causes] == ["no positives"]
-    assert "check_data" in diagnosis.causes[0].remedy
+    assert "check_data" in diagnosis.causes[0].fix
 
 
-def test_a_few_steps_of_which_one_had_objects_are_too_early():
+def test_a_few_steps_of_which_one_had_objects_are_too_too_early():
     data = make_world(rng_of())
     run = mixed([0.006, 1.13], [0.0, 40.0], step=2, total=2)
-    diagnosis = diagnosed(data, look(rng_of(), data, POOR), course=run)
+    diagnosis = diagnosed(data, look(rng_of(), data, POOR), history=run)
     assert diagnosis.verdict == "too early"
     assert "has made 2 of 2 steps; its log has too few" in diagnosis.causes[0].verdict
 
@@ -458,60 +455,63 @@ def test_boxes_below_a_pixel_are_named():
     data = make_world(rng_of())
     found = nothing_found(look(rng_of(), data, POOR))
     tiny = dataclasses.replace(network(), min_size=4, max_size=8)
-    diagnosis = diagnosed(data, found, network=tiny, course=course(FLAT))
+    diagnosis = diagnosed(data, found, network=tiny, history=history(FLAT))
     assert diagnosis.verdict == "vanishing boxes"
-    assert "data.min_size" in diagnosis.causes[0].remedy
+    assert "data.min_size" in diagnosis.causes[0].fix
 
 
 def test_steps_that_were_not_finite_are_a_rate_too_high():
-    run = course(FALLING)
+    run = history(FALLING)
     run.rows[-1]["bad_steps"] = 3
-    (cause,) = causes_of(run)
+    (cause,) = training_causes(run)
     assert cause.name == "learning rate too high"
     assert "3 steps were not finite" in cause.verdict
 
 
 def test_a_gradient_of_zero_is_a_network_that_is_frozen():
-    run = course([1.13] * 12)
+    run = history([1.13] * 12)
     for row in run.rows:
         row["grad_norm"] = 0.0
-    assert [cause.name for cause in causes_of(run)] == ["frozen"]
+    assert [cause.name for cause in training_causes(run)] == ["frozen"]
 
 
 def test_a_rate_that_is_still_rising_is_a_warm_up_that_is_not_over():
-    run = course([1.13] * 12, warmup_steps=5000, total=90_000)
+    run = history([1.13] * 12, warmup_steps=5000, total=90_000)
     for i, row in enumerate(run.rows):
         row["lr"] = 0.01 * (0.001 + i / 1000)
-    assert [cause.name for cause in causes_of(run)] == ["warm-up"]
+    assert [cause.name for cause in training_causes(run)] == ["warm-up"]
 
 
 def test_a_loss_that_falls_is_too_early_and_no_fault():
     data = make_world(rng_of())
     found = look(rng_of(), data, POOR)
-    diagnosis = diagnosed(data, found, network=network(), course=course(FALLING))
+    diagnosis = diagnosed(data, found, network=network(), history=history(FALLING))
     assert diagnosis.verdict == "too early"
     assert len(describe(diagnosis)) <= 6
 
 
 def test_a_loss_that_falls_to_the_end_wants_a_longer_run():
-    cause = early(course(FALLING, total=221))
-    assert "schedule.max_steps=884" in cause.remedy
-    assert early(course([1.13, *[0.4] * 11], total=221)) is None
+    cause = too_early(history(FALLING, total=221))
+    assert "schedule.max_steps=884" in cause.fix
+    assert too_early(history([1.13, *[0.4] * 11], total=221)) is None
 
 
 def test_undefined_and_missing_columns_are_no_mistake():
-    run = course(FALLING)
+    run = history(FALLING)
     for row in run.rows:
         row["grad_norm"], row["positives"] = None, None
         del row["bad_steps"]
-    assert causes_of(run) == []
-    assert causes_of(dataclasses.replace(run, rows=[], lr=30.0))[0].name == "learning rate too high"
+    assert training_causes(run) == []
+    assert (
+        training_causes(dataclasses.replace(run, rows=[], lr=30.0))[0].name
+        == "learning rate too high"
+    )
 
 
 def test_a_diagnosis_fits_a_terminal_and_json():
     data = make_world(rng_of(), num_classes=80)
     found = exchanged(data, look(rng_of(1), data, POOR), rng_of().permutation(60))
-    for known in ({}, {"network": network(), "course": course(FLAT)}):
+    for known in ({}, {"network": network(), "history": history(FLAT)}):
         diagnosis = diagnosed(data, found, **known)
         lines = describe(diagnosis)
         assert len(lines) <= MOST_LINES
@@ -523,7 +523,7 @@ def test_a_diagnosis_fits_a_terminal_and_json():
 
 
 def test_large_sets_are_scored_on_a_part_of_them(monkeypatch):
-    monkeypatch.setattr("retinanet.tools.diagnose.overlaps.sample.__defaults__", (20,))
+    monkeypatch.setattr("retinanet.tools.diagnose.evidence.SAMPLED_IMAGES", 20)
     data = make_world(rng_of())
     diagnosis = diagnosed(as_corners(data), look(rng_of(1), data, GOOD))
     assert diagnosis.verdict == "box format"
