@@ -368,6 +368,7 @@ class TrainingRun:
         return step > self.standing.evaluated_step and at_boundary
 
     def finished(self) -> bool:
+        """Whether all steps are evaluated, or the patience is at its end."""
         patience = self.settings.evaluation.patience
         stopped = patience is not None and self.standing.fruitless >= patience
         return stopped or self.standing.evaluated_step >= self.total_steps

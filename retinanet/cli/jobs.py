@@ -24,7 +24,7 @@ from retinanet.recorded import DetectorConfig, restore
 from retinanet.run import Scores, TrainingRun
 from retinanet.signals import Signals
 from retinanet.tools.diagnose.explain import explain
-from retinanet.tools.first_loss.run_summary import announcement, first_step
+from retinanet.tools.first_loss.forecast import announcement, first_step
 from retinanet.tools.report.plots import plot_curves
 from retinanet.tools.report.publish import publish, tell
 from retinanet.tools.report.rebuild import refresh_report

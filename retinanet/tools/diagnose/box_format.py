@@ -12,7 +12,7 @@ from retinanet.tools.diagnose.evidence import (
     PROVEN_AP,
     PROVEN_FACTOR,
     Case,
-    image_rows,
+    index_of,
     score_any,
     top_detections,
 )
@@ -172,7 +172,7 @@ def _scaling_votes(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """
     data, detections = case.data, case.detections
     rows = np.flatnonzero(top_detections(detections))
-    image = image_rows(data, detections.image_ids[rows])
+    image = index_of(data, detections.image_ids[rows])
     count = data.first[image + 1] - data.first[image]
     detection, image = np.repeat(rows, count), np.repeat(image, count)  # each with every object
     place = np.arange(len(image)) - np.repeat(count.cumsum() - count, count)

@@ -1,4 +1,4 @@
-"""Which class is taken for which, and which for background."""
+"""Which class is detected as which, and which as background."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def score_any(data: CocoData, detections: DetectionArrays) -> tuple[float, float
     return found.metrics["AP"] or 0.0, found.metrics["AP50"] or 0.0
 
 
-def image_rows(data: CocoData, image_ids: np.ndarray) -> np.ndarray:
+def index_of(data: CocoData, image_ids: np.ndarray) -> np.ndarray:
     """Rows of images in the data, by ids that it has."""
     order = np.argsort(data.image_ids, kind="stable")
     return order[np.searchsorted(data.image_ids, image_ids, sorter=order)]

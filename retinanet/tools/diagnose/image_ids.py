@@ -12,7 +12,7 @@ from retinanet.data.coco import CocoData
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.tools.diagnose.evidence import (
     Case,
-    image_rows,
+    index_of,
     restrict,
     score,
     score_any,
@@ -35,7 +35,7 @@ LEAST_AP, LUCKY = 0.1, 2.0
 def check_image_ids(case: Case) -> Cause | None:
     """Annotations that belong to other images of the set: exchanged, they give the AP back."""
     data, detections = case.data, case.detections
-    images = np.sort(image_rows(data, np.unique(detections.image_ids)))
+    images = np.sort(index_of(data, np.unique(detections.image_ids)))
     images = images[data.num_boxes()[images] > 0][:COMPARED_IMAGES]
     N = len(images)
     if N < LEAST_IMAGES:
@@ -110,7 +110,7 @@ def _corners(boxes: np.ndarray) -> torch.Tensor:
 def _mirror(data: CocoData, detections: DetectionArrays) -> DetectionArrays:
     """Detections of the same sizes and habits in other places: left is right."""
     boxes = detections.boxes.copy()
-    width = data.sizes[image_rows(data, detections.image_ids), 1]
+    width = data.sizes[index_of(data, detections.image_ids), 1]
     boxes[:, 0] = width - boxes[:, 0] - boxes[:, 2]
     return dataclasses.replace(detections, boxes=boxes)
 

@@ -14,10 +14,10 @@ from retinanet.tools.expected_loss import (
     indifferent_score,
 )
 from retinanet.tools.first_loss.forecast import (
-    announce_loss,
     compare_first_loss,
     describe_alpha,
     describe_rate,
+    forecast_loss,
     warn_of_warmup,
 )
 from retinanet.tools.first_loss.survey import Survey
@@ -77,7 +77,7 @@ def make_survey(positives: float = 50.0, background: float = 201_550.0) -> Surve
 
 def say(positives: float = 50.0, **settings) -> str:
     settings = {"alpha": 0.25, "gamma": 2.0, "prior": 0.01, **settings}
-    return "\n".join(announce_loss(make_survey(positives), num_classes=80, **settings))
+    return "\n".join(forecast_loss(make_survey(positives), num_classes=80, **settings))
 
 
 def test_the_papers_settings_raise_no_warning():

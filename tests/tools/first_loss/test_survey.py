@@ -9,7 +9,7 @@ from retinanet.data.batches import DIVISOR
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator
-from retinanet.tools.first_loss.survey import describe, survey
+from retinanet.tools.first_loss.survey import describe_survey, survey
 
 
 def write_set(root: Path, boxes: list[list[tuple]], names: tuple[str, ...]) -> CocoData:
@@ -33,7 +33,7 @@ def write_set(root: Path, boxes: list[list[tuple]], names: tuple[str, ...]) -> C
 
 def look(data: CocoData, min_size: int = 100) -> tuple:
     found = survey(data, AnchorGenerator(), Matcher(), min_size=min_size, max_size=1000)
-    return found, "\n".join(describe(found, data.category_names))
+    return found, "\n".join(describe_survey(found, data.category_names))
 
 
 @pytest.fixture
