@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from retinanet.training.trainer import Trainer
 STAGES = ("stem", "C2", "C3", "C4", "C5")
 # A warm-up longer than this share of the run is probably meant for a longer one.
 MAX_WARMUP_SHARE = 0.25
-# An alpha that leaves background a smaller weight than this is no advice.
+# An alpha that leaves background a smaller weight than this is no advice; seven digits show it.
 LEAST_BACKGROUND_WEIGHT = 1e-6
 
 Alpha = float | Sequence[float] | None
@@ -74,25 +73,18 @@ def announcement(
         *describe_shared(data, val_data),
         *describe_model(trainer.model, settings.model),
     ]
-    optim, loss = settings.optim, _loss_settings(settings, data)
-    epoch = counts.num_images - (0 if settings.data.keep_empty else counts.num_empty)
-    epochs = total_steps * optim.batch_size / epoch
-    lines += [
-        f"steps      {total_steps} of {optim.batch_size} images: {epochs:.3g} epochs",
-        describe_rate(optim.lr, optim.batch_size, optim.reference_batch),
-        *warn_of_warmup(settings.schedule.warmup_steps, total_steps),
-        describe_alpha(loss["alpha"], data.category_names),
-    ]
+    loss = _loss_settings(settings, data)
+    num_images = counts.num_images - (0 if settings.data.keep_empty else counts.num_empty)
+    lines += describe_steps(settings, total_steps, num_images)
+    lines.append(describe_alpha(loss["alpha"], data.category_names))
     if settings.init_from is not None:
         return [*lines, *init_lines]
     if settings.loss.name != "focal":
-        return [*lines, "first loss not forecast: the closed form is that of loss.name=focal"]
+        why = "the closed form is that of loss.name=focal"
+        return [*lines, f"first loss not forecast: {why}"]
     if not trainer.loss.fused:
-        return [
-            *lines,
-            "first loss not forecast: losses.focal_loss was changed, the closed form is that of "
-            "the paper",
-        ]
+        why = "losses.focal_loss was changed, the closed form is that of the paper"
+        return [*lines, f"first loss not forecast: {why}"]
     lines += forecast_loss(counts, num_classes=trainer.model.num_classes, **loss)
     if not _is_exact(settings.loss):
         lines.append(
@@ -113,8 +105,8 @@ def first_step(settings: TrainConfig, data: CocoData, trainer: Trainer, means: M
     """
     if not (_is_exact(settings.loss) and trainer.loss.fused):
         return f"first step class loss {means.class_loss:.4g}, not compared"
-    num_classes = trainer.model.num_classes
-    return compare_first_loss(means, num_classes=num_classes, **_loss_settings(settings, data))
+    known = _loss_settings(settings, data) | {"num_classes": trainer.model.num_classes}
+    return compare_first_loss(means, **known)
 
 
 def _loss_settings(settings: TrainConfig, data: CocoData) -> dict[str, Any]:
@@ -156,33 +148,30 @@ def describe_model(model: RetinaNet, settings: ModelConfig) -> list[str]:
     return lines
 
 
-def describe_rate(lr: float, batch_size: int, reference_batch: int | None) -> str:
-    """One line: the learning rate and where it comes from.
+def describe_steps(settings: TrainConfig, total_steps: int, num_images: int) -> list[str]:
+    """Steps, learning rate, and a warning when the rate still rises for much of the run.
 
     Args:
-        lr: as set.
-        batch_size: images of a step.
-        reference_batch: images that ``lr`` is for; None: any.
+        settings: of the run.
+        total_steps: its length.
+        num_images: of an epoch.
     """
-    rate = scaled_lr(lr, batch_size, reference_batch)
-    if reference_batch is None:
-        return f"lr         {rate:g}, not scaled to the {batch_size} images of a step"
-    return f"lr         {rate:g} = {lr:g} x {batch_size} images a step / {reference_batch}"
-
-
-def warn_of_warmup(warmup_steps: int, total_steps: int) -> list[str]:
-    """A warning when the learning rate is still rising for much of the run.
-
-    Args:
-        warmup_steps: of the schedule.
-        total_steps: of the run.
-    """
-    if warmup_steps <= MAX_WARMUP_SHARE * total_steps:
-        return []
-    return [
-        f"warning    schedule.warmup_steps={warmup_steps} of {total_steps} steps in all: the "
-        f"learning rate hardly gets where it should; set about {total_steps // 20}"
+    optim, warmup_steps = settings.optim, settings.schedule.warmup_steps
+    batch, reference = optim.batch_size, optim.reference_batch
+    source = f", not scaled to the {batch} images of a step"
+    if reference is not None:
+        source = f" = {optim.lr:g} x {batch} images a step / {reference}"
+    epochs = total_steps * batch / num_images
+    lines = [
+        f"steps      {total_steps} of {batch} images: {epochs:.3g} epochs",
+        f"lr         {scaled_lr(optim.lr, batch, reference):g}{source}",
     ]
+    if warmup_steps > MAX_WARMUP_SHARE * total_steps:
+        lines.append(
+            f"warning    schedule.warmup_steps={warmup_steps} of {total_steps} steps in all: the "
+            f"learning rate hardly gets where it should; set about {total_steps // 20}"
+        )
+    return lines
 
 
 def describe_alpha(alpha: Alpha, class_names: Sequence[str]) -> str:
@@ -231,23 +220,12 @@ def forecast_loss(
     if isinstance(alpha, int | float) and 0 < alpha < 1:
         balancing = balancing_alpha(loss, alpha)
         if 1 - balancing >= LEAST_BACKGROUND_WEIGHT:
-            fix += f" or loss.alpha={inside(balancing)}"
+            fix += f" or loss.alpha={balancing:.7g}"
     return [
         line,
         f"warning    background outweighs positives {loss.ratio:.3g} : 1 at the start; the first "
         f"steps go into unlearning it. {fix} would balance them",
     ]
-
-
-def inside(share: float) -> str:
-    """A number between 0 and 1 with four decimals, or as many as keep it from both ends.
-
-    Args:
-        share: in (0, 1).
-    """
-    # Two digits of the distance to the nearer end.
-    decimals = max(4, 1 + math.ceil(-math.log10(min(share, 1 - share))))
-    return f"{share:.{decimals}f}".rstrip("0")
 
 
 def compare_first_loss(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from retinanet.cli.main import composer
 from retinanet.losses import focal_loss
 from retinanet.tools.expected_loss import (
     ClassLoss,
@@ -16,9 +17,8 @@ from retinanet.tools.expected_loss import (
 from retinanet.tools.first_loss.forecast import (
     compare_first_loss,
     describe_alpha,
-    describe_rate,
+    describe_steps,
     forecast_loss,
-    warn_of_warmup,
 )
 from retinanet.tools.first_loss.survey import Survey
 from retinanet.training.step_metrics import Means
@@ -107,10 +107,6 @@ def test_an_alpha_next_to_one_is_not_proposed():
     assert "loss.alpha=" not in said
 
 
-def test_a_short_run_is_not_told_to_keep_its_warmup():
-    assert warn_of_warmup(1, 2)[0].endswith("set about 0")
-
-
 @pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"positives": 0.0}])
 def test_no_remedy_is_given_where_nothing_can_be_balanced(settings):
     said = say(**settings)
@@ -130,9 +126,26 @@ def test_alpha_says_which_side_it_weights():
     assert "both weigh 1" in describe_alpha(None, ["cat"])
 
 
+def steps_of(*overrides: str, total_steps: int = 1000) -> list[str]:
+    with composer("train") as reader:
+        settings = reader.command(["data=shapes", "optim=sgd", *overrides]).settings
+    return describe_steps(settings, total_steps, 100)
+
+
 def test_the_rate_says_where_it_comes_from():
-    assert "0.0025 = 0.01 x 4 images a step / 16" in describe_rate(0.01, 4, 16)
-    assert "0.0001, not scaled to the 4 images" in describe_rate(1e-4, 4, None)
+    scaled = ["optim.lr=0.01", "optim.batch_size=4", "optim.reference_batch=16"]
+    assert steps_of(*scaled)[:2] == [
+        "steps      1000 of 4 images: 40 epochs",
+        "lr         0.0025 = 0.01 x 4 images a step / 16",
+    ]
+    fixed = steps_of("optim.lr=0.01", "optim.batch_size=4", "optim.reference_batch=null")
+    assert fixed[1] == "lr         0.01, not scaled to the 4 images of a step"
+
+
+def test_a_run_that_is_all_warm_up_is_warned_of():
+    assert len(steps_of("schedule.warmup_steps=250")) == 2
+    assert steps_of("schedule.warmup_steps=251")[2].endswith("set about 50")
+    assert steps_of("schedule.warmup_steps=1", total_steps=2)[2].endswith("set about 0")
 
 
 @pytest.mark.parametrize(("factor", "words"), [(1.05, "as expected"), (1.5, "NOT as expected")])
