@@ -1,4 +1,4 @@
-"""Errors told apart and mended: each kind by hand, all of them against an account of our own."""
+"""Errors told apart and fixed: each kind by hand, all of them against loops of our own."""
 
 import itertools
 
@@ -19,122 +19,128 @@ NAMES = ("cat", "dog")
 
 @pytest.fixture
 def errors_of(make_data, make_detections):
-    """Errors of results in images with annotations, by kind: ``(count, cost)``."""
+    """Errors of results in images with annotations."""
 
     def find(annotations, results, num_images=1, score=0.0):
         data = make_data(num_images, annotations, names=NAMES)
         found = make_detections(data, results)
         errors = find_errors(match_detections(data, found), score)
-        assert before(errors) == evaluate(data, found, found.evaluated).metrics["AP50"]
+        assert evaluate(data, found, found.evaluated).metrics["AP50"] == errors.AP50
         return errors
 
     return find
 
 
-def before(errors):
-    """AP50 before anything is mended."""
-    return errors.AP50
-
-
 def costs(errors):
-    return {kind.name: (kind.count, pytest.approx(kind.cost)) for kind in errors.kinds if kind.cost}
+    return {kind.name: pytest.approx(kind.cost) for kind in errors.kinds if kind.cost}
 
 
 def counts(errors):
     return {kind.name: kind.count for kind in errors.kinds if kind.count}
 
 
-def test_ground_truth_as_predictions_has_no_error(errors_of):
-    annotations = [(1, 1, BOX), (1, 2, OTHER), (2, 1, BOX)]
-    errors = errors_of(annotations, [(*row, 0.9) for row in annotations], num_images=2)
-    assert before(errors) == pytest.approx(1.0)
-    for kind in (*errors.kinds, errors.false_positives, errors.false_negatives):
-        assert (kind.count, kind.count_at_score) == (0, 0)
-        assert kind.cost == pytest.approx(0.0, abs=1e-12)
+# Annotations, results, AP50, count of each kind, cost of each kind.
+BY_HAND = {
+    # The dog is detected as a cat: cat has half its precision, dog nothing. It is not missed.
+    "a right box of another class is an error of class": (
+        [(1, 1, OTHER), (1, 2, BOX)],
+        [(1, 1, BOX, 0.9), (1, 1, OTHER, 0.8)],
+        (0.25, {"class": 1}, {"class": 0.75}),
+    ),
+    "a loose box is an error of localization": (
+        [(1, 1, BOX)],
+        [(1, 1, LOOSE, 0.9)],
+        (0, {"localization": 1}, {"localization": 1}),
+    ),
+    # Dog: one wrong before one right. Cat: never detected.
+    "a loose box of another class is both, and only goes away": (
+        [(1, 1, BOX), (2, 2, BOX)],
+        [(1, 2, LOOSE, 0.9), (2, 2, BOX, 0.8)],
+        (0.25, {"both": 1, "missed": 1}, {"both": 0.25, "missed": 0.25}),
+    ),
+    # Precision 1 up to a recall of 0.5, 51 of 101 points, then 2/3.
+    "a second box on an object is a duplicate": (
+        [(1, 1, BOX), (1, 1, OTHER)],
+        [(1, 1, BOX, 0.9), (1, 1, NEAR, 0.8), (1, 1, OTHER, 0.7)],
+        (1 - 50 / 101 / 3, {"duplicate": 1}, {"duplicate": 50 / 101 / 3}),
+    ),
+    "a box on nothing is background": (
+        [(1, 1, BOX)],
+        [(1, 1, FAR, 0.9), (1, 1, BOX, 0.8)],
+        (0.5, {"background": 1}, {"background": 0.5}),
+    ),
+    "a box in an image without objects is background": (
+        [(1, 1, BOX)],
+        [(1, 1, BOX, 0.8), (2, 1, BOX, 0.9)],
+        (0.5, {"background": 1}, {"background": 0.5}),
+    ),
+    "an object that nothing detects is missed": (
+        [(1, 1, BOX), (1, 1, OTHER)],
+        [(1, 1, BOX, 0.9)],
+        (51 / 101, {"missed": 1}, {"missed": 50 / 101}),
+    ),
+    "with everything missed nothing is left to be wrong": (
+        [(1, 1, BOX)],
+        [],
+        (0, {"missed": 1}, {"missed": 1}),
+    ),
+    # Two annotated boxes lie on each other; the second cat is a dog detected as a cat.
+    "a duplicate that lies on another class is an error of class": (
+        [(1, 1, BOX), (1, 2, NEAR)],
+        [(1, 1, BOX, 0.9), (1, 1, NEAR, 0.8)],
+        (0.5, {"class": 1}, {"class": 0.5}),
+    ),
+    "a loose box on its class comes before a right one on another": (
+        [(1, 1, LOOSE), (1, 2, BOX)],
+        [(1, 1, BOX, 0.9)],
+        (0, {"localization": 1, "missed": 1}, {"localization": 0.5}),
+    ),
+    # One becomes right, the other goes away.
+    "of two loose boxes one is fixed": (
+        [(1, 1, BOX)],
+        [(1, 1, LOOSE, 0.9), (1, 1, LOOSE, 0.8)],
+        (0, {"localization": 2}, {"localization": 1}),
+    ),
+    "a loose box beside a right one only goes away": (
+        [(1, 1, BOX)],
+        [(1, 1, LOOSE, 0.9), (1, 1, BOX, 0.8)],
+        (0.5, {"localization": 1}, {"localization": 0.5}),
+    ),
+    "detections of crowds are no errors, and crowds are not missed": (
+        [(1, 1, BOX), (1, 1, OTHER, True)],
+        [(1, 1, (310.0, 110.0, 10.0, 10.0), 0.9), (1, 1, BOX, 0.8)],
+        (1, {}, {}),
+    ),
+    "ground truth as predictions has no error": (
+        [(1, 1, BOX), (1, 2, OTHER), (2, 1, BOX)],
+        [(1, 1, BOX, 0.9), (1, 2, OTHER, 0.9), (2, 1, BOX, 0.9)],
+        (1, {}, {}),
+    ),
+}
 
 
-def test_a_right_box_of_another_class_is_an_error_of_class(errors_of):
-    # The dog is found as a cat: cat has half its precision, dog nothing. Mended, both are whole.
-    annotations = [(1, 1, OTHER), (1, 2, BOX)]
-    errors = errors_of(annotations, [(1, 1, BOX, 0.9), (1, 1, OTHER, 0.8)])
-    assert before(errors) == pytest.approx(0.25)
-    assert costs(errors) == {"class": (1, 0.75)}
-    assert counts(errors) == {"class": 1}  # the dog is not missed: mending the class finds it
+@pytest.mark.parametrize("name", BY_HAND)
+def test_kinds_and_costs_by_hand(errors_of, name):
+    annotations, results, (AP50, num_errors, cost) = BY_HAND[name]
+    errors = errors_of(annotations, results, num_images=2)
+    assert pytest.approx(AP50) == errors.AP50
+    assert counts(errors) == num_errors
+    found = {name: value for name, value in costs(errors).items() if value != pytest.approx(0)}
+    assert found == cost
+
+
+def test_all_wrong_detections_and_all_missed_objects_cost_by_hand(errors_of):
+    errors = errors_of(*BY_HAND["a right box of another class is an error of class"][:2])
     assert errors.false_positives.cost == pytest.approx(0.25)
     # The dog is not asked for any more, and its class leaves the mean.
     assert errors.false_negatives.cost == pytest.approx(0.25)
-
-
-def test_a_loose_box_is_an_error_of_localization(errors_of):
-    errors = errors_of([(1, 1, BOX)], [(1, 1, LOOSE, 0.9)])
-    assert errors.AP50 == 0
-    assert costs(errors) == {"localization": (1, 1.0)}
+    errors = errors_of(*BY_HAND["a loose box is an error of localization"][:2])
+    assert (errors.false_positives.cost, errors.false_negatives.cost) == (0, 1)
     assert errors.iou[0] == pytest.approx(1 / 3)
-    assert errors.false_positives.cost == 0
-
-
-def test_a_loose_box_of_another_class_is_both_and_only_goes_away(errors_of):
-    errors = errors_of([(1, 1, BOX), (2, 2, BOX)], [(1, 2, LOOSE, 0.9), (2, 2, BOX, 0.8)], 2)
-    # Dog: one wrong before one right. Cat: never found.
-    assert before(errors) == pytest.approx(0.25)
-    assert errors.kinds[KINDS.index("both")].cost == pytest.approx(0.25)
-    assert counts(errors) == {"both": 1, "missed": 1}
-
-
-def test_a_second_box_on_an_object_is_a_duplicate(errors_of):
-    annotations = [(1, 1, BOX), (1, 1, OTHER)]
-    results = [(1, 1, BOX, 0.9), (1, 1, NEAR, 0.8), (1, 1, OTHER, 0.7)]
-    errors = errors_of(annotations, results)
-    # Precision 1 up to a recall of 0.5, 51 of 101 points, then 2/3.
-    assert costs(errors) == {"duplicate": (1, 50 / 101 / 3)}
-    assert errors.kind.tolist() == [NO_ERROR, KINDS.index("duplicate"), NO_ERROR]
-
-
-def test_a_box_on_nothing_is_background(errors_of):
-    errors = errors_of([(1, 1, BOX)], [(1, 1, FAR, 0.9), (1, 1, BOX, 0.8)])
-    assert costs(errors) == {"background": (1, 0.5)}
-    assert errors.false_positives.cost == pytest.approx(0.5)
-    assert errors.target.tolist() == [-1, -1]
-
-
-def test_a_detection_in_an_image_without_objects_is_background(errors_of):
-    errors = errors_of([(1, 1, BOX)], [(1, 1, BOX, 0.8), (2, 1, BOX, 0.9)], num_images=2)
-    assert counts(errors) == {"background": 1}
-
-
-def test_an_object_that_nothing_finds_is_missed(errors_of):
-    errors = errors_of([(1, 1, BOX), (1, 1, OTHER)], [(1, 1, BOX, 0.9)])
-    assert before(errors) == pytest.approx(51 / 101)
-    assert costs(errors) == {"missed": (1, 50 / 101)}
-    assert errors.false_negatives.cost == pytest.approx(50 / 101)
+    errors = errors_of(*BY_HAND["an object that nothing detects is missed"][:2])
     assert errors.missed.tolist() == [False, True]
-
-
-def test_with_everything_missed_nothing_is_left_to_be_wrong(errors_of):
-    errors = errors_of([(1, 1, BOX)], [])
-    assert costs(errors) == {"missed": (1, 1.0)}
-
-
-def test_a_duplicate_of_its_own_class_that_lies_on_another_is_an_error_of_class(errors_of):
-    # Two annotated boxes lie on each other; the second cat is a dog found as a cat.
-    errors = errors_of([(1, 1, BOX), (1, 2, NEAR)], [(1, 1, BOX, 0.9), (1, 1, NEAR, 0.8)])
-    assert counts(errors) == {"class": 1}
-
-
-def test_a_loose_box_on_its_class_comes_before_a_right_one_on_another(errors_of):
-    errors = errors_of([(1, 1, LOOSE), (1, 2, BOX)], [(1, 1, BOX, 0.9)])
-    assert errors.kind.tolist() == [KINDS.index("localization")]
-
-
-def test_one_object_is_mended_once(errors_of):
-    # Two loose boxes: one becomes right, the other goes away.
-    errors = errors_of([(1, 1, BOX)], [(1, 1, LOOSE, 0.9), (1, 1, LOOSE, 0.8)])
-    assert costs(errors) == {"localization": (2, 1.0)}
-
-
-def test_a_loose_box_beside_a_right_one_only_goes_away(errors_of):
-    errors = errors_of([(1, 1, BOX)], [(1, 1, LOOSE, 0.9), (1, 1, BOX, 0.8)])
-    assert costs(errors) == {"localization": (1, 0.5)}
+    errors = errors_of(*BY_HAND["a box on nothing is background"][:2])
+    assert errors.target.tolist() == [-1, -1]
 
 
 def test_an_overlap_of_half_is_right_and_of_a_tenth_is_loose(errors_of):
@@ -142,14 +148,6 @@ def test_an_overlap_of_half_is_right_and_of_a_tenth_is_loose(errors_of):
     below = (100.0, 100.0, 4.9, 40.0)
     found = [errors_of([(1, 1, BOX)], [(1, 1, box, 0.9)]).kind[0] for box in (half, tenth, below)]
     assert found == [NO_ERROR, KINDS.index("localization"), KINDS.index("background")]
-
-
-def test_detections_of_crowds_are_no_errors_and_crowds_are_not_missed(errors_of):
-    annotations = [(1, 1, BOX), (1, 1, OTHER, True)]
-    inside = (310.0, 110.0, 10.0, 10.0)
-    errors = errors_of(annotations, [(1, 1, inside, 0.9), (1, 1, BOX, 0.8)])
-    assert counts(errors) == {}
-    assert before(errors) == pytest.approx(1.0)
 
 
 def test_weak_detections_count_at_no_higher_score(errors_of):
@@ -226,7 +224,7 @@ def test_every_detection_has_the_kind_that_loops_give_it(make_data, make_detecti
     assert set(KINDS[:-1]) <= set(ours.values())
 
 
-def test_no_mending_ever_costs(make_data, make_detections):
+def test_no_fix_ever_costs(make_data, make_detections):
     rng = np.random.default_rng(7)
     for _ in range(20):
         annotations = [
