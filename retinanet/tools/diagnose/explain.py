@@ -17,7 +17,6 @@ from retinanet.data.transforms import resized_size
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds
-from retinanet.model.anchors import grid_sizes
 from retinanet.recorded import DetectorConfig
 from retinanet.tools.diagnose.diagnosis import diagnose
 from retinanet.tools.diagnose.evidence import Network
@@ -108,6 +107,11 @@ def history_of(
     if not rows and step > 1:
         return None
     optim, schedule, loss = (plain[group] for group in ("optim", "schedule", "loss"))
+    anchors = 0
+    if len(data):  # of an image of median size
+        height, width = map(int, np.median(data.sizes, axis=0))
+        resized = resized_size(height, width, settings.data.min_size, settings.data.max_size)
+        anchors = len(build.build_anchors(settings)(*padded_size(resized).tolist()))
     total_steps, epoch = schedule["max_steps"], rows[-1].get("epoch") if rows else None
     if total_steps is None:  # the rows tell how many steps an epoch has
         total_steps = round(schedule["epochs"] * rows[-1]["step"] / epoch) if epoch else step
@@ -119,7 +123,7 @@ def history_of(
         lr=scaled_lr(optim["lr"], optim["batch_size"], optim["reference_batch"]),
         warmup_steps=schedule["warmup_steps"],
         batch_size=optim["batch_size"],
-        anchors=_num_anchors(settings, data),
+        anchors=anchors,
         num_classes=len(data.category_names),
         prior=plain["model"]["prior"],
         alpha=build.resolve_alpha(loss["alpha"], data.category_names),
@@ -129,13 +133,3 @@ def history_of(
         AP_before=max((AP for at, AP in APs.items() if at <= step), default=None),
         AP_own=APs.get(step),
     )
-
-
-def _num_anchors(settings: TrainConfig | DetectorConfig, data: CocoData) -> float:
-    """Anchors of an image of median size."""
-    if not len(data):
-        return 0.0
-    height, width = map(int, np.median(data.sizes, axis=0))
-    resized = resized_size(height, width, settings.data.min_size, settings.data.max_size)
-    cells = sum(rows * columns for rows, columns in grid_sizes(*padded_size(resized).tolist()))
-    return float(cells * build.build_anchors(settings).num_per_cell)

@@ -82,7 +82,7 @@ class History:
     lr: float  # after the warm-up, scaled to the batch
     warmup_steps: int
     batch_size: int
-    anchors: float | None  # of an image; None: not known
+    anchors: int  # of an image
     num_classes: int
     prior: float  # model.prior
     alpha: float | Sequence[float] | None  # loss.alpha, as resolved
@@ -147,7 +147,7 @@ class History:
     def anchor_counts(self) -> dict[str, float] | None:
         """Anchors of a step that has objects; the few ignored ones are taken for background."""
         positives = self.level("positives")
-        if self.anchors is None or not len(positives):
+        if not len(positives):
             return None
         mean = float(positives.mean())
         return {

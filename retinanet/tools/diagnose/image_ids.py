@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from retinanet.boxes import box_iou
-from retinanet.data.coco import CocoData
+from retinanet.data.coco import CocoData, images_of
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.tools.diagnose.evidence import (
     Case,
@@ -55,7 +55,10 @@ def check_image_ids(case: Case) -> Cause | None:
     case.fits_no_image = rank + 2 / np.sqrt(12 * N) < CHANCE
     if not case.fits_no_image or num_partners < LEAST_PARTNERS * N or AP <= LEAST_AP:
         return None
-    mirrored = _mirror(data, detections)
+    # Detections of the same sizes and habits in other places: left is right.
+    boxes, width = detections.boxes.copy(), data.sizes[index_of(data, detections.image_ids), 1]
+    boxes[:, 0] = width - boxes[:, 0] - boxes[:, 2]
+    mirrored = dataclasses.replace(detections, boxes=boxes)
     _, luck = _exchange(data, mirrored, images, fits(data, mirrored, images))
     if LUCKY * luck >= AP:
         return None
@@ -80,13 +83,14 @@ def fits(data: CocoData, detections: DetectionArrays, images: np.ndarray) -> np.
     Args:
         data: the ground truth.
         detections: of these images and others.
-        images: (N,) rows of images that have boxes and detections.
+        images: (N,) rows of images that have boxes and detections, increasing.
     """
     counted = data.usable & ~data.crowd
-    rows = [np.flatnonzero(counted[a:b]) + a for a, b in zip(*_bounds(data, images), strict=True)]
-    counts = np.array([len(r) for r in rows])
+    image = images_of(data)
+    rows = np.flatnonzero(counted & np.isin(image, images))  # (G,) by image, which increases
+    counts = np.bincount(image[rows], minlength=len(data))[images]
     starts = counts.cumsum() - counts
-    boxes = _corners(data.bbox[np.concatenate(rows)])  # (G, 4) of all images
+    boxes = _corners(data.bbox[rows])  # (G, 4)
     top = top_detections(detections)
     fit = np.zeros((len(images), len(images)))
     for i, image_id in enumerate(data.image_ids[images]):
@@ -99,20 +103,8 @@ def fits(data: CocoData, detections: DetectionArrays, images: np.ndarray) -> np.
     return fit
 
 
-def _bounds(data: CocoData, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return data.first[images], data.first[images + 1]
-
-
 def _corners(boxes: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
-
-
-def _mirror(data: CocoData, detections: DetectionArrays) -> DetectionArrays:
-    """Detections of the same sizes and habits in other places: left is right."""
-    boxes = detections.boxes.copy()
-    width = data.sizes[index_of(data, detections.image_ids), 1]
-    boxes[:, 0] = width - boxes[:, 0] - boxes[:, 2]
-    return dataclasses.replace(detections, boxes=boxes)
 
 
 def _exchange(

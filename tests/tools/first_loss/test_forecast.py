@@ -1,4 +1,4 @@
-"""What is said before the first step: by hand, and what would balance it."""
+"""The forecast of the first loss: by hand, and what would balance it."""
 
 import math
 
@@ -9,7 +9,6 @@ from retinanet.cli.main import composer
 from retinanet.losses import focal_loss
 from retinanet.tools.expected_loss import (
     ClassLoss,
-    balancing_alpha,
     balancing_prior,
     expected_class_loss,
     indifferent_score,
@@ -63,67 +62,52 @@ def test_the_balancing_prior_balances(gamma):
     assert worse.ratio > 1
 
 
-def test_the_balancing_alpha_balances():
-    alpha = balancing_alpha(expected_class_loss(0.25, 0.0, 0.01, **COCO), 0.25)
-    assert expected_class_loss(alpha, 0.0, 0.01, **COCO).ratio == pytest.approx(1)
+# The lines of the log
 
 
-# What the log says of it
-
-
-def make_survey(positives: float = 50.0, background: float = 201_550.0) -> Survey:
-    return Survey(1, 0, 5, 0, (5,), 201_600.0, positives, background, 0.0)
-
-
-def say(positives: float = 50.0, **settings) -> str:
+def forecast(positives: float = 50.0, **settings) -> str:
+    counts = Survey(1, 0, 5, 0, (5,), 201_600.0, positives, 201_550.0, 0.0)
     settings = {"alpha": 0.25, "gamma": 2.0, "prior": 0.01, **settings}
-    return "\n".join(forecast_loss(make_survey(positives), num_classes=80, **settings))
+    return "\n".join(forecast_loss(counts, num_classes=80, **settings))
 
 
-def test_the_papers_settings_raise_no_warning():
-    assert "first loss class 1.37" in say()
-    assert "warning" not in say()
-
-
-def test_cross_entropy_without_a_prior_is_warned_of_with_a_remedy():
-    said = say(gamma=0.0, prior=0.5)
-    assert "background outweighs positives" in said
-    assert "model.prior=" in said
-    assert "loss.alpha=" in said
+def test_the_papers_settings_are_balanced():
+    assert forecast() == (
+        "first loss class 1.372 (positives 1.128, background 0.2431) with alpha=0.25 gamma=2 "
+        "pi=0.01: balanced"
+    )
 
 
 @pytest.mark.parametrize("prior", [0.05, 0.5])
-def test_the_proposed_alpha_leaves_background_a_loss(prior):
-    said = say(gamma=0.0, prior=prior)
-    alpha = float(said.partition("loss.alpha=")[2].split()[0])
+def test_cross_entropy_with_a_high_prior_is_warned_of_with_a_fix_that_balances(prior):
+    line = forecast(gamma=0.0, prior=prior)
+    assert "background outweighs positives" in line
+    proposed = float(line.partition("model.prior=")[2].split()[0])
+    assert expected_class_loss(0.25, 0.0, proposed, **COCO).ratio == pytest.approx(1, rel=0.1)
+    alpha = float(line.partition("loss.alpha=")[2].split()[0])
     assert alpha < 1
-    counts = {"num_classes": 80, "num_positives": 50.0, "num_background": 201_550.0}
-    assert expected_class_loss(alpha, 0.0, prior, **counts).ratio == pytest.approx(1, rel=0.1)
+    assert expected_class_loss(alpha, 0.0, prior, **COCO).ratio == pytest.approx(1, rel=0.1)
 
 
 def test_an_alpha_next_to_one_is_not_proposed():
-    said = say(positives=1e-3, gamma=0.0, prior=0.99)
-    assert "model.prior=" in said
-    assert "loss.alpha=" not in said
+    line = forecast(positives=1e-3, gamma=0.0, prior=0.99)
+    assert "model.prior=" in line
+    assert "loss.alpha=" not in line
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"positives": 0.0}])
-def test_no_remedy_is_given_where_nothing_can_be_balanced(settings):
-    said = say(**settings)
-    assert "warning" in said
-    assert "model.prior=" not in said
+def test_no_fix_is_given_where_nothing_can_be_balanced(settings):
+    line = forecast(**settings)
+    assert "warning" in line
+    assert "model.prior=" not in line
 
 
-def test_alpha_per_class_is_printed_by_name():
-    alphas = [0.5] * 79 + [0.9]
-    names = [f"class_{i}" for i in range(80)]
-    assert "class_78 0.5, class_79 0.9" in describe_alpha(alphas, names)
-
-
-def test_alpha_says_which_side_it_weights():
-    assert "0.25 weighs y = 1" in describe_alpha(0.25, ["cat"])
-    assert "0.75 weighs y = 0" in describe_alpha(0.25, ["cat"])
+def test_alpha_says_which_side_it_weighs():
+    line = describe_alpha(0.25, ["cat"])
+    assert "0.25 weighs y = 1" in line
+    assert "0.75 weighs y = 0" in line
     assert "both weigh 1" in describe_alpha(None, ["cat"])
+    assert "cat 0.5, dog 0.9" in describe_alpha([0.5, 0.9], ["cat", "dog"])
 
 
 def steps_of(*overrides: str, total_steps: int = 1000) -> list[str]:
@@ -148,18 +132,22 @@ def test_a_run_that_is_all_warm_up_is_warned_of():
     assert steps_of("schedule.warmup_steps=1", total_steps=2)[2].endswith("set about 0")
 
 
-@pytest.mark.parametrize(("factor", "words"), [(1.05, "as expected"), (1.5, "NOT as expected")])
-def test_the_first_loss_is_compared_with_its_closed_form(factor, words):
-    loss = expected_class_loss(0.25, 2.0, 0.01, **COCO).total * factor
-    means = Means(1, 1, loss, 0.0, 0.0, 50.0, 201_550.0, 1.0, [], [])
-    said = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=80)
-    assert said.split(": ")[1].startswith(words)
+@pytest.mark.parametrize(
+    ("loss", "positives", "words"),
+    [
+        (1.372 * 1.05, 50, "as expected"),
+        (1.372 * 1.5, 50, "NOT as expected"),
+        # Of background alone it is the spread of the first logits.
+        (0.008, 0, "no object in this batch, so not compared"),
+    ],
+)
+def test_the_first_loss_is_compared_with_its_closed_form(loss, positives, words):
+    means = Means(1, 1, loss, 0.0, 0.0, positives, 201_550.0, 1.0, [], [])
+    line = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=80)
+    assert line.split(": ")[1].startswith(words)
 
 
-def test_a_first_batch_without_objects_is_not_judged():
-    means = Means(1, 1, 0.008, 0.0, 0.0, 0.0, 9216.0, 0.0, [], [])
-    said = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=1)
-    assert said.endswith("no object in this batch, so not compared")
+# The score of an anchor of which the network can tell nothing
 
 
 @pytest.mark.parametrize("share", [0.5, 0.04, 1e-5])
