@@ -20,29 +20,27 @@ TOO_EARLY = "too early"  # a verdict that names no fault
 # Learning rates, after scaling to the batch, that any recipe in configs/experiment, its sources or
 # the built-in set uses, with a factor of 10 of room below and 3 above.
 USUAL_RATES = {"sgd": (1e-4, 0.3), "adamw": (1e-6, 3e-3)}
-# Steps from which on a loss that has not moved means something: warm-ups begin with a tenth to a
-# thousandth of the rate.
+# Steps from which on a loss that has not moved means something, after the warm-up.
 FEW_STEPS = 20
-# A loss has moved when it lost this share of its first value (rows of neighboring steps differ by
-# as much), and still falls when the latest quarter of the rows is lower than the one before by
-# this share.
+# A loss has moved when it lost the first share of its first value: rows of neighboring steps differ
+# by as much. It still falls when the latest part of the rows is lower than the one before by FALLS.
 MOVED, FALLS, LATEST = 0.03, 0.01, 0.25
-# A loss that grew to this many times its lowest value, and beyond its first, has exploded. At
-# pi = 0.01 the first value is already above that of one score for all anchors.
+# It has exploded when it is so many times its lowest value, and so far above its first, which at
+# pi = 0.01 is already above that of one score for all anchors.
 EXPLODED, ABOVE_FIRST = 2.0, 1.2
 # The class loss of a network that detects something is below this share of the lowest that one
-# score for all anchors can have (in runs that came to AP 0.25, 0.9 after 60 steps); up to the
-# second it is that loss.
+# score for all anchors can have (0.9 after 60 steps in runs that came to AP 0.25); up to SAME times
+# it is that loss.
 LEARNED, SAME = 0.97, 1.05
 # A rate below this share of the final one is still warming up.
 WARMING = 0.5
-# Above, an untrained network gives the background more than the objects can balance; the paper
-# has 0.01, and 0.1 still trains on the built-in set.
+# Above, background outweighs the objects at the start; the paper has 0.01, and 0.1 still trains on
+# the built-in set.
 HIGH_PRIOR = 0.1
-# Between, the paper's table 1b finds its best values, from 0.1 to 0.75, with room.
+# The paper's table 1b finds its best values from 0.1 to 0.75.
 SMALL_ALPHA, LARGE_ALPHA = 0.01, 0.99
-# From here on an AP says that a network has learned something; below this share of the AP that the
-# run had before, it is not only that of other images.
+# From here on an AP shows that a network has learned; below the share of the AP that the run had
+# before, it has lost that.
 LEARNED_AP, FALLEN = 0.05, 0.1
 
 

@@ -94,21 +94,6 @@ def announcement(
     return lines
 
 
-def first_step(settings: TrainConfig, data: CocoData, trainer: Trainer, means: Means) -> str:
-    """One line: the class loss of the first step beside the forecast.
-
-    Args:
-        settings: of the run.
-        data: the training set.
-        trainer: after its first step.
-        means: of that step.
-    """
-    if not (_is_exact(settings.loss) and trainer.loss.fused):
-        return f"first step class loss {means.class_loss:.4g}, not compared"
-    known = _loss_settings(settings, data) | {"num_classes": trainer.model.num_classes}
-    return compare_first_loss(means, **known)
-
-
 def _loss_settings(settings: TrainConfig, data: CocoData) -> dict[str, Any]:
     return {
         "alpha": build.resolve_alpha(settings.loss.alpha, data.category_names),
@@ -228,20 +213,23 @@ def forecast_loss(
     ]
 
 
-def compare_first_loss(
-    means: Means, *, alpha: Alpha, gamma: float, prior: float, num_classes: int
-) -> str:
+def first_step(settings: TrainConfig, data: CocoData, trainer: Trainer, means: Means) -> str:
     """One line: the class loss of the first step beside its closed form for the same batch.
 
     Args:
-        means: of the first step.
-        alpha: as resolved for the classes.
-        gamma: focusing exponent.
-        prior: pi.
-        num_classes: K.
+        settings: of the run.
+        data: the training set.
+        trainer: after its first step.
+        means: of that step.
     """
-    anchors = {"num_positives": means.positives, "num_background": means.background}
-    loss = expected_class_loss(alpha, gamma, prior, num_classes=num_classes, **anchors)
+    if not (_is_exact(settings.loss) and trainer.loss.fused):
+        return f"first step class loss {means.class_loss:.4g}, not compared"
+    loss = expected_class_loss(
+        **_loss_settings(settings, data),
+        num_classes=trainer.model.num_classes,
+        num_positives=means.positives,
+        num_background=means.background,
+    )
     line = (
         f"first step class loss {means.class_loss:.4g}, closed form for its "
         f"{means.positives:.0f} positives {loss.total:.4g}"
@@ -252,6 +240,7 @@ def compare_first_loss(
     if abs(means.class_loss - loss.total) <= FIRST_LOSS_TOLERANCE * loss.total:
         return line + ": as expected"
     return (
-        f"{line}: NOT as expected. The classification head does not start at model.prior={prior:g} "
-        f"(weights loaded over it?) or its features are out of scale"
+        f"{line}: NOT as expected. The classification head does not start at "
+        f"model.prior={settings.model.prior:g} (weights loaded over it?) or its features are out "
+        f"of scale"
     )

@@ -1,11 +1,13 @@
 """The forecast of the first loss: by hand, and what would balance it."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from retinanet.cli.main import composer
+from retinanet.config import TrainConfig
 from retinanet.losses import focal_loss
 from retinanet.tools.expected_loss import (
     ClassLoss,
@@ -14,9 +16,9 @@ from retinanet.tools.expected_loss import (
     indifferent_score,
 )
 from retinanet.tools.first_loss.forecast import (
-    compare_first_loss,
     describe_alpha,
     describe_steps,
+    first_step,
     forecast_loss,
 )
 from retinanet.tools.first_loss.survey import Survey
@@ -110,10 +112,13 @@ def test_alpha_says_which_side_it_weighs():
     assert "cat 0.5, dog 0.9" in describe_alpha([0.5, 0.9], ["cat", "dog"])
 
 
-def steps_of(*overrides: str, total_steps: int = 1000) -> list[str]:
+def settings_of(*overrides: str) -> TrainConfig:
     with composer("train") as reader:
-        settings = reader.command(["data=shapes", "optim=sgd", *overrides]).settings
-    return describe_steps(settings, total_steps, 100)
+        return reader.command(["data=shapes", "optim=sgd", *overrides]).settings
+
+
+def steps_of(*overrides: str, total_steps: int = 1000) -> list[str]:
+    return describe_steps(settings_of(*overrides), total_steps, 100)
 
 
 def test_the_rate_says_where_it_comes_from():
@@ -143,7 +148,11 @@ def test_a_run_that_is_all_warm_up_is_warned_of():
 )
 def test_the_first_loss_is_compared_with_its_closed_form(loss, positives, words):
     means = Means(1, 1, loss, 0.0, 0.0, positives, 201_550.0, 1.0, [], [])
-    line = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=80)
+    data = SimpleNamespace(category_names=("cat",) * 80)
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(num_classes=80), loss=SimpleNamespace(fused=True)
+    )
+    line = first_step(settings_of(), data, trainer, means)
     assert line.split(": ")[1].startswith(words)
 
 
