@@ -108,6 +108,6 @@ def overlaps(matched: Matched, least: float) -> tuple[np.ndarray, np.ndarray, np
     parts = []
     for start in range(0, max(len(matched.scores), 1), CHUNK):
         some = Objects(*(column[start : start + CHUNK] for column in found))
-        detection, thing, iou = pairs(truth, no_crowd, some, least)
-        parts.append((detection + start, thing, iou))
+        detection, gt, iou = pairs(truth, no_crowd, some, least)
+        parts.append((detection + start, gt, iou))
     return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

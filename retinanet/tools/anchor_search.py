@@ -50,7 +50,7 @@ class Proposal:
 
 
 def propose_anchors(
-    found: Objects, now: AnchorGenerator, positive_iou: float, uncovered: float
+    objects: Objects, now: AnchorGenerator, positive_iou: float, uncovered: float
 ) -> list[Proposal]:
     """Anchors that leave fewer objects uncovered: as many per cell as now, then more.
 
@@ -60,7 +60,7 @@ def propose_anchors(
     then the nearest to what is set.
 
     Args:
-        found: all objects.
+        objects: all objects.
         now: the anchors that are set.
         positive_iou: of the matcher.
         uncovered: the share of objects that ``now`` leaves without an anchor.
@@ -69,8 +69,8 @@ def propose_anchors(
         At most two, each measured on all objects.
     """
 
-    def share_lost(objects: Objects, anchors: AnchorGenerator) -> float:
-        lost = best_overlaps(objects, anchors) < positive_iou
+    def share_lost(of: Objects, anchors: AnchorGenerator) -> float:
+        lost = best_overlaps(of, anchors) < positive_iou
         return int(lost.sum()) / len(lost)
 
     def changes(anchors: AnchorGenerator) -> list[str]:
@@ -81,14 +81,14 @@ def propose_anchors(
         distance = sum(abs(math.log(new / old)) for new, old in ends)
         return len(changes(anchors)), anchors.num_per_cell, distance
 
-    some = found.spread(SEARCHED_BOXES)
+    some = objects.spread(SEARCHED_BOXES)
     tried = [(share_lost(some, anchors), anchors) for anchors in _grid(now, _fitted_ratios(some))]
     proposals: list[Proposal] = []
     for most in (now.num_per_cell, math.inf):
         allowed = [(share, anchors) for share, anchors in tried if anchors.num_per_cell <= most]
         least = min(share for share, _ in allowed)
         best = min((a for share, a in allowed if share <= least + EQUAL), key=effort)
-        share = share_lost(found, best)
+        share = share_lost(objects, best)
         if share <= uncovered - WORTH:
             overrides = (f"anchors.{k}={value_text(list(getattr(best, k)))}" for k in changes(best))
             same = best.num_per_cell == now.num_per_cell
@@ -143,9 +143,9 @@ def _grid(now: AnchorGenerator, fitted: Sequence[tuple[float, ...]]) -> Iterator
         )
 
 
-def _fitted_ratios(found: Objects) -> list[tuple[float, ...]]:
+def _fitted_ratios(objects: Objects) -> list[tuple[float, ...]]:
     """Ratios at quantiles of those of the boxes, of two digits."""
-    sides = (found.boxes[:, 2:] - found.boxes[:, :2]).double().clamp(min=1e-3)
+    sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]).double().clamp(min=1e-3)
     ratios = (sides[:, 1] / sides[:, 0]).log().numpy()  # of heights to widths
     fitted = [np.exp(np.quantile(ratios, shares)) for shares in QUANTILES]
     return [tuple(dict.fromkeys(float(f"{ratio:.2g}") for ratio in row)) for row in fitted]

@@ -48,7 +48,7 @@ class Analysis:
 
 def analyze(
     data: CocoData,
-    found: DetectionArrays,
+    detections: DetectionArrays,
     *,
     score: float | None = None,
     max_dets: Sequence[int] = (1, 10, 100),
@@ -58,7 +58,7 @@ def analyze(
 
     Args:
         data: the ground truth.
-        found: the detections.
+        detections: of its images.
         score: looked at by everything that needs one; None: where F1 is largest.
         max_dets: of the evaluation.
         most: worst images, and suspicious annotations of each kind.
@@ -66,8 +66,8 @@ def analyze(
     Raises:
         ValueError: data without annotations, or images that it does not list.
     """
-    evaluation = evaluate(data, found, found.evaluated, max_dets=max_dets)
-    matched = match_detections(data, found, max_dets[-1])
+    evaluation = evaluate(data, detections, detections.evaluated, max_dets=max_dets)
+    matched = match_detections(data, detections, max_dets[-1])
     thresholds = thresholds_of(matched)
     if score is None:
         score = thresholds.overall.score or 0.0

@@ -349,7 +349,7 @@ def _anchors(case: Case) -> Cause | None:
 
 
 def _all_alike(case: Case) -> Cause | None:
-    """Without a training log: scores that say that there was no training."""
+    """Without a training log: scores as before any training."""
     scores = case.whole.scores
     if not len(scores):
         return Cause(
@@ -400,11 +400,11 @@ def _measure_overlap(case: Case) -> None:
     matched = match_detections(case.data, case.detections)
     if not len(case.detections) or not len(matched.truth_row):
         return
-    detection, thing, iou = overlaps(matched, np.finfo(float).tiny)
+    detection, gt, iou = overlaps(matched, np.finfo(float).tiny)
     top = top_detections(case.detections)[matched.found_row]
     best, best_of_top = np.zeros((2, len(matched.truth_row)))
-    np.maximum.at(best, thing, iou)
-    np.maximum.at(best_of_top, thing, iou * top[detection])
+    np.maximum.at(best, gt, iou)
+    np.maximum.at(best_of_top, gt, iou * top[detection])
     case.numbers["mean_best_iou"] = float(best.mean())
     case.evidence.append(
         f"mean IoU of the objects with their best detection {best.mean():.2f}, with the best of "

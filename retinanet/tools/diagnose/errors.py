@@ -129,10 +129,10 @@ def tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     another class, and -1 where there is none; then the IoU is the largest with any.
     """
     label, D = matched.found.label, len(matched.scores)
-    detection, thing, iou = overlaps(matched, BACKGROUND_IOU)
-    same = matched.truth.label[thing] == label[detection]
-    own, own_target = _most(detection[same], thing[same], iou[same], D)
-    other, other_target = _most(detection[~same], thing[~same], iou[~same], D)
+    detection, gt, iou = overlaps(matched, BACKGROUND_IOU)
+    same = matched.truth.label[gt] == label[detection]
+    own, own_target = _most(detection[same], gt[same], iou[same], D)
+    other, other_target = _most(detection[~same], gt[~same], iou[~same], D)
 
     # The first that applies: the last one here.
     kind = np.full(D, BOTH)
@@ -148,14 +148,14 @@ def tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _most(
-    detection: np.ndarray, thing: np.ndarray, iou: np.ndarray, count: int
+    detection: np.ndarray, gt: np.ndarray, iou: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(count,) largest IoU of every detection, and its object; 0 and -1 without a pair."""
-    order = np.lexsort((-thing, iou, detection))  # of equal IoUs the object that comes first
+    order = np.lexsort((-gt, iou, detection))  # of equal IoUs the object that comes first
     most, target = np.zeros(count), np.full(count, -1)
     # Of values for one place the last one stays.
     most[detection[order]] = iou[order]
-    target[detection[order]] = thing[order]
+    target[detection[order]] = gt[order]
     return most, target
 
 

@@ -147,8 +147,8 @@ def score(
     data: CocoData, detections: DetectionArrays, max_dets: Sequence[int] = (1, 10, 100)
 ) -> float:
     """AP, 0 where there is nothing to detect."""
-    found = evaluate(data, detections, detections.evaluated, max_dets=max_dets)
-    return found.metrics["AP"] or 0.0
+    evaluation = evaluate(data, detections, detections.evaluated, max_dets=max_dets)
+    return evaluation.metrics["AP"] or 0.0
 
 
 def score_any(data: CocoData, detections: DetectionArrays) -> tuple[float, float]:
@@ -157,8 +157,8 @@ def score_any(data: CocoData, detections: DetectionArrays) -> tuple[float, float
         data, labels=np.zeros_like(data.labels), category_ids=(1,), category_names=("object",)
     )
     detections = dataclasses.replace(detections, labels=np.zeros_like(detections.labels))
-    found = evaluate(data, detections, detections.evaluated)
-    return found.metrics["AP"] or 0.0, found.metrics["AP50"] or 0.0
+    evaluation = evaluate(data, detections, detections.evaluated)
+    return evaluation.metrics["AP"] or 0.0, evaluation.metrics["AP50"] or 0.0
 
 
 def index_of(data: CocoData, image_ids: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from retinanet.training.run_directory import read_rows
 
 def explain(
     data: CocoData,
-    found: DetectionArrays,
+    detections: DetectionArrays,
     evaluation: Evaluation | None,
     settings: TrainConfig | DetectorConfig,
     plain: dict[str, Any],
@@ -43,7 +43,7 @@ def explain(
 
     Args:
         data: the ground truth.
-        found: the detections.
+        detections: of its images.
         evaluation: None for data without annotations.
         settings: that the detections were made with.
         plain: settings of the training, as checkpoints keep them.
@@ -60,8 +60,10 @@ def explain(
         with contextlib.suppress(KeyError, TypeError, ValueError, OSError):
             history = history_of(plain, settings, data, read_rows(metrics), step)
     network = network_of(settings, plain, train_ids)
-    diagnosis = diagnose(data, found, evaluation, network=network, history=history)
-    return Scored(data, found, evaluation, num_drawn, thresholds=thresholds, diagnosis=diagnosis)
+    diagnosis = diagnose(data, detections, evaluation, network=network, history=history)
+    return Scored(
+        data, detections, evaluation, num_drawn, thresholds=thresholds, diagnosis=diagnosis
+    )
 
 
 def network_of(

@@ -65,7 +65,7 @@ def check_image_ids(case: Case) -> Cause | None:
     first = np.argmax(partner >= 0)
     return Cause(
         "wrong images",
-        f"Annotations of {data.path} belong to other images: what is found in an image fits its "
+        f"Annotations of {data.path} belong to other images: the detections of an image fit its "
         f"own boxes no better than any other's, but in {num_partners} of {N} images those of one "
         f"other (AP {AP:.3f}), such as in {data.file_name(images[first])} those of "
         f"{data.file_name(images[partner[first]])}.",

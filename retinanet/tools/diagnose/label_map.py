@@ -61,12 +61,12 @@ def check_classes(case: Case, data: CocoData) -> Cause | None:
 def taken_for(data: CocoData, case: Case) -> np.ndarray:
     """(K, K) objects of class g whose best detection has label k."""
     matched = match_detections(data, case.detections)
-    detection, thing, _ = overlaps(matched, SEEN_IOU)
-    order = np.lexsort((-matched.scores[detection], thing))
-    thing, first = np.unique(thing[order], return_index=True)
+    detection, gt, _ = overlaps(matched, SEEN_IOU)
+    order = np.lexsort((-matched.scores[detection], gt))
+    gt, first = np.unique(gt[order], return_index=True)
     counts = np.zeros((matched.num_classes,) * 2, dtype=np.int64)
     label = matched.found.label[detection[order][first]]
-    np.add.at(counts, (matched.truth.label[thing], label), 1)
+    np.add.at(counts, (matched.truth.label[gt], label), 1)
     return counts
 
 
@@ -121,6 +121,6 @@ def _describe(data: CocoData, new: np.ndarray, moved: np.ndarray) -> str:
     ):
         rule = "one of them numbers the classes by name: "
     shown = moved[: 1 if rule else 3]
-    examples = ", ".join(f"{names[g]!r} is found as {names[new[g]]!r}" for g in shown)
+    examples = ", ".join(f"{names[g]!r} is detected as {names[new[g]]!r}" for g in shown)
     more = len(moved) - len(shown)
     return rule + examples + (f", and {more} more" if more else "")

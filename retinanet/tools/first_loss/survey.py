@@ -92,27 +92,27 @@ def survey(
     )
 
 
-def describe_survey(found: Survey, class_names: tuple[str, ...]) -> list[str]:
+def describe_survey(counts: Survey, class_names: tuple[str, ...]) -> list[str]:
     """Lines for the log: images, classes, anchors, and boxes that these do not cover.
 
     Args:
-        found: counts of the training set.
+        counts: counts of the training set.
         class_names: K.
     """
-    counts = sorted(zip(found.class_counts, class_names, strict=True), reverse=True)
-    shown = ", ".join(f"{name} {count}" for count, name in counts[:SHOWN_CLASSES])
-    more = f", and {len(counts) - SHOWN_CLASSES} more" if len(counts) > SHOWN_CLASSES else ""
-    ignored = found.anchors - found.positives - found.background
+    classes = sorted(zip(counts.class_counts, class_names, strict=True), reverse=True)
+    shown = ", ".join(f"{name} {count}" for count, name in classes[:SHOWN_CLASSES])
+    more = f", and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
+    ignored = counts.anchors - counts.positives - counts.background
     lines = [
-        f"images     {found.num_images} ({found.num_empty} without objects), "
-        f"{found.num_boxes} boxes, {found.num_crowds} crowd regions",
-        f"classes    {len(counts)}: {shown}{more}",
-        f"anchors    {found.anchors:.0f} per image: {found.positives:.1f} positives, "
+        f"images     {counts.num_images} ({counts.num_empty} without objects), "
+        f"{counts.num_boxes} boxes, {counts.num_crowds} crowd regions",
+        f"classes    {len(classes)}: {shown}{more}",
+        f"anchors    {counts.anchors:.0f} per image: {counts.positives:.1f} positives, "
         f"{ignored:.1f} ignored, the rest background",
-        f"coverage   {100 * found.uncovered:.1f} % of the boxes have no anchor with enough "
+        f"coverage   {100 * counts.uncovered:.1f} % of the boxes have no anchor with enough "
         f"overlap at the training size",
     ]
-    without = [name for count, name in counts if count == 0]
+    without = [name for count, name in classes if count == 0]
     if without:
         more = ", ..." if len(without) > SHOWN_CLASSES else ""
         shown = ", ".join(without[:SHOWN_CLASSES]) + more
