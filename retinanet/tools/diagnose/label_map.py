@@ -16,9 +16,8 @@ SEEN_IOU = 0.5
 # Added to the number of objects of a class, so that one lucky object does not name it.
 SMOOTHING = 3.0
 # A class is renamed when more than this share of its objects is taken for the other class, and so
-# many times as many as for its own; at least so many classes and objects must be.
-RENAMED_SHARE, RENAMED_MORE = 0.5, 2.0
-LEAST_CLASSES, LEAST_OBJECTS = 2, 10
+# many times as many as for its own; at least so many classes must be.
+RENAMED_SHARE, RENAMED_MORE, LEAST_CLASSES = 0.5, 2.0, 2
 # Renaming must give this AP, and so many times that of the classes as they are.
 RENAMED_AP, RENAMED_FACTOR = 0.02, 1.15
 
@@ -101,7 +100,7 @@ def is_clear(counts: np.ndarray, new: np.ndarray) -> bool:
     taken = counts[g, new]
     lost = (taken > RENAMED_SHARE * (total + SMOOTHING)) & (taken > RENAMED_MORE * own) & (new != g)
     lost &= (2 * own < total)[new]
-    return lost.sum() >= LEAST_CLASSES and total[lost].sum() >= LEAST_OBJECTS
+    return lost.sum() >= LEAST_CLASSES
 
 
 def _describe(data: CocoData, new: np.ndarray, moved: np.ndarray) -> str:

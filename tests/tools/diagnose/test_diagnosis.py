@@ -262,6 +262,13 @@ def test_a_network_that_tells_no_classes_apart_has_no_wrong_names(seed):
         assert verdict(data, dataclasses.replace(found, labels=labels)) in (None, "undecided")
 
 
+def test_classes_taken_for_others_that_are_not_there_are_no_wrong_names(world):
+    data = renamed(world, np.arange(6) % 2)
+    found = look(rng_of(1), data, GOOD)
+    found = dataclasses.replace(found, labels=(found.labels + 2) % 6)
+    assert verdict(data, found) == "undecided"
+
+
 def test_tiny_objects_that_are_hard_to_find_are_no_fault():
     data = make_world(rng_of(), sides=(4, 12))
     assert verdict(data, look(rng_of(1), data, POOR)) in (None, "undecided")

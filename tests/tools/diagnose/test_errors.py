@@ -1,6 +1,7 @@
 """Errors told apart and fixed: each kind by hand, all of them against loops of our own."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ OTHER = (300.0, 100.0, 50.0, 40.0)
 LOOSE = (125.0, 100.0, 50.0, 40.0)  # IoU 1/3 with BOX
 NEAR = (105.0, 100.0, 50.0, 40.0)  # IoU 9/11 with BOX
 FAR = (500.0, 300.0, 50.0, 40.0)
+INSIDE = (310.0, 110.0, 10.0, 10.0)  # of OTHER
 NAMES = ("cat", "dog")
 
 
@@ -31,115 +33,88 @@ def errors_of(make_data, make_detections):
     return find
 
 
-def costs(errors):
-    return {kind.name: pytest.approx(kind.cost) for kind in errors.kinds if kind.cost}
-
-
 def counts(errors):
     return {kind.name: kind.count for kind in errors.kinds if kind.count}
 
 
-# Annotations, results, AP50, count of each kind, cost of each kind.
-BY_HAND = {
-    # The dog is detected as a cat: cat has half its precision, dog nothing. It is not missed.
-    "a right box of another class is an error of class": (
-        [(1, 1, OTHER), (1, 2, BOX)],
-        [(1, 1, BOX, 0.9), (1, 1, OTHER, 0.8)],
-        (0.25, {"class": 1}, {"class": 0.75}),
-    ),
-    "a loose box is an error of localization": (
-        [(1, 1, BOX)],
-        [(1, 1, LOOSE, 0.9)],
-        (0, {"localization": 1}, {"localization": 1}),
-    ),
-    # Dog: one wrong before one right. Cat: never detected.
-    "a loose box of another class is both, and only goes away": (
-        [(1, 1, BOX), (2, 2, BOX)],
-        [(1, 2, LOOSE, 0.9), (2, 2, BOX, 0.8)],
-        (0.25, {"both": 1, "missed": 1}, {"both": 0.25, "missed": 0.25}),
-    ),
-    # Precision 1 up to a recall of 0.5, 51 of 101 points, then 2/3.
-    "a second box on an object is a duplicate": (
-        [(1, 1, BOX), (1, 1, OTHER)],
-        [(1, 1, BOX, 0.9), (1, 1, NEAR, 0.8), (1, 1, OTHER, 0.7)],
-        (1 - 50 / 101 / 3, {"duplicate": 1}, {"duplicate": 50 / 101 / 3}),
-    ),
-    "a box on nothing is background": (
-        [(1, 1, BOX)],
-        [(1, 1, FAR, 0.9), (1, 1, BOX, 0.8)],
-        (0.5, {"background": 1}, {"background": 0.5}),
-    ),
-    "a box in an image without objects is background": (
-        [(1, 1, BOX)],
-        [(1, 1, BOX, 0.8), (2, 1, BOX, 0.9)],
-        (0.5, {"background": 1}, {"background": 0.5}),
-    ),
-    "an object that nothing detects is missed": (
-        [(1, 1, BOX), (1, 1, OTHER)],
-        [(1, 1, BOX, 0.9)],
-        (51 / 101, {"missed": 1}, {"missed": 50 / 101}),
-    ),
-    "with everything missed nothing is left to be wrong": (
-        [(1, 1, BOX)],
-        [],
-        (0, {"missed": 1}, {"missed": 1}),
-    ),
-    # Two annotated boxes lie on each other; the second cat is a dog detected as a cat.
-    "a duplicate that lies on another class is an error of class": (
-        [(1, 1, BOX), (1, 2, NEAR)],
-        [(1, 1, BOX, 0.9), (1, 1, NEAR, 0.8)],
-        (0.5, {"class": 1}, {"class": 0.5}),
-    ),
-    "a loose box on its class comes before a right one on another": (
-        [(1, 1, LOOSE), (1, 2, BOX)],
-        [(1, 1, BOX, 0.9)],
-        (0, {"localization": 1, "missed": 1}, {"localization": 0.5}),
-    ),
-    # One becomes right, the other goes away.
-    "of two loose boxes one is fixed": (
-        [(1, 1, BOX)],
-        [(1, 1, LOOSE, 0.9), (1, 1, LOOSE, 0.8)],
-        (0, {"localization": 2}, {"localization": 1}),
-    ),
-    "a loose box beside a right one only goes away": (
-        [(1, 1, BOX)],
-        [(1, 1, LOOSE, 0.9), (1, 1, BOX, 0.8)],
-        (0.5, {"localization": 1}, {"localization": 0.5}),
-    ),
-    "detections of crowds are no errors, and crowds are not missed": (
-        [(1, 1, BOX), (1, 1, OTHER, True)],
-        [(1, 1, (310.0, 110.0, 10.0, 10.0), 0.9), (1, 1, BOX, 0.8)],
-        (1, {}, {}),
-    ),
-    "ground truth as predictions has no error": (
-        [(1, 1, BOX), (1, 2, OTHER), (2, 1, BOX)],
-        [(1, 1, BOX, 0.9), (1, 2, OTHER, 0.9), (2, 1, BOX, 0.9)],
-        (1, {}, {}),
-    ),
-}
+# A sentence; then [image] class and box of the annotations | the same with scores of the
+# detections | AP50 | kind, count and cost of the errors.
+BY_HAND = """
+A right box of another class is an error of class, and its object is not missed.
+cat OTHER, dog BOX | cat BOX .9, cat OTHER .8 | 1/4 | class 1 3/4
+A loose box is an error of localization.
+cat BOX | cat LOOSE .9 | 0 | localization 1 1
+A loose box of another class is both, and only goes away: dog has one wrong before one right.
+cat BOX, 2 dog BOX | dog LOOSE .9, 2 dog BOX .8 | 1/4 | both 1 1/4, missed 1 1/4
+A second box is a duplicate: precision 1 up to a recall of 0.5, 51 of 101 points, then 2/3.
+cat BOX, cat OTHER | cat BOX .9, cat NEAR .8, cat OTHER .7 | 253/303 | duplicate 1 50/303
+A box on nothing is background.
+cat BOX | cat FAR .9, cat BOX .8 | 1/2 | background 1 1/2
+A box in an image without objects is background.
+cat BOX | cat BOX .8, 2 cat BOX .9 | 1/2 | background 1 1/2
+An object that nothing detects is missed.
+cat BOX, cat OTHER | cat BOX .9 | 51/101 | missed 1 50/101
+With everything missed nothing is left to be wrong.
+cat BOX | | 0 | missed 1 1
+A duplicate that lies on an object of another class is an error of class.
+cat BOX, dog NEAR | cat BOX .9, cat NEAR .8 | 1/2 | class 1 1/2
+A loose box on its class comes before a right one on another, whose class leaves the mean.
+cat LOOSE, dog BOX | cat BOX .9 | 0 | localization 1 1/2, missed 1 0
+Of two loose boxes one becomes right, and the other goes away.
+cat BOX | cat LOOSE .9, cat LOOSE .8 | 0 | localization 2 1
+A loose box beside a right one only goes away.
+cat BOX | cat LOOSE .9, cat BOX .8 | 1/2 | localization 1 1/2
+Detections of crowds are no errors, and crowds are not missed.
+cat BOX, cat OTHER crowd | cat INSIDE .9, cat BOX .8 | 1 |
+Ground truth as predictions has no error.
+cat BOX, dog OTHER, 2 cat BOX | cat BOX .9, dog OTHER .9, 2 cat BOX .9 | 1 |
+"""
+SENTENCES = BY_HAND.strip().splitlines()[::2]
 
 
-@pytest.mark.parametrize("name", BY_HAND)
-def test_kinds_and_costs_by_hand(errors_of, name):
-    annotations, results, (AP50, num_errors, cost) = BY_HAND[name]
+def case(words):
+    """Annotations, results, AP50, errors of the case whose sentence begins with some words."""
+    lines = BY_HAND.strip().splitlines()
+    (row,) = [row for name, row in zip(lines[::2], lines[1::2], strict=True) if words in name]
+
+    def parts(cell):
+        return [part.split() for part in cell.split(",") if part.strip()]
+
+    def boxes(cell):
+        for part in parts(cell):
+            image = int(part.pop(0)) if part[0].isdigit() else 1
+            name, box, *rest = part
+            yield image, 1 + NAMES.index(name), globals()[box], *rest
+
+    annotations, results, AP50, errors = row.split("|")
+    return (
+        [(*box, bool(crowd)) for *box, crowd in (([*row, ""])[:4] for row in boxes(annotations))],
+        [(*box, float(score)) for *box, score in boxes(results)],
+        float(Fraction(AP50.strip())),
+        {kind: (int(n), float(Fraction(cost))) for kind, n, cost in parts(errors)},
+    )
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_kinds_and_costs_by_hand(errors_of, sentence):
+    annotations, results, AP50, expected = case(sentence)
     errors = errors_of(annotations, results, num_images=2)
     assert pytest.approx(AP50) == errors.AP50
-    assert counts(errors) == num_errors
-    found = {name: value for name, value in costs(errors).items() if value != pytest.approx(0)}
-    assert found == cost
+    for kind in errors.kinds:
+        assert (kind.count, pytest.approx(kind.cost)) == expected.get(kind.name, (0, 0))
 
 
 def test_all_wrong_detections_and_all_missed_objects_cost_by_hand(errors_of):
-    errors = errors_of(*BY_HAND["a right box of another class is an error of class"][:2])
+    errors = errors_of(*case("A right box")[:2])
     assert errors.false_positives.cost == pytest.approx(0.25)
     # The dog is not asked for any more, and its class leaves the mean.
     assert errors.false_negatives.cost == pytest.approx(0.25)
-    errors = errors_of(*BY_HAND["a loose box is an error of localization"][:2])
+    errors = errors_of(*case("A loose box is")[:2])
     assert (errors.false_positives.cost, errors.false_negatives.cost) == (0, 1)
     assert errors.iou[0] == pytest.approx(1 / 3)
-    errors = errors_of(*BY_HAND["an object that nothing detects is missed"][:2])
+    errors = errors_of(*case("An object that")[:2])
     assert errors.missed.tolist() == [False, True]
-    errors = errors_of(*BY_HAND["a box on nothing is background"][:2])
+    errors = errors_of(*case("A box on nothing")[:2])
     assert errors.target.tolist() == [-1, -1]
 
 
