@@ -1,56 +1,84 @@
-"""What settings may be, alone and together: for the command line and for every constructor."""
+"""Checks of settings: one range, all of a command, or those that a checkpoint records."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_type_hints
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from retinanet.config import TrainConfig
-from retinanet.limits import Limit, check_value
-from retinanet.recorded import DetectorConfig
+from retinanet.config import BEFORE, BOTTLENECKS, DetectorConfig, TrainConfig
+from retinanet.limits import Limit, When, check_value
 
 
-def _limits(cls: type, prefix: str = "") -> dict[str, Limit]:
-    """Dotted key -> limit of every setting of ``cls`` that has one."""
-    limits: dict[str, Limit] = {}
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: ``loss.gamma``."""
+
+    name: str
+    type: Any  # bool, int, float, str, list[int], list[float], or Any (loss.alpha)
+    nullable: bool
+    meaning: str
+    limit: Limit | None
+    read: tuple[When, ...] = ()  # has an effect only when one of these holds; empty: always
+    train_only: bool = False
+
+    def is_read(self, values: Mapping[str, Any]) -> bool:
+        """Whether it has an effect beside other settings; those that are not given do not matter.
+
+        Args:
+            values: dotted key -> value.
+        """
+        conditions = [when for when in self.read if when.key in values]
+        return not conditions or any(when.holds(values[when.key]) for when in conditions)
+
+
+def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
+    """Dotted name -> key, for every setting of a settings class, in the order of its fields."""
+    keys: dict[str, Key] = {}
     hints = get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[f.name]):
-            limits |= _limits(hints[f.name], f"{prefix}{f.name}.")
-        elif f.metadata["limit"] is not None:
-            limits[prefix + f.name] = f.metadata["limit"]
-    return limits
+        name, hint = prefix + f.name, hints[f.name]
+        if dataclasses.is_dataclass(hint):
+            keys |= keys_of(hint, f"{name}.")
+            continue
+        nullable = hint is Any or type(None) in get_args(hint)
+        if get_origin(hint) in (Union, types.UnionType):
+            (hint,) = (item for item in get_args(hint) if item is not type(None))
+        limit = f.metadata["limit"]
+        if hint is Any and limit.word is not None:  # a whole number, or that word
+            hint, nullable = int, False
+        keys[name] = Key(name, hint, nullable, **f.metadata)
+    return keys
 
 
-LIMITS = _limits(TrainConfig)
+KEYS = keys_of(TrainConfig)
 
 
 def check(key: str, value: Any) -> None:
     """Refuse a value that the setting ``key`` (such as ``"loss.alpha"``) may not have.
 
     Raises:
-        ValueError: the value, what is allowed, what the setting means where that helps.
+        ValueError: the value, and what is allowed.
     """
-    if value is not None and key in LIMITS:
-        check_value(key, value, LIMITS[key])
+    if value is not None and key in KEYS and KEYS[key].limit is not None:
+        check_value(key, value, KEYS[key].limit)
 
 
-def check_settings(settings: Any, prefix: str = "") -> None:
+def check_settings(settings: Any) -> None:
     """Refuse values out of range, and values that do not go together.
 
     Args:
-        settings: a :class:`TrainConfig` or :class:`EvalConfig`, or a group of one.
-        prefix: of the keys in messages, such as ``"loss."``.
+        settings: a :class:`TrainConfig`, :class:`DetectorConfig` or
+            :class:`retinanet.config.EvalConfig`.
 
     Raises:
         ValueError: the first offending key, its value, what is allowed, what to do.
     """
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if dataclasses.is_dataclass(value):
-            check_settings(value, f"{prefix}{f.name}.")
-        else:
-            check(prefix + f.name, value)
+    for key in keys_of(type(settings)):
+        check(key, attrgetter(key)(settings))
     if isinstance(settings, TrainConfig | DetectorConfig):
         check_sizes(settings.data.min_size, settings.data.max_size)
     if isinstance(settings, TrainConfig):
@@ -70,8 +98,7 @@ def _check_together(settings: TrainConfig) -> None:
         )
     if settings.init_from is None:
         check_trunk(model.backbone, model.norm, model.weights, model.frozen_stages)
-    larger = [size for size in settings.augment.min_sizes or () if size > data.max_size]
-    if larger:
+    if any(size > data.max_size for size in settings.augment.min_sizes or ()):
         raise ValueError(
             f"augment.min_sizes={settings.augment.min_sizes} goes above data.max_size="
             f"{data.max_size}, so images would never get that large; raise data.max_size."
@@ -103,16 +130,16 @@ def check_thresholds(positive_iou: float, negative_iou: float) -> None:
 
 def check_trunk(backbone: str, norm: str, weights: str | None, frozen_stages: int) -> None:
     """Refuse random weights that could never become better, and weights that do not exist."""
-    remedy = "Give model.weights a name or a path, or set model.norm=group model.frozen_stages=0."
+    fix = "Give model.weights a name or a path, or set model.norm=group model.frozen_stages=0."
     if norm == "frozen" and weights is None:
         raise ValueError(
             f"model.norm=frozen with model.weights=null: the frozen batch norms of a random "
-            f"{backbone} would normalize nothing. {remedy}"
+            f"{backbone} would normalize nothing. {fix}"
         )
     if frozen_stages and weights is None:
         raise ValueError(
             f"model.frozen_stages={frozen_stages} with model.weights=null: random stages would "
-            f"stay random. {remedy}"
+            f"stay random. {fix}"
         )
     if backbone == "tiny" and weights is not None and not is_path(weights):
         raise ValueError(
@@ -126,7 +153,7 @@ def is_path(weights: str) -> bool:
     return "/" in weights or "\\" in weights or weights.endswith((".pth", ".pt", ".pkl"))
 
 
-def check_gamma(name: str, gamma: float) -> None:
+def check_gamma(name: str, gamma: float | None) -> None:
     """Refuse the exponent that FL* divides by."""
     if name == "focal_star" and gamma == 0:
         raise ValueError(
@@ -137,8 +164,53 @@ def check_gamma(name: str, gamma: float) -> None:
 
 def check_strides(backbone: str, stride_in_1x1: bool) -> None:
     """Refuse to move strides where there are no bottlenecks."""
-    if stride_in_1x1 and not backbone.startswith(("resnet50", "resnet101", "resnet152", "resnext")):
+    if stride_in_1x1 and backbone not in BOTTLENECKS:
         raise ValueError(
             f"model.stride_in_1x1=true with model.backbone={backbone}: it has no bottlenecks with "
             f"a first 1x1 convolution; set it to false, or use resnet50 or a larger one."
         )
+
+
+def restore(cls: type, recorded: Mapping[str, Any]) -> Any:
+    """Settings from the plain containers of a checkpoint; the inverse of ``dataclasses.asdict``.
+
+    Args:
+        cls: such as :class:`TrainConfig`.
+        recorded: group -> key -> value.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value has another type: another version of
+            this project wrote it, or another program.
+    """
+    hints = get_type_hints(cls)
+    recorded = BEFORE.get(cls, {}) | recorded
+    if hints.keys() != recorded.keys():
+        missing, unknown = hints.keys() - recorded.keys(), recorded.keys() - hints.keys()
+        raise _misfit(f"missing {sorted(missing)}, unknown {sorted(map(ascii, unknown))}")
+    wrong = [name for name in sorted(hints) if not _fits(hints[name], recorded[name])]
+    if wrong:
+        raise _misfit(f"{', '.join(wrong)} of another type")
+    is_group = dataclasses.is_dataclass
+    return cls(
+        **{k: restore(hints[k], v) if is_group(hints[k]) else v for k, v in recorded.items()}
+    )
+
+
+def _misfit(what: str) -> ValueError:
+    return ValueError(
+        f"the recorded settings do not fit this version: {what}. Use the version that wrote them."
+    )
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a plain value has the type of a setting, or is the map of a group."""
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, dict)
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(choice, value) for choice in get_args(hint))
+    if get_origin(hint) is list:
+        (kind,) = get_args(hint)
+        return isinstance(value, list) and all(_fits(kind, item) for item in value)
+    if isinstance(value, bool):
+        return hint in (bool, Any)
+    return hint is Any or isinstance(value, int | float if hint is float else hint)

@@ -368,6 +368,7 @@ class TrainingRun:
         return step > self.standing.evaluated_step and at_boundary
 
     def finished(self) -> bool:
+        """Whether its last step is evaluated, or early stopping ended it."""
         patience = self.settings.evaluation.patience
         stopped = patience is not None and self.standing.fruitless >= patience
         return stopped or self.standing.evaluated_step >= self.total_steps

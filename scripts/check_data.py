@@ -32,14 +32,13 @@ import torch
 from tqdm import tqdm
 
 from retinanet import build
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.data.coco import CocoData, Reading, read_all
 from retinanet.data.learnable import VANISHED, check_learnable
 from retinanet.data.splits import check_images_exist
 from retinanet.data.verdict import Verdict
-from retinanet.terminal import has_bar
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain, has_bar, show
 from retinanet.tools.anchor_coverage import Coverage, Objects, cover, objects_at
 from retinanet.tools.anchor_search import TOO_MANY, propose_anchors, propose_size
 from retinanet.tools.check_data.box_sizes import plot_box_sizes, plot_classes

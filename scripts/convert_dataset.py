@@ -83,8 +83,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
-from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, has_bar, wrap
+from retinanet.terminal import (
+    DEFAULT_WIDTH,
+    INTERRUPTED,
+    LABELS,
+    MISTAKES,
+    complain,
+    count,
+    has_bar,
+    show,
+    wrap,
+)
 from retinanet.tools.formats.annotations import AnnotationError, Annotations
 from retinanet.tools.formats.convert import image_place, prepare, write
 from retinanet.tools.formats.sources import FORMATS, Reader

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.cli.command import MISTAKES, complain
+from retinanet.terminal import MISTAKES, complain
 from retinanet.tools.report.image_grid import MOST_IMAGES
 from retinanet.tools.report.rebuild import rebuild_report
 

@@ -17,7 +17,6 @@ LAYERS = [
     {
         "limits",
         "config",
-        "recorded",
         "checks",
         "boxes",
         "rank_monitor",
@@ -31,7 +30,6 @@ LAYERS = [
     {"data", "model", "fast", "weights", "matching", "ohem", "losses", "postprocess", "shapes"},
     {"training", "evaluation"},
     {"build"},
-    {"trained"},
     {"run"},
     {"tools"},
     {"cli"},
@@ -39,9 +37,7 @@ LAYERS = [
 # Inside a layer: who may import whom.
 WITHIN = {
     ("config", "limits"),
-    ("recorded", "config"),
     ("checks", "config"),
-    ("checks", "recorded"),
     ("checks", "limits"),
     ("devices", "distributed"),
     ("distributed", "rank_monitor"),
@@ -81,7 +77,7 @@ def part_of(path):
 
 
 def imports(path, *, types=True):
-    """Dotted modules that a file imports, in functions too, and for type checkers with ``types``."""
+    """Dotted modules that a file imports, in functions too, and with ``types`` for types alone."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from retinanet.checks import check
-from retinanet.cli.keys import keys_of
+from retinanet.checks import check, keys_of
 from retinanet.cli.main import composer
 from retinanet.config import BOTTLENECKS, EvalConfig, TrainConfig
 from retinanet.limits import value_text

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from retinanet.cli.keys import keys_of
+from retinanet.checks import keys_of
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.training.run_directory import flatten
@@ -62,7 +62,7 @@ def meant(key, text):
         return plain(text)
     if key.type in (int, float):
         return number(text, key.type)
-    if key.is_list and text.startswith("["):
+    if text.startswith("["):
         kind = int if key.type == list[int] else float
         return [number(part.strip(), kind) for part in text[1:-1].split(",")]
     if text.startswith("{"):

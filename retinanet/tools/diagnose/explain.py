@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retinanet import build
-from retinanet.config import TrainConfig
+from retinanet.config import DetectorConfig, TrainConfig
 from retinanet.data.batches import padded_size
 from retinanet.data.coco import CocoData
 from retinanet.data.transforms import resized_size
@@ -18,7 +18,6 @@ from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds
 from retinanet.model.anchors import grid_sizes
-from retinanet.recorded import DetectorConfig
 from retinanet.tools.diagnose.causes import Network
 from retinanet.tools.diagnose.diagnosis import diagnose
 from retinanet.tools.diagnose.history import Course

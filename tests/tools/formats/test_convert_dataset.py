@@ -10,8 +10,7 @@ import shlex
 import pytest
 
 from retinanet import build
-from retinanet.cli.command import read_arguments
-from retinanet.cli.main import composer
+from retinanet.cli.main import composer, read_arguments
 from retinanet.data.coco import read_coco
 from retinanet.data.samples import Samples
 from scripts import convert_dataset
