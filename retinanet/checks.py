@@ -10,7 +10,9 @@ from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from retinanet.config import BEFORE, BOTTLENECKS, DetectorConfig, TrainConfig
-from retinanet.limits import Limit, When, check_value
+from retinanet.limits import Limit, When, check_value, is_finite
+
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,41 @@ class Key:
         """
         conditions = [when for when in self.read if when.key in values]
         return not conditions or any(when.holds(values[when.key]) for when in conditions)
+
+    def converted(self, value: Any) -> Any:
+        """A plain value as one of this type: ``yes`` is true, and 1 is 1.0 for a float.
+
+        Raises:
+            ValueError: it is none.
+        """
+        is_word = self.limit is not None and self.limit.word is not None
+        if (value is None and self.nullable) or (is_word and value == self.limit.word):
+            return value
+        return _as(self.type, value)
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """A plain value as one of a type; a ValueError for what is none."""
+    if kind is Any:  # loss.alpha: its numbers stay as they are; names may look like numbers
+        is_map = isinstance(value, Mapping)
+        items = list(value.values()) if is_map else value if isinstance(value, list) else [value]
+        if items and [_as(float, item) for item in items]:
+            return {str(name): item for name, item in value.items()} if is_map else value
+    elif get_origin(kind) is list and isinstance(value, list):
+        return [_as(get_args(kind)[0], item) for item in value]
+    elif kind is bool and isinstance(value, bool | str) and str(value).lower() in TRUE + FALSE:
+        return str(value).lower() in TRUE
+    elif isinstance(value, bool):
+        pass  # to Python it is a number
+    elif kind is str and isinstance(value, str | int | float) and str(value).strip():
+        return str(value)
+    elif kind is float and isinstance(value, float):
+        return value  # inf and nan too, which ranges refuse
+    elif kind is float and isinstance(value, int) and is_finite(value):
+        return float(value)
+    elif kind is int and isinstance(value, int):
+        return value
+    raise ValueError
 
 
 def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
@@ -182,35 +219,22 @@ def restore(cls: type, recorded: Mapping[str, Any]) -> Any:
         ValueError: a key is missing or unknown, or a value has another type: another version of
             this project wrote it, or another program.
     """
-    hints = get_type_hints(cls)
-    recorded = BEFORE.get(cls, {}) | recorded
-    if hints.keys() != recorded.keys():
-        missing, unknown = hints.keys() - recorded.keys(), recorded.keys() - hints.keys()
-        raise _misfit(f"missing {sorted(missing)}, unknown {sorted(map(ascii, unknown))}")
-    wrong = [name for name in sorted(hints) if not _fits(hints[name], recorded[name])]
-    if wrong:
-        raise _misfit(f"{', '.join(wrong)} of another type")
-    is_group = dataclasses.is_dataclass
-    return cls(
-        **{k: restore(hints[k], v) if is_group(hints[k]) else v for k, v in recorded.items()}
-    )
-
-
-def _misfit(what: str) -> ValueError:
-    return ValueError(
-        f"the recorded settings do not fit this version: {what}. Use the version that wrote them."
-    )
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a plain value has the type of a setting, or is the map of a group."""
-    if dataclasses.is_dataclass(hint):
-        return isinstance(value, dict)
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(choice, value) for choice in get_args(hint))
-    if get_origin(hint) is list:
-        (kind,) = get_args(hint)
-        return isinstance(value, list) and all(_fits(kind, item) for item in value)
-    if isinstance(value, bool):
-        return hint in (bool, Any)
-    return hint is Any or isinstance(value, int | float if hint is float else hint)
+    hints, keys, recorded = get_type_hints(cls), keys_of(cls), BEFORE.get(cls, {}) | recorded
+    missing, unknown = sorted(hints.keys() - recorded.keys()), recorded.keys() - hints.keys()
+    faults, values = [], {}
+    if missing or unknown:
+        faults.append(f"missing {missing}, unknown {sorted(map(ascii, unknown))}")
+    for name in hints.keys() & recorded.keys():
+        if name not in keys and isinstance(recorded[name], dict):
+            values[name] = restore(hints[name], recorded[name])
+            continue
+        try:
+            values[name] = keys[name].converted(recorded[name])
+        except (KeyError, ValueError):
+            faults.append(f"{name} of another type")
+    if faults:
+        raise ValueError(
+            f"the recorded settings do not fit this version: {', '.join(sorted(faults))}. Use the "
+            f"version that wrote them."
+        )
+    return cls(**values)

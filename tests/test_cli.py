@@ -12,7 +12,7 @@ import pytest
 from retinanet.checks import keys_of
 from retinanet.cli.main import composer
 from retinanet.cli.overrides import allowed, nearest
-from retinanet.cli.sweep import MAX_LENGTH, changes_weights, run_name, sweep_name
+from retinanet.cli.sweep import MAX_LENGTH, changes_weights, run_name
 from retinanet.config import TrainConfig
 from retinanet.signals import STATUS
 
@@ -467,8 +467,8 @@ def test_a_sweep_is_checked_before_its_first_run(train):
 
 
 def test_the_folder_of_a_sweep_is_named_by_the_command():
-    assert sweep_name("shapes", {}, ["loss.gamma"]) == "sweep_shapes,loss.gamma"
-    name = sweep_name("shapes", {"seed": 3, "device": "cpu"}, ["model.prior", "loss.gamma"])
+    assert run_name("sweep_shapes", {}, ["loss.gamma"]) == "sweep_shapes,loss.gamma"
+    name = run_name("sweep_shapes", {"seed": 3, "device": "cpu"}, ["model.prior", "loss.gamma"])
     assert name == "sweep_shapes,seed=3,loss.gamma,model.prior"
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from retinanet.checks import Key
-from retinanet.limits import is_finite, value_text
+from retinanet.limits import value_text
 
 # What people type from habit that no edit distance finds; the answer is not a key.
 NOT_SETTINGS = {
     "num_classes": "the number of classes comes from the annotation file and is never typed"
 }
 MISSING = "???"
-TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 TYPE_IN_WORDS = {
     bool: "true or false",
     int: "a whole number such as 8",
@@ -84,14 +83,7 @@ def nearest(name: str, keys: Mapping[str, Key]) -> list[str]:
 
 
 def unknown(name: str, keys: Mapping[str, Key], program: str, where: str = "") -> ValueError:
-    """The error for a key that does not exist.
-
-    Args:
-        name: as typed, without ``+`` or ``~``.
-        keys: those that exist.
-        program: ``train.py`` or ``eval.py``.
-        where: `` in FILE`` when it does not stand on the command line.
-    """
+    """The error for a key that does not exist; ``where`` is `` in FILE`` if it is a file's."""
     last = name.rpartition(".")[2]
     if name in groups_of(keys) or name in keys:
         return ValueError(f"{name} cannot be set like this{where}.")
@@ -133,12 +125,7 @@ def check_choice(group: str, value: Any, choices: list[str]) -> None:
 
 
 def convert(key: Key, value: Any, where: str = "") -> Any:
-    """A value as its key holds it: ``yes`` is true, 1 is 1.0 where numbers may have fractions.
-
-    Args:
-        key: the setting.
-        value: as YAML or Hydra read it; interpolations and ``???`` are returned as they are.
-        where: `` in FILE`` when it does not stand on the command line.
+    """A value as its key holds it; ``???`` and interpolations, which get theirs later, as it is.
 
     Raises:
         ValueError: key, value, what it must be.
@@ -148,13 +135,10 @@ def convert(key: Key, value: Any, where: str = "") -> Any:
             f"{key.name}={value} changes with the clock{where}, so ranks and restarts of one run "
             f"would differ; write a fixed value."
         )
-    is_word = key.limit is not None and key.limit.word is not None and value == key.limit.word
-    if is_word or (isinstance(value, str) and (value == MISSING or "${" in value)):
+    if isinstance(value, str) and (value == MISSING or "${" in value):
         return value
-    if value is None and key.nullable:
-        return None
     try:
-        value = _converted(key.type, value)
+        value = key.converted(value)
     except ValueError:
         kind = TYPE_IN_WORDS[key.type] + (" or null" if key.nullable else "")
         limit = f" ({allowed(key)})" if allowed(key) else ""
@@ -162,30 +146,6 @@ def convert(key: Key, value: Any, where: str = "") -> Any:
     if key.type is str and key.nullable and value in ("None", "none", "Null", "NULL"):
         raise ValueError(f"{key.name}={value} would be the text {value!r}{where}; write null.")
     return value
-
-
-def _converted(kind: Any, value: Any) -> Any:
-    """A plain value as one of the type ``kind``; a ValueError for what is none."""
-    if kind is Any:  # loss.alpha: its numbers stay as they are; names may look like numbers
-        is_map = isinstance(value, Mapping)
-        items = list(value.values()) if is_map else value if isinstance(value, list) else [value]
-        if items and [_converted(float, item) for item in items]:
-            return {str(name): item for name, item in value.items()} if is_map else value
-    elif get_origin(kind) is list and isinstance(value, list):
-        return [_converted(get_args(kind)[0], item) for item in value]
-    elif kind is bool and isinstance(value, bool | str) and str(value).lower() in TRUE + FALSE:
-        return str(value).lower() in TRUE
-    elif isinstance(value, bool):
-        pass  # to Python it is a number
-    elif kind is str and isinstance(value, str | int | float) and str(value).strip():
-        return str(value)
-    elif kind is float and isinstance(value, float):
-        return value  # inf and nan too, which ranges refuse
-    elif kind is float and isinstance(value, int) and is_finite(value):
-        return float(value)
-    elif kind is int and isinstance(value, int):
-        return value
-    raise ValueError
 
 
 def _shown(value: Any) -> str:
@@ -197,15 +157,9 @@ def _shown(value: Any) -> str:
 
 
 def read_tree(
-    tree: Mapping[Any, Any], keys: Mapping[str, Key], program: str, where: str = ""
+    tree: Mapping[Any, Any], keys: Mapping[str, Key], program: str, where: str
 ) -> dict[str, Any]:
-    """Dotted key -> value of everything in nested maps.
-
-    Args:
-        tree: what a settings file says, as plain containers.
-        keys: those that exist.
-        program: ``train.py`` or ``eval.py``.
-        where: `` in FILE``.
+    """Dotted key -> value of everything in the nested maps of a settings file.
 
     Raises:
         ValueError: the first key that is unknown, or whose value has a wrong type.
@@ -247,14 +201,14 @@ def check_given(names: Sequence[str], keys: Mapping[str, Key], program: str) -> 
 def check_variant(
     name: str, typed: Any, file: Any, chosen: Mapping[str, Any], choices: Mapping[str, list[str]]
 ) -> None:
-    """Refuse ``loss.name=focal`` where the file chosen for the group says another name.
+    """Refuse ``loss.name=focal`` where the file chosen for the group has another name.
 
     The other values of the group would stay those that the file has for its own name.
 
     Args:
         name: of the key.
         typed: its value.
-        file: its value in the files that the command chooses; None where they say nothing.
+        file: its value in the files that the command chooses; None where they have none.
         chosen: group -> its file.
         choices: group -> all files there are.
 
@@ -272,13 +226,7 @@ def check_variant(
 def check_read(
     key: Key, values: Mapping[str, Any], job: str, choices: Mapping[str, list[str]]
 ) -> None:
-    """Refuse a typed setting that nothing reads in this combination.
-
-    Args:
-        key: the setting.
-        values: dotted key -> value, of the whole command.
-        job: ``train`` or ``eval``.
-        choices: group -> names of its files.
+    """Refuse a typed setting that nothing reads beside the other ``values`` of the command.
 
     Raises:
         ValueError: the setting that keeps it from being read, and which choice would read it.

@@ -10,9 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,10 @@ from retinanet.training.run_directory import MAY_BECOME, MAY_DIFFER
 
 MAX_LENGTH = 100
 UNSAFE = re.compile(r"[^A-Za-z0-9._,=+-]")
-# How a process ends that was told to: it has saved, or it was still starting.
-TOLD_TO_END = (STATUS, 128 + signal.SIGINT, *(-number for number in SIGNALS))
+# Exit statuses of a process that a signal ended: it has saved, or it was still starting.
+STOPPED = (STATUS, 128 + signal.SIGINT, *(-number for number in SIGNALS))
 # Names a file in which a process leaves why it failed.
 NOTE_VARIABLE = "RETINANET_FAILURE_NOTE"
-
-
-# Names: functions of the command alone, without clock or counter. So every rank of a job, a
-# requeued job and each job of a sweep find the same directory by themselves.
 
 
 def changes_weights(key: str) -> bool:
@@ -41,36 +36,28 @@ def changes_weights(key: str) -> bool:
     return key not in MAY_BECOME and not f"{key}.".startswith(MAY_DIFFER)
 
 
-def run_name(base: str, overrides: Mapping[str, Any]) -> str:
-    """Folder name of a run: ``shapes,loss.gamma=0``.
+def run_name(base: str, changed: Mapping[str, Any], swept: Sequence[str] = ()) -> str:
+    """Folder name of a run or a sweep: ``shapes,loss.gamma=0``, ``sweep_shapes,loss.gamma``.
+
+    A function of the command alone, without clock or counter: every rank of a job, a requeued
+    job and each job of a sweep find the same directory by themselves. Values that are swept over
+    are left out, so that a sweep that goes on with other values adds to the same table.
 
     Args:
-        base: the experiment, or the data set without one.
-        overrides: key (or group) -> value (or choice) of what the command changes.
+        base: the experiment, or the data set without one; of a sweep with ``sweep_`` before it.
+        changed: key (or group) -> value (or choice) of what the command changes.
+        swept: keys and groups that are swept over.
 
     Returns:
         At most ``MAX_LENGTH`` characters, safe in a path; a hash tells shortened names apart.
     """
-    changed = [f"{k}={value_text(overrides[k])}" for k in sorted(overrides) if changes_weights(k)]
-    name = ",".join([base, *changed])
+    parts = [f"{k}={value_text(changed[k])}" for k in sorted(changed) if changes_weights(k)]
+    name = ",".join([base, *parts, *sorted(swept)])
     safe = UNSAFE.sub("_", name)
     if safe == name and len(name) <= MAX_LENGTH:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{safe[: MAX_LENGTH - len(digest) - 1]},{digest}"
-
-
-def sweep_name(base: str, fixed: Mapping[str, Any], swept: list[str]) -> str:
-    """Folder name of a sweep's table: ``sweep_shapes,loss.gamma``.
-
-    The swept values are left out, so that a sweep that goes on with other values adds to the
-    same table.
-    """
-    changed = [f"{k}={value_text(fixed[k])}" for k in sorted(fixed) if changes_weights(k)]
-    return run_name(",".join([f"sweep_{base}", *changed, *sorted(swept)]), {})
-
-
-# The sweep of a command.
 
 
 def check_sweep(job: str) -> None:
@@ -126,7 +113,7 @@ def run_sweep(
         )
     fixed = {name: value for name, value in commands[0].changed.items() if name not in swept}
     bases = sorted({command.base for command in commands})
-    folder = Path("runs") / sweep_name("-".join(bases), fixed, swept)
+    folder = Path("runs") / run_name("sweep_" + "-".join(bases), fixed, swept)
     # Where data or experiment is swept over, its choice is the base of the run.
     runs = [
         sweep.SweepRun({n: c.changed.get(n, c.base) for n in swept}, Path(c.settings.output_dir))
@@ -177,9 +164,6 @@ def run_sweep(
     return 1 if failed else 0
 
 
-# Processes.
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """One process of a sweep."""
@@ -188,19 +172,6 @@ class Task:
     command: Sequence[str]
     note: Path | None = None  # where it leaves why it failed; None: nowhere
     done: bool = False  # by an earlier call: not started again
-
-
-@dataclass(slots=True)
-class _Signals:
-    """Passes on what this process is told to the one that runs."""
-
-    received: list[int] = field(default_factory=list)
-    process: subprocess.Popen | None = None
-
-    def receive(self, number: int, _frame: Any) -> None:
-        self.received.append(number)
-        if self.process is not None:
-            self.process.send_signal(number)
 
 
 def run_all(
@@ -221,9 +192,18 @@ def run_all(
     Raises:
         Stopped: a signal ended a command, or this process; the rest is not started.
     """
+    received: list[int] = []
+    process: subprocess.Popen | None = None
+
+    def pass_on(number: int, _frame: Any) -> None:
+        received.append(number)
+        if process is not None:
+            process.send_signal(number)
+
     failed: dict[str, int] = {}
     seconds: list[float] = []
-    with _signals_passed_on() as signals:
+    handlers = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
         for number, task in enumerate(tasks, start=1):
             which = f"sweep      run {number} of {len(tasks)}: {task.name}"
             if task.done:
@@ -231,50 +211,38 @@ def run_all(
                 continue
             left = sum(not other.done for other in tasks[number - 1 :])
             minutes = round(sum(seconds) / len(seconds) * left / 60) if seconds else 0
-            hours = f" (about {minutes // 60}:{minutes % 60:02d} h left)" if minutes else ""
-            say(which + hours)
+            forecast = f" (about {minutes // 60}:{minutes % 60:02d} h left)" if minutes else ""
+            say(which + forecast)
+            environment = dict(os.environ)
+            if task.note is not None:
+                task.note.unlink(missing_ok=True)
+                environment[NOTE_VARIABLE] = str(task.note.absolute())
             start = time.monotonic()
-            status = _run(task, signals)
+            with subprocess.Popen(task.command, env=environment) as process:
+                for early in received:  # before there was a process
+                    process.send_signal(early)
+                status = process.wait()
+            process = None
+            stopped = received or status in STOPPED
+            if status and not stopped and task.note is not None and not task.note.exists():
+                write_whole(task.note, describe_status(status) + "\n")
             after_each()
-            if signals.received or status in TOLD_TO_END:
+            if stopped:
                 raise Stopped
             if status:
                 failed[task.name] = status
             else:
                 seconds.append(time.monotonic() - start)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return failed
 
 
-@contextmanager
-def _signals_passed_on() -> Iterator[_Signals]:
-    """Signals end the process that runs, and then the sweep."""
-    signals = _Signals()
-    before = {number: signal.signal(number, signals.receive) for number in SIGNALS}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _run(task: Task, signals: _Signals) -> int:
-    """Exit status of one process; why it failed is in its note."""
-    environment = dict(os.environ)
-    if task.note is not None:
-        task.note.unlink(missing_ok=True)
-        environment[NOTE_VARIABLE] = str(task.note.absolute())
-    with subprocess.Popen(task.command, env=environment) as signals.process:
-        for number in signals.received:  # of the moment before
-            signals.process.send_signal(number)
-        status = signals.process.wait()
-    signals.process = None
-    ended = signals.received or status in TOLD_TO_END
-    if status and not ended and task.note is not None and not task.note.exists():
-        # It could not say why itself.
-        why = f"ended with exit status {status}"
-        if status < 0:
-            why = f"ended by {signal.Signals(-status).name}"
-        if -status == signal.SIGKILL:
-            why += ", as happens when the machine's memory is full"
-        write_whole(task.note, f"{why}\n")
-    return status
+def describe_status(status: int) -> str:
+    """Why a process ended that could not say so itself."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    name = signal.Signals(-status).name
+    hint = ", as happens when the machine's memory is full" if name == "SIGKILL" else ""
+    return f"ended by {name}{hint}"
