@@ -38,11 +38,7 @@ IMAGE_SETTINGS = ("min_size", "max_size", "resize")
 
 
 def data_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
-    """Annotation file and image folder of one split; the built-in set is drawn if need be.
-
-    Args:
-        data: settings.
-        split: ``"train"`` or ``"val"``.
+    """Annotation file and image folder of ``"train"`` or ``"val"``; the built-in set gets drawn.
 
     Raises:
         ValueError: a path is not set.
@@ -59,11 +55,7 @@ def data_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
 
 
 def build_data(data: DataConfig, split: str) -> CocoData:
-    """Read one split's annotations.
-
-    Args:
-        data: settings.
-        split: ``"train"`` or ``"val"``.
+    """The images and annotations of ``"train"`` or ``"val"``.
 
     Raises:
         ValueError: a path is not set, or the annotations are not usable.
@@ -84,13 +76,7 @@ def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
 
 
 def check_splits(data: DataConfig, train: CocoData, val: CocoData, verdict: Verdict = STOP) -> None:
-    """Refuse splits that cannot be trained on together, or whose images are missing.
-
-    Args:
-        data: settings.
-        train: of them.
-        val: of them.
-        verdict: raises, or keeps every problem.
+    """Refuse splits that cannot be trained on together; ``verdict`` raises or keeps every problem.
 
     Raises:
         ValueError: a split without annotations, or other classes in each.
@@ -121,7 +107,7 @@ def drop_unseen(settings: TrainConfig | DetectorConfig, data: CocoData) -> CocoD
 def build_stream(
     settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int = 1
 ) -> TrainingStream:
-    """The training batches of this rank, in so many micro-batches for each step.
+    """The training batches of this rank.
 
     Args:
         settings: of the run.
@@ -155,12 +141,9 @@ def build_stream(
 def build_model(
     settings: TrainConfig | DetectorConfig, num_classes: int, *, load_later: bool = False
 ) -> RetinaNet:
-    """The network; its random weights depend on the seed alone.
+    """The network of K classes; its random weights depend on the seed alone.
 
-    Args:
-        settings: of the run.
-        num_classes: K.
-        load_later: a state dict follows, so no weights are fetched.
+    With ``load_later`` a state dict follows, so no weights are fetched.
     """
     torch.manual_seed(settings.seed)
     return RetinaNet(
@@ -241,14 +224,14 @@ def build_trainer(
     total_steps: int,
     device: torch.device,
 ) -> Trainer:
-    """Everything that a step changes.
+    """Everything that a step changes, on a device that :func:`check_device` found fit.
 
     Args:
         settings: of the run.
         model: moved to ``device``.
         class_names: in the order of labels.
         total_steps: length of the run.
-        device: of this rank, which :func:`check_device` found fit.
+        device: of this rank.
     """
     model.to(device)
     # Copied before compiling: a compiled method stays bound to the model it was taken from.
@@ -284,12 +267,7 @@ def build_trainer(
 def check_device(
     settings: TrainConfig | DetectorConfig, device: torch.device, *, train: bool
 ) -> None:
-    """Refuse settings that only a GPU can serve.
-
-    Args:
-        settings: of the run.
-        device: of this rank.
-        train: for training; synchronized norms predict anywhere.
+    """Refuse settings that only a GPU can serve; synchronized norms predict anywhere.
 
     Raises:
         ValueError: the setting and what to use instead.

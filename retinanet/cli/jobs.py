@@ -230,12 +230,7 @@ def choose(detector: DetectorConfig, settings: EvalConfig) -> None:
 
 
 def how_scored(detector: DetectorConfig, evaluation: Any) -> tuple[Any, ...]:
-    """All that the numbers of one model on one data set depend on.
-
-    Args:
-        detector: settings of the model.
-        evaluation: settings of the evaluation; None: the defaults of :func:`validate`.
-    """
+    """All that the numbers of one model on one data set depend on; None: validate's defaults."""
     data = detector.data
     images = evaluation and (evaluation.max_images, list(evaluation.max_dets or COCO_MAX_DETS))
     resized = data.min_size, data.max_size, data.resize

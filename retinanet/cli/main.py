@@ -182,11 +182,7 @@ def configs_folder() -> Path:
 
 @contextmanager
 def composer(job: Job, config_dir: str | None = None) -> Iterator[Composer]:
-    """Set Hydra up for the settings of one program.
-
-    Args:
-        job: ``train`` or ``eval``.
-        config_dir: a folder of the user's laid out as ``configs/``; its files come before ours.
+    """Set Hydra up for the settings of one program; files in ``config_dir`` come before ours.
 
     Raises:
         NotADirectoryError: ``config_dir`` does not exist.
