@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from retinanet.checks import keys_of
+from retinanet.checks import KEYS
 from retinanet.cli.main import composer
 from retinanet.cli.overrides import allowed, nearest
 from retinanet.cli.sweep import MAX_LENGTH, changes_weights, run_name
-from retinanet.config import TrainConfig
 from retinanet.signals import STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS = keys_of(TrainConfig)
+BIG = "1" + "0" * 400
 
 # Runs a program with torch forbidden: whatever it prints, it prints before torch.
 WITHOUT_TORCH = f"""
@@ -204,6 +203,10 @@ def test_every_key_is_its_own_nearest():
         ("output_dir=${now:%H}", "changes with the clock"),
         ("loss.gamma=${data.name}", "loss.gamma"),
         ("data.root=???", "train.py needs data.root=..."),
+        # Integers beyond the largest float.
+        *((f"{key}={BIG}", f"{key} must ") for key in ("loss.gamma", "seed", "optim.lr")),
+        *((f"loss.alpha={x.format(BIG)}", "loss.alpha") for x in ("{}", "[1{}]", "{{a:1{}}}")),
+        # Together.
         ("model=resnet50 model.weights=null", "model.norm=group"),
         ("loss.gamma=1 ++loss.gamma=2", "loss.gamma is given twice"),
     ],
@@ -296,6 +299,7 @@ def test_interpolations_of_keys_and_environment_work(train, monkeypatch):
         ("defaults:\n  - /loss@other: focal", "unknown key other.name"),
         ("seed: ${nowhere}", "seed: Interpolation key 'nowhere' not found"),
         ("output_dir: runs/${now:%H}", "changes with the clock"),
+        ("loss: {alpha: &x [*x]}", "a settings file has values of too many levels"),
     ],
 )
 def test_a_wrong_experiment_file_is_refused(tmp_path, text, says):
@@ -429,7 +433,7 @@ def pretend(tmp_path):
     return lambda *arguments, **env: run(["train.py"], *arguments, cwd=tmp_path, **env)
 
 
-def test_a_sweep_runs_every_value_and_writes_table_and_plot(pretend, tmp_path):
+def test_a_sweep_runs_every_value_writes_its_table_and_makes_again_what_failed(pretend, tmp_path):
     done = pretend("-m", "loss.gamma=0,1,2", "seed=3")
     assert done.returncode == 1
     name = "sweep_shapes,seed=3,loss.gamma"
@@ -452,20 +456,16 @@ def test_a_sweep_runs_every_value_and_writes_table_and_plot(pretend, tmp_path):
         '2,finished,0.480000,0.500000,,,,,,,,,,,"runs/shapes,loss.gamma=2,seed=3",,',
     ]
     assert (folder / "plot.png").read_bytes()[:4] == b"\x89PNG"
-    # Other values of the same keys join the table.
-    assert pretend("-m", "loss.gamma=3,4", "seed=3").returncode == 0
-    assert len((folder / "table.csv").read_text().splitlines()) == 6
-
-
-def test_a_sweep_again_makes_what_failed_and_not_what_finished(pretend, tmp_path):
-    assert pretend("-m", "loss.gamma=0,1,2").returncode == 1
+    # The same again, with another value, which joins the table.
     (tmp_path / "repaired").touch()
     (tmp_path / "started").unlink()
-    done = pretend("-m", "loss.gamma=0,1,2")
+    done = pretend("-m", "loss.gamma=0,1,3", "seed=3")
     assert done.returncode == 0 and done.stderr == ""
-    assert (tmp_path / "started").read_text() == "shapes,loss.gamma=1\n"
+    started = (tmp_path / "started").read_text().splitlines()
+    assert started == ["shapes,loss.gamma=1,seed=3", "shapes,loss.gamma=3,seed=3"]
     assert "run 1 of 3: loss.gamma=0 has finished already" in done.stdout
-    assert "3 finished" in done.stdout
+    assert "4 finished" in done.stdout
+    assert len((folder / "table.csv").read_text().splitlines()) == 5
 
 
 def test_seeds_give_a_mean_and_a_spread(pretend, tmp_path):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from retinanet.checks import KEYS, check, keys_of
 from retinanet.cli.main import composer
 from retinanet.config import BOTTLENECKS, EvalConfig
 from retinanet.limits import value_text
+from retinanet.training.run_directory import changed_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 CONDITIONAL = [key for key in KEYS.values() if key.read]
@@ -126,6 +128,15 @@ def test_a_file_of_the_users_may_hold_what_nothing_reads_and_a_name_without_a_fi
         assert reader.command(["loss=mine", "loss.ohem_anchors=9"]).settings.loss.ohem_anchors == 9
         assert reader.command(["loss=ohem", "loss.name=ohem"]).settings.loss.name == "ohem"
         assert "values of loss=mine" in refusal(reader.command, ["loss=mine", "loss.name=focal"])
+
+
+def test_a_run_that_recorded_values_of_what_nothing_reads_is_the_same_run(train):
+    now = asdict(train.command([]).settings)
+    before = now | {"loss": now["loss"] | {"star_beta": 1.0, "ohem_anchors": 128}}
+    assert now["loss"]["star_beta"] is None
+    assert changed_keys(before, now) == changed_keys(now, before) == {}
+    before["loss"]["gamma"] = 1.0
+    assert changed_keys(before, now) == {"loss.gamma": (1.0, 2.0)}
 
 
 @pytest.mark.parametrize(
