@@ -81,13 +81,13 @@ def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
         if dataclasses.is_dataclass(hint):
             keys |= keys_of(hint, f"{name}.")
             continue
-        nullable = hint is Any or type(None) in get_args(hint)
-        if get_origin(hint) in (Union, types.UnionType):
-            (hint,) = (item for item in get_args(hint) if item is not type(None))
-        limit = f.metadata["limit"]
-        if hint is Any and limit.word is not None:  # a whole number, or that word
-            hint, nullable = int, False
-        keys[name] = Key(name, hint, nullable, **f.metadata)
+        is_union = get_origin(hint) in (Union, types.UnionType)
+        members = get_args(hint) if is_union else (hint,)
+        nullable = types.NoneType in members
+        kinds = [member for member in members if member is not types.NoneType]
+        is_word = f.metadata["limit"] is not None and f.metadata["limit"].word is not None
+        kind = kinds[0] if len(kinds) == 1 or is_word else Any
+        keys[name] = Key(name, kind, nullable, **f.metadata)
     return keys
 
 

@@ -169,8 +169,7 @@ class LossConfig:
         "class loss: focal; its other form FL* (appendix A); or cross entropy of hard anchors",
         one_of("focal", "focal_star", "ohem"),
     )
-    # Any: OmegaConf has no union of a number with a list or a map.
-    alpha: Any = setting(
+    alpha: float | list[float] | dict[str, float] | None = setting(
         "weight of y = 1, 1 - alpha of y = 0; a list or name map per class; null: off", FRACTION
     )
     gamma: float = setting(
@@ -225,8 +224,7 @@ class OptimConfig:
     reference_batch: int | None = setting(
         "lr is scaled by batch_size / this; null: not scaled", COUNT
     )
-    # Any: OmegaConf cannot merge a union of a number with a text.
-    accumulate: Any = setting(
+    accumulate: int | str = setting(
         "micro-batches per step; auto: the fewest with which the GPU's memory suffices",
         dataclasses.replace(COUNT, word="auto"),
     )
