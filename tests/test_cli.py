@@ -396,6 +396,7 @@ def test_a_sweep_is_every_combination_in_order(train):
         ("loss.box=l1,giou", ["l1", "giou"]),
         ("init_from='a,b','c d'", ["a,b", "c d"]),
         ("init_from=a/b.pt,c.pt", ["a/b.pt", "c.pt"]),
+        ("init_from=a b,C:/c,d\\ e", ["a b", "C:/c", "d e"]),
         ("model.prior=range(0.1,0.4,0.1)", [0.1, 0.2, 0.3]),
     ],
 )

@@ -118,18 +118,13 @@ def test_a_run_fits_the_terminal_and_its_bar_tears_no_line(data, tmp_path, on_te
     assert "3/3" in bar and "class" in bar
 
 
-def test_colors_are_few_and_only_where_they_are_wanted(data, tmp_path, on_terminal, monkeypatch):
+def test_colors_are_few_and_only_on_the_terminal(data, tmp_path, on_terminal):
     screen = on_terminal(80)
     train(data, tmp_path / "r", *LONG, "schedule.warmup_steps=3")
     text = screen.close()
     assert "\x1b[33mwarning\x1b[0m    schedule.warmup_steps=3" in text
     assert "\x1b[32m (best)\x1b[0m" in text and "\x1b[32mfinished\x1b[0m" in text
     assert "\x1b[3" not in (tmp_path / "r/train.log").read_text()
-    screen = on_terminal(80)
-    monkeypatch.setenv("NO_COLOR", "1")
-    train(data, tmp_path / "r", *LONG, "schedule.warmup_steps=3")
-    text = screen.close()
-    assert "finished   3 steps" in text and "\x1b[3" not in text
 
 
 def test_a_dumb_terminal_and_a_file_get_lines_alone(data, tmp_path, on_terminal, capsys):

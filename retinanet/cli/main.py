@@ -34,6 +34,7 @@ from hydra.core.override_parser.types import (
     Quote,
     QuotedString,
     RangeSweep,
+    Transformer,
 )
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -64,6 +65,7 @@ Job = Literal["train", "eval"]
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig}
 OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<name>[^=]*)(=(?P<text>.*))?", re.DOTALL)
+PLAIN = re.compile(r"[\w./-]+")
 # A choice that only eval.py can use: "as the checkpoint was trained with".
 RECORDED = "recorded"
 
@@ -466,10 +468,18 @@ def _swept_texts(override: Override) -> list[str]:
         exact = FloatRange(*(Decimal(str(x)) for x in (swept.start, swept.stop, swept.step)))
         texts = [str(value) for value in exact]
     else:
-        texts = list(override.sweep_string_iterator())
+        texts = list(override.sweep_iterator(transformer=_element_text))
     if not texts:
         raise ValueError(f"{typed} has no value to sweep over.")
     return texts
+
+
+def _element_text(element: Any) -> str:
+    """One value of a sweep; text with blanks or colons, which Hydra would escape, in quotes."""
+    is_bare = isinstance(element, str) and not PLAIN.fullmatch(element)
+    return (
+        QuotedString(element, Quote.single).with_quotes() if is_bare else Transformer.str(element)
+    )
 
 
 @contextmanager
