@@ -276,9 +276,9 @@ def test_the_command_leaves_what_its_help_says(checkpoint, photos, tmp_path, cap
     # A path is never broken, however long.
     assert all(len(line) <= 80 or "/" in line.split()[-1] for line in shown)
     text = " ".join(" ".join(shown).split())
-    assert f"photos 8 in {photos}" in text
+    assert f"images 8 in {photos}" in text
     assert "score at least 0.4" in text
-    assert f"found {len(rows(output))} objects in" in text
+    assert f"detections {len(rows(output))} in" in text
 
 
 def test_files_hold_what_the_detector_finds(checkpoint, photos, tmp_path):
@@ -315,7 +315,7 @@ def test_photos_that_cannot_be_read_do_not_stop_the_rest(checkpoint, photos, tmp
     assert run(checkpoint, folder, "--output", output) == 1
     shown = capsys.readouterr()
     assert "left out: 1 .txt" in shown.out
-    assert "unreadable 2 photos" in shown.err
+    assert "unreadable 2 images" in shown.err
     record = json.loads((output / "predict.json").read_text())
     assert set(record["failed"]) == {"text.jpg", "sub/broken.jpg"}
     assert "it is empty or not an image" in record["failed"]["text.jpg"]
