@@ -22,7 +22,7 @@ from retinanet.tools.export.write import Shape
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.weights.read import read_trained
 from scripts.export import main, read_arguments
-from scripts.peers.parity import spread_model
+from scripts.torchvision_parity import spread_model
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
