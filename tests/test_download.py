@@ -4,11 +4,12 @@ import hashlib
 import io
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from retinanet.cli.main import composer
-from scripts.download_coco import PARTS, main
+from scripts.download_coco import PARTS, SOURCE, main
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
@@ -118,3 +119,11 @@ def test_the_published_parts_are_those_of_data_coco():
     for file in (data.train_annotations, data.val_annotations):
         assert file.startswith("annotations/instances_")
         assert file.endswith("2017.json")
+
+
+def test_the_commands_by_hand_have_the_same_files_and_checksums():
+    text = (Path(__file__).parent.parent / "data/README.md").read_text()
+    for path, md5, *_ in PARTS.values():
+        assert f"curl -L -C - -O {SOURCE}/{path}\n" in text
+        assert f"{md5}  {Path(path).name}\n" in text
+        assert f"unzip -q {Path(path).name}" in text
