@@ -458,18 +458,13 @@ def description(contest: dict[str, Any], settings: dict[str, TrainConfig]) -> li
     if contest["unit"] == "steps":
         return [
             f"Equal steps: the same {amount} batches of {ours.optim.batch_size} images, initial "
-            f"weights, anchors, {ours.optim.name},",
-            f"schedule, clipping, {ours.precision}, weight average {ours.ema.decay}. Each has its "
-            f"own loss and post-processing:",
-            f"{OURS} alpha {ours.loss.alpha}, gamma {ours.loss.gamma}, {ours.loss.box}, divided by "
-            f"the positives of the {ours.loss.normalizer};",
-            f"{THEIRS} alpha 0.25, gamma 2.0, l1, divided by the positives of each image.",
+            f"weights, anchors, {ours.optim.name}, schedule, clipping, {ours.precision}.",
+            f"Each has its own post-processing and loss: {OURS} divides by the positives of the "
+            f"{ours.loss.normalizer}, {THEIRS} by those of each image.",
         ]
     return [
-        f"Equal time: {amount / 60:g} minutes of training each, in {contest['turns']} turn(s), "
-        f"evaluation not counted.",
-        f"{OURS}: its recommended settings; {THEIRS}: a plain loop with its references' settings "
-        f"({settings[THEIRS].precision}).",
+        f"Equal time: {amount / 60:g} minutes of training each, evaluation not counted.",
+        f"{OURS}: its recommended settings; {THEIRS}: a plain loop with its references' settings.",
         "Steps made depend on what else the machine did: column `load` of results.csv.",
     ]
 
