@@ -56,7 +56,7 @@ def photos(real_data):
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
 def theirs(request, photos):
-    model = spread_model(request.param, seed=0, photos=photos)
+    model = spread_model(request.param, seed=0, images=photos)
     model.transform.min_size, model.transform.max_size = (SIDE,), LONG_SIDE
     return model
 
