@@ -23,7 +23,7 @@ from retinanet.weights.names import to_theirs
 from retinanet.weights.read import read_trained
 from retinanet.weights.torchvision import NAMES, write
 from scripts.convert_checkpoint import convert
-from scripts.peers.parity import compare, fit_norms, freeze_norms, spread_model
+from scripts.torchvision_parity import differences, fit_norms, freeze_norms, spread_model
 
 SIDE, LONG_SIDE = 224, 300
 
@@ -56,13 +56,13 @@ def photos(real_data):
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
 def theirs(request, photos):
-    model = spread_model(request.param, seed=0, photos=photos)
+    model = spread_model(request.param, seed=0, images=photos)
     model.transform.min_size, model.transform.max_size = (SIDE,), LONG_SIDE
     return model
 
 
 def test_files_become_the_same_detections(theirs, checkpoint, photos):
-    for difference in compare(theirs, load_small(checkpoint), photos):
+    for difference in differences(theirs, load_small(checkpoint), photos):
         assert difference.logits < 1e-4, difference
         assert difference.deltas < 1e-4, difference
         assert difference.detections > 20, difference
@@ -75,11 +75,11 @@ def test_without_its_conventions_the_boxes_differ(theirs, checkpoint, photos):
     # The comparison above can fail.
     detector = load_small(checkpoint)
     detector.model.anchor_generator = AnchorGenerator()
-    (difference,) = compare(theirs, detector, photos[:1])
+    (difference,) = differences(theirs, detector, photos[:1])
     assert difference.box > 0.1 or difference.unmatched
     detector = load_small(checkpoint)
     detector.settings.data.resize = "antialias"
-    (difference,) = compare(theirs, detector, photos[:1])
+    (difference,) = differences(theirs, detector, photos[:1])
     assert difference.logits > 1e-3
 
 
@@ -120,7 +120,7 @@ def test_it_goes_there_and_back(theirs, checkpoint, tmp_path, photos):
             assert torch.equal(back[name], given[name]), name
     with torch.no_grad():
         theirs.load_state_dict(back)
-    (difference,) = compare(theirs, load_small(tmp_path / "ours.pt"), photos[:1])
+    (difference,) = differences(theirs, load_small(tmp_path / "ours.pt"), photos[:1])
     assert (difference.unmatched, difference.score < 1e-4) == (0, True)
 
 

@@ -22,7 +22,7 @@ from retinanet.tools.export.write import Shape
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.weights.read import read_trained
 from scripts.export import main, read_arguments
-from scripts.peers.parity import spread_model
+from scripts.torchvision_parity import spread_model
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -312,7 +312,7 @@ def test_all_trunks_and_norms_give_the_same(eight_photos, tmp_path, typed):
 @pytest.mark.slow
 def test_torchvisions_checkpoint_with_its_conventions_gives_the_same(eight_photos, tmp_path):
     torch.save(
-        spread_model("v1", seed=0, photos=eight_photos[:2]).state_dict(), tmp_path / "tv.pth"
+        spread_model("v1", seed=0, images=eight_photos[:2]).state_dict(), tmp_path / "tv.pth"
     )
     state = read_trained(tmp_path / "tv.pth")
     state["settings"]["data"].update(min_size=224, max_size=373)  # the same in less time
