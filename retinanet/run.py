@@ -367,7 +367,8 @@ class TrainingRun:
         at_boundary = step % self.evaluate_every == 0 or step == self.total_steps
         return step > self.standing.evaluated_step and at_boundary
 
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
+        """Whether the last step or the end of patience is reached, and evaluated."""
         patience = self.settings.evaluation.patience
         stopped = patience is not None and self.standing.fruitless >= patience
         return stopped or self.standing.evaluated_step >= self.total_steps
