@@ -44,15 +44,19 @@ TORCH_OLD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class LeftOut:
-    """Stands for an object that is not wanted; takes any arguments and any state."""
+class StandIn:
+    """Stands for an object of a file that is not made: keeps what it would be made of.
 
-    def __new__(cls, *_: Any, **__: Any) -> LeftOut:
-        """An empty object, whatever it is made of."""
-        return super().__new__(cls)
+    A class with ``__setstate__`` rather than a function: a pickle may set attributes of what it
+    names, but not of these.
+    """
+
+    def __init__(self, *parts: Any, **_: Any) -> None:
+        self.parts = parts
+        self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
-        """Forget ``state``."""
+        self.state = state
 
 
 def read_tensors(path: Path) -> Any:
@@ -73,7 +77,7 @@ def read_tensors(path: Path) -> Any:
     except PermissionError:
         raise
     except pickle.UnpicklingError as error:
-        # Torch and ArrayUnpickler name what they refuse; torch's own words advise to trust the file.
+        # Torch's own words advise to trust the file; what was refused is enough.
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         wants = f", it wants {refused[1]}" if refused else ""
         raise ValueError(f"no file of tensors and plain containers alone{wants}") from error
@@ -100,7 +104,7 @@ def _read(path: Path) -> Any:
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"wrong checksum of {damaged}")
-    left_out = [(LeftOut, name) for name in NOT_WANTED]
+    left_out = [(StandIn, name) for name in NOT_WANTED]
     with warnings.catch_warnings(), torch.serialization.safe_globals(left_out):
         # Foreign bytes make the unpickler warn of what it is about to refuse.
         warnings.simplefilter("ignore")
@@ -116,97 +120,63 @@ def _check_opcodes(file: Any, size: int) -> None:
             raise pickle.UnpicklingError(f"object number {argument} in {size} bytes")
 
 
-class _Numpy:
-    """Stands for an object of numpy in a pickle: keeps what it is made of.
-
-    Numpy's own would let a file say that its bytes are pointers. A class with ``__setstate__``
-    rather than a function: a pickle may set attributes of what it names, but not of these.
-    """
-
-    def __init__(self, *parts: Any) -> None:
-        self.parts = parts
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+# Numpy's own objects would let a file say that its bytes are pointers.
+class Dtype(StandIn):
+    """``dtype(code, ...)``; the second of its state is the byte order."""
 
 
-class _Dtype(_Numpy):
-    """``dtype(code, ...)``; the state has the byte order."""
-
-    def to_numpy(self) -> np.dtype:
-        """The type; refuses all but plain numbers."""
-        code, order = self.parts[0], "<" if self.state is None else self.state[1]
-        if not re.fullmatch("[biuf][1248]", str(code)) or order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"an array of type {code}")
-        return np.dtype(order.replace("|", "<") + code)
-
-
-class _Bytes(_Numpy):
+class Bytes(StandIn):
     """``encode(text, "latin1")``: bytes as pickles of protocol 2 carry them."""
 
 
-class _Array(_Numpy):
+class Array(StandIn):
     """An array, whose state is (version, shape, dtype, Fortran's order or not, bytes)."""
 
-    tensor: Tensor | None = None
 
-    def content(self) -> tuple[Any, tuple[int, ...], _Dtype, str]:
-        """Its bytes, shape, type and order."""
-        _, shape, dtype, is_fortran, raw = self.state
-        return raw, shape, dtype, "F" if is_fortran else "C"
-
-    def to_tensor(self) -> Tensor:
-        """The array as a tensor, each time the same one: a file may name it again and again.
-
-        Raises:
-            UnpicklingError: the bytes are not what shape and type say.
-        """
-        if self.tensor is not None:
-            return self.tensor
-        raw, shape, dtype, order = self.content()
-        if isinstance(raw, _Bytes):
-            raw = raw.parts[0]
-        if isinstance(raw, str):  # as Python 2 wrote bytes
-            raw = raw.encode("latin1")
-        if not isinstance(raw, bytes | bytearray):  # bytes() of a number would make that many
-            raise pickle.UnpicklingError(f"an array made of {type(raw).__name__}")
-        kind = dtype.to_numpy()
-        if len(raw) != math.prod(shape) * kind.itemsize:
-            raise pickle.UnpicklingError(f"{len(raw)} bytes for an array of {shape} {kind}")
-        array = np.frombuffer(raw, kind).reshape(shape, order=order)
-        self.tensor = torch.from_numpy(array.astype(kind.newbyteorder("="), order="C"))
-        return self.tensor
-
-
-class _Scalar(_Array):
+class Scalar(Array):
     """``scalar(dtype, bytes)``: one number."""
 
-    def content(self) -> tuple[Any, tuple[int, ...], _Dtype, str]:
-        dtype, raw = self.parts
-        return raw, (), dtype, "C"
 
-
-class _FromBuffer(_Array):
+class FromBuffer(Array):
     """``_frombuffer(bytes, dtype, shape, order)``: an array as protocol 5 carries it."""
 
-    def content(self) -> tuple[Any, tuple[int, ...], _Dtype, str]:
-        raw, dtype, shape, order = self.parts
-        return raw, shape, dtype, order
+
+def _to_tensor(array: Array) -> Tensor:
+    """The numbers of an array; refused if its bytes are not what shape and type say."""
+    order = "C"
+    if isinstance(array, Scalar):
+        (dtype, raw), shape = array.parts, ()
+    elif isinstance(array, FromBuffer):
+        raw, dtype, shape, order = array.parts
+    else:
+        _, shape, dtype, is_fortran, raw = array.state
+        order = "F" if is_fortran else "C"
+    raw = raw.parts[0] if isinstance(raw, Bytes) else raw
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 wrote bytes so
+    if not isinstance(raw, bytes | bytearray):  # bytes() of a number would make that many
+        raise pickle.UnpicklingError(f"an array made of {type(raw).__name__}")
+    code, byte_order = dtype.parts[0], "<" if dtype.state is None else dtype.state[1]
+    if not re.fullmatch("[biuf][1248]", str(code)) or byte_order not in ("<", ">", "|", "="):
+        raise pickle.UnpicklingError(f"an array of type {code}")
+    kind = np.dtype(byte_order.replace("|", "<") + code)
+    if len(raw) != math.prod(shape) * kind.itemsize:
+        raise pickle.UnpicklingError(f"{len(raw)} bytes for an array of {shape} {kind}")
+    values = np.frombuffer(raw, kind).reshape(shape, order=order)
+    return torch.from_numpy(values.astype(kind.newbyteorder("="), order="C"))
 
 
 class ArrayUnpickler(pickle.Unpickler):
     """Makes plain containers and stand-ins for numpy's arrays, and nothing else."""
 
     ALLOWED = {
-        "_codecs.encode": _Bytes,
+        "_codecs.encode": Bytes,
         "collections.OrderedDict": OrderedDict,
-        "numpy.dtype": _Dtype,
-        "numpy.ndarray": _Array,
+        "numpy.dtype": Dtype,
+        "numpy.ndarray": Array,
         # Numpy 2 has them in _core, numpy 1 in core.
-        "numpy.core.multiarray._reconstruct": _Array,
-        "numpy.core.multiarray.scalar": _Scalar,
-        "numpy.core.numeric._frombuffer": _FromBuffer,
+        "numpy.core.multiarray._reconstruct": Array,
+        "numpy.core.multiarray.scalar": Scalar,
+        "numpy.core.numeric._frombuffer": FromBuffer,
     }
 
     def find_class(self, module: str, name: str) -> type:
@@ -228,6 +198,7 @@ def _check_and_convert(contents: list, size: int) -> None:
     # Each container once: a file may name one again and again, in itself too.
     waiting: list[Any] = [contents]
     seen: set[int] = set()
+    tensors: dict[Array, Tensor] = {}
     while waiting:
         container = waiting.pop()
         if id(container) in seen:
@@ -237,8 +208,10 @@ def _check_and_convert(contents: list, size: int) -> None:
         if is_dict and any(isinstance(key, str) and CONTROL.search(key) for key in container):
             raise ValueError("it holds names with control characters")
         for key, value in container.items() if is_dict else enumerate(container):
-            if isinstance(value, _Array) and not isinstance(container, tuple):
-                container[key] = value = value.to_tensor()
+            if isinstance(value, Array) and not isinstance(container, tuple):
+                if value not in tensors:
+                    tensors[value] = _to_tensor(value)
+                container[key] = value = tensors[value]
             if isinstance(value, dict | list | tuple):
                 waiting.append(value)
             elif isinstance(value, Tensor):

@@ -21,8 +21,7 @@ from retinanet.data.batches import DIVISOR
 from retinanet.model.backbone import build_resnet, norm_layer
 from retinanet.model.heads import group_norm
 from retinanet.model.retinanet import RetinaNet
-from retinanet.weights.names import rename, to_theirs
-from retinanet.weights.torchvision import NAMES
+from retinanet.weights.names import TORCHVISION, rename
 
 # Hidden layers of each of torchvision's subnets.
 MAX_DEPTH = 4
@@ -165,12 +164,11 @@ def copy_weights(ours: RetinaNet, theirs: TorchvisionRetinaNet) -> None:
     Raises:
         RuntimeError: the two are not the same network.
     """
-    renaming = to_theirs(NAMES)
-    weights, _ = rename(ours.state_dict(), renaming)
+    weights, _ = rename(ours.state_dict(), TORCHVISION)
     theirs.load_state_dict(weights)
-    trained = {renaming(name): p.requires_grad for name, p in ours.named_parameters()}
+    parameters, _ = rename(dict(ours.named_parameters()), TORCHVISION)
     for name, parameter in theirs.named_parameters():
-        parameter.requires_grad_(trained[name])
+        parameter.requires_grad_(parameters[name].requires_grad)
 
 
 def same_pixels(model: TorchvisionRetinaNet, images: list[Tensor], expected: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.model.backbone import build_trunk
-from retinanet.weights.names import Renaming, rename
+from retinanet.weights.names import rename
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -165,13 +165,11 @@ def test_a_detector_is_not_a_trunk(tmp_path):
 
 
 def test_renaming_takes_the_first_pair_and_keeps_numbers():
-    renaming = Renaming([("a.{}.x.", "b{}."), ("a.", "rest."), ("whole", "all")])
-    assert renaming("a.12.x.weight") == "b12.weight"
-    assert renaming("a.12.y") == "rest.12.y"
-    assert renaming("whole") == "all"
-    assert renaming("wholesome") is None
-    weights = {"whole": torch.ones(1), "other": torch.ones(1)}
-    assert rename(weights, renaming) == ({"all": weights["whole"]}, ["other"])
+    pairs = [("a.{}.x.", "b{}."), ("a.", "rest."), ("whole", "all")]
+    names = ["a.12.x.weight", "a.12.y", "whole", "wholesome"]
+    renamed, left_over = rename(dict.fromkeys(names, torch.ones(1)), pairs)
+    assert list(renamed) == ["b12.weight", "rest.12.y", "all"]
+    assert left_over == ["wholesome"]
 
 
 def test_weights_of_a_compiled_model_are_found(tmp_path):

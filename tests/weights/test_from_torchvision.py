@@ -19,9 +19,9 @@ from retinanet.model.anchors import AnchorGenerator
 from retinanet.trained import load_model, recorded_settings
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.transfer import transfer
-from retinanet.weights.names import to_theirs
+from retinanet.weights.names import TORCHVISION, rename
 from retinanet.weights.read import read_trained
-from retinanet.weights.torchvision import NAMES, write
+from retinanet.weights.torchvision import write
 from scripts.convert_checkpoint import convert
 from scripts.peers.parity import compare, fit_norms, freeze_norms, spread_model
 
@@ -201,10 +201,9 @@ def test_it_trains_alike(tmp_path):
         torch.testing.assert_close(losses[name].double(), expected[other], rtol=1e-5, atol=0)
 
     gradients = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-    renaming = to_theirs(NAMES)
-    trained = [(renaming(n), p.grad) for n, p in ours.named_parameters() if p.grad is not None]
+    trained = {n: p.grad for n, p in ours.named_parameters() if p.grad is not None}
     assert len(trained) > 60
-    for name, gradient in trained:
+    for name, gradient in rename(trained, TORCHVISION)[0].items():
         scale = gradients[name].abs().max()
         assert (gradient - gradients[name]).abs().max() < 1e-5 * scale, name
 

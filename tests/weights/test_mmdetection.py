@@ -68,7 +68,7 @@ def three_classes():
 def test_a_trunk_that_we_do_not_have_is_refused(three_classes, tmp_path):
     state = {n: v for n, v in three_classes.items() if not n.startswith("backbone.layer4.1.")}
     torch.save({"state_dict": state}, tmp_path / "m.pth")
-    with pytest.raises(ValueError, match=r"its trunk, of \(2, 2, 2, 1\) blocks, is none of this"):
+    with pytest.raises(ValueError, match=r"its backbone, of \(2, 2, 2, 1\) blocks, is none of this"):
         read_trained(tmp_path / "m.pth")
 
 
