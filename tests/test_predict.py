@@ -193,7 +193,7 @@ def test_results_come_while_photos_are_still_made(detector):
 
 def test_one_photo_without_a_list_is_refused(detector):
     for photo in ("a.jpg", Path("a.jpg"), np.zeros((4, 4, 3), np.uint8)):
-        with pytest.raises(ValueError, match="give a list of photos"):
+        with pytest.raises(ValueError, match="give a list of images"):
             detector(photo)
 
 

@@ -17,7 +17,7 @@ from retinanet.tools.export.compare import Difference, Outcome, compare
 from retinanet.tools.export.graph import Graph
 from retinanet.tools.export.job import Request, export, summary
 from retinanet.tools.export.running import open_file
-from retinanet.tools.export.sample_images import MOST, batches, choose
+from retinanet.tools.export.sample_images import MAX_OF_FOLDER, batches, choose
 from retinanet.tools.export.write import Shape
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.weights.read import read_trained
@@ -41,9 +41,9 @@ def assert_the_same(outcome, images):
     assert max(d.score for d in outcome.differences) < 1e-4
 
 
-def test_real_photos_alone_and_in_a_batch_give_the_same(exported, detector, eight_photos):
+def test_real_photos_alone_and_in_a_batch_give_the_same(exported, detector, eight_images):
     run = open_file(exported[0], "onnx")
-    inputs = batches(eight_photos, detector, ANY, 32)
+    inputs = batches(eight_images, detector, ANY, 32)
     assert len({batch.images.shape for batch in inputs}) > 4
     assert [len(batch.images) for batch in inputs] == [1] * 8 + [3]
     assert_the_same(compare(detector, run, inputs), 11)
@@ -105,7 +105,7 @@ def test_nothing_of_the_machine_is_in_the_file(exported):
 
 def test_the_screen_says_that_no_photos_were_there(exported):
     text = "\n".join(exported[1])
-    assert "4 pictures made up of colored noise" in text
+    assert "4 images made up of colored noise" in text
     assert "--photos" in text
     assert re.search(r"speed +torch .* s, onnxruntime .* x", text)
     read, *lines = text.splitlines()  # the first has a path
@@ -199,10 +199,10 @@ def test_files_go_beside_their_checkpoint(options, name):
 
 
 def test_a_comparison_of_nothing_says_so():
-    nothing = Difference("photo", (32, 32), 1, 0, 0.0, 0.0, 0, 0)
+    nothing = Difference("image", (32, 32), 1, 0, 0.0, 0.0, 0, 0)
     lines = summary(Outcome([nothing], [(2.0, 1.0)]), "onnx")
     assert "2.00 x" in lines[1]
-    assert "nothing was found in any image" in lines[2]
+    assert "nothing was detected in any image" in lines[2]
     assert len(summary(Outcome([nothing._replace(detections=1)], [(2.0, 1.0)]), "onnx")) == 2
 
 
@@ -234,9 +234,9 @@ def test_folders_give_photos_of_all_their_length(detector, made_up, tmp_path):
     (tmp_path / "notes.txt").write_text("no photo")
     chosen, said = choose([tmp_path, made_up[1]], detector, tmp_path)
     names = [path.name for path in chosen]
-    assert len(names) == MOST + 1
+    assert len(names) == MAX_OF_FOLDER + 1
     assert (names[0], names[-2:]) == ("00.PNG", ["19.PNG", made_up[1].name])
-    assert said.startswith("9 photos of")
+    assert said.startswith("9 images of")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no photo in the folder"):
         choose([tmp_path / "empty"], detector, tmp_path)
@@ -254,10 +254,10 @@ def test_folders_give_photos_of_all_their_length(detector, made_up, tmp_path):
     ],
 )
 def test_all_kinds_of_files_give_the_same(
-    checkpoint, eight_photos, tmp_path, kind, raw_heads, shape
+    checkpoint, eight_images, tmp_path, kind, raw_heads, shape
 ):
     path = tmp_path / f"m.{kind}"
-    wanted = Request(checkpoint, path, kind, raw_heads, shape, tuple(eight_photos))
+    wanted = Request(checkpoint, path, kind, raw_heads, shape, tuple(eight_images))
     outcome = export(wanted, lambda line: None)
     assert_the_same(outcome, {None: 11, 1: 8, 3: 9}[shape.batch])
     assert list(tmp_path.iterdir()) == [path]
@@ -301,25 +301,25 @@ def test_the_same_checkpoint_gives_the_same_bytes(exported, checkpoint, tmp_path
         ["model=tiny", "model.norm=group", "postprocess.clip=after_nms", "anchors.offset=0.5"],
     ],
 )
-def test_all_trunks_and_norms_give_the_same(eight_photos, tmp_path, typed):
+def test_all_trunks_and_norms_give_the_same(eight_images, tmp_path, typed):
     typed = [*typed, "model.weights=null", "model.frozen_stages=0"]
     typed += ["data.min_size=192", "data.max_size=320"]
     path = make_checkpoint(tmp_path / "m.pt", *typed)
-    wanted = Request(path, tmp_path / "m.onnx", photos=tuple(eight_photos))
+    wanted = Request(path, tmp_path / "m.onnx", photos=tuple(eight_images))
     assert_the_same(export(wanted, lambda line: None), 11)
 
 
 @pytest.mark.slow
-def test_torchvisions_checkpoint_with_its_conventions_gives_the_same(eight_photos, tmp_path):
+def test_torchvisions_checkpoint_with_its_conventions_gives_the_same(eight_images, tmp_path):
     torch.save(
-        spread_model("v1", seed=0, photos=eight_photos[:2]).state_dict(), tmp_path / "tv.pth"
+        spread_model("v1", seed=0, photos=eight_images[:2]).state_dict(), tmp_path / "tv.pth"
     )
     state = read_trained(tmp_path / "tv.pth")
     state["settings"]["data"].update(min_size=224, max_size=373)  # the same in less time
     save_checkpoint(tmp_path / "tv.pt", state)
     detector = load(tmp_path / "tv.pt")
     assert detector.settings.anchors.rounding == "torchvision"
-    wanted = Request(tmp_path / "tv.pt", tmp_path / "tv.onnx", photos=tuple(eight_photos))
+    wanted = Request(tmp_path / "tv.pt", tmp_path / "tv.onnx", photos=tuple(eight_images))
     assert_the_same(export(wanted, lambda line: None), 11)
     (images, *_) = onnxruntime.InferenceSession(str(wanted.output)).get_inputs()
     assert images.type == "tensor(float)"  # its resizing does not round
