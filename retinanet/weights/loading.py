@@ -207,6 +207,9 @@ def _check_and_convert(contents: list, size: int) -> None:
         is_dict = isinstance(container, dict)
         if is_dict and any(isinstance(key, str) and CONTROL.search(key) for key in container):
             raise ValueError("it holds names with control characters")
+        # An OrderedDict may carry them: such as one called `get`, in the way of its method.
+        if set(getattr(container, "__dict__", ())) - {"_metadata"}:
+            raise ValueError("it holds a dict with attributes")
         for key, value in container.items() if is_dict else enumerate(container):
             if isinstance(value, Array) and not isinstance(container, tuple):
                 if value not in tensors:

@@ -73,9 +73,9 @@ DETECTRON2 = [
     *((f"fpn.output.p{i}.", f"backbone.fpn_output{i}.") for i in (3, 4, 5)),
     ("fpn.p6.", "backbone.top_block.p6."),
     ("fpn.p7.", "backbone.top_block.p7."),
-    ("head.cls.convs.{}.", "head.cls_subnet.{}."),  # after counted_alone()
+    ("head.cls.convs.{}.", "head.cls_subnet.#{}."),  # after counted_alone()
     ("head.cls.pred.", "head.cls_score."),
-    ("head.box.convs.{}.", "head.bbox_subnet.{}."),
+    ("head.box.convs.{}.", "head.bbox_subnet.#{}."),
     ("head.box.pred.", "head.bbox_pred."),
     *((f"backbone.{ours}", f"backbone.bottom_up.{theirs}") for ours, theirs in DETECTRON2_RESNET),
 ]
@@ -116,14 +116,12 @@ def timm_mobilenet() -> list[tuple[str, str]]:
 
 
 def counted_alone(name: str) -> str:
-    """The name of a head's convolution that counts convolutions alone.
+    """The name of a head's convolution with its number among convolutions alone, after a "#".
 
     In detectron2, and in torchvision before 0.13, a head is a flat list of convolutions and ReLUs.
     """
-    flat = re.fullmatch(
-        r"(head\.(?:\w+_subnet|\w+_head\.conv)\.)(\d*[02468])(\.(?:weight|bias))", name
-    )
-    return f"{flat[1]}{int(flat[2]) // 2}{flat[3]}" if flat else name
+    flat = re.fullmatch(r"(head\.(?:\w+_subnet|\w+_head\.conv)\.)(\d*[02468])(\.\w+)", name)
+    return f"{flat[1]}#{int(flat[2]) // 2}{flat[3]}" if flat else name
 
 
 def rename(weights: dict[str, Tensor], pairs: Pairs) -> tuple[dict[str, Tensor], list[str]]:

@@ -7,7 +7,6 @@ which pixels go in, where strides lie, how images are resized, anchors rounded a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -106,8 +105,10 @@ def read_third_party(state: dict[str, Tensor], contents: dict[str, Any]) -> dict
 def _read_torchvision(state: dict[str, Tensor]) -> dict[str, Any]:
     """Source: pytorch/vision, models/detection/retinanet.py and anchor_utils.py, 0.29."""
     # Before 0.13, as in the published file, a convolution was no block with a norm.
-    bare = re.compile(r"(head\.\w+_head\.conv\.\d+|backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)")
-    current = {bare.sub(r"\1.0.\2", counted_alone(name)): state[name] for name in state}
+    current = {}
+    for name, value in state.items():
+        name = re.sub(r"(_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
+        current[re.sub(r"(_head\.conv)\.#(\d+)\.", r"\1.\2.0.", counted_alone(name))] = value
     weights = _renamed(current, TORCHVISION, "torchvision")
     model = _model_settings(weights, "torchvision")
     live = f"backbone.bn1.{COUNTER}" in weights
@@ -140,8 +141,8 @@ def _read_detectron2(state: dict[str, Tensor]) -> dict[str, Any]:
     modeling/{anchor_generator,backbone/fpn}.py, configs/Base-RetinaNet.yaml.
     """
     # Live norms are read as frozen ones.
-    current = {counted_alone(name): value for name, value in _without_counters(state).items()}
-    dropped = ("pixel_mean", "pixel_std", "anchor_generator.")
+    current = {counted_alone(name): value for name, value in state.items()}
+    dropped = (COUNTER, "pixel_mean", "pixel_std", "anchor_generator.")
     weights = with_statistics(_renamed(current, DETECTRON2, "detectron2", dropped))
     for name in NEEDED:
         if ".pred." in name:
@@ -186,8 +187,8 @@ def _read_mmdetection(state: dict[str, Tensor], contents: dict[str, Any]) -> dic
     models/dense_heads/retina_head.py, models/necks/fpn.py.
     """
     # Its norms do not count batches: they stay in evaluation mode.
-    dropped = ("data_preprocessor.", "ema_")
-    weights = _renamed(_without_counters(state), MMDETECTION, "mmdetection", dropped)
+    dropped = (COUNTER, "data_preprocessor.", "ema_")
+    weights = _renamed(state, MMDETECTION, "mmdetection", dropped)
     model = _model_settings(weights, "mmdetection")
     model["relu_before_p7"] = False
     meta = contents.get("meta") if isinstance(contents.get("meta"), dict) else {}
@@ -264,16 +265,12 @@ def _classes_of(num_classes: int) -> Classes:
     return (names, ids) if len(ids) == num_classes else (None, None)
 
 
-def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
-
-
 def _has_bottlenecks(weights: dict[str, Tensor]) -> bool:
     return "backbone.layer1.0.conv3.weight" in weights
 
 
 def _renamed(
-    state: dict[str, Tensor], project: Pairs, origin: str, dropped: Sequence[str] = ()
+    state: dict[str, Tensor], project: Pairs, origin: str, dropped: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
     """Weights under our names, after checking that they are those of a plain RetinaNet.
 
@@ -287,9 +284,12 @@ def _renamed(
         ValueError: a name that is neither, one that every model has is missing, or it has other
             anchors.
     """
-    weights, left_over = rename(state, swapped(project))
-    dropped = tuple(dropped)
-    strange = [n for n in left_over if not n.startswith(dropped) and not n.endswith(dropped)]
+    wanted = {
+        name: value
+        for name, value in state.items()
+        if not name.startswith(dropped) and not name.endswith(dropped)
+    }
+    weights, strange = rename(wanted, swapped(project))
     if strange:
         raise ValueError(
             f"it looks like a RetinaNet of {origin}, but {len(strange)} parameters are none of "

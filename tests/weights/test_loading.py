@@ -123,6 +123,13 @@ def test_a_file_cannot_change_its_reader(tmp_path):
             (tmp_path / "m.pkl").write_bytes(b"\x80\x02" + name + state + b"b.")
             with pytest.raises(ValueError, match="TypeError|AttributeError"):
                 read_tensors(tmp_path / "m.pkl")
+    state = OrderedDict(a=torch.ones(1))
+    state.get = 1  # in the way of a method
+    torch.save(state, tmp_path / "m.pth")
+    (tmp_path / "m.pkl").write_bytes(b"\x80\x02ccollections\nOrderedDict\n)R}U\x03getK\x01sb.")
+    for name in ("m.pth", "m.pkl"):
+        with pytest.raises(ValueError, match="a dict with attributes"):
+            read_trained(tmp_path / name)
 
 
 @pytest.mark.parametrize(

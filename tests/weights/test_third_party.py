@@ -192,7 +192,6 @@ def test_pixels_of_another_mean_are_refused(state, path):
     ],
 )
 def test_mmdetection_detects_the_same(backbone, style, image, path):
-    torch.manual_seed(3)
     net = Emulated(backbone, caffe=style == "caffe", relu_before_p7=False).eval()
     saved(path, meta={"cfg": config(style)}, state_dict=mmdetection_names(net))
     assert_it_detects_the_same(path, net, image, "ratio", clip_first=True)
