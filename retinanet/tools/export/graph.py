@@ -25,6 +25,9 @@ NO_LABEL = -1
 class Heads(nn.Module):
     """The network without its last steps: logits, deltas and anchors."""
 
+    inputs = ("images", "sizes")
+    outputs = ("logits", "deltas", "anchors")
+
     def __init__(self, model: RetinaNet) -> None:
         """Copy a model from :func:`retinanet.fast.fold_batchnorm.for_inference`.
 
@@ -96,8 +99,11 @@ class Graph(nn.Module):
     """Images of a batch to detections in pixels of their files: Detector's steps after resizing.
 
     What :class:`retinanet.postprocess.Postprocess` does image by image is done here for the batch
-    at once, and only around NMS lengths depend on what is found.
+    at once, and only around NMS lengths depend on what is detected.
     """
+
+    inputs = ("images", "sizes", "file_sizes")
+    outputs = ("boxes", "scores", "labels", "count")
 
     def __init__(self, model: RetinaNet, postprocess: Postprocess) -> None:
         """Take the two parts of a :class:`retinanet.tools.predict.detector.Detector`."""
@@ -133,11 +139,12 @@ class Graph(nn.Module):
         if not settings.clips_first:
             boxes = _clip(boxes, limits)
             boxes, scores, labels = self._best(boxes, _only(scores, _has_extent(boxes)), labels)
-        found = scores > 0
+        is_detection = scores > 0
         file_limits = _corners(file_sizes)
         boxes = _clip(boxes * (file_limits / limits)[:, None], file_limits)
-        boxes = torch.where(found[..., None], boxes, 0.0)
-        return boxes, scores, torch.where(found, labels, NO_LABEL), found.sum(dim=1)
+        boxes = torch.where(is_detection[..., None], boxes, 0.0)
+        labels = torch.where(is_detection, labels, NO_LABEL)
+        return boxes, scores, labels, is_detection.sum(dim=1)
 
     def _candidates(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor

@@ -8,13 +8,12 @@ import importlib.util
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
 
 from retinanet.data.batches import DIVISOR
 from retinanet.tools.export.graph import Graph, Heads
@@ -29,8 +28,6 @@ OPSET = 18
 # The oldest with all operators that are needed, and the newest that was tried.
 OPSETS = (18, 23)
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
-INPUTS = ("images", "sizes", "file_sizes")
-OUTPUTS = {Graph: ("boxes", "scores", "labels", "count"), Heads: ("logits", "deltas", "anchors")}
 # Entry of a .pt2 file that holds what the properties of an ONNX file do.
 METADATA_FILE = "metadata.json"
 # Height and width to trace with, pixels.
@@ -174,17 +171,12 @@ def traced(graph: Graph | Heads, shape: Shape, dtype: torch.dtype) -> torch.expo
         rows, columns = (torch.export.Dim(n, min=LEAST_SIDES) for n in ("rows", "columns"))
         sides = {2: DIVISOR * rows, 3: DIVISOR * columns}
     axes = {"images": {0: batch, **sides}, "sizes": {0: batch}, "file_sizes": {0: batch}}
-    names = _inputs(graph)
     with _known_warnings(), torch.no_grad():
         return torch.export.export(
             graph,
-            tuple(example[name] for name in names),
-            dynamic_shapes={name: axes[name] for name in names},
+            tuple(example[name] for name in graph.inputs),
+            dynamic_shapes={name: axes[name] for name in graph.inputs},
         )
-
-
-def _inputs(graph: nn.Module) -> Sequence[str]:
-    return INPUTS if isinstance(graph, Graph) else INPUTS[:2]
 
 
 def write_onnx(
@@ -211,10 +203,14 @@ def write_onnx(
     import onnx
 
     program = traced(graph, shape, dtype)
-    names = {"input_names": _inputs(graph), "output_names": OUTPUTS[type(graph)]}
     with _known_warnings():
         exported = torch.onnx.export(
-            program, **names, opset_version=opset, dynamo=True, verbose=False
+            program,
+            input_names=graph.inputs,
+            output_names=graph.outputs,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
         )
     model = exported.model_proto
     _forget_the_machine(model)
@@ -242,15 +238,14 @@ def write_program(
 
 def _forget_the_machine(model: onnx.ModelProto) -> None:
     """Take out what the exporter notes of the source: lines of code, and paths of this machine."""
-    for part in (model.graph, *model.functions):
+    graph = model.graph
+    entries = [*graph.input, *graph.output, *graph.initializer]
+    for part in (graph, *model.functions):
+        entries += [*part.node, *part.value_info]
+    for entry in entries:
+        entry.doc_string = ""
+    for part in (model, graph, *model.functions, *entries):
         del part.metadata_props[:]
-        for thing in (*part.node, *part.value_info):
-            del thing.metadata_props[:]
-            thing.doc_string = ""
-    for thing in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        del thing.metadata_props[:]
-        thing.doc_string = ""
-    del model.metadata_props[:]
 
 
 def _name_axes(model: onnx.ModelProto, shape: Shape) -> None:
