@@ -12,8 +12,8 @@ from retinanet import distributed
 from retinanet.config import DataConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.data.learnable import check_learnable, drop_vanishing
+from retinanet.data.loader import TrainingLoader
 from retinanet.data.splits import check_annotated, check_images_exist, check_same_classes
-from retinanet.data.stream import TrainingStream
 from retinanet.data.transforms import Augment
 from retinanet.data.verdict import STOP, Verdict
 from retinanet.losses import RetinaNetLoss
@@ -23,9 +23,7 @@ from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
 from retinanet.recorded import DetectorConfig
 from retinanet.shapes.dataset import ensure_shapes
-from retinanet.training.ema import WeightAverage
-from retinanet.training.optim import build_optimizer, scaled_lr
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, WeightAverage, build_optimizer, scaled_lr
 from retinanet.training.trainer import Trainer
 
 
@@ -118,9 +116,9 @@ def drop_unseen(settings: TrainConfig | DetectorConfig, data: CocoData) -> CocoD
     return drop_vanishing(data, build_augment(settings, train=True))
 
 
-def build_stream(
+def build_loader(
     settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int = 1
-) -> TrainingStream:
+) -> TrainingLoader:
     """The training batches of this rank, in so many micro-batches for each step.
 
     Args:
@@ -134,7 +132,7 @@ def build_stream(
     """
     check_learnable(data)
     given = settings.optim.accumulate
-    return TrainingStream(
+    return TrainingLoader(
         data,
         build_augment(settings, train=True),
         seed=settings.seed,
@@ -275,7 +273,7 @@ def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
 def build_validation(
     settings: TrainConfig | DetectorConfig, how: EvaluationConfig, device: torch.device
 ) -> dict[str, Any]:
-    """What :func:`retinanet.evaluation.validate.validate` needs beside model and data.
+    """What :func:`retinanet.evaluation.coco.validate` needs beside model and data.
 
     Args:
         settings: of the run that the model comes from.

@@ -252,7 +252,7 @@ class OptimConfig:
 
 @dataclass(slots=True, kw_only=True)
 class ScheduleConfig:
-    """configs/schedule -> retinanet/training/schedule.py"""
+    """configs/schedule -> retinanet/training/optim.py"""
 
     epochs: int = setting(
         "passes over the training images", COUNT, read=[when("schedule.max_steps", None)]
@@ -279,7 +279,7 @@ class ScheduleConfig:
 
 @dataclass(slots=True, kw_only=True)
 class EmaConfig:
-    """configs/ema -> retinanet/training/ema.py"""
+    """configs/ema -> retinanet/training/optim.py"""
 
     decay: Optional[float] = setting(
         "average of the weights over steps, used to evaluate; null: off", PROBABILITY

@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from retinanet.boxes import decode_boxes, encode_boxes, paired_iou
 from retinanet.checks import check, check_gamma
 from retinanet.distributed import all_reduce_sum, world_size
-from retinanet.fast.focal import focal_loss_sum
+from retinanet.fast.focal import focal_loss_sum, is_equal
 from retinanet.matching import NEGATIVE, Match
-from retinanet.ohem import HardAnchors
+from retinanet.other_losses import HardAnchors, focal_star_loss
 
 logger = logging.getLogger(__name__)
 
-# Where the fused form must be the definition: around 0, where float64 rounds, and beyond.
-CHECKED_LOGITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 19.0, 40.0, 100.0, 1e4)
 FUSED_OFF = (
     "the fused form of focal loss is off because losses.focal_loss was changed; training follows "
     "the change and needs more time and memory."
@@ -41,7 +39,7 @@ def focal_loss(
 
     This is what training computes, so edit it here. :mod:`retinanet.fast.focal` computes the
     same in less time and memory; :class:`RetinaNetLoss` takes that only where
-    :func:`fused_is_equal`.
+    :func:`retinanet.fast.focal.is_equal`.
 
     Args:
         logits: (..., K), any real number.
@@ -58,164 +56,11 @@ def focal_loss(
     # (1 - p_t) ** gamma in log space. As a power it has gradient 0 * inf = nan once p_t
     # rounds to 1 and gamma < 1.
     modulation = torch.exp(-gamma * F.softplus(margin))
-    return _balanced(modulation * F.softplus(-margin), is_class, alpha)
-
-
-def focal_star_loss(
-    logits: Tensor,
-    is_class: Tensor,
-    alpha: float | Tensor | None = 0.25,
-    gamma: float = 2.0,
-    beta: float = 1.0,
-) -> Tensor:
-    """The other form of focal loss, of every (anchor, class) pair, not reduced.
-
-    ``FL*(p_t) = -alpha_t * log(sigmoid(gamma * x_t + beta)) / gamma``, where x_t is x for y = 1 and
-    -x for y = 0: appendix A of the paper, weighted as its equation 5 is.
-
-    Args:
-        logits: (..., K), any real number.
-        is_class: (..., K) bool, true where y = 1.
-        alpha: as in :func:`focal_loss`.
-        gamma: steepness, above 0.
-        beta: shift. The paper's table 3 has gamma 2, beta 1 and gamma 4, beta 0.
-
-    Returns:
-        (..., K) of the logits' type, at least 0.
-    """
-    margin = torch.where(is_class, logits, -logits)
-    return _balanced(F.softplus(-(gamma * margin + beta)) / gamma, is_class, alpha)
-
-
-def softmax_focal_loss(
-    logits: Tensor,
-    target: Tensor,
-    alpha: float | Tensor | None = None,
-    gamma: float = 2.0,
-    *,
-    background: int | None = 0,
-) -> Tensor:
-    """Focal loss of classes that exclude each other, of every sample, not reduced.
-
-    ``FL(p_t) = -alpha_t * (1 - p_t) ** gamma * log(p_t)`` with p_t the softmax probability of the
-    true class. With ``gamma=0`` and ``alpha=None`` it is the cross entropy. The network of this
-    package does not use it: there every class has its own sigmoid and there is no background
-    class. Beside :func:`focal_loss`:
-
-    - sigmoid: K outputs; alpha weights y = 1, 1 - alpha weights y = 0, in every class's own
-      yes-or-no question. An anchor of class 3 is y = 1 once and y = 0 K - 1 times.
-    - softmax: K + 1 outputs, or K without background; each sample has one p_t and one weight. A
-      number ``alpha`` is the weight of all foreground and 1 - alpha that of background.
-
-    A weight per class ("I have 95 % background, so alpha = [0.05, 0.95]") does what it does in
-    ``cross_entropy(weight=...)``; gamma has then already turned easy background down, so that the
-    rare side may need less weight than its rarity suggests.
-
-    Args:
-        logits: (..., C). Computed in fp32 if they are narrower.
-        target: (...) int64 in [0, C). There is no index to ignore: leave such samples out.
-        alpha: None: all weigh 1. A number in [0, 1]: weight of every class but ``background``,
-            which gets 1 - alpha. A (C,) tensor: weight of each class, at least 0, as in
-            ``torch.nn.functional.cross_entropy(weight=...)`` with ``reduction="none"``.
-        gamma: focusing exponent, at least 0.
-        background: its class; None: there is none.
-
-    Returns:
-        (...) at least 0, fp32 or wider. The gradient is finite while differences of logits are.
-
-    Raises:
-        ValueError: fewer than two classes, a setting outside its range, a number alpha without a
-            background, or as many weights as there are no classes.
-    """
-    C = logits.shape[-1]
-    if C < 2:
-        raise ValueError(f"softmax_focal_loss needs at least 2 classes, got {C}.")
-    if gamma < 0:
-        raise ValueError(f"softmax_focal_loss: gamma must be at least 0, got {gamma:g}.")
-    chosen = target[..., None] == torch.arange(C, device=logits.device)  # (..., C)
-    log_p = _at_least_fp32(logits).log_softmax(dim=-1)
-    # The probability of all other classes, in log space: 1 - p_t is 0 once p_t rounds to 1.
-    log_rest = log_p.masked_fill(chosen, -torch.inf).logsumexp(dim=-1)
-    log_p = log_p.gather(-1, target[..., None]).squeeze(-1)
-    loss = -torch.exp(gamma * log_rest) * log_p
-    return loss if alpha is None else _class_weights(alpha, target, log_rest, C, background) * loss
-
-
-def _class_weights(
-    alpha: float | Tensor, target: Tensor, like: Tensor, num_classes: int, background: int | None
-) -> Tensor:
-    """Weight of every sample by its class; see :func:`softmax_focal_loss`."""
-    weight = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
-    if weight.dim() == 0:
-        if background is None:
-            raise ValueError(
-                "softmax_focal_loss: alpha as one number weighs foreground against background; "
-                "name the background class, or give one weight for each class."
-            )
-        if not 0 <= background < num_classes:
-            raise ValueError(
-                f"softmax_focal_loss: background={background} is none of {num_classes} classes, 0 "
-                f"to {num_classes - 1}."
-            )
-        if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
-            raise ValueError(
-                f"softmax_focal_loss: alpha as one number must lie in [0, 1], got {alpha:g}: "
-                f"background weighs 1 - alpha."
-            )
-        return torch.where(target == background, 1 - weight, weight)
-    if weight.shape != (num_classes,):
-        raise ValueError(
-            f"softmax_focal_loss: alpha has shape {tuple(weight.shape)} for {num_classes} classes; "
-            f"give one number, or one for each class."
-        )
-    return weight[target]
-
-
-def _balanced(loss: Tensor, is_class: Tensor, alpha: float | Tensor | None) -> Tensor:
-    """Loss of each pair times alpha where y = 1, times 1 - alpha where y = 0."""
+    loss = modulation * F.softplus(-margin)
     if alpha is None:
         return loss
     alpha = torch.as_tensor(alpha, dtype=loss.dtype, device=loss.device)
     return torch.where(is_class, alpha, 1 - alpha) * loss
-
-
-@torch.enable_grad()
-def fused_is_equal(alpha: Tensor | None, gamma: float) -> bool:
-    """Whether :func:`focal_loss_sum` has the values and the gradient of :func:`focal_loss`.
-
-    Compared in float64 on the CPU, on a few hundred fixed numbers: logits of both signs up to
-    10,000, anchors of every kind.
-
-    Args:
-        alpha: weight of y = 1, () or (K,); None weights both sides with 1.
-        gamma: focusing exponent.
-    """
-    alpha = None if alpha is None else alpha.detach().cpu().double()
-    K = 3 if alpha is None or alpha.dim() == 0 else len(alpha)
-    x = torch.tensor(CHECKED_LOGITS, dtype=torch.float64)
-    x = torch.cat([-x, x])[:, None] * torch.linspace(1, -0.9, K, dtype=torch.float64)  # (n, K)
-    label = torch.tensor([NEGATIVE, 0, K // 2, K - 1])  # of four anchors with the same logits
-    label = label[:, None].expand(-1, len(x))  # (4, n)
-    logits = x.expand(len(label), -1, -1).clone().requires_grad_()  # (4, n, K)
-    weight = torch.linspace(0.5, 2, label.numel(), dtype=torch.float64).view_as(label)
-
-    fused = focal_loss_sum(logits, label, weight, alpha, gamma)
-    (fused_gradient,) = torch.autograd.grad(fused, logits)
-    # Each anchor by itself too: beside a logit of 10,000 a sum hides a small one.
-    of_each = [
-        focal_loss_sum(
-            row[None, None], one[None, None], torch.ones_like(one[None, None]), alpha, gamma
-        )
-        for row, one in zip(logits.detach().flatten(0, 1), label.flatten(), strict=True)
-    ]
-    try:
-        loss = focal_loss(logits, label[..., None] == torch.arange(K), alpha, gamma).sum(-1)
-        (gradient,) = torch.autograd.grad((weight * loss).sum(), logits)
-    except (RuntimeError, IndexError, ValueError, AssertionError):
-        # An edited definition may be for other shapes than these. Training calls it with its own.
-        return False
-    pairs = (gradient, fused_gradient), (loss.flatten(), torch.stack(of_each))
-    return all(torch.allclose(a.double(), b, rtol=1e-6, atol=1e-30) for a, b in pairs)
 
 
 def box_loss(kind: str, deltas: Tensor, target: Tensor, anchors: Tensor, beta: float) -> Tensor:
@@ -271,7 +116,7 @@ class RetinaNetLoss(nn.Module):
             gamma: focusing exponent, at least 0; of FL* its steepness, above 0. OHEM has none.
             star_beta: shift of FL*.
             ohem_anchors: of ``"ohem"``, which takes the cross entropy of these; and so on: see
-                :class:`retinanet.ohem.HardAnchors`.
+                :class:`retinanet.other_losses.HardAnchors`.
             ohem_nms_iou: likewise.
             ohem_ratio: likewise.
             normalizer: ``"batch"`` (positives of the whole step over all ranks), ``"image"``
@@ -307,7 +152,7 @@ class RetinaNetLoss(nn.Module):
     def _compare_forms(self) -> None:
         """Compute by the fused form only if it is equal to the definition as it stands now."""
         self._definition = focal_loss
-        self.fused = self.name == "focal" and fused_is_equal(self.alpha, self.gamma)
+        self.fused = self.name == "focal" and is_equal(focal_loss, self.alpha, self.gamma)
         if self.name == "focal" and not self.fused:
             logger.warning(FUSED_OFF)
 

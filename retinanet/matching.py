@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retinanet.boxes import box_area, box_intersection
 from retinanet.checks import check, check_thresholds
-from retinanet.fast.sparse_matching import AnchorWindows
+from retinanet.fast.sparse_matching import AnchorWindows, best_boxes_near
 
 NEGATIVE = -1  # background: contributes to the class loss only
 IGNORED = -2  # overlap between the two thresholds, or crowd: contributes to nothing
@@ -16,8 +16,6 @@ IGNORED = -2  # overlap between the two thresholds, or crowd: contributes to not
 # Overlaps held at once, over all images; 2^24 of fp32 are 64 MiB. Bounds the memory whatever
 # the number of boxes.
 MAX_OVERLAPS = 2**24
-# Pairs of a box and an anchor held at once, each with its corners and indices: 100 bytes and more.
-MAX_PAIRS = 2**21
 
 
 class Match(NamedTuple):
@@ -84,17 +82,18 @@ class Matcher:
         """
         if boxes.shape[1] == 0:  # no image has a box: one of padding keeps the shapes
             boxes, labels = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=NEGATIVE)
-        if windows is None or anchors.is_cuda:
-            match = self._match_all(anchors, boxes, labels)
-        else:
+        match = None
+        if windows is not None and not anchors.is_cuda:
             match = self._match_near(anchors, boxes, labels, windows)
+        if match is None:
+            match = self._match_all(anchors, boxes, labels)
         if self.ignore_crowd and crowds.shape[1]:
             in_crowd = self._crowd_overlap(anchors, crowds) >= self.crowd_iof  # (B, A)
             match.label.masked_fill_((match.label == NEGATIVE) & in_crowd, IGNORED)
         return match
 
     def _match_all(self, anchors: Tensor, boxes: Tensor, labels: Tensor) -> Match:
-        """The match before crowds, from the overlaps of all anchors."""
+        """The match before crowds, from the overlaps of all anchors: the definition."""
         best_iou, best_box, forced = self._best_boxes(anchors, boxes, labels >= 0)
         label = self._decide(best_iou, forced, labels.gather(1, best_box))  # (B, A)
         matched = boxes.gather(1, best_box[..., None].expand(-1, -1, 4))  # (B, A, 4)
@@ -136,41 +135,15 @@ class Matcher:
 
     def _match_near(
         self, anchors: Tensor, boxes: Tensor, labels: Tensor, windows: AnchorWindows
-    ) -> Match:
-        """The same match, from the pairs of a box and an anchor that can matter.
-
-        Every anchor with an IoU of ``negative_iou`` or more is in a pair, and the best anchors of
-        every box are; all others are background.
-        """
-        (B, G), A = labels.shape, len(anchors)
-        image, number = (labels >= 0).nonzero(as_tuple=True)  # (N,) boxes of all images, in order
-        boxes_of = boxes[image, number]  # (N, 4)
-        floor = boxes.new_full((len(image),), self.negative_iou)
-        if self.low_quality:
-            # The best anchor of a box overlaps it at least as much as those next to its center.
-            near = windows.nearest(boxes_of)  # (N, S)
-            floor = floor.minimum(_iou(boxes_of[:, None], anchors[near]).amax(dim=1))
-        pair, anchor = windows.reached(boxes_of, floor, MAX_PAIRS)  # (P,) of N, (P,) of A
-        if pair is None:
-            return self._match_all(anchors, boxes, labels)
-        iou = _iou(boxes_of[pair], anchors[anchor])
-        place, row = torch.unique(image[pair] * A + anchor, return_inverse=True)  # (Q,) of B * A
-
-        best_iou = iou.new_zeros(len(place)).scatter_reduce_(0, row, iou, "amax")  # (Q,)
-        first = torch.where(iou == best_iou[row], number[pair], G)  # of equal ones the first
-        best_box = number.new_full((len(place),), G).scatter_reduce_(0, row, first, "amin")
-        forced = torch.zeros(len(place), dtype=torch.bool)
-        if self.low_quality:
-            top = iou.new_zeros(len(image)).scatter_reduce_(0, pair, iou, "amax")  # (N,)
-            chosen = row[(iou == top[pair]) & (iou > 0)].unique()  # (F,) of Q
-            forced[chosen] = True
-            # They take the box that they overlap most, however little that is.
-            for part in chosen.split(max(1, MAX_PAIRS // G)):
-                of_image = place[part] // A
-                overlap = _iou(boxes[of_image], anchors[place[part] % A][:, None])  # (F, G)
-                overlap = overlap * (labels[of_image] >= 0)
-                best_iou[part], best_box[part] = overlap.max(dim=1)
-
+    ) -> Match | None:
+        """The same match from the anchors near a box; None where there are too many."""
+        B, A = len(boxes), len(anchors)
+        near = best_boxes_near(
+            anchors, boxes, labels >= 0, windows, self.negative_iou, self.low_quality
+        )
+        if near is None:
+            return None
+        place, best_iou, best_box, forced = near  # (Q,) of B * A; all others are background
         decided = self._decide(best_iou, forced, labels[place // A, best_box])  # (Q,)
         label = labels.new_full((B * A,), NEGATIVE)
         label[place] = decided
@@ -189,11 +162,3 @@ class Matcher:
             shared = box_intersection(crowds[:, start : start + chunk], anchors)  # (B, c, A)
             share = torch.maximum(share, shared.amax(dim=1) / box_area(anchors))
         return share
-
-
-def _iou(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """(...) IoU of (..., 4) boxes with (..., 4) anchors; the bits of the dense computation."""
-    low = torch.maximum(boxes[..., :2], anchors[..., :2])
-    sides = (torch.minimum(boxes[..., 2:], anchors[..., 2:]) - low).clamp_(min=0)
-    shared = sides[..., 0] * sides[..., 1]
-    return shared / (box_area(boxes) + box_area(anchors) - shared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,24 +14,21 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
-from retinanet.data.batches import eval_plan, shared_bytes
-from retinanet.data.padding import Batch
-from retinanet.data.workers import LoaderError, check_shared_memory
+from retinanet.data.loader import Batch, eval_plan
+from retinanet.data.workers import LoaderError, check_shared_memory, shared_bytes
 from retinanet.devices import choose_precision, explain_precision
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.coco import Evaluation, validate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds, find_thresholds
-from retinanet.evaluation.validate import validate
 from retinanet.model.retinanet import RetinaNet
 from retinanet.signals import Signals, Stopped
-from retinanet.training import announce
 from retinanet.training.bad_steps import BadSteps
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.logs import MetricsLog, start_logging
 from retinanet.training.memory import explain_out_of_memory, fewest_parts, worst_batch
 from retinanet.training.progress import Progress
 from retinanet.training.resume import (
-    Standing,
+    EarlyStopping,
     check_same_step,
     check_stored,
     find_stored,
@@ -47,10 +45,10 @@ logger = logging.getLogger(__name__)
 class Scores(NamedTuple):
     """One evaluation during training."""
 
-    model: RetinaNet  # that was evaluated: the trained weights, or their average
+    model: RetinaNet  # that was evaluated: the trained weights, or the EMA weights
     evaluation: Evaluation
-    found: DetectionArrays
-    thresholds: Thresholds
+    detections: DetectionArrays
+    thresholds: Thresholds  # where F1 is largest
 
 
 class TrainingRun:
@@ -106,11 +104,11 @@ class TrainingRun:
         stored = self._unless_other_images(stored)
         self.train_files = self.train_data.file_sizes()
         self.val_files = self.val_data.file_sizes()
-        self.stream = build.build_stream(settings, self.train_data, device)
+        self.loader = build.build_loader(settings, self.train_data, device)
         self.total_steps = self._total_steps()
-        every = settings.evaluation.every_epochs * self.stream.steps_per_epoch
+        every = settings.evaluation.every_epochs * self.loader.steps_per_epoch
         self.evaluate_every = max(1, round(every))
-        self.standing = Standing()
+        self.stopping = EarlyStopping()
         self.thresholds: dict[str, Any] | None = None  # of the last evaluation
         self.bad_steps = BadSteps(settings.max_bad_steps, self.train_data)
         self.stored_schedule = dataclasses.asdict(settings.schedule)  # of the checkpoint
@@ -165,13 +163,13 @@ class TrainingRun:
             images = settings.optim.batch_size // distributed.world_size()
             worst = worst_batch(self.train_data, build.build_augment(settings, train=True), images)
             parts = fewest_parts(self.trainer, worst)
-            self.stream = build.build_stream(settings, self.train_data, self.device, parts)
+            self.loader = build.build_loader(settings, self.train_data, self.device, parts)
 
     def run(self) -> None:
         """Train to the end, or report that it has been reached.
 
         Raises:
-            Stopped: a rank was told to end; the same command goes on.
+            Stopped: a signal ended the run on some rank; the same command goes on.
             FloatingPointError: too many bad steps.
             MemoryError: the GPU's memory is too small.
             LoaderError: a data loader worker failed, or would have too little shared memory.
@@ -182,49 +180,68 @@ class TrainingRun:
         self._open()
         self.signals.has_begun = True
         try:
-            self._run()
-            lines = announce.describe_end(
-                self.directory.root,
-                self.trainer.step,
-                self.standing.best,
-                num_replaced=len(self.stream.bad_images),
-            )
-            for line in lines:
-                logger.info("%s", line)
-            self.log.show(lambda board: board.finished())
+            self._train()
+        except torch.OutOfMemoryError as error:
+            images = self.settings.optim.batch_size // distributed.world_size()
+            message = explain_out_of_memory(self.trainer, images, self.loader.accumulate)
+            self._record("failed", message)
+            raise MemoryError(message) from error
         except Stopped:
-            told = self.signals.received
+            received = self.signals.received
+            by = received.name if received else "another rank"
             logger.info(
                 "stopped    by %s after step %d of %d; the same command goes on",
-                *(told.name if told else "another rank", self.trainer.step, self.total_steps),
+                *(by, self.trainer.step, self.total_steps),
             )
+            self._record("stopped", by)
             raise
+        except Exception as error:
+            self._record("failed", str(error))
+            raise
+        else:
+            self._log_end()
+            self.log.show(lambda board: board.finished())
+            self._record("finished")
         finally:
             self.progress.close()
 
-    def _run(self) -> None:
-        """The steps and evaluations that are left."""
+    def _train(self) -> None:
+        """The steps, evaluations and saves that are left: the loop."""
         if self.finished():
             return
+        settings, step = self.settings, self.trainer.step
         self.bad_steps.check()
-        step = self.trainer.step
         if self._evaluation_due():  # the run was killed while it evaluated
             with self._interrupting():
-                (self.trainer.latest,) = (parts[-1] for parts in self.stream.steps(step - 1, step))
+                (self.trainer.latest,) = (parts[-1] for parts in self.loader.steps(step - 1, step))
             self._evaluate()
             self._save(keep_previous=False)
             self.progress.restart_clock()
-        if self.finished():
-            return
-        steps = self.stream.steps(step, self.total_steps)
-        try:
-            self.trainer.run(self._awaited(steps), self._after_step)
-        except torch.OutOfMemoryError as error:
-            images = self.settings.optim.batch_size // distributed.world_size()
-            message = explain_out_of_memory(self.trainer, images, self.stream.accumulate)
-            raise MemoryError(message) from error
+            if self.finished():
+                return
+        batches = self._interruptible(self.loader.steps(step, self.total_steps))
+        for step in self.trainer.steps(batches):
+            self.progress.bar.update()
+            due = self._evaluation_due()
+            if step == 1 or step % settings.log_every_steps == 0 or due:
+                means = self._log_row()
+            if step == 1:
+                self._report_first_step(means)
+            if distributed.any_rank(self._stop_requested()):
+                if not self._save():
+                    logger.warning("the run could not save; it goes on from an older checkpoint")
+                raise Stopped
+            if due:
+                self._save()
+                self._evaluate()
+                self._save(keep_previous=False)  # the same step: previous.pt stays an older one
+                self.progress.restart_clock()
+            elif settings.save_every_steps and step % settings.save_every_steps == 0:
+                self._save()
+            if self.finished():
+                return
 
-    def _awaited(self, steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+    def _interruptible(self, steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
         """The micro-batches of every step; what ends their loading saves the step before it.
 
         Several ranks end together: a rank alone can neither save nor leave the others' step.
@@ -247,13 +264,33 @@ class TrainingRun:
         alone = distributed.world_size() == 1
         return self.signals.interrupting() if alone else contextlib.nullcontext()
 
+    def _stop_requested(self) -> bool:
+        """Whether this rank got a signal, or learned that another did."""
+        monitor = distributed.watch()
+        if monitor is None:
+            return self.signals.received is not None
+        if self.signals.received is not None:
+            monitor.announce_stop()
+        return monitor.told_to_stop
+
+    def _evaluation_due(self) -> bool:
+        step = self.trainer.step
+        at_boundary = step % self.evaluate_every == 0 or step == self.total_steps
+        return step > self.stopping.evaluated_step and at_boundary
+
+    def finished(self) -> bool:
+        """Whether the last step or the end of patience is reached, and evaluated."""
+        patience = self.settings.evaluation.patience
+        impatient = patience is not None and self.stopping.without_improvement >= patience
+        return impatient or self.stopping.evaluated_step >= self.total_steps
+
     def _shared_bytes(self) -> int:
         """Of /dev/shm: the workers of training hold theirs while those of an evaluation work."""
         how = build.build_validation(self.settings, self.settings.evaluation, self.device)
         images, augment = how["max_images"], how["augment"]
         plan = eval_plan(self.val_data, augment, batch_size=how["batch_size"], max_images=images)
-        validation = shared_bytes(plan, augment, how["workers"], limit=len(plan))
-        return distributed.local_world_size() * (self.stream.shared_bytes + validation)
+        validation = shared_bytes(plan, augment.rule, how["workers"], limit=len(plan))
+        return distributed.local_world_size() * (self.loader.shared_bytes + validation)
 
     def _open(self) -> None:
         """Make the directory, start the logs."""
@@ -278,7 +315,7 @@ class TrainingRun:
             )
         if main:
             reported_step = step - len(self.trainer.totals.rows)
-            self.directory.forget_after(step, self.standing.evaluated_step, reported_step)
+            self.directory.forget_after(step, self.stopping.evaluated_step, reported_step)
         # An evaluation that is made again has the step of a row that stays.
         next_step = step if self._evaluation_due() else step + 1
         self.log = MetricsLog(
@@ -290,15 +327,15 @@ class TrainingRun:
             self.log,
             step=step,
             total_steps=self.total_steps,
-            steps_per_epoch=self.stream.steps_per_epoch,
+            steps_per_epoch=self.loader.steps_per_epoch,
             main=main,
         )
         self.progress.grad_norms = self.grad_norms
         self.log.show(lambda board: board.settings(self.plain))
-        self._announce()
+        self._log_start()
 
-    def _announce(self) -> None:
-        """Say what is about to happen."""
+    def _log_start(self) -> None:
+        """Log what is about to happen."""
         step = self.trainer.step
         logger.info("run        %s", self.directory.root)
         logger.info(
@@ -306,71 +343,67 @@ class TrainingRun:
             *(self.device, self.trainer.precision, self.why_precision),
         )
         if self.settings.optim.accumulate == "auto":
-            logger.info("accumulate %d micro-batches a step, measured", self.stream.accumulate)
+            logger.info("accumulate %d micro-batches a step, measured", self.loader.accumulate)
+        lines: Sequence[str] = []
         if step:
             logger.info("continue   after step %d of %d", step, self.total_steps)
-            if self.moved:
-                logger.info("%s", self.moved)
-            lines = announce.describe_extension(
-                self.stored_schedule, self.plain["schedule"], step, self.trainer.schedule(step)
-            )
-            for line in lines:
-                logger.info("%s", line)
+            before, now = self.stored_schedule, self.plain["schedule"]
+            changed = [f"{k} from {before[k]} to {now[k]}" for k in now if now[k] != before[k]]
+            lines = [self.moved] if self.moved else []
+            if changed:
+                lines.append(
+                    f"extended   schedule.{', '.join(changed)}; the rate follows the schedule of "
+                    f"the longer run from here on: {self.trainer.schedule(step):.4g} at step "
+                    f"{step + 1}"
+                )
         elif distributed.is_main() and self.on_start is not None:
-            for line in self.on_start(self):
-                logger.info("%s", line)
-            self.progress.restart_clock()
-        logger.info("%s", announce.describe_board(self.directory.tensorboard))
+            lines = self.on_start(self)
+        for line in lines:
+            logger.info("%s", line)
+        self._record("running", lines=None if step else lines)
+        self.progress.restart_clock()
+        logger.info("%s", tensorboard_command(self.directory.tensorboard))
+
+    def _log_end(self) -> None:
+        """Log what there is now that the run has finished."""
+        root, best = self.directory.root, self.stopping.best
+        if best["AP"] is None:
+            result = f"AP n/a: nothing to find; best.pt is the latest, step {best['step']}"
+        else:
+            result = f"best AP {best['AP']:.4f} at step {best['step']}"
+        logger.info("finished   %d steps; %s", self.trainer.step, result)
+        if self.loader.bad_images:
+            logger.info("replaced   %d unreadable images", len(self.loader.bad_images))
+        logger.info("best       %s", self.directory.best)
+        if (root / "eval" / "report.html").exists():
+            logger.info("report     %s", root / "eval" / "report.html")
+        logger.info("pictures   %s", self.directory.plots)
+        logger.info("%s", tensorboard_command(self.directory.tensorboard))
+        checkpoint = shlex.quote(f"checkpoint={self.directory.best}")
+        logger.info("evaluate   python eval.py %s", checkpoint)
+
+    def _record(
+        self, state: str, why: str | None = None, lines: Sequence[str] | None = None
+    ) -> None:
+        """Write run.json: how the run stands, for programs."""
+        facts = {
+            "state": state,
+            "step": self.trainer.step,
+            "total_steps": self.total_steps,
+            "best": self.stopping.best,
+            "replaced": sorted(self.loader.bad_images),
+        }
+        if lines is not None:
+            facts["expected"] = list(lines)
+        if distributed.is_main():
+            try:
+                self.directory.record_run(facts, why)
+            except OSError as error:  # what must be kept is in the checkpoint
+                logger.warning("%s", error)
 
     def _total_steps(self) -> int:
         schedule = self.settings.schedule
-        return schedule.max_steps or schedule.epochs * self.stream.steps_per_epoch
-
-    def _after_step(self) -> bool:
-        """Log, evaluate and save when due; true when the run is over.
-
-        Raises:
-            Stopped: a rank was told to end.
-        """
-        step, settings = self.trainer.step, self.settings
-        self.progress.bar.update()
-        due = self._evaluation_due()
-        if step == 1 or step % settings.log_every_steps == 0 or due:
-            means = self._log_row()
-        if step == 1 and self.on_first_step is not None and distributed.is_main():
-            self._write(lambda: self.on_first_step(self, means))
-            self.progress.restart_clock()
-        if distributed.any_rank(self._told_to_stop()):
-            if not self._save():
-                logger.warning("the run could not save; it goes on from an older checkpoint")
-            raise Stopped
-        if due:
-            self._save()
-            self._evaluate()
-            self._save(keep_previous=False)  # the same step: previous.pt stays an older one
-            self.progress.restart_clock()
-        elif settings.save_every_steps and step % settings.save_every_steps == 0:
-            self._save()
-        return self.finished()
-
-    def _told_to_stop(self) -> bool:
-        """Whether this rank got a signal, or heard that another did."""
-        watch = distributed.watch()
-        if watch is None:
-            return self.signals.received is not None
-        if self.signals.received is not None:
-            watch.announce_stop()
-        return watch.told_to_stop
-
-    def _evaluation_due(self) -> bool:
-        step = self.trainer.step
-        at_boundary = step % self.evaluate_every == 0 or step == self.total_steps
-        return step > self.standing.evaluated_step and at_boundary
-
-    def _finished(self) -> bool:
-        patience = self.settings.evaluation.patience
-        stopped = patience is not None and self.standing.fruitless >= patience
-        return stopped or self.standing.evaluated_step >= self.total_steps
+        return schedule.max_steps or schedule.epochs * self.loader.steps_per_epoch
 
     def _log_row(self) -> Means:
         means = self.progress.row(self.trainer)
@@ -381,44 +414,49 @@ class TrainingRun:
                 self.bad_steps.check()
         return means
 
+    def _report_first_step(self, means: Means) -> None:
+        if self.on_first_step is not None and distributed.is_main():
+            self._write(lambda: self.on_first_step(self, means))
+            self.progress.restart_clock()
+
     def _evaluate(self) -> None:
         """Score the weights to ship, keep the best, draw."""
         model = self.model if self.trainer.ema is None else self.trainer.ema.model
         how = build.build_validation(self.settings, self.settings.evaluation, self.device)
         try:
             with self._interrupting():
-                evaluation, found = validate(
-                    model, self.val_data, told_to_stop=self._told_to_stop, **how
+                evaluation, detections = validate(
+                    model, self.val_data, told_to_stop=self._stop_requested, **how
                 )
         except torch.OutOfMemoryError as error:
             raise MemoryError(
                 f"the GPU's memory is too small for the evaluation; lower evaluation.batch_size="
                 f"{how['batch_size']}. The same command then goes on."
             ) from error
-        best = self.standing.best
-        better = self.standing.add(self.trainer.step, evaluation.metrics)
+        best = self.stopping.best
+        better = self.stopping.add(self.trainer.step, evaluation.metrics)
         kept = distributed.on_main(
-            lambda: self._write(lambda: self._keep(model, evaluation, found, better))
+            lambda: self._write(lambda: self._keep(model, evaluation, detections, better))
         )
         if not kept:  # best.pt may be the one before, and the next one must be able to replace it
-            self.standing.best = best
+            self.stopping.best = best
 
     def _keep(
-        self, model: RetinaNet, evaluation: Evaluation, found: DetectionArrays, better: bool
+        self, model: RetinaNet, evaluation: Evaluation, detections: DetectionArrays, better: bool
     ) -> None:
         """The row, the checkpoint if it is the best, and what the caller makes of it."""
         step = self.trainer.step
         epoch = self.progress.epoch(step)
-        thresholds = find_thresholds(self.val_data, found, evaluation.max_dets[-1])
+        thresholds = find_thresholds(self.val_data, detections, evaluation.max_dets[-1])
         self.thresholds = thresholds.plain()
         self.log.write({"step": step, "epoch": epoch, **evaluation.metrics})
-        mark = "" if not better else " (latest)" if self.standing.best["AP"] is None else " (best)"
+        mark = "" if not better else " (latest)" if self.stopping.best["AP"] is None else " (best)"
         logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, mark)
         if better:
             state = {"model": model.state_dict(), "step": step, **self._description()}
             save_checkpoint(self.directory.best, state)
         if self.on_evaluation is not None:
-            self.on_evaluation(self, Scores(model, evaluation, found, thresholds), better)
+            self.on_evaluation(self, Scores(model, evaluation, detections, thresholds), better)
 
     def _description(self) -> dict[str, Any]:
         """What inference needs beside the weights, and how the run stands."""
@@ -426,7 +464,7 @@ class TrainingRun:
         return {
             "settings": self.plain,
             "classes": {"names": list(data.category_names), "ids": list(data.category_ids)},
-            "best": self.standing.best,
+            "best": self.stopping.best,
             "thresholds": self.thresholds,
             "train_data": data.fingerprint,
             "val_data": self.val_data.fingerprint,
@@ -446,7 +484,7 @@ class TrainingRun:
         state = {
             **self.trainer.state_dict(),
             **self._description(),
-            **self.standing.state_dict(),
+            **self.stopping.state_dict(),
             "bad_steps": self.bad_steps.count,
             "grad_norms": self.progress.grad_norms,
         }
@@ -461,6 +499,7 @@ class TrainingRun:
         self.fell_back = self.fell_back and not saved
         if saved:
             self.saved_step = self.trainer.step
+            self._record("running")
         return saved
 
     def _write(self, action: Callable[[], None]) -> bool:
@@ -482,8 +521,13 @@ class TrainingRun:
         """Continue from a checkpoint of this run."""
         check_stored(stored, self.directory, self.train_data, self.val_data)
         self.trainer.load_state_dict(stored)
-        self.standing = Standing.of(stored)
+        self.stopping = EarlyStopping.of(stored)
         self.bad_steps.count = stored.get("bad_steps", 0)  # older checkpoints have none
         self.grad_norms = stored.get("grad_norms", [])
         self.thresholds = stored.get("thresholds")
         self.stored_schedule = stored["settings"]["schedule"]
+
+
+def tensorboard_command(folder: Path) -> str:
+    """One line: the command that shows the run while it trains, and after."""
+    return f"watch      tensorboard --logdir {shlex.quote(str(folder))}"

@@ -30,9 +30,8 @@ from torchvision.transforms import functional as TF
 
 from retinanet import build
 from retinanet.cli.main import composer
-from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
-from retinanet.data.padding import Batch
+from retinanet.data.loader import Batch, padded_size
 from retinanet.data.transforms import resize, resized_size
 from retinanet.devices import autocast
 from retinanet.evaluation.detect import DetectionArrays, as_arrays, merge

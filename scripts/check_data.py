@@ -180,7 +180,7 @@ def check_plan(settings: TrainConfig, train: Reading, verdict: Verdict) -> None:
         return
     try:
         build.resolve_alpha(settings.loss.alpha, train.data.category_names)
-        build.build_stream(settings, train.data, torch.device("cpu"))
+        build.build_loader(settings, train.data, torch.device("cpu"))
     except ValueError as error:
         message = str(error)
         verdict.refuse(

@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 from retinanet import build
 from retinanet.cli.main import composer
-from retinanet.data.batches import eval_plan, make_loader
+from retinanet.data.loader import BatchLoader, eval_plan
 from retinanet.devices import choose_device
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.terminal import has_bar
-from retinanet.tools.report.style import COLORS, house_style, save_figure
+from retinanet.tools.report.style import COLORS, house_style, save_png
 from retinanet.trained import load_model, recorded_settings
 from retinanet.training.transfer import describe_source
 from retinanet.weights.read import read_trained
@@ -121,7 +121,7 @@ def read_anchors(
     data = build.build_data(data_settings, "val")
     augment = build.build_augment(settings, train=False)
     plan = eval_plan(data, augment, batch_size=8, max_images=num_images)
-    loader = make_loader(
+    loader = BatchLoader(
         data, augment, plan, seed=0, workers=0, on_bad_image="stop", pin_memory=False
     )
     device = choose_device("auto")
@@ -204,7 +204,7 @@ def plot(path: Path, shares: dict[str, list[Shares]]) -> None:
                     ylabel="share of their loss",
                 )
             row[0].legend(loc="upper left")
-        save_figure(figure, path)
+        save_png(figure, path)
 
 
 def curve(losses: Tensor) -> tuple[list[float], list[float]]:

@@ -26,17 +26,16 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from retinanet import build
 from retinanet.config import TrainConfig
-from retinanet.data.batches import DIVISOR, Batch, eval_plan, make_loader
 from retinanet.data.coco import CocoData
+from retinanet.data.loader import DIVISOR, Batch, BatchLoader, eval_plan
 from retinanet.devices import autocast
+from retinanet.evaluation.coco import Evaluation, evaluate
 from retinanet.evaluation.detect import DetectionArrays, as_arrays, merge
 from retinanet.model.backbone import build_resnet, norm_layer
 from retinanet.model.heads import group_norm
 from retinanet.model.retinanet import RGB_MEAN, RGB_STD, RetinaNet
 from retinanet.postprocess import Detections, to_original
-from retinanet.training.ema import WeightAverage
-from retinanet.training.optim import build_optimizer, scaled_lr
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, WeightAverage, build_optimizer, scaled_lr
 from retinanet.weights.names import rename, to_theirs
 from retinanet.weights.torchvision import NAMES
 
@@ -221,7 +220,7 @@ class TorchvisionTraining:
         if not self.same_input:
             return train_loader(self.train, self.settings, self.step)
         train = build.drop_unseen(self.settings, self.train)
-        stream = build.build_stream(self.settings, train, self.device)
+        stream = build.build_loader(self.settings, train, self.device)
         return (as_lists(batch) for (batch,) in stream.steps(self.step, end))
 
     def one_step(self, samples: Samples, schedule: Schedule) -> None:
@@ -251,18 +250,20 @@ class TorchvisionTraining:
             self.ema.update(self.model, self.step)
 
     @torch.inference_mode()
-    def detect(self) -> DetectionArrays:
-        """Detections in the validation images, in fp32, by the averaged weights if there are."""
+    def validate(self) -> tuple[Evaluation, DetectionArrays]:
+        """Numbers and detections of the validation images, in fp32, by averaged weights if any."""
         model = self.model if self.ema is None else self.ema.model
         model.eval()
-        cap, parts = self.settings.postprocess.detections, []
+        how, cap = self.settings.evaluation, self.settings.postprocess.detections
+        parts = []
         for images, image_ids, sizes in self._val_batches():
             outputs = model([image.to(self.device) for image in images])
             detections = [Detections(one["boxes"], one["scores"], one["labels"]) for one in outputs]
             if sizes is not None:  # else torchvision gave pixels of the file
                 detections = [to_original(*one) for one in zip(detections, *sizes, strict=True)]
             parts.append(as_arrays(detections, image_ids, cap))
-        return merge(parts)
+        found = merge(parts)
+        return evaluate(self.val, found, found.evaluated, how.backend, how.max_dets), found
 
     def _val_batches(self) -> Iterator[tuple[list[Tensor], Tensor, tuple[Tensor, Tensor] | None]]:
         """Images, their ids, and sizes of resized images and of their files."""
@@ -277,7 +278,7 @@ class TorchvisionTraining:
         augment = build.build_augment(self.settings, train=False)
         size, most = how.batch_size, how.max_images
         plan = eval_plan(self.val, augment, batch_size=size, max_images=most)
-        for batch in make_loader(
+        for batch in BatchLoader(
             self.val,
             augment,
             plan,

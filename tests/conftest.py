@@ -18,6 +18,7 @@ TALLIES = pytest.StashKey[list[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="tests/reliability at full length")
+    parser.addoption("--record-golden", action="store_true", help="write assets of test_golden.py")
 
 
 def pytest_configure() -> None:

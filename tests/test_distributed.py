@@ -13,12 +13,11 @@ import torch.multiprocessing
 from torch import nn
 
 from retinanet import distributed
-from retinanet.data.batches import Batch
+from retinanet.data.loader import Batch
 from retinanet.losses import EMA_START, RetinaNetLoss
 from retinanet.matching import NEGATIVE, Match, Matcher
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.optim import build_optimizer
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, build_optimizer
 from retinanet.training.trainer import Trainer
 
 # Objects of each image: the ranks differ, the second has an image without any, or no other.

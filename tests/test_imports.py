@@ -28,7 +28,17 @@ LAYERS = [
         "csv_text",
         "terminal",
     },
-    {"data", "model", "fast", "weights", "matching", "ohem", "losses", "postprocess", "shapes"},
+    {
+        "data",
+        "model",
+        "fast",
+        "weights",
+        "matching",
+        "other_losses",
+        "losses",
+        "postprocess",
+        "shapes",
+    },
     {"training", "evaluation"},
     {"build"},
     {"trained"},
@@ -46,7 +56,7 @@ WITHIN = {
     ("devices", "distributed"),
     ("distributed", "rank_monitor"),
     ("losses", "matching"),
-    ("losses", "ohem"),
+    ("losses", "other_losses"),
     ("losses", "fast"),
     ("matching", "fast"),
     ("model", "fast"),
@@ -81,7 +91,7 @@ def part_of(path):
 
 
 def imports(path, *, types=True):
-    """Dotted modules that a file imports, in functions too, and for type checkers with ``types``."""
+    """Dotted modules that a file imports, in functions too; for type checkers with ``types``."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:

@@ -6,16 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from retinanet import ohem as mining
+from retinanet import other_losses
 from retinanet.boxes import encode_boxes
-from retinanet.losses import (
-    RetinaNetLoss,
-    focal_loss,
-    focal_star_loss,
-    softmax_focal_loss,
-)
+from retinanet.losses import RetinaNetLoss, focal_loss
 from retinanet.matching import IGNORED, NEGATIVE, Match
-from retinanet.ohem import HardAnchors
+from retinanet.other_losses import HardAnchors, focal_star_loss, softmax_focal_loss
 
 TRUE, FALSE = torch.tensor([True]), torch.tensor([False])
 
@@ -188,7 +183,7 @@ def test_the_ratio_takes_three_of_background_for_each_positive():
 
 
 def test_easy_positives_are_candidates_too(monkeypatch):
-    monkeypatch.setattr(mining, "CANDIDATES", 4)
+    monkeypatch.setattr(other_losses, "CANDIDATES", 4)
     losses = torch.tensor([[0.1, 0.2, 5.0, 4.0, 3.0, 2.0, 1.0]])
     positive = torch.tensor([[True, True, False, False, False, False, False]])
     kept = HardAnchors(anchors=8, ratio=3.0)(losses, spread_boxes(7), positive)
@@ -238,7 +233,7 @@ def test_of_many_anchors_the_same_are_kept_as_by_one_long_nms(nms_iou, monkeypat
     losses = torch.rand(2, 300, generator=random)
     chooser, none = HardAnchors(anchors=10, nms_iou=nms_iou), torch.zeros(2, 300).bool()
     short = chooser(losses, boxes, none)
-    monkeypatch.setattr(mining, "CANDIDATES_FOR_EACH", 300)
+    monkeypatch.setattr(other_losses, "CANDIDATES_FOR_EACH", 300)
     assert torch.equal(short, chooser(losses, boxes, none))
 
 

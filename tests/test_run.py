@@ -38,7 +38,7 @@ from retinanet.signals import Stopped
 from retinanet.tools.first_loss.run_summary import describe_model
 from retinanet.tools.predict.detector import load
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
-from retinanet.training.resume import Standing
+from retinanet.training.resume import EarlyStopping
 from retinanet.training.run_directory import read_rows
 from retinanet.training.trainer import Trainer
 
@@ -65,8 +65,9 @@ def whole(data, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch):
     """Plots take most of the time of a small run; ``whole`` draws them, before this begins."""
-    monkeypatch.setattr("retinanet.run.plot_curves", lambda *_: None)
-    monkeypatch.setattr("retinanet.tools.report.publish.plot_pr", lambda *_: None)
+    monkeypatch.setattr("retinanet.cli.jobs.save_png", lambda *_: None)
+    monkeypatch.setattr("retinanet.tools.report.publish.save_png", lambda *_: None)
+    monkeypatch.setattr("retinanet.tools.report.run_report.inline_svg", lambda _: None)
 
 
 class Killed(BaseException):
@@ -246,7 +247,9 @@ def test_killed_during_an_evaluation_it_is_made_again_once(data, whole, tmp_path
     overrides = ["evaluation.every_epochs=1", "log_images=2"]
     # After the row of the evaluation is written, before the checkpoint knows of it.
     with monkeypatch.context() as patched:
-        patched.setattr("retinanet.run.publish", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patched.setattr(
+            "retinanet.cli.jobs.publish", lambda *_, **__: (_ for _ in ()).throw(Killed)
+        )
         with pytest.raises(Killed):
             train(data, tmp_path / "run", *overrides)
     assert [row["step"] for row in rows(tmp_path / "run") if "AP" in row] == [3]
@@ -426,17 +429,17 @@ def test_without_objects_to_find_the_latest_weights_are_best_and_patience_does_n
 
 
 def test_undefined_numbers_lose_against_no_defined_one():
-    standing = Standing()
+    stopping = EarlyStopping()
     APs = [None, None, 0.2, None, 0.1, 0.3]
-    assert [standing.add(s, {"AP": AP}) for s, AP in enumerate(APs, start=1)] == [
+    assert [stopping.add(s, {"AP": AP}) for s, AP in enumerate(APs, start=1)] == [
         *(True, True, True, False, False, True)
     ]
-    assert standing.best == {"AP": 0.3, "step": 6}
+    assert stopping.best == {"AP": 0.3, "step": 6}
     # Patience counts evaluations with an AP only, also those of a checkpoint that counted others.
-    assert standing.add(7, {"AP": 0.1}) is standing.add(8, {"AP": None}) is False
-    assert standing.fruitless == 1
+    assert stopping.add(7, {"AP": 0.1}) is stopping.add(8, {"AP": None}) is False
+    assert stopping.without_improvement == 1
     older = {"best": {"AP": None, "step": 3}, "evaluated_step": 9, "fruitless": 2}
-    assert Standing.of(older).fruitless == 0
+    assert EarlyStopping.of(older).without_improvement == 0
 
 
 def test_early_stopping_that_was_interrupted_makes_no_further_step(data, tmp_path, monkeypatch):
@@ -448,7 +451,7 @@ def test_early_stopping_that_was_interrupted_makes_no_further_step(data, tmp_pat
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("retinanet.run.tell", tell)
+        patched.setattr("retinanet.cli.jobs.tell", tell)
         with pytest.raises(Killed):
             train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
     train(data, tmp_path / "run", *overrides, "schedule.epochs=9")

@@ -91,8 +91,9 @@ def on_terminal(monkeypatch):
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """A few images, with one class that has a long name in wide letters."""
-    monkeypatch.setattr("retinanet.run.plot_curves", lambda *_: None)
-    monkeypatch.setattr("retinanet.tools.report.publish.plot_pr", lambda *_: None)
+    monkeypatch.setattr("retinanet.cli.jobs.save_png", lambda *_: None)
+    monkeypatch.setattr("retinanet.tools.report.publish.save_png", lambda *_: None)
+    monkeypatch.setattr("retinanet.tools.report.run_report.inline_svg", lambda _: None)
     classes = ("\u767d\u8840\u7403" * 8, "bar")
     write_split(tmp_path / "data", "train", range(10, 16), classes=classes)
     write_split(tmp_path / "data", "val", range(20, 23), classes=classes)

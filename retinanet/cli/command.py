@@ -23,7 +23,7 @@ from retinanet.cli.naming import sweep_name
 from retinanet.limits import value_text
 from retinanet.signals import STATUS, Stopped
 from retinanet.terminal import lay_out, paint
-from retinanet.tools.report import sweep, sweep_rows
+from retinanet.tools.report import sweep
 
 if TYPE_CHECKING:
     from retinanet.cli.main import Composer
@@ -222,8 +222,8 @@ def _run_sweep(
         Task(
             ", ".join(f"{name}={value_text(run.swept[name])}" for name in swept),
             [*_program(), *options, *command.typed],
-            sweep_rows.note_of(folder, run.folder),
-            sweep_rows.is_done(run.folder, asdict(command.settings)),
+            sweep.note_of(folder, run.folder),
+            sweep.is_done(run.folder, asdict(command.settings)),
         )
         for run, command in zip(runs, commands, strict=True)
     ]
@@ -260,7 +260,7 @@ def _report_sweep(
 def _count(rows: list[dict[str, str]]) -> str:
     """How many runs of a sweep have come how far."""
     counts = Counter(row["status"] for row in rows)
-    kinds = [status for status in sweep_rows.STATUSES if counts[status]]
+    kinds = [status for status in sweep.STATUSES if counts[status]]
     return ", ".join(f"{counts[status]} {status}" for status in kinds)
 
 

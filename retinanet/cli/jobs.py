@@ -16,24 +16,24 @@ from retinanet.config import EvalConfig, EvaluationConfig, RecordedEvaluationCon
 from retinanet.data.coco import CocoData
 from retinanet.data.splits import check_images_exist
 from retinanet.devices import choose_device, choose_precision
+from retinanet.evaluation.coco import validate
 from retinanet.evaluation.numbers import COCO_MAX_DETS
 from retinanet.evaluation.thresholds import find_thresholds
-from retinanet.evaluation.validate import validate
 from retinanet.model.heads import count_classes
 from retinanet.recorded import DetectorConfig, restore
 from retinanet.run import Scores, TrainingRun
 from retinanet.signals import Signals
 from retinanet.tools.diagnose.explain import explain
 from retinanet.tools.first_loss.run_summary import announcement, first_step
-from retinanet.tools.report.plots import plot_curves
-from retinanet.tools.report.publish import publish, tell
-from retinanet.tools.report.rebuild import refresh_report
+from retinanet.tools.report.figures import training_curves
+from retinanet.tools.report.publish import log_evaluation, publish, refresh_report
 from retinanet.tools.report.run_record import Record, read_record
+from retinanet.tools.report.style import save_png
 from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch
 from retinanet.trained import load_model, recorded_settings
 from retinanet.training.board import few
 from retinanet.training.logs import start_logging
-from retinanet.training.run_directory import environment
+from retinanet.training.run_directory import environment, read_rows
 from retinanet.training.step_metrics import Means
 from retinanet.training.transfer import describe_source
 from retinanet.weights.read import read_trained
@@ -93,7 +93,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
     step, finished = run.trainer.step, run.finished()
     scored = explain(
         run.val_data,
-        scores.found,
+        scores.detections,
         scores.evaluation,
         run.settings,
         run.plain,
@@ -103,7 +103,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
         train_ids=run.train_data.category_ids,
         thresholds=scores.thresholds,
     )
-    tell(scored, cap=run.settings.postprocess.detections, classes=finished)
+    log_evaluation(scored, cap=run.settings.postprocess.detections, classes=finished)
     sheet = None
     if better:
         sheet = publish(
@@ -112,7 +112,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
             about={"checkpoint": str(run.directory.best), "step": step},
             record=read_record(run.directory.root, str(run.directory.best), step),
         )
-    plot_curves(run.directory.metrics, run.directory.plots / "curves.png")
+    save_png(training_curves(read_rows(run.directory.metrics)), run.directory.plots / "curves.png")
     show = few(step // run.evaluate_every) or finished
     augment = build.build_augment(run.settings, train=False)
     run.log.show(
@@ -120,7 +120,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
             board,
             run.trainer,
             scores.evaluation,
-            best=run.standing.best["AP"],
+            best=run.stopping.best["AP"],
             model=scores.model,
             data=run.train_data,
             augment=augment if show and run.settings.log_images else None,
@@ -197,7 +197,7 @@ def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) 
             train_ids=state["classes"]["ids"],
             thresholds=evaluation and find_thresholds(data, found, evaluation.max_dets[-1]),
         )
-        tell(scored, cap=recorded.postprocess.detections, classes=True)
+        log_evaluation(scored, cap=recorded.postprocess.detections, classes=True)
         publish(
             folder,
             scored,

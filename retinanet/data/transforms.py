@@ -100,11 +100,12 @@ def recolor(image: Tensor, brightness: float, contrast: float, saturation: float
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where the pixels of one sample go, drawn without touching them."""
+    """What happens to one image, drawn before its pixels are touched."""
 
     size: tuple[int, int]  # height, width after resizing
-    crop: tuple[int, int, int, int] | None  # top, left, height, width in the resized image
-    flip: bool  # left to right, last
+    crop: tuple[int, int, int, int] | None = None  # top, left, height, width after resizing
+    flip: bool = False  # left to right, last
+    color: tuple[float, ...] | None = None  # factors of brightness, contrast, saturation
 
     @property
     def valid(self) -> tuple[int, int]:
@@ -119,12 +120,18 @@ class Geometries:
     size: np.ndarray  # (N, 2) int64
     window: np.ndarray  # (N, 4) int64 top, left, height, width; all of the image where not cropped
     flip: np.ndarray  # (N,) bool
+    color: np.ndarray | None  # (N, 3)
 
     def __getitem__(self, index: int) -> Geometry:
         """One of them."""
         size = tuple(self.size[index].tolist())
         window = tuple(self.window[index].tolist())
-        return Geometry(size, None if window[2:] == size else window, bool(self.flip[index]))
+        return Geometry(
+            size,
+            None if window[2:] == size else window,
+            bool(self.flip[index]),
+            None if self.color is None else tuple(self.color[index].tolist()),
+        )
 
 
 class Augment:
@@ -201,7 +208,11 @@ class Augment:
             place = np.stack([draw(draws.TOP), draw(draws.LEFT)], axis=1)
             corner = (place * (size - fitting + 1)).astype(np.int64)
         window = np.concatenate([corner, fitting], axis=1)
-        return Geometries(size, window, flip)
+        color = None
+        if self.color:
+            factors = [draw(p) for p in (draws.BRIGHTNESS, draws.CONTRAST, draws.SATURATION)]
+            color = 1 + self.color * (2 * np.stack(factors, axis=1) - 1)  # (N, 3)
+        return Geometries(size, window, flip, color)
 
     def plan(self, height: int, width: int, seed: int, epoch: int, image_id: int) -> Geometry:
         """Geometry of one image: row of :meth:`plan_all`."""
@@ -214,9 +225,6 @@ class Augment:
         labels: Tensor,
         crowds: Tensor,
         geometry: Geometry,
-        seed: int,
-        epoch: int,
-        image_id: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One sample as the model is to see it.
 
@@ -226,9 +234,6 @@ class Augment:
             labels: (G,).
             crowds: (C, 4) pixels of ``image``.
             geometry: from :meth:`plan`.
-            seed: as given to :meth:`plan`, here for the colors.
-            epoch: likewise.
-            image_id: likewise.
 
         Returns:
             The four, transformed. Boxes are clipped to the image, and those with a side below
@@ -240,19 +245,12 @@ class Augment:
             image = crop(image, geometry.crop)
         if geometry.flip:
             image = image.flip(-1)
-        if self.color:
-            image = recolor(image, *self._color_factors(seed, epoch, image_id))
+        if geometry.color is not None:
+            image = recolor(image, *geometry.color)
 
         boxes, kept = transform_boxes(boxes, (H, W), geometry)
         crowds, _ = transform_boxes(crowds, (H, W), geometry)
         return image, boxes, labels[kept], crowds
-
-    def _color_factors(self, seed: int, epoch: int, image_id: int) -> list[float]:
-        """Brightness, contrast, saturation."""
-        return [
-            1 + self.color * (2 * float(draws.uniform(seed, epoch, np.array([image_id]), p)[0]) - 1)
-            for p in (draws.BRIGHTNESS, draws.CONTRAST, draws.SATURATION)
-        ]
 
 
 def transform_boxes(

@@ -1,18 +1,30 @@
-"""COCO's average precision and recall, on arrays or by pycocotools."""
+"""Evaluation: detections of a data set, and COCO's average precision and recall of them."""
+
+from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from retinanet.checks import check
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.detect import DetectionArrays
+from retinanet.data.loader import BatchLoader, eval_plan
+from retinanet.data.transforms import Augment
+from retinanet.distributed import on_main, rank, share_buffers, world_size
+from retinanet.evaluation.detect import DetectionArrays, detect
 from retinanet.evaluation.numbers import NUMBERS, SIZES, Number
 from retinanet.fast.coco_eval import AREAS, Objects, precision_recall
+from retinanet.model.retinanet import RetinaNet
+from retinanet.postprocess import Postprocess
+
+logger = logging.getLogger(__name__)
 
 ALL_CLASSES = slice(None)
 
@@ -58,6 +70,83 @@ class Evaluation:
     num_gt: int
     num_detections: int
     num_over_max_dets: int  # images with more than max_dets[2] detections of one class
+
+
+def validate(
+    model: RetinaNet,
+    data: CocoData,
+    augment: Augment,
+    postprocess: Postprocess,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    compiled: bool = False,
+    batch_size: int = 8,
+    workers: int = 0,
+    on_bad_image: str = "stop",
+    max_images: int | None = None,
+    backend: str = "arrays",
+    max_dets: Sequence[int] = (1, 10, 100),
+    told_to_stop: Callable[[], bool] = lambda: False,
+) -> tuple[Evaluation | None, DetectionArrays]:
+    """Detect on every image once, shared out over the ranks, and score; every rank must call it.
+
+    Batches are made before they are shared out, and hold images of one padded size: what is
+    detected in an image depends neither on the other images nor on the number of ranks.
+
+    Args:
+        model: on ``device``; left in the mode it came in.
+        data: the images, and the ground truth if there is one.
+        augment: resizing only.
+        postprocess: logits to detections.
+        device: of this rank.
+        precision: of the forward pass.
+        compiled: by torch.compile.
+        batch_size: images per forward pass.
+        workers: loader processes on each rank.
+        on_bad_image: ``"stop"`` or ``"skip"``.
+        max_images: only the first images; None: all.
+        backend: of the COCO evaluator.
+        max_dets: see :func:`evaluate`.
+        told_to_stop: see :func:`retinanet.evaluation.detect.detect`.
+
+    Returns:
+        The evaluation (None for data without annotations) and all detections, on every rank.
+
+    Raises:
+        Stopped: a rank was told to stop.
+    """
+    plans = eval_plan(data, augment, batch_size=batch_size, max_images=max_images)
+    loader = BatchLoader(
+        data,
+        augment,
+        plans[rank() :: world_size()],
+        seed=0,
+        workers=workers,
+        on_bad_image=on_bad_image,
+        pin_memory=device.type == "cuda",
+    )
+    share_buffers(model)
+    start = time.perf_counter()
+    detections = detect(
+        model,
+        postprocess,
+        loader,
+        device,
+        precision,
+        compiled=compiled,
+        progress=True,
+        told_to_stop=told_to_stop,
+    )
+    seconds, num_images = time.perf_counter() - start, len(detections.evaluated)
+    logger.info("detected   %d images, %.1f images/s", num_images, num_images / seconds)
+    if not data.annotated:
+        return None, detections
+
+    def score() -> Evaluation:
+        return evaluate(data, detections, detections.evaluated, backend, max_dets)
+
+    return on_main(score), detections
 
 
 def evaluate(

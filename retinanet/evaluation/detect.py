@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from retinanet.data.batches import Batch
+from retinanet.data.loader import Batch
 from retinanet.devices import autocast
 from retinanet.distributed import any_rank, gather_objects, is_main
 from retinanet.fast.fold_batchnorm import for_inference

@@ -1,4 +1,9 @@
-"""Which anchors a box can overlap enough, found without looking at all of them."""
+"""The best box of every anchor near one, found without looking at all anchors.
+
+:meth:`retinanet.matching.Matcher._match_all` is the definition; tests hold both equal to the
+bit. On a CPU this takes a hundredth of the time for images of COCO's size; a GPU would wait for the
+number of pairs.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,76 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from retinanet.boxes import box_area
+
 # Anchors are rounded to fp32 and windows are not. So windows are widened by this share of a cell,
 # and thresholds lowered by this share, or by more where anchors are small and far from the corner.
 SLACK = 1e-3
 ROUNDING = 2**-20  # of fp32, relative, with room to spare
+
+
+# Pairs of a box and an anchor held at once, each with its corners and indices: 100 bytes and more.
+MAX_PAIRS = 2**21
+
+
+def best_boxes_near(
+    anchors: Tensor,
+    boxes: Tensor,
+    real: Tensor,
+    windows: AnchorWindows,
+    floor: float,
+    low_quality: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """The box that every anchor overlaps most, of the anchors for which it can matter.
+
+    Args:
+        anchors: (A, 4) in pixels.
+        boxes: (B, G, 4) in pixels, padded.
+        real: (B, G) bool, false where padded.
+        windows: of the same anchors.
+        floor: every anchor with at least this IoU is among those returned.
+        low_quality: so are the best anchors of every box.
+
+    Returns:
+        Q anchors: (Q,) place in B * A, (Q,) highest IoU, (Q,) index of its box, and (Q,) whether
+        a box has no better anchor. None where there are more pairs than ``MAX_PAIRS``.
+    """
+    G, A = real.shape[1], len(anchors)
+    image, number = real.nonzero(as_tuple=True)  # (N,) boxes of all images, in order
+    boxes_of = boxes[image, number]  # (N, 4)
+    floors = boxes.new_full((len(image),), floor)
+    if low_quality:
+        # The best anchor of a box overlaps it at least as much as those next to its center.
+        near = windows.nearest(boxes_of)  # (N, S)
+        floors = floors.minimum(_iou(boxes_of[:, None], anchors[near]).amax(dim=1))
+    pair, anchor = windows.reached(boxes_of, floors, MAX_PAIRS)  # (P,) of N, (P,) of A
+    if pair is None:
+        return None
+    iou = _iou(boxes_of[pair], anchors[anchor])
+    place, row = torch.unique(image[pair] * A + anchor, return_inverse=True)  # (Q,) of B * A
+
+    best_iou = iou.new_zeros(len(place)).scatter_reduce_(0, row, iou, "amax")  # (Q,)
+    first = torch.where(iou == best_iou[row], number[pair], G)  # of equal ones the first
+    best_box = number.new_full((len(place),), G).scatter_reduce_(0, row, first, "amin")
+    forced = torch.zeros(len(place), dtype=torch.bool)
+    if low_quality:
+        top = iou.new_zeros(len(image)).scatter_reduce_(0, pair, iou, "amax")  # (N,)
+        chosen = row[(iou == top[pair]) & (iou > 0)].unique()  # (F,) of Q
+        forced[chosen] = True
+        # They take the box that they overlap most, however little that is.
+        for part in chosen.split(max(1, MAX_PAIRS // G)):
+            of_image = place[part] // A
+            overlap = _iou(boxes[of_image], anchors[place[part] % A][:, None])  # (F, G)
+            best_iou[part], best_box[part] = (overlap * real[of_image]).max(dim=1)
+    return place, best_iou, best_box, forced
+
+
+def _iou(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """(...) IoU of (..., 4) boxes with (..., 4) anchors; the bits of the dense computation."""
+    low = torch.maximum(boxes[..., :2], anchors[..., :2])
+    sides = (torch.minimum(boxes[..., 2:], anchors[..., 2:]) - low).clamp_(min=0)
+    shared = sides[..., 0] * sides[..., 1]
+    return shared / (box_area(boxes) + box_area(anchors) - shared)
 
 
 class AnchorGrid(NamedTuple):

@@ -119,12 +119,10 @@ class AnchorGenerator:
         grids, first = [], 0
         for size, strides, rows, columns in self._levels(height, width):
             for i, (x1, y1, x2, y2) in enumerate(self.cell_anchors(size).tolist()):
-                offset = [self.offset * stride for stride in strides]
-                center = (offset[0] + 0.5 * (y1 + y2), offset[1] + 0.5 * (x1 + x2))
-                sides = (y2 - y1, x2 - x1)
-                grids.append(
-                    AnchorGrid(first + i, self.num_per_cell, rows, columns, strides, center, sides)
-                )
+                y, x = (self.offset * stride for stride in strides)
+                center, sides = (y + 0.5 * (y1 + y2), x + 0.5 * (x1 + x2)), (y2 - y1, x2 - x1)
+                place = first + i, self.num_per_cell, rows, columns
+                grids.append(AnchorGrid(*place, strides, center, sides))
             first += rows * columns * self.num_per_cell
         return AnchorWindows(grids)
 

@@ -7,9 +7,8 @@ import copy
 
 import torch
 
-from retinanet.data.batches import padded_size
 from retinanet.data.coco import CocoData
-from retinanet.data.padding import Batch
+from retinanet.data.loader import Batch, padded_size
 from retinanet.data.transforms import Augment, resized_sizes
 from retinanet.distributed import any_rank
 from retinanet.training.trainer import Trainer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,19 +18,19 @@ TO_CONTINUE = {"optimizer", "scaler", "loss", "ema", "evaluated_step", "fruitles
 
 
 @dataclass(slots=True)
-class Standing:
-    """What a run knows of its evaluations."""
+class EarlyStopping:
+    """The best evaluation of a run, and how many have passed without a better one."""
 
     best: dict[str, Any] = field(default_factory=lambda: {"AP": None, "step": 0})
     evaluated_step: int = 0
-    fruitless: int = 0  # evaluations since the best one
+    without_improvement: int = 0
 
     def add(self, step: int, metrics: dict[str, Any]) -> bool:
         """Count an evaluation.
 
         Args:
             step: of the weights.
-            metrics: theirs; AP is None where there is nothing to find.
+            metrics: theirs; AP is None where there is no ground truth.
 
         Returns:
             Whether it is the best so far. While no evaluation has an AP, the latest is: nothing
@@ -41,24 +40,25 @@ class Standing:
         better = best is None or (AP is not None and best < AP)
         self.evaluated_step = step
         if better:
-            self.fruitless = 0
-        elif AP is not None:
-            self.fruitless += 1
-        if better:
             self.best = {"AP": AP, "step": step}
+            self.without_improvement = 0
+        elif AP is not None:
+            self.without_improvement += 1
         return better
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return dataclasses.asdict(self)
+        """For a checkpoint, whose key for evaluations without improvement is ``fruitless``."""
+        return {
+            "best": self.best,
+            "evaluated_step": self.evaluated_step,
+            "fruitless": self.without_improvement,
+        }
 
     @classmethod
-    def of(cls, stored: dict[str, Any]) -> Standing:
+    def of(cls, stored: dict[str, Any]) -> EarlyStopping:
         """As a checkpoint has it; evaluations without an AP do not count, as older ones did."""
-        standing = cls(**{f.name: stored[f.name] for f in dataclasses.fields(cls)})
-        if standing.best["AP"] is None:
-            standing.fruitless = 0
-        return standing
+        passed = 0 if stored["best"]["AP"] is None else stored["fruitless"]
+        return cls(stored["best"], stored["evaluated_step"], passed)
 
 
 def find_stored(

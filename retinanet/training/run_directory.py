@@ -169,6 +169,26 @@ class RunDirectory:
         starts.append({**environment(), **facts})
         write_whole(path, json.dumps(starts, indent=2) + "\n")
 
+    def record_run(self, facts: dict[str, Any], why: str | None = None) -> None:
+        """Write how the run stands to run.json, which programs read back: sweeps and reports.
+
+        Args:
+            facts: ``state`` (running, finished, stopped or failed), ``step``, ``total_steps``,
+                ``best``, ``replaced`` (messages about unreadable images) and, for a new run,
+                ``expected``: the lines of the log on what to expect of it.
+            why: the run stopped or failed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        record = read_run(self.root) or {"starts": [], "stops": []}
+        now = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": facts["step"]}
+        if record.get("state") != "running" and facts["state"] == "running":
+            record["starts"].append(now)
+        if facts["state"] != "running":
+            record["stops"].append({**now, "state": facts["state"], "why": why})
+        write_whole(self.root / "run.json", json.dumps(record | facts, indent=2) + "\n")
+
     def forget_after(self, step: int, evaluated_step: int, reported_step: int) -> None:
         """Drop rows of metrics.jsonl and bad_steps.jsonl that a resumed run will write again.
 
@@ -187,6 +207,16 @@ def _keep_rows(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     if file.exists():
         rows = filter(wanted, read_rows(file))
         write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_run(root: Path) -> dict[str, Any] | None:
+    """run.json of a run directory; None where there is none, as in runs of older versions."""
+    try:
+        record = json.loads((root / "run.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    lists = isinstance(record, dict) and {"starts", "stops", "state"} <= record.keys()
+    return record if lists else None
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
-from retinanet.data.batches import Batch
+from retinanet.data.loader import Batch
 from retinanet.devices import autocast
 from retinanet.losses import RetinaNetLoss
-from retinanet.matching import NEGATIVE, Match, Matcher
+from retinanet.matching import Match, Matcher
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.ema import WeightAverage
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, WeightAverage
 from retinanet.training.step_metrics import Totals
-
-# Background anchors drawn for the histogram of p_t; all of them are millions of numbers.
-P_T_SAMPLES = 20_000
 
 
 class Trainer:
@@ -77,25 +73,26 @@ class Trainer:
         self.waited = 0.0  # seconds for batches, since whoever reads it set it to 0
         self.latest: Batch | None = None  # what the network sees, or just saw
 
-    def run(self, steps: Iterable[list[Batch]], after_step: Callable[[], bool]) -> None:
-        """Make one optimizer step for each item of ``steps``.
+    def steps(self, batches: Iterable[list[Batch]]) -> Iterator[int]:
+        """Make one optimizer step for each item of ``batches``.
 
         Args:
-            steps: this rank's micro-batches of every step.
-            after_step: called after each; true ends the run.
+            batches: this rank's micro-batches of every step.
+
+        Yields:
+            The number of steps made so far, after each.
         """
         self.network.train()
-        steps = iter(steps)
+        batches = iter(batches)
         while True:
             asked = time.perf_counter()
-            micro_batches = next(steps, None)
+            micro_batches = next(batches, None)
             self.waited += time.perf_counter() - asked
             if micro_batches is None:
                 return
             self.latest = micro_batches[-1]
             self.one_step(micro_batches)
-            if after_step():
-                return
+            yield self.step
 
     def one_step(self, micro_batches: list[Batch]) -> None:
         """Match, predict, compare, differentiate, update: the algorithm in its order."""
@@ -149,32 +146,6 @@ class Trainer:
         losses = self.loss(logits, deltas, anchors, match, divisor)
         self.totals.add_loss(losses)
         return losses
-
-    @torch.no_grad()
-    def p_t(self, batch: Batch) -> dict[str, Tensor]:
-        """Probability given to the truth, for positives and for a sample of background.
-
-        Args:
-            batch: on any device.
-
-        Returns:
-            ``{"positives": (P,), "background": (at most P_T_SAMPLES,)}`` in [0, 1], on the CPU.
-        """
-        batch = batch.to(self.device)
-        match = self.match(batch)
-        training = self.model.training
-        self.model.eval()  # or looking would change the statistics of batch norms
-        with autocast(self.device, self.precision):
-            logits, _, _ = self.model(batch.images, batch.sizes)
-        self.model.train(training)
-        scores = logits.float().sigmoid()  # (B, A, K)
-        positive = match.label >= 0
-        own = scores[positive].gather(1, match.label[positive][:, None])[:, 0]
-        background = 1 - scores[match.label == NEGATIVE].flatten()
-        stride = -(-len(background) // P_T_SAMPLES) or 1
-        while math.gcd(stride, scores.shape[-1]) > 1:  # or some classes would never be met
-            stride += 1
-        return {"positives": own.cpu(), "background": background[::stride].cpu()}
 
     def _differentiate(self, loss: Tensor) -> None:
         # An infinite loss may have a finite gradient, and on one rank only: made nan it reaches

@@ -14,15 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.data.batches import (
-    DIVISOR,
-    Request,
-    eval_plan,
-    make_loader,
-    train_plan,
-)
 from retinanet.data.coco import read_coco
-from retinanet.data.padding import NO_BOX
+from retinanet.data.loader import DIVISOR, NO_BOX, BatchLoader, eval_plan, plan_batch, train_plan
 from retinanet.data.transforms import Augment, resize
 
 # Neither matters here: fewer cores than workers, and threads of the parent at a fork.
@@ -94,7 +87,7 @@ def indices(steps):
 
 
 def load(data, requests, transform=JITTERED, *, workers=0, on_bad_image="stop", seed=0):
-    loader = make_loader(
+    loader = BatchLoader(
         data,
         transform,
         requests,
@@ -278,7 +271,7 @@ def test_only_the_first_images_are_evaluated_when_asked(small):
 
 def test_a_batch_by_hand(small):
     # Images 4 and 2: portrait 60 x 40 with a box and a crowd, square with two boxes.
-    (batch,) = load(small, [Request(0, (4, 2), (128, 128))], PLAIN)
+    (batch,) = load(small, [plan_batch(small, PLAIN, (4, 2), (128, 128))], PLAIN)
     assert batch.images.shape == (2, 3, 128, 128)
     assert batch.images.dtype == torch.uint8
     assert batch.sizes.tolist() == [[96, 64], [64, 64]]
@@ -299,14 +292,14 @@ def test_a_batch_by_hand(small):
 
 def test_a_batch_without_any_box_is_ordinary(tmp_path):
     data = write_set(tmp_path, 2, boxes=lambda i: 0)
-    (batch,) = load(data, [Request(0, (1,), (128, 128))])
+    (batch,) = load(data, [plan_batch(data, JITTERED, (1,), (128, 128))])
     assert batch.boxes.shape == (1, 0, 4)
     assert batch.labels.shape == (1, 0)
     assert batch.crowds.shape == (1, 0, 4)
 
 
 def test_a_batch_moves_as_one(small):
-    (batch,) = load(small, [Request(0, (4, 2), (128, 128))], PLAIN)
+    (batch,) = load(small, [plan_batch(small, PLAIN, (4, 2), (128, 128))], PLAIN)
     assert equal(batch.to("cpu", non_blocking=True), batch)
     assert {tensor.device.type for tensor in batch.to("meta")[:-1]} == {"meta"}
 
@@ -355,7 +348,7 @@ def test_loading_leaves_the_global_generator_alone(small, workers):
 
 def test_a_loader_knows_its_length(small):
     requests = eval_plan(small, PLAIN, batch_size=4)
-    loader = make_loader(
+    loader = BatchLoader(
         small, PLAIN, requests, seed=0, workers=0, on_bad_image="stop", pin_memory=False
     )
     assert len(loader) == len(requests) == len(list(loader))
@@ -373,7 +366,7 @@ def spoil(data, *which):
 def test_an_unreadable_image_stops_with_one_line(small, workers):
     spoil(small, 3)
     with pytest.raises(ValueError, match=r"003\.jpg.*a\.json as images\[3\] \(id 991\)") as caught:
-        load(small, [Request(0, (3,), (128, 128))], PLAIN, workers=workers)
+        load(small, [plan_batch(small, PLAIN, (3,), (128, 128))], PLAIN, workers=workers)
     assert "data.on_bad_image=skip" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -382,14 +375,14 @@ def test_an_unreadable_image_stops_with_one_line(small, workers):
 def test_a_missing_image_stops_with_one_line(small, workers):
     small.image_path(3).unlink()
     with pytest.raises(FileNotFoundError, match=r"no image .*003\.jpg, listed in") as caught:
-        load(small, [Request(0, (3,), (128, 128))], PLAIN, workers=workers)
+        load(small, [plan_batch(small, PLAIN, (3,), (128, 128))], PLAIN, workers=workers)
     assert "\n" not in str(caught.value)
 
 
 def test_an_image_of_another_size_stops_even_when_skipping(small):
     Image.new("RGB", (61, 40)).save(small.image_path(3))
     with pytest.raises(ValueError, match=r"images\[3\].*is 60 x 40, but .*has 61 x 40.*correct"):
-        load(small, [Request(0, (3,), (128, 128))], on_bad_image="skip")
+        load(small, [plan_batch(small, JITTERED, (3,), (128, 128))], on_bad_image="skip")
 
 
 def test_an_image_turned_by_exif_is_explained(small):
@@ -397,14 +390,16 @@ def test_an_image_turned_by_exif_is_explained(small):
     exif[0x0112] = 6
     Image.new("RGB", (60, 40)).save(small.image_path(3), exif=exif)
     with pytest.raises(ValueError, match=r"is 60 x 40, but .*has 40 x 60 pixels\. Its EXIF"):
-        load(small, [Request(0, (3,), (128, 128))])
+        load(small, [plan_batch(small, JITTERED, (3,), (128, 128))])
 
 
 def test_a_bad_image_is_replaced_by_the_next_with_boxes_that_fits(small):
     # 4 is bad, 5 is wider than the batch, 6 has no box; 7 is a portrait with a box.
     spoil(small, 4)
     small.sizes[[5, 8]] = [[60, 100]]
-    (batch,) = load(small, [Request(0, (4,), (128, 72))], augment(), on_bad_image="skip")
+    (batch,) = load(
+        small, [plan_batch(small, augment(), (4,), (128, 72))], augment(), on_bad_image="skip"
+    )
     assert batch.image_ids.tolist() == [1000 - 3 * 7]
     assert len(batch.replaced) == 1
     assert "004.png" in batch.replaced[0]
@@ -421,8 +416,8 @@ def test_replacements_do_not_depend_on_workers(small, workers):
 
 def test_a_bad_image_is_warned_of_once_and_counted(small, caplog):
     spoil(small, 3)
-    requests = [Request(epoch, (3,), (256, 256)) for epoch in range(3)]
-    loader = make_loader(
+    requests = [plan_batch(small, augment(), (3,), (256, 256), epoch=epoch) for epoch in range(3)]
+    loader = BatchLoader(
         small, augment(), requests, seed=0, workers=2, on_bad_image="skip", pin_memory=False
     )
     with caplog.at_level(logging.WARNING):
@@ -439,7 +434,7 @@ def test_in_evaluation_a_bad_image_is_black_and_keeps_its_place(small, caplog):
     batches = load(small, requests, PLAIN, on_bad_image="skip")
     ids = [image_id for batch in batches for image_id in batch.image_ids.tolist()]
     assert sorted(ids) == sorted(small.image_ids.tolist())
-    (batch,) = load(small, [Request(0, (3,), (128, 128))], PLAIN, on_bad_image="skip")
+    (batch,) = load(small, [plan_batch(small, PLAIN, (3,), (128, 128))], PLAIN, on_bad_image="skip")
     assert batch.images.max() == 0
     assert batch.sizes.tolist() == [[64, 96]]
     assert "objects are missed" in caplog.text
@@ -456,7 +451,7 @@ def test_nothing_left_to_take_the_place_stops_the_run(tmp_path):
     data = write_set(tmp_path, 2)
     spoil(data, 0, 1)
     with pytest.raises(ValueError, match="No other image can take its place"):
-        load(data, [Request(0, (0,), (256, 256))], on_bad_image="skip")
+        load(data, [plan_batch(data, JITTERED, (0,), (256, 256))], on_bad_image="skip")
 
 
 def test_an_unknown_choice_for_bad_images_is_refused(small):

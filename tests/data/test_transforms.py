@@ -178,7 +178,7 @@ def test_a_side_of_exactly_one_pixel_is_kept():
 def test_no_boxes_stay_no_boxes(picture):
     geometry = Geometry((30, 40), (0, 0, 20, 20), True)
     image, boxes, labels, crowds = augment()(
-        picture, NONE, torch.zeros(0, dtype=torch.int64), NONE, geometry, 0, 0, 1
+        picture, NONE, torch.zeros(0, dtype=torch.int64), NONE, geometry
     )
     assert image.shape == (3, 20, 20)
     assert boxes.shape == (0, 4)
@@ -212,9 +212,7 @@ def test_real_samples_are_those_of_torchvision(real_data, scale):
         boxes, labels = data.boxes(i)
         key = (1, 2, int(data.image_ids[i]))
         geometry = transform.plan(*image.shape[1:], *key)
-        ours, our_boxes, our_labels, _ = transform(
-            image, boxes, labels, data.crowds(i), geometry, *key
-        )
+        ours, our_boxes, our_labels, _ = transform(image, boxes, labels, data.crowds(i), geometry)
         theirs, their_boxes = torchvision_sample(image, boxes, geometry)
         kept = (their_boxes[:, 2:] - their_boxes[:, :2] >= 1).all(1)
         assert torch.equal(ours, theirs)
@@ -235,9 +233,6 @@ def test_a_painted_box_is_found_where_the_box_went(flip, window):
         torch.tensor([3]),
         torch.tensor([[10.0, 20.0, 40.0, 50.0]]),
         geometry,
-        0,
-        0,
-        1,
     )
     rows, columns = torch.nonzero(image[0] > 127, as_tuple=True)
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -274,7 +269,7 @@ def test_global_generators_neither_matter_nor_change(picture):
 
     def sample():
         geometry = transform.plan(60, 80, 1, 2, 3)
-        return transform(picture, BOXES, torch.arange(3), NONE, geometry, 1, 2, 3)
+        return transform(picture, BOXES, torch.arange(3), NONE, geometry)
 
     first = sample()
     torch.manual_seed(99)
@@ -333,13 +328,13 @@ def test_evaluation_only_resizes(picture):
     transform = augment(train=False, **JITTER)
     geometry = transform.plan(60, 80, 0, 0, 1)
     assert geometry == Geometry((64, 85), None, False)
-    image, _, _, _ = transform(picture, BOXES, torch.arange(3), NONE, geometry, 0, 0, 1)
+    image, _, _, _ = transform(picture, BOXES, torch.arange(3), NONE, geometry)
     assert torch.equal(image, resize(picture, (64, 85)))
 
 
 def test_colors_change_within_their_strength():
     transform = augment(color=0.2)
-    factors = np.array([transform._color_factors(0, 0, i) for i in range(500)])
+    factors = all_geometry(transform).color
     assert factors.min() >= 0.8
     assert factors.max() <= 1.2
     assert (abs(factors.mean(axis=0) - 1) < 0.03).all()

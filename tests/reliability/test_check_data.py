@@ -27,7 +27,7 @@ from broken_sets import (
 from retinanet import build
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
-from retinanet.data.samples import Samples
+from retinanet.data.loader import BatchDataset, plan_batch
 from scripts.check_data import check, main, report
 
 TYPED = [
@@ -76,15 +76,16 @@ def training_says(settings: TrainConfig) -> tuple[str | None, str | None]:
     try:
         splits = build.build_splits(settings.data)
         train_data = build.drop_unseen(settings, splits[0])
-        build.build_stream(settings, train_data, torch.device("cpu"))
+        build.build_loader(settings, train_data, torch.device("cpu"))
     except (ValueError, OSError) as error:
         return str(error), None
     for data in splits:
         augment = build.build_augment(settings, train=False)
-        samples = Samples(data, augment, seed=0, on_bad_image=settings.data.on_bad_image)
+        dataset = BatchDataset(data, augment, 0, settings.data.on_bad_image)
         for index in range(len(data)):
             try:
-                samples.read(index, 0, (96, 96), [])
+                plan = plan_batch(data, augment, [index], (96, 96))
+                dataset.read(index, plan.geometries[0], plan, [])
             except (ValueError, OSError) as error:
                 return None, str(error)
     return None, None

@@ -3,13 +3,11 @@
 import pytest
 import torch
 
-from retinanet.data.batches import Batch
+from retinanet.data.loader import Batch
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.ema import WeightAverage
-from retinanet.training.optim import build_optimizer
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, WeightAverage, build_optimizer
 from retinanet.training.trainer import Trainer
 
 SMALL = {"weights": None, "norm": "group", "frozen_stages": 0, "fpn_channels": 16}

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -14,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
+from retinanet.tools.report.tensorboard import P_T_SAMPLES, p_t
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.logs import MetricsLog
+from retinanet.training.optim import Schedule
 from retinanet.training.progress import Progress
 from retinanet.training.run_directory import RunDirectory, read_rows
-from retinanet.training.schedule import Schedule
-from retinanet.training.trainer import P_T_SAMPLES, Trainer
+from retinanet.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "golden_losses.json"
 
@@ -290,12 +292,10 @@ def test_waiting_for_batches_is_measured_and_explained_once(make_trainer, make_b
     caplog.set_level("INFO")
     shares = []
 
-    def after_step():
+    for _ in trainer.steps(slow()):
         waited, passed = trainer.waited, time.perf_counter() - progress.since
         shares.append(waited / passed)
         progress.row(trainer)
-
-    trainer.run(slow(), after_step)
     assert len(shares) == 5
     assert all(0.5 < share <= 1 for share in shares)
     hints = [record.message for record in caplog.records if "raise data.workers" in record.message]
@@ -311,7 +311,7 @@ def test_p_t_is_the_probability_of_the_truth(make_trainer, make_model, make_batc
     torch.nn.init.zeros_(model.head["cls"].pred.weight)
     trainer = make_trainer(model=model)
     batch = make_batch(1, 2, 0)
-    found = trainer.p_t(batch)
+    found = p_t(trainer, batch)
     positives = int((trainer.match(batch).label >= 0).sum())
     torch.testing.assert_close(found["positives"], torch.full((positives,), 0.2))
     torch.testing.assert_close(found["background"], torch.full_like(found["background"], 0.8))
@@ -321,7 +321,7 @@ def test_looking_does_not_change_the_model(make_trainer, make_model, make_batch)
     trainer = make_trainer(model=make_model(norm="batch"))
     trainer.model.train()
     before = copy_of(trainer.model.state_dict())
-    trainer.p_t(make_batch(1, 2, 1))
+    p_t(trainer, make_batch(1, 2, 1))
     assert_same_bits(trainer.model.state_dict(), before)
     assert trainer.model.training
 
@@ -333,7 +333,7 @@ def test_the_background_sample_meets_every_class(make_trainer, make_model, make_
     probabilities = torch.linspace(0.1, 0.9, num_classes)
     a = model.anchor_generator.num_per_cell
     model.head["cls"].pred.bias.data = probabilities.logit().repeat(a)
-    found = make_trainer(model=model).p_t(make_batch(1, 1, 0, 0, 0))["background"]
+    found = p_t(make_trainer(model=model), make_batch(1, 1, 0, 0, 0))["background"]
     assert len(found) <= P_T_SAMPLES
     shares = ((found[:, None] - (1 - probabilities)).abs() < 1e-4).float().mean(dim=0)
     assert (shares - 1 / num_classes).abs().max() < 0.01
@@ -410,10 +410,10 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(
     assert_same_bits(copy_of(second.state_dict()), copy_of(whole.state_dict()))
 
 
-def test_run_stops_when_it_is_told_to(make_trainer, make_batch):
+def test_steps_are_made_one_by_one_as_they_are_asked_for(make_trainer, make_batch):
     trainer = make_trainer()
-    endless = ([make_batch(seed, 1)] for seed in range(100))
-    trainer.run(endless, lambda: trainer.step == 3)
+    endless = ([make_batch(seed, 1)] for seed in itertools.count())
+    assert list(itertools.islice(trainer.steps(endless), 3)) == [1, 2, 3]
     assert trainer.step == 3
     assert trainer.latest is not None
 

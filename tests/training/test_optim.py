@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from retinanet.training.ema import WeightAverage
-from retinanet.training.optim import build_optimizer, parameter_groups, scaled_lr
+from retinanet.training.optim import WeightAverage, build_optimizer, parameter_groups, scaled_lr
 
 DECAYS = {"weight_decay": 0.1, "norm_weight_decay": 0.2, "bias_weight_decay": 0.3}
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from retinanet.training.optim import scaled_lr
-from retinanet.training.schedule import Schedule
+from retinanet.training.optim import Schedule, scaled_lr
 
 
 def test_warm_up_rises_linearly_from_its_first_step_to_the_full_rate():

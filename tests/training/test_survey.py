@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from retinanet.data.batches import DIVISOR
 from retinanet.data.coco import CocoData, read_coco
+from retinanet.data.loader import DIVISOR
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.tools.first_loss.survey import describe, survey

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from retinanet.data.batches import MAX_BAD_SHARE, num_cores
 from retinanet.data.coco import CocoData, Reading
 from retinanet.data.images import BadImage, Header, read_header, read_image
-from retinanet.data.samples import size_problem
+from retinanet.data.loader import MAX_BAD_SHARE, size_problem
 from retinanet.data.splits import describe_missing
 from retinanet.data.verdict import Look, Sight, Verdict
-from retinanet.data.workers import receive, share, start_worker
+from retinanet.data.workers import num_cores, receive, share, start_worker
 from retinanet.tools.check_data.perceptual_hash import digest_of, gist_of
 
 

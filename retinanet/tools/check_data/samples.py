@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from retinanet.data.coco import CocoData, images_of
 from retinanet.data.verdict import Finding, Sight, Verdict
-from retinanet.tools.report.pictures import Panel, class_names, read_pixels, write_sheets
+from retinanet.tools.report.boxes import Panel, in_rows, write_sheets
+from retinanet.tools.report.pictures import annotated_boxes, class_names, read_pixels, spread
 from retinanet.tools.report.style import plain_text
 
 COLUMNS = 2
@@ -40,29 +40,21 @@ def choose_images(data: CocoData) -> tuple[list[int], int]:
     counts = np.bincount(labels, minlength=len(data.category_names))
     missing = set(np.flatnonzero(counts).tolist())
     chosen: list[int] = []
+
+    def shown(index: int) -> set[int]:
+        return set(data.boxes(index)[1].tolist())
+
     for label in np.argsort(counts, kind="stable").tolist():
         if label in missing and len(chosen) < MOST_IMAGES:
             candidates = np.unique(images[labels == label])
-            best = _most_shown(data, candidates, missing)
+            some = candidates[:: -(-len(candidates) // COMPARED)].tolist()
+            # With the most classes that are missing, then with the fewest boxes.
+            best = min(some, key=lambda i: (-len(missing & shown(i)), len(data.boxes(i)[1])))
             chosen.append(best)
-            missing -= set(_shown(data, best))
+            missing -= shown(best)
     with_boxes = np.unique(images) if len(images) else np.arange(len(data))
-    others = np.setdiff1d(with_boxes, chosen)
-    wanted = min(max(LEAST_IMAGES - len(chosen), 0), len(others))
-    chosen += others[np.arange(wanted) * len(others) // max(wanted, 1)].tolist()
+    chosen += spread(np.setdiff1d(with_boxes, chosen), max(LEAST_IMAGES - len(chosen), 0))
     return sorted(chosen), len(missing)
-
-
-def _shown(data: CocoData, index: int) -> list[int]:
-    """Labels of the objects in an image."""
-    return data.boxes(index)[1].tolist()
-
-
-def _most_shown(data: CocoData, candidates: np.ndarray, missing: set[int]) -> int:
-    """Of some images that with the most classes that are missing, then with the fewest boxes."""
-    step = -(-len(candidates) // COMPARED)
-    shown = {index: _shown(data, index) for index in candidates[::step].tolist()}
-    return min(shown, key=lambda i: (-len(missing & set(shown[i])), len(shown[i])))
 
 
 def draw_samples(data: CocoData, split: str, folder: Path) -> tuple[list[Path], int]:
@@ -80,9 +72,12 @@ def draw_samples(data: CocoData, split: str, folder: Path) -> tuple[list[Path], 
     names = class_names(data)
     # Images of like shape side by side: a row is as high as its highest.
     chosen.sort(key=lambda index: data.sizes[index][0] / data.sizes[index][1])
-    panels = [_panel(data, index, names, f"{split}: {_title(data, index)}") for index in chosen]
-    rows = [panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS)]
-    return write_sheets(rows, folder, "sample")[0], unseen
+    panels = []
+    for index in chosen:
+        count = int(data.num_boxes()[index])
+        title = f"{split}: {plain_text(data.file_name(index), 44)}, {count} box"
+        panels.append(_panel(data, index, names, title + "es" * (count != 1)))
+    return write_sheets(in_rows(panels, COLUMNS), folder, "sample")[0], unseen
 
 
 def draw_findings(verdict: Verdict, folder: Path) -> list[Path]:
@@ -100,8 +95,7 @@ def draw_findings(verdict: Verdict, folder: Path) -> list[Path]:
         for sights in finding.sights
     ]
     singles = [row[0] for row in shown if len(row) == 1]
-    rows = [singles[i : i + COLUMNS] for i in range(0, len(singles), COLUMNS)]
-    rows += [row for row in shown if len(row) > 1]
+    rows = in_rows(singles, COLUMNS) + [row for row in shown if len(row) > 1]
     return write_sheets(rows, folder, "findings")[0]
 
 
@@ -110,8 +104,7 @@ def _panel_of_sight(sight: Sight, finding: Finding) -> Panel:
     kind = finding.kind.partition(": ")[2] or finding.kind
     name = plain_text(data.file_name(index), 20)
     title = f"{plain_text(kind, TITLE_LETTERS - len(name))}: {name}"
-    names = class_names(data)
-    panel = _panel(data, index, names, title, None if box is None else [box])
+    panel = _panel(data, index, class_names(data), title, None if box is None else [box])
     return _with_margin(panel)
 
 
@@ -120,54 +113,28 @@ def _panel(
 ) -> Panel:
     """An image with some of its boxes, or all; as the file has them."""
     wanted = slice(*data.first[index : index + 2]) if rows is None else rows
-    labels, crowd = data.labels[wanted], data.crowd[wanted]
-    return Panel(
-        title=title,
-        image=read_pixels(data, index),
-        size=tuple(data.sizes[index].tolist()),
-        boxes=_near(data.bbox[wanted], data.sizes[index]),
-        labels=labels,
-        captions=[
-            f"crowd: {names[i]}" if c else names[i] for i, c in zip(labels, crowd, strict=True)
-        ],
-        crowd=crowd,
-    )
-
-
-def _near(bbox: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Boxes cut at one image's side around the image: farther numbers cannot be drawn."""
-    sides = size[::-1].astype(float)  # width, height
-    with np.errstate(over="ignore"):
-        ends = np.clip(bbox[:, :2] + bbox[:, 2:], -sides, 2 * sides)
-    corner = np.clip(bbox[:, :2], -sides, 2 * sides)
-    return np.concatenate([corner, ends - corner], axis=1)
+    size = tuple(data.sizes[index].tolist())
+    return Panel(title, read_pixels(data, index), size, annotated_boxes(data, wanted, names))
 
 
 def _with_margin(panel: Panel) -> Panel:
     """The same, with some gray around the image where a box reaches outside of it."""
-    if not len(panel.boxes):
+    if not panel.boxes:
         return panel
+    corners = np.array([box.corners for box in panel.boxes])
     height, width = panel.size
-    ends = (panel.boxes[:, :2] + panel.boxes[:, 2:]).max(axis=0)
-    least = panel.boxes[:, :2].min(axis=0)
     sides = np.array([width, height])
     most = np.ceil(MAX_MARGIN * sides)
-    before = np.clip(np.ceil(-least), 0, most).astype(int)  # x, y
-    after = np.clip(np.ceil(ends - sides), 0, most).astype(int)
-    if not (before.any() or after.any()):
-        return panel
+    before = np.clip(np.ceil(-corners[:, :2].min(axis=0)), 0, most).astype(int)  # x, y
+    after = np.clip(np.ceil(corners[:, 2:].max(axis=0) - sides), 0, most).astype(int)
     # In the pixels of the reduced image, of which a file's pixel may be a part.
     scale = np.array(panel.image.shape[1::-1]) / sides
     (left, top), (right, bottom) = np.rint(before * scale), np.rint(after * scale)
     around = [(int(top), int(bottom)), (int(left), int(right)), (0, 0)]
-    return replace(
-        panel,
+    moved = (corners + [*before, *before]).tolist()
+    return Panel(
+        title=panel.title,
         image=np.pad(panel.image, around, constant_values=MARGIN_COLOR),
         size=(int(height + before[1] + after[1]), int(width + before[0] + after[0])),
-        boxes=panel.boxes + [*before, 0, 0],
+        boxes=[box._replace(corners=at) for box, at in zip(panel.boxes, moved, strict=True)],
     )
-
-
-def _title(data: CocoData, index: int) -> str:
-    count = int(data.num_boxes()[index])
-    return f"{plain_text(data.file_name(index), 44)}, {count} box{'es' * (count != 1)}"

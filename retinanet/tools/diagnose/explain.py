@@ -11,8 +11,8 @@ import numpy as np
 
 from retinanet import build
 from retinanet.config import TrainConfig
-from retinanet.data.batches import padded_size
 from retinanet.data.coco import CocoData
+from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resized_size
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays

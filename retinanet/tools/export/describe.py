@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from retinanet.data.batches import DIVISOR
+from retinanet.data.loader import DIVISOR
 from retinanet.tools.export.write import Shape
 from retinanet.tools.predict.detector import Detector
 from retinanet.weights.pretrained import RGB_MEAN, RGB_STD

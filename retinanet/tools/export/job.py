@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retinanet.data.batches import padded_size
+from retinanet.data.loader import padded_size
 from retinanet.terminal import DEFAULT_WIDTH, wrap
 from retinanet.tools.export import sample_images as photos
 from retinanet.tools.export import write

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from retinanet.data.batches import padded_size
 from retinanet.data.images import read_image
+from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resize, resized_size
 from retinanet.recorded import DetectorConfig
 from retinanet.tools.export.write import Shape

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retinanet.data.batches import DIVISOR
+from retinanet.data.loader import DIVISOR
 from retinanet.tools.export.graph import Graph, Heads
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from retinanet.data.batches import padded_size
 from retinanet.data.coco import CocoData
+from retinanet.data.loader import padded_size
 from retinanet.data.transforms import is_visible, resized_size
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator

@@ -196,11 +196,11 @@ class Detector:
             FileNotFoundError: no such file.
             ValueError: it cannot be read.
         """
-        from retinanet.tools.report.draw_boxes import draw_boxes  # imports matplotlib: only now
+        from retinanet.tools.report.pictures import draw_detections  # imports matplotlib: only now
 
         pixels = pixels_of(photo).permute(1, 2, 0).numpy()
         what = found.labels, found.names, found.category_ids, found.scores
-        return draw_boxes(pixels, found.boxes, *what)
+        return draw_detections(pixels, found.boxes, *what)
 
     def prepare(self, photo: Photo) -> tuple[Tensor, Tensor, Tensor]:
         """A photo as the model takes it, on its device.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from retinanet.atomic import write_whole
-from retinanet.data.batches import num_cores
+from retinanet.data.workers import num_cores
 from retinanet.tools.image_files import Photos
 from retinanet.tools.predict.detector import Detector, ImageDetections
 from retinanet.tools.predict.files import (
@@ -25,7 +25,6 @@ from retinanet.tools.predict.files import (
     record,
     write_results,
 )
-from retinanet.tools.report.draw_boxes import LONGEST_SIDE
 
 # Processes that read photos and threads that draw them, at most: a model rarely takes more.
 MOST_READERS = 8
@@ -34,6 +33,8 @@ MOST_DRAWERS = 8
 FEW_PHOTOS = 3
 # Of the drawn photos. Colors are kept at full resolution: lines are thin, letters small.
 JPEG_QUALITY = 90
+# JPEG allows no longer side; pixels. Source: libjpeg, JPEG_MAX_DIMENSION.
+LONGEST_SIDE = 65_500
 
 
 class Prediction:

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from retinanet.data.batches import padded_size
 from retinanet.data.images import pillow_pixels, read_image
+from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resize, resized_size
 from retinanet.data.workers import PREFETCH, receive, share, start_worker
 

@@ -1,4 +1,4 @@
-"""Tables of a sweep, rebuilt from the run directories that are there.
+"""The table of a sweep, rebuilt from the directories of its runs.
 
 Imports no torch: the process that starts the runs stays small.
 """
@@ -6,33 +6,36 @@ Imports no torch: the process that starts the runs stays small.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
 from retinanet.evaluation.numbers import NUMBERS
 from retinanet.limits import value_text
 from retinanet.terminal import count_columns, fit, width
-from retinanet.tools.report.sweep_rows import (
-    ERROR,
-    FINISHED,
-    LOG,
-    RUN,
-    SEED,
-    STATUS,
-    Row,
-    rank,
-    settings_of,
-    summarize,
-    with_outcome,
-)
+from retinanet.tools.report.run_record import read_json
+from retinanet.training.run_directory import MAY_DIFFER, flatten, read_run
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RUN, STATUS, ERROR, LOG = "run", "status", "error", "log"
+FINISHED, FAILED, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
+STATUSES = (FINISHED, FAILED, UNFINISHED, NOT_STARTED)
+# Runs that differ in nothing else are one setting, measured more than once.
+SEED = "seed"
 # The console has columns for these, each so wide.
 SHOWN = ("AP", "AP50", "AP75")
 NUMBER_WIDTH = 8
+
+Row = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,54 +60,29 @@ def write_sweep(folder: Path, runs: Sequence[SweepRun]) -> list[Row]:
         (empty where undefined), run, and for failed runs the error and where there is more.
     """
     keys = list(runs[0].swept)
-    current = [
-        {**{key: value_text(run.swept[key]) for key in keys}, RUN: str(run.folder)} for run in runs
-    ]
-    own = {row[RUN] for row in current}
-    earlier = [row for row in read_table(folder / "table.csv", keys) if Path(row[RUN]).is_dir()]
-    rows = [*(row for row in earlier if row[RUN] not in own), *current]
-    rows = [with_outcome(row, folder) for row in rows]
+    current = {
+        str(run.folder): {key: value_text(run.swept[key]) for key in keys} | {RUN: str(run.folder)}
+        for run in runs
+    }
+    earlier = {row[RUN]: row for row in _read_table(folder / "table.csv", keys)}
+    earlier = {run: row for run, row in earlier.items() if Path(run).is_dir()}
+    rows = [with_outcome(row, folder) for row in (earlier | current).values()]
     rows.sort(key=lambda row: [rank(row[key]) for key in keys])
-    _write_csv(folder / "table.csv", rows, [*keys, STATUS, *NUMBERS, RUN, ERROR, LOG])
-    columns = [column for name in NUMBERS for column in (name, f"{name}_std")]
-    _write_csv(folder / "summary.csv", summarize(rows, keys), [*settings_of(keys), "n", *columns])
-    if any(row["AP"] for row in rows if row[STATUS] == FINISHED):
-        # Imports matplotlib: not before there is something to draw.
-        from retinanet.tools.report.sweep_plot import plot_sweep
 
-        plot_sweep(folder / "plot.png", rows, keys)
+    def write(name: str, columns: Sequence[str], lines: Sequence[Row]) -> None:
+        write_whole(folder / name, csv_text(columns, [[row[c] for c in columns] for row in lines]))
+
+    write("table.csv", [*keys, STATUS, *NUMBERS, RUN, ERROR, LOG], rows)
+    numbers = [column for name in NUMBERS for column in (name, f"{name}_std")]
+    write("summary.csv", [*settings_of(keys), "n", *numbers], summarize(rows, keys))
+    if any(row["AP"] for row in rows if row[STATUS] == FINISHED):
+        from retinanet.tools.report.style import save_png  # imports matplotlib: only now
+
+        save_png(sweep_figure(rows, keys), folder / "plot.png")
     return rows
 
 
-def show_summary(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
-    """The summary as a table for the console.
-
-    Args:
-        rows: of the table.
-        keys: swept keys.
-    """
-    settings = settings_of(keys)
-    spread = SEED in keys
-    columns = ["n", "AP", *(["+-"] if spread else []), *SHOWN[1:]]
-    found = summarize(rows, keys)
-    room = width() - len(columns) * NUMBER_WIDTH
-    most = max(NUMBER_WIDTH, room // max(len(settings), 1))
-    widths = {
-        key: min(most, 2 + max(count_columns(text) for text in [key, *(s[key] for s in found)]))
-        for key in settings
-    }
-    lines = ["".join(fit(key, widths[key] - 1) + " " for key in settings)]
-    lines[0] += "".join(f"{name:>{NUMBER_WIDTH}}" for name in columns)
-    for summary in found:
-        numbers = [summary["AP"], *([summary["AP_std"]] if spread else [])]
-        numbers += [summary[name] for name in SHOWN[1:]]
-        line = "".join(fit(summary[key], widths[key] - 1) + " " for key in settings)
-        line += f"{summary['n']:>{NUMBER_WIDTH}}"
-        lines.append(line + "".join(f"{_short(number):>{NUMBER_WIDTH}}" for number in numbers))
-    return lines
-
-
-def read_table(path: Path, keys: Sequence[str]) -> list[Row]:
+def _read_table(path: Path, keys: Sequence[str]) -> list[Row]:
     """Swept values and run of each row of an earlier table; none if there is no table."""
     if not path.exists():
         return []
@@ -114,10 +92,187 @@ def read_table(path: Path, keys: Sequence[str]) -> list[Row]:
     return [{name: row[name] for name in names} for row in rows if set(names) <= row.keys()]
 
 
-def _write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    write_whole(path, csv_text(columns, [[row[name] for name in columns] for row in rows]))
+def with_outcome(row: Row, folder: Path) -> Row:
+    """A row with what its run has come to.
+
+    Args:
+        row: swept keys and the run's directory.
+        folder: of the sweep.
+    """
+    run = Path(row[RUN])
+    metrics = read_json(run / "eval" / "metrics.json") or {}
+    note, log = note_of(folder, run), run / "train.log"
+    status, error, where = NOT_STARTED, "", ""
+    if has_finished(run):
+        status = FINISHED
+    elif note.exists():
+        status, error = FAILED, note.read_text(errors="replace").partition("\n")[0]
+        where = str(log if log.exists() else note)
+    elif (run / "config.yaml").exists():
+        status = UNFINISHED
+    numbers = {name: _cell(metrics.get(name)) for name in NUMBERS}
+    return {**row, STATUS: status, **numbers, ERROR: error, LOG: where}
 
 
-def _short(cell: str) -> str:
-    """A metric on the console."""
-    return f"{float(cell):.3f}" if cell else "n/a"
+def note_of(folder: Path, run: Path) -> Path:
+    """The file in which a run of a sweep leaves why it failed; its first line is the error."""
+    return folder / "failed" / f"{run.name}.txt"
+
+
+def has_finished(run: Path) -> bool:
+    """Whether a run has reached its end, by run.json; of older versions by the log."""
+    record = read_run(run)
+    if record is not None:
+        return record["state"] == "finished"
+    log = run / "train.log"
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    return " finished   " in text[text.rfind(" run        ") + 1 :]
+
+
+def is_done(run: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a run has finished, and with these very settings; another length is another.
+
+    Args:
+        run: its directory.
+        settings: of the command, as plain containers.
+    """
+    try:
+        recorded = flatten(yaml.safe_load((run / "config.yaml").read_text()))
+    except (FileNotFoundError, yaml.YAMLError):
+        return False
+    now = flatten(dict(settings))
+    if now.get("precision") == "auto":  # what it meant is recorded
+        now["precision"] = recorded.get("precision")
+    differ = {key for key in recorded | now if recorded.get(key) != now.get(key)}
+    # Below another folder may be other images: the run itself finds that out.
+    may_differ = tuple(key for key in MAY_DIFFER if key != "data.root")
+    return has_finished(run) and all(key.startswith(may_differ) for key in differ)
+
+
+def summarize(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """Mean and standard deviation of every setting over its finished runs, which differ by seed.
+
+    Args:
+        rows: of the table.
+        keys: swept keys.
+
+    Returns:
+        For each setting: its values, ``n`` finished runs, and each of the twelve numbers with its
+        standard deviation (of the sample, with n - 1) where there are two runs and more.
+    """
+    settings = settings_of(keys)
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        group = groups.setdefault(tuple(row[key] for key in settings), [])
+        if row[STATUS] == FINISHED:
+            group.append(row)
+    summaries = []
+    for values, group in groups.items():
+        summary = {**dict(zip(settings, values, strict=True)), "n": str(len(group))}
+        for name in NUMBERS:
+            numbers = [float(row[name]) for row in group if row[name]]
+            summary[name] = _cell(statistics.fmean(numbers) if numbers else None)
+            summary[f"{name}_std"] = _cell(statistics.stdev(numbers) if len(numbers) > 1 else None)
+        summaries.append(summary)
+    return summaries
+
+
+def show_summary(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
+    """The summary as a table for the console.
+
+    Args:
+        rows: of the table.
+        keys: swept keys.
+    """
+    settings, summaries = settings_of(keys), summarize(rows, keys)
+    columns = {"n": "n", "AP": "AP", "+-": "AP_std", **{name: name for name in SHOWN[1:]}}
+    if SEED not in keys:
+        del columns["+-"]
+    room = width() - len(columns) * NUMBER_WIDTH
+    most = max(NUMBER_WIDTH, room // max(len(settings), 1))
+    widths = {
+        key: min(most, 2 + max(count_columns(text) for text in [key, *(s[key] for s in summaries)]))
+        for key in settings
+    }
+    lines = [[*settings, *columns]]
+    for summary in summaries:
+        cells = [summary[name] for name in columns.values()]
+        numbers = [f"{float(cell):.3f}" if cell else "n/a" for cell in cells[1:]]
+        lines.append([*(summary[key] for key in settings), cells[0], *numbers])
+    table = []
+    for cells in lines:
+        line = "".join(
+            fit(cell, widths[key] - 1) + " " for key, cell in zip(settings, cells, strict=False)
+        )
+        table.append(line + "".join(f"{cell:>{NUMBER_WIDTH}}" for cell in cells[len(settings) :]))
+    return table
+
+
+def sweep_figure(rows: Sequence[Row], keys: Sequence[str]) -> Figure:
+    """AP of the finished runs: a line of means over the seeds for each setting of the other keys.
+
+    Args:
+        rows: of the table; at least one has finished and has an AP.
+        keys: swept keys. That with most different numbers, or else values, becomes the axis.
+    """
+    from retinanet.tools.report.sweep_figure import draw_lines  # imports matplotlib: only now
+
+    done = [row for row in rows if row[STATUS] == FINISHED and row["AP"]]
+    settings = settings_of(keys)
+
+    def extent(key: str) -> tuple[int, int]:
+        values = {row[key] for row in done}
+        return sum(number(value) is not None for value in values), len(values)
+
+    axis = max(settings, key=extent, default="")
+    last = [key.rpartition(".")[2] for key in settings]
+    short = {
+        key: part if last.count(part) == 1 else key
+        for key, part in zip(settings, last, strict=True)
+        if key != axis
+    }
+    lines: dict[str, dict[str, list[float]]] = {}  # other settings -> value -> AP of its runs
+    for row in done:
+        name = ", ".join(f"{part}={row[key]}" for key, part in short.items())
+        value = row[axis] if axis else "all seeds"
+        lines.setdefault(name, {}).setdefault(value, []).append(float(row["AP"]))
+    values = sorted({value for line in lines.values() for value in line}, key=rank)
+    figure = draw_lines(lines, values, axis)
+
+    notes = []
+    counts = {len(runs) for line in lines.values() for runs in line.values()}
+    if max(counts) > 1:
+        fewest = f"{min(counts)} to " if min(counts) < max(counts) else ""
+        notes.append(f"line: mean of {fewest}{max(counts)} seeds; white dots: single seeds")
+    missing = sum(row[STATUS] != FINISHED for row in rows)
+    undefined = len(rows) - len(done) - missing
+    for count, why in ((missing, "not finished"), (undefined, "without an AP")):
+        if count:
+            notes.append(f"{count} of {len(rows)} runs {why}: not drawn")
+    figure.axes[0].set_title("\n".join(notes), loc="left", fontsize=9, fontweight="normal")
+    return figure
+
+
+def settings_of(keys: Sequence[str]) -> list[str]:
+    """The swept keys that make a setting: all but the seed."""
+    return [key for key in keys if key != SEED]
+
+
+def number(text: str) -> float | None:
+    """The number that a swept value is, if it is one."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def rank(text: str) -> tuple[float, str]:
+    """Sorts numbers by size, before words by letter."""
+    found = number(text)
+    return (math.inf, text) if found is None else (found, "")
+
+
+def _cell(value: float | None) -> str:
+    """A metric in the table; empty where it is undefined."""
+    return "" if value is None else f"{value:.6f}"

@@ -12,10 +12,11 @@ from retinanet.evaluation.coco import evaluate
 from retinanet.tools.diagnose.analyze import analyze
 from retinanet.tools.diagnose.results import read_results
 from retinanet.tools.diagnose.scored import Scored
-from retinanet.tools.report.error_plots import plot_confusion
 from retinanet.tools.report.error_report import error_table
+from retinanet.tools.report.figures import confusion
 from retinanet.tools.report.publish import publish
 from retinanet.tools.report.run_record import Record
+from retinanet.tools.report.style import save_png
 from scripts.analyze import main
 
 BOX = (100.0, 100.0, 50.0, 40.0)
@@ -262,7 +263,7 @@ def test_the_matrix_is_drawn_for_any_number_of_classes(
     names = [f"class {number}" for number in range(num_classes)]
     data = make_data(1, [(1, 1, BOX)], names=names)
     found = make_detections(data, [(1, num_classes, BOX, 0.9)])
-    plot_confusion(analyze(data, found, score=0.0).confusion, tmp_path / "matrix.png")
+    save_png(confusion(analyze(data, found, score=0.0).confusion), tmp_path / "matrix.png")
     with Image.open(tmp_path / "matrix.png") as picture:
         assert max(picture.size) < 2500
         assert np.asarray(picture.convert("L")).min() < 128

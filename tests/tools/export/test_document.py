@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.data.batches import padded_size
+from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resized_size
 from retinanet.tools.export.describe import describe
 from retinanet.tools.export.sample_images import fit

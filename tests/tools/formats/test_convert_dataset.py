@@ -13,7 +13,7 @@ from retinanet import build
 from retinanet.cli.command import read_arguments
 from retinanet.cli.main import composer
 from retinanet.data.coco import read_coco
-from retinanet.data.samples import Samples
+from retinanet.data.loader import BatchDataset, plan_batch
 from scripts import convert_dataset
 
 EXAMPLE = re.compile(r"^  python -m scripts\.convert_dataset ((?:.*\\\n)*.*)$", re.MULTILINE)
@@ -67,8 +67,8 @@ def test_the_last_line_trains_on_what_was_written(convert, source, tmp_path, ima
     assert train.missing() == val.missing() == []
     assert settings.model.backbone == "resnet50"
     augment = build.build_augment(settings, train=False)
-    samples = Samples(val, augment, settings.seed, settings.data.on_bad_image)
-    assert samples.read(0, 0, (2048, 2048), []).boxes.shape == (1, 4)
+    dataset = BatchDataset(val, augment, settings.seed, settings.data.on_bad_image)
+    assert dataset[plan_batch(val, augment, [0])].boxes.shape == (1, 1, 4)
 
 
 def test_links_and_copies(convert, source, tmp_path):

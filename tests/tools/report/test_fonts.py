@@ -8,31 +8,26 @@ LATIN, HAN = frozenset(map(ord, "abcdefghi 0")), frozenset(map(ord, "\u732b\u72a
 
 
 @pytest.fixture(autouse=True)
-def forget():
-    """What a test finds, and what others have found before it."""
-    for cached in (fonts.families, fonts.font_path):
-        cached.cache_clear()
+def clear_caches():
+    cached = fonts.families, fonts.font_path
+    for function in cached:
+        function.cache_clear()
     yield
-    for cached in (fonts.families, fonts.font_path):
-        cached.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
-def test_installed_fonts_of_other_scripts_are_used(monkeypatch):
-    font = type("Font", (), {})
-    installed = [font(), font()]
-    installed[0].name, installed[1].name = "SimHei", "Unheard Of"
+def test_the_first_installed_font_with_all_letters_is_taken(monkeypatch):
+    installed = [type("Font", (), {"name": name}) for name in ("SimHei", "Unheard Of")]
     monkeypatch.setattr(fonts.font_manager.fontManager, "ttflist", installed)
-    assert fonts.families() == (fonts.BASE, "SimHei")
-
-
-def test_the_first_font_with_all_letters_is_taken(monkeypatch):
-    monkeypatch.setattr(fonts, "families", lambda: ("first", "second"))
     monkeypatch.setattr(fonts.font_manager, "findfont", lambda name: name)
-    monkeypatch.setattr(fonts, "_letters", {"first": LATIN, "second": LATIN | HAN}.__getitem__)
-    assert fonts.font_path("abc") == "first"
-    assert fonts.font_path("\u732b a") == "second"
+    letters = {fonts.BASE: LATIN, "SimHei": LATIN | HAN}
+    monkeypatch.setattr(fonts, "_letters", letters.__getitem__)
+    assert fonts.families() == (fonts.BASE, "SimHei")
+    assert fonts.font_path("abc") == fonts.BASE
+    assert fonts.font_path("\u732b a") == "SimHei"
     assert fonts.font_path("\u732b \u0643") is None
-    assert fonts.font_path("a\nb") == "first"  # what cannot be printed is not drawn either
+    assert fonts.font_path("a\nb") == fonts.BASE  # what cannot be printed is not drawn either
 
 
 def test_a_name_without_a_font_is_its_category_id_and_that_is_said(monkeypatch):

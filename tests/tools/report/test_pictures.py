@@ -1,125 +1,145 @@
-"""Sheets of predictions: pixels where they belong, and images that are always the same."""
+"""What is drawn of a data set, of detections and of a batch: the boxes, their names, the titles."""
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from retinanet.data.loader import Batch
+from retinanet.data.transforms import Augment
+from retinanet.matching import Matcher
+from retinanet.tools.report import tensorboard
+from retinanet.tools.report.boxes import GAP, HEADER, PANEL_WIDTH, draw_sheet
 from retinanet.tools.report.pictures import (
-    GAP,
-    HEADER,
-    PANEL_WIDTH,
     choose_images,
-    class_color,
+    draw_detections,
     draw_predictions,
-    draw_sheet,
     panels_of,
 )
-from retinanet.tools.report.style import COLORS
+from retinanet.tools.report.style import class_color
 
 BOX = (160.0, 120.0, 320.0, 240.0)
-BLUE = (0x1F, 0x6F, 0xB4)  # COLORS[0]
-PANEL_HEIGHT = PANEL_WIDTH * 480 // 640
+CORNERS = [160.0, 120.0, 480.0, 360.0]
+ANCHORS = torch.tensor([[0, 0, 40, 40], [0, 0, 40, 60], [60, 20, 90, 50], [100, 0, 110, 9.0]])
 
 
-@pytest.fixture
-def make_set(make_data):
-    """Like make_data, with black 640 x 480 files for the images."""
-
-    def make(num_images, rows, **fields):
-        data = make_data(num_images, rows, **fields)
-        for index in range(len(data)):
-            Image.new("RGB", (640, 480)).save(data.image_path(index))
-        return data
-
-    return make
-
-
-def color_at(sheet: np.ndarray, column: int, x: float, y: float) -> tuple[int, ...]:
-    """Color at a pixel (x, y) of the file in a panel of the first row."""
-    scale = PANEL_WIDTH / 640
-    left = GAP + column * (PANEL_WIDTH + GAP)
-    return tuple(sheet[round(HEADER + y * scale), round(left + x * scale)].tolist())
-
-
-def test_boxes_are_drawn_where_they_are(make_set, make_detections, tmp_path):
-    data = make_set(1, [(1, 1, BOX)])
-    found = make_detections(data, [(1, 2, (32.0, 240.0, 64.0, 64.0), 0.9)])
-    sheet = draw_sheet([panels_of(data, found, 0)])
-    assert sheet.dtype == np.uint8
-    assert sheet.shape == (PANEL_HEIGHT + HEADER + GAP, 2 * PANEL_WIDTH + 3 * GAP, 3)
-    right, middle = BOX[0] + BOX[2], BOX[1] + BOX[3] / 2
-    assert color_at(sheet, 0, right, middle) == pytest.approx(BLUE, abs=12)
-    assert color_at(sheet, 0, right - 20, middle) == (0, 0, 0)
-    assert color_at(sheet, 1, right, middle) == (0, 0, 0)
-    assert color_at(sheet, 1, 64, 304) == pytest.approx((0xE4, 0x57, 0x2E), abs=12)
-
-
-def test_panels_name_what_they_show(make_set, make_detections):
+def test_panels_show_boxes_with_names_and_say_how_many(make_set, make_detections):
     data = make_set(1, [(1, 1, BOX), (1, 2, (0.0, 0.0, 99.0, 99.0), True)])
     found = make_detections(data, [(1, 2, BOX, 0.914), (1, 1, BOX, 0.29)])
     truth, predicted = panels_of(data, found, 0)
     assert truth.title == "1.jpg, ground truth: 1"
-    assert truth.captions == ["cat", "crowd: dog"]
-    assert truth.crowd.tolist() == [False, True]
+    assert truth.boxes[0] == (CORNERS, class_color(0), "cat", "solid", 1.0)
+    assert truth.boxes[1][2:4] == ("crowd: dog", "crowd")
     assert predicted.title == "predictions with score \u2265 0.3: 1"
-    assert predicted.captions == ["dog 0.91"]
+    assert predicted.boxes == [(CORNERS, class_color(1), "dog 0.91", "solid", 1.0)]
 
 
-def test_weak_predictions_are_mentioned_when_there_are_no_others(make_set, make_detections):
+def test_the_best_prediction_is_on_top_and_the_best_of_weak_ones_is_mentioned(
+    make_set, make_detections
+):
     data = make_set(1, [(1, 1, BOX)])
-    predicted = panels_of(data, make_detections(data, [(1, 1, BOX, 0.12)]), 0)[1]
-    assert predicted.title.endswith(": 0, the best has 0.12")
-    assert len(predicted.boxes) == 0
-
-
-def test_a_test_set_has_no_panel_of_ground_truth(make_set, make_detections, tmp_path):
-    data = make_set(2, [], annotations=None)
-    sheet = draw_predictions(data, make_detections(data, [(1, 1, BOX, 0.9)]), tmp_path, 2)
-    assert sheet.shape == (2 * (PANEL_HEIGHT + HEADER + GAP), PANEL_WIDTH + 2 * GAP, 3)
+    found = make_detections(data, [(1, 1, BOX, 0.9), (1, 2, BOX, 0.4), (1, 2, BOX, 0.6)])
+    captions = [box.caption for box in panels_of(data, found, 0)[1].boxes]
+    assert captions == ["dog 0.40", "dog 0.60", "cat 0.90"]
+    weak = panels_of(data, make_detections(data, [(1, 1, BOX, 0.12)]), 0)[1]
+    assert weak.title.endswith(": 0, the best has 0.12") and not weak.boxes
 
 
 def test_images_are_spread_over_those_with_objects(make_data, make_detections):
     data = make_data(10, [(i, 1, BOX) for i in (2, 4, 6, 8)])
     nothing = make_detections(data, [])
     assert choose_images(data, nothing, 2) == [1, 5]
-    assert choose_images(data, nothing, 4) == [1, 3, 5, 7]
-    assert choose_images(data, nothing, 99) == [1, 3, 5, 7]
+    assert choose_images(data, nothing, 4) == choose_images(data, nothing, 99) == [1, 3, 5, 7]
     assert choose_images(data, nothing, 0) == []
     assert choose_images(data, make_detections(data, [], evaluated=[4, 5]), 3) == [3]
     assert choose_images(data, make_detections(data, [], evaluated=[5, 7]), 1) == [4]
 
 
-def test_sheets_are_written_whole_and_the_first_is_returned(make_set, make_detections, tmp_path):
+def test_predictions_are_written_and_the_first_sheet_is_returned(
+    make_set, make_detections, tmp_path
+):
     data = make_set(5, [(i, 1, BOX) for i in range(1, 6)])
-    folder = tmp_path / "plots"
-    sheet = draw_predictions(data, make_detections(data, []), folder, 5)
-    assert sorted(p.name for p in folder.iterdir()) == ["predictions_1.png", "predictions_2.png"]
-    with Image.open(folder / "predictions_1.png") as picture:
+    sheet = draw_predictions(data, make_detections(data, []), tmp_path / "plots", 5)
+    with Image.open(tmp_path / "plots/predictions_1.png") as picture:
         np.testing.assert_array_equal(np.asarray(picture), sheet)
-    assert draw_predictions(data, make_detections(data, []), folder, 0) is None
+    assert len(list((tmp_path / "plots").iterdir())) == 2
+    assert draw_predictions(data, make_detections(data, []), tmp_path / "plots", 0) is None
+    # A test set has no panel of ground truth.
+    data = make_set(2, [], annotations=None)
+    sheet = draw_predictions(data, make_detections(data, [(1, 1, BOX, 0.9)]), tmp_path, 2)
+    assert sheet.shape == (2 * (360 + HEADER + GAP), PANEL_WIDTH + 2 * GAP, 3)
 
 
 def test_an_unreadable_image_is_gray(make_data, make_detections):
     data = make_data(1, [(1, 1, BOX)])
     sheet = draw_sheet([panels_of(data, make_detections(data, []), 0)])
-    assert color_at(sheet, 1, 20, 20) == (128, 128, 128)
+    assert sheet[HEADER + 20, 2 * GAP + PANEL_WIDTH + 20].tolist() == [128, 128, 128]
 
 
-@pytest.mark.parametrize("name", ["$x^2", "_", "\u732b", "\U0001f9a9", "{%s}", "a\nb", "x" * 99])
-def test_a_category_and_a_file_may_have_any_name(make_data, make_detections, name):
-    images = [{"id": 1, "file_name": name.replace("\n", "") + ".jpg", "width": 64, "height": 48}]
-    data = make_data(1, [(1, 1, (5.0, 5.0, 20.0, 20.0))], names=(name,), images=images)
-    found = make_detections(data, [(1, 1, (5.0, 5.0, 20.0, 20.0), 0.9)])
-    assert draw_sheet([panels_of(data, found, 0)]).ndim == 3
+def test_detections_are_drawn_on_a_copy_with_the_best_on_top():
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    before = image.copy()
+    two = [CORNERS, CORNERS], [0, 1], ["cat", "dog"], [1, 2], [0.9, 0.5]
+    pixels = np.asarray(draw_detections(image, *two))
+    assert "#{:02x}{:02x}{:02x}".format(*pixels[240, 160]) == class_color(0)
+    nothing = draw_detections(image, np.zeros((0, 4)), [], [], [], [])
+    assert np.array_equal(np.asarray(nothing), before) and np.array_equal(image, before)
 
 
-def test_classes_have_different_colors():
-    assert class_color(0) == COLORS[0]
-    assert len({class_color(label) for label in range(200)}) == 200
+@pytest.fixture
+def data(make_set):
+    return make_set(2, [(1, 1, (0, 0, 40, 44)), (1, 2, (60, 60, 3, 3)), (2, 1, (60, 20, 30, 30))])
 
 
-def test_the_best_prediction_is_drawn_last_on_top_of_the_others(make_set, make_detections):
-    data = make_set(1, [(1, 1, BOX)])
-    found = make_detections(data, [(1, 1, BOX, 0.9), (1, 2, BOX, 0.4), (1, 2, BOX, 0.6)])
-    captions = panels_of(data, found, 0)[1].captions
-    assert captions == ["dog 0.40", "dog 0.60", "cat 0.90"]
+@pytest.fixture
+def batch():
+    boxes = torch.zeros(2, 2, 4)
+    boxes[0] = torch.tensor([[0, 0, 40, 44], [60, 60, 63, 63.0]])
+    boxes[1, 0] = torch.tensor([60, 20, 90, 50.0])
+    return Batch(
+        images=torch.full((2, 3, 96, 128), 120, dtype=torch.uint8),
+        sizes=torch.tensor([[96, 128], [80, 100]]),
+        boxes=boxes,
+        labels=torch.tensor([[0, 1], [0, -1]]),
+        crowds=torch.zeros(2, 0, 4),
+        image_ids=torch.tensor([1, 2]),
+        original_sizes=torch.tensor([[480, 640], [480, 640]]),
+    )
+
+
+def test_images_of_a_batch_show_their_objects_and_matched_anchors(data, batch):
+    # IoU with the first object: 1600 / 1760 and 1760 / 2400; nothing touches the second.
+    matcher = Matcher(positive_iou=0.8, negative_iou=0.5)
+    match = matcher(ANCHORS, batch.boxes, batch.labels, batch.crowds)
+    scores = torch.full((2, 4), 0.2)
+    first, second = tensorboard.anchor_panels(batch, match, ANCHORS, scores, data)
+    ignored, positive, matched, unmatched = first.boxes
+    assert (ignored.corners, ignored.style) == ([0, 0, 40, 60], "dashed")
+    assert (positive.corners, positive.style) == ([0, 0, 40, 40], "thin")
+    assert positive.opacity == pytest.approx(0.15 + 0.85 * 0.2)
+    assert matched[:4] == ([0, 0, 40, 44], class_color(0), "cat", "haloed")
+    assert unmatched[:4] == ([60, 60, 63, 63], tensorboard.UNMATCHED, "dog", "haloed")
+    assert first.title == (
+        "1.jpg\n2 objects, 1 positive anchors, 1 ignored, mean score of positives 0.20"
+    )
+    # Without the padding.
+    assert (first.image.shape, second.image.shape) == ((96, 128, 3), (80, 100, 3))
+    assert [box.color for box in second.boxes] == [class_color(0)] * 2
+
+
+def test_a_batch_without_objects_is_drawn(data, batch):
+    batch = batch._replace(labels=torch.full((2, 2), -1))
+    match = Matcher()(ANCHORS, batch.boxes, batch.labels, batch.crowds)
+    panels = tensorboard.anchor_panels(batch, match, ANCHORS, torch.zeros(2, 4), data)
+    assert panels[0].title.endswith("0 objects, 0 positive anchors, 0 ignored")
+    assert draw_sheet([panels], tensorboard.LEGEND).shape[1] == 2 * PANEL_WIDTH + 3 * GAP
+
+
+def test_the_fixed_batch_is_the_same_and_none_where_there_is_none(data, make_data):
+    augment = Augment(min_size=96, max_size=128)
+    first, again = (tensorboard.fixed_batch(data, augment) for _ in range(2))
+    assert first.image_ids.tolist() == [1, 2]
+    assert torch.equal(first.images, again.images)
+    (data.image_root / "2.jpg").unlink()
+    assert tensorboard.fixed_batch(data, augment) is None
+    assert tensorboard.fixed_batch(make_data(3, []), augment) is None

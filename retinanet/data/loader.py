@@ -1,0 +1,563 @@
+"""The data loader: which images make a batch, each read and transformed, padded, in order.
+
+What is loaded is a function of the step alone, so that a run can go on at any step, with any number
+of workers, ranks and micro-batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from retinanet.checks import check
+from retinanet.data import draws
+from retinanet.data.coco import CocoData
+from retinanet.data.images import BadImage, read_header, read_image
+from retinanet.data.transforms import Augment, Geometry
+from retinanet.data.workers import (
+    check_shared_memory,
+    num_cores,
+    receive,
+    share,
+    shared_bytes,
+    start_worker,
+)
+
+logger = logging.getLogger(__name__)
+
+# Padded sizes are multiples of this, as in torchvision, detectron2 and mmdetection: the stride of
+# C5. The strides of P6 and P7 are given, not derived, so their last cells may reach beyond.
+DIVISOR = 32
+# With data.on_bad_image=skip a run stops when more than this share of its images is bad: then
+# the folder is wrong, not a few files.
+MAX_BAD_SHARE = 0.1
+# Label where a row of boxes is padding.
+NO_BOX = -1
+
+
+class Batch(NamedTuple):
+    """Images of one padded size with their boxes."""
+
+    # (B, 3, H, W) RGB, zeros at right and bottom; channels last in memory. uint8, or float32 from
+    # 0 to 255 where resizing does not round.
+    images: Tensor
+    sizes: Tensor  # (B, 2) int64 valid height, width
+    boxes: Tensor  # (B, G, 4) float32, zeros where there are fewer than G
+    labels: Tensor  # (B, G) int64, NO_BOX there
+    crowds: Tensor  # (B, C, 4) float32, zeros where there are fewer than C
+    image_ids: Tensor  # (B,) int64
+    original_sizes: Tensor  # (B, 2) int64 height, width of the files
+    replaced: tuple[str, ...] = ()  # why images were replaced, one message each
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on another device."""
+        tensors = (tensor.to(device, non_blocking=non_blocking) for tensor in self[:-1])
+        return Batch(*tensors, self.replaced)
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a GPU reads without waiting."""
+        return Batch(*(tensor.pin_memory() for tensor in self[:-1]), self.replaced)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """A batch that is to be made."""
+
+    epoch: int
+    indices: tuple[int, ...]  # of images in CocoData
+    geometries: tuple[Geometry, ...]  # of each image, drawn once
+    padded: tuple[int, int]  # H, W
+
+
+def plan_batch(
+    data: CocoData,
+    augment: Augment,
+    indices: Sequence[int],
+    padded: tuple[int, int] | None = None,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+) -> BatchPlan:
+    """One batch of chosen images.
+
+    Args:
+        data: where the images come from.
+        augment: decides the size of each.
+        indices: of the images.
+        padded: H, W; None: as large as the images need.
+        seed: of the run.
+        epoch: from 0.
+    """
+    chosen = np.asarray(indices)
+    geometries = augment.plan_all(data.sizes[chosen], seed, epoch, data.image_ids[chosen])
+    if padded is None:
+        padded = tuple(padded_size(geometries.window[:, 2:].max(axis=0)).tolist())
+    each = tuple(geometries[i] for i in range(len(chosen)))
+    return BatchPlan(epoch, tuple(chosen.tolist()), each, padded)
+
+
+def train_plan(
+    data: CocoData,
+    augment: Augment,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    accumulate: int,
+    rank: int,
+    world_size: int,
+    keep_empty: bool,
+) -> list[list[BatchPlan]]:
+    """One epoch for one rank.
+
+    The images are shuffled by (seed, epoch, image id). Those beyond a multiple of
+    ``batch_size`` are left out, other ones in each epoch and every image with the same
+    probability; with fewer images than that, images repeat to make one step. Landscape images
+    come together, and so do portrait images; at most one step mixes them. Each step has one
+    padded size, on every rank and in every micro-batch.
+
+    Which images make step i depends on the data, ``seed``, ``epoch``, ``batch_size`` and
+    ``keep_empty`` alone; ranks and micro-batches share them out.
+
+    Args:
+        data: the training set.
+        augment: decides the size of every sample.
+        seed: of the run.
+        epoch: from 0.
+        batch_size: images of one step over all ranks and micro-batches.
+        accumulate: micro-batches of a step.
+        rank: of this process.
+        world_size: number of processes.
+        keep_empty: also images without a box.
+
+    Returns:
+        The micro-batches of every step.
+
+    Raises:
+        ValueError: no image is left, or ``batch_size`` cannot be shared out.
+    """
+    parts = accumulate * world_size
+    if batch_size % parts:
+        raise ValueError(
+            f"optim.batch_size={batch_size} cannot be shared out equally over {world_size} "
+            f"rank(s) with optim.accumulate={accumulate}; make it a multiple of {parts}."
+        )
+    steps = _steps(data, seed, epoch, batch_size, keep_empty)  # (steps, batch_size)
+    geometries = augment.plan_all(data.sizes, seed, epoch, data.image_ids)
+    padded = padded_size(geometries.window[steps, 2:].max(axis=1)).tolist()
+    mine = steps.reshape(len(steps), accumulate, world_size, -1)[:, :, rank].tolist()
+    return [
+        [
+            BatchPlan(epoch, tuple(indices), tuple(geometries[i] for i in indices), (H, W))
+            for indices in step
+        ]
+        for step, (H, W) in zip(mine, padded, strict=True)
+    ]
+
+
+def _steps(data: CocoData, seed: int, epoch: int, batch_size: int, keep_empty: bool) -> np.ndarray:
+    """(steps, batch_size) indices of images."""
+    images = np.arange(len(data)) if keep_empty else np.flatnonzero(data.num_boxes())
+    if not len(images):
+        raise ValueError(
+            f"{data.path} has no image with a box to train on; set data.keep_empty=true to train "
+            f"on images without boxes, or check the annotations."
+        )
+    keys = draws.uniform(seed, epoch, data.image_ids[images], draws.ORDER)
+    images = images[np.argsort(keys, kind="stable")]
+    images = np.resize(images, max(len(images) // batch_size, 1) * batch_size)
+    # Stable: within landscape and within portrait the images stay shuffled.
+    portrait = data.sizes[images, 0] > data.sizes[images, 1]
+    steps = images[np.argsort(portrait, kind="stable")].reshape(-1, batch_size)
+    keys = draws.uniform(seed, epoch, np.arange(len(steps)), draws.STEPS)
+    return steps[np.argsort(keys, kind="stable")]
+
+
+def padded_size(size: np.ndarray) -> np.ndarray:
+    """Heights and widths rounded up to multiples of ``DIVISOR``."""
+    return -(-np.asarray(size) // DIVISOR) * DIVISOR
+
+
+def eval_plan(
+    data: CocoData, augment: Augment, *, batch_size: int, max_images: int | None = None
+) -> list[BatchPlan]:
+    """Batches that hold each image once, of one padded size each, the largest first.
+
+    Args:
+        data: the set to evaluate.
+        augment: one made with ``train=False``.
+        batch_size: images at most.
+        max_images: only the first images of the file; None: all.
+    """
+    count = len(data) if max_images is None else min(max_images, len(data))
+    geometries = augment.plan_all(data.sizes[:count], 0, 0, data.image_ids[:count])
+    padded = padded_size(geometries.window[:, 2:])
+    shapes, group = np.unique(padded, axis=0, return_inverse=True)
+    plans = []
+    for number in np.argsort(-shapes.prod(axis=1), kind="stable"):
+        members = np.flatnonzero(group.reshape(-1) == number).tolist()
+        H, W = shapes[number].tolist()
+        for start in range(0, len(members), batch_size):
+            indices = tuple(members[start : start + batch_size])
+            plans.append(BatchPlan(0, indices, tuple(geometries[i] for i in indices), (H, W)))
+    return plans
+
+
+class Sample(NamedTuple):
+    """One image of a batch, before padding."""
+
+    image: Tensor  # (3, H, W)
+    boxes: Tensor  # (G, 4) pixels
+    labels: Tensor  # (G,)
+    crowds: Tensor  # (C, 4) pixels
+    index: int
+
+
+class BatchDataset(Dataset):
+    """Makes the batch of a plan, in whatever process it is asked.
+
+    Args:
+        data: where images and boxes come from.
+        augment: what happens to them.
+        seed: of the run.
+        on_bad_image: ``stop``, or ``skip`` to use another image for an unreadable one.
+    """
+
+    def __init__(self, data: CocoData, augment: Augment, seed: int, on_bad_image: str) -> None:
+        check("data.on_bad_image", on_bad_image)
+        self.data = data
+        self.augment = augment
+        self.seed = seed
+        self.skip = on_bad_image == "skip"
+
+    def __getitem__(self, plan: BatchPlan) -> Batch | Exception:
+        """The batch; or the user's mistake that prevents it, for :class:`BatchLoader` to raise.
+
+        Raised in a worker it would reach the user as a traceback in a traceback.
+        """
+        replaced: list[str] = []
+        try:
+            samples = [
+                self.read(index, geometry, plan, replaced)
+                for index, geometry in zip(plan.indices, plan.geometries, strict=True)
+            ]
+        except (ValueError, OSError) as error:
+            return error.with_traceback(None)
+        return pad(samples, plan.padded, self.data, tuple(replaced))
+
+    def read(self, index: int, geometry: Geometry, plan: BatchPlan, replaced: list[str]) -> Sample:
+        """One image, or what stands in for it where it is unreadable.
+
+        In evaluation that is a black image, so that its objects count as missed. In training it is
+        the next readable image of the file that fits into the batch, with objects if the
+        unreadable one has some: the choice depends on the files alone.
+
+        Args:
+            index: of the image in the data set.
+            geometry: what happens to it.
+            plan: of the batch.
+            replaced: gets the cause of every unreadable image met.
+
+        Raises:
+            BadImage: the image is unreadable and must not, or cannot, be replaced.
+            FileNotFoundError: likewise, there is no such file.
+            ValueError: the image has another size than the annotations say.
+        """
+        try:
+            return self._read(index, geometry)
+        except (BadImage, FileNotFoundError) as error:
+            if not self.skip:
+                raise type(error)(self._explain(index, error)) from error
+            replaced.append(str(error))
+        if not self.augment.train:
+            black = torch.zeros(3, *geometry.valid, dtype=torch.uint8)
+            none = torch.zeros(0, 4)
+            return Sample(black, none, torch.zeros(0, dtype=torch.int64), none, index)
+        N = len(self.data)
+        has_boxes = len(self.data.boxes(index)[0]) > 0
+        for other in ((index + step) % N for step in range(1, N)):
+            height, width = self.data.sizes[other].tolist()
+            image_id = int(self.data.image_ids[other])
+            geometry = self.augment.plan(height, width, self.seed, plan.epoch, image_id)
+            fits = geometry.valid[0] <= plan.padded[0] and geometry.valid[1] <= plan.padded[1]
+            if not fits or (has_boxes and not len(self.data.boxes(other)[0])):
+                continue
+            try:
+                return self._read(other, geometry)
+            except (BadImage, FileNotFoundError) as error:
+                replaced.append(str(error))
+        raise BadImage(f"{replaced[-1]} No other image can take its place.")
+
+    def _read(self, index: int, geometry: Geometry) -> Sample:
+        """One image from its file, transformed."""
+        image = read_image(self.data.image_path(index))
+        height, width = self.data.sizes[index].tolist()
+        if tuple(image.shape[1:]) != (height, width):
+            problem = size_problem(self.data, index, tuple(image.shape[1:]))
+            raise ValueError(f"{self.data.path}: {self._where(index)}: {problem.message}")
+        boxes, labels = self.data.boxes(index)
+        return Sample(*self.augment(image, boxes, labels, self.data.crowds(index), geometry), index)
+
+    def _where(self, index: int) -> str:
+        return f"images[{index}] (id {self.data.image_ids[index]})"
+
+    def _explain(self, index: int, error: Exception) -> str:
+        return (
+            f"{str(error).rstrip('.')}, listed in {self.data.path} as {self._where(index)}. "
+            f"Replace the file, or set data.on_bad_image=skip to "
+            f"{'use another image in its place' if self.augment.train else 'miss its objects'}."
+        )
+
+
+def pad(
+    samples: Sequence[Sample], padded: tuple[int, int], data: CocoData, replaced: tuple[str, ...]
+) -> Batch:
+    """Samples of different sizes -> one batch.
+
+    Args:
+        samples: at least one, none larger than ``padded``.
+        padded: H, W of the batch.
+        data: where the samples come from.
+        replaced: what the batch is to carry of that name.
+    """
+    B, (H, W) = len(samples), padded
+    G = max(len(sample.boxes) for sample in samples)
+    C = max(len(sample.crowds) for sample in samples)
+    rounded = all(sample.image.dtype == torch.uint8 for sample in samples)
+    dtype = torch.uint8 if rounded else torch.float32
+    images = torch.zeros(B, H, W, 3, dtype=dtype).permute(0, 3, 1, 2)  # (B, 3, H, W)
+    boxes, crowds = torch.zeros(B, G, 4), torch.zeros(B, C, 4)
+    labels = torch.full((B, G), NO_BOX)
+    for i, sample in enumerate(samples):
+        _, height, width = sample.image.shape
+        images[i, :, :height, :width] = sample.image
+        boxes[i, : len(sample.boxes)] = sample.boxes
+        labels[i, : len(sample.labels)] = sample.labels
+        crowds[i, : len(sample.crowds)] = sample.crowds
+    indices = [sample.index for sample in samples]
+    return Batch(
+        images=images,
+        sizes=torch.tensor([sample.image.shape[1:] for sample in samples]),
+        boxes=boxes,
+        labels=labels,
+        crowds=crowds,
+        image_ids=torch.from_numpy(data.image_ids[indices]),
+        original_sizes=torch.from_numpy(data.sizes[indices].astype(np.int64)),
+        replaced=replaced,
+    )
+
+
+class SizeProblem(NamedTuple):
+    """Why an image has another size than its record says."""
+
+    kind: str
+    found: str
+    remedy: str
+
+    @property
+    def message(self) -> str:
+        """Both sizes, and what to do."""
+        return f"{self.found}. {self.remedy}"
+
+
+def size_problem(data: CocoData, index: int, size: tuple[int, int]) -> SizeProblem:
+    """What is wrong with the size of an image.
+
+    Args:
+        data: where the image is listed.
+        index: of the image.
+        size: height and width that :func:`read_image` gives; not those of the record.
+    """
+    height, width = data.sizes[index].tolist()
+    H, W = size
+    path = data.image_path(index)
+    found = f"width x height is {width} x {height}, but {path} has {W} x {H} pixels"
+    if (width, height) != (H, W):
+        return SizeProblem(
+            "images: width and height are not those of the file",
+            found,
+            "The boxes belong to another version of the image: correct width and height, or "
+            "restore the file.",
+        )
+    if read_header(path).orientation >= 5:
+        return SizeProblem(
+            "images: width and height are those before the file's EXIF orientation",
+            found,
+            "Its EXIF orientation turns it: annotate the image as it is displayed, or remove the "
+            "tag from the file.",
+        )
+    return SizeProblem(
+        "images: width and height are swapped",
+        found,
+        "They are swapped: exchange them, and make sure that the boxes are [x, y, width, height].",
+    )
+
+
+class BatchLoader:
+    """Batches in the order of their plans, whatever the number of workers.
+
+    To continue in mid-epoch, leave out the plans already used. ``bad`` holds the message of every
+    unreadable image that was replaced so far.
+    """
+
+    def __init__(
+        self,
+        data: CocoData,
+        augment: Augment,
+        plans: Iterable[BatchPlan],
+        *,
+        seed: int = 0,
+        workers: int = 0,
+        on_bad_image: str = "stop",
+        pin_memory: bool = False,
+    ) -> None:
+        """Prepare the workers.
+
+        Args:
+            data: where images and boxes come from.
+            augment: what happens to them.
+            plans: from :func:`train_plan` or :func:`eval_plan`; several epochs may follow on each
+                other.
+            seed: of the run, as given to the plan.
+            workers: processes, as far as there are CPU cores; 0 for none.
+            on_bad_image: ``stop`` or ``skip``.
+            pin_memory: for a GPU.
+
+        Raises:
+            LoaderError: /dev/shm cannot hold what the workers of a list of plans read ahead.
+        """
+        check("data.workers", workers)
+        workers = min(workers, num_cores())
+        if isinstance(plans, Sequence):
+            check_shared_memory(shared_bytes(plans, augment.rule, workers, limit=len(plans)))
+        self.bad: set[str] = set()
+        self._num_images = len(data)
+        self._training = augment.train
+        self._plans = plans
+        self._loader = DataLoader(
+            BatchDataset(data, augment, seed, on_bad_image),
+            batch_size=None,
+            sampler=plans,
+            num_workers=workers,
+            collate_fn=share,
+            pin_memory=pin_memory,
+            worker_init_fn=start_worker,
+            # An own generator: the loader would draw from the global one, and change what the
+            # training draws after a restart.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Make the batches.
+
+        Raises:
+            ValueError: an image is unreadable or of another size than the file says, or too many
+                were replaced.
+            FileNotFoundError: an image does not exist.
+            LoaderError: a worker failed.
+        """
+        for batch in receive(self._loader):
+            if isinstance(batch, Exception):
+                raise batch
+            self._count(batch.replaced)
+            yield batch
+
+    def _count(self, messages: Sequence[str]) -> None:
+        """Warn once of every bad image, and stop when there are too many."""
+        what = "Another image takes its place." if self._training else "Its objects are missed."
+        for message in messages:
+            if message not in self.bad:
+                self.bad.add(message)
+                logger.warning("%s %s", message, what)
+        if len(self.bad) > max(1, MAX_BAD_SHARE * self._num_images):
+            raise ValueError(
+                f"{len(self.bad)} of {self._num_images} images are unreadable, more than "
+                f"{MAX_BAD_SHARE:.0%}; the last: {messages[-1]} Check the image folder."
+            )
+
+
+class TrainingLoader:
+    """What this rank sees at every step: a function of the step, so a run can go on anywhere."""
+
+    def __init__(
+        self,
+        data: CocoData,
+        augment: Augment,
+        *,
+        seed: int,
+        batch_size: int,
+        accumulate: int,
+        keep_empty: bool,
+        on_bad_image: str,
+        workers: int,
+        rank: int,
+        world_size: int,
+        pin_memory: bool,
+    ) -> None:
+        """Remember, and plan the first epoch to know its length.
+
+        Args:
+            data: the training set.
+            augment: decides sizes and pixels.
+            seed: of the run.
+            batch_size: images of one step over all ranks and micro-batches.
+            accumulate: micro-batches of a step.
+            keep_empty: also images without a box.
+            on_bad_image: ``"stop"`` or ``"skip"``.
+            workers: loader processes; no effect on what is loaded.
+            rank: of this process.
+            world_size: number of processes.
+            pin_memory: for a GPU.
+
+        Raises:
+            ValueError: no image to train on, or a batch that cannot be shared out.
+        """
+        self.bad_images: set[str] = set()
+        self.data = data
+        self.augment = augment
+        self.accumulate = accumulate
+        self._how_planned = {"seed": seed, "batch_size": batch_size, "accumulate": accumulate}
+        self._how_planned |= {"rank": rank, "world_size": world_size, "keep_empty": keep_empty}
+        self._how_loaded = {"seed": seed, "workers": workers, "on_bad_image": on_bad_image}
+        self._how_loaded["pin_memory"] = pin_memory
+        first = self._epoch(0)
+        self.steps_per_epoch = len(first)
+        # Of /dev/shm, for batches as large as the largest of the first epoch.
+        plans = list(itertools.chain.from_iterable(first))
+        self.shared_bytes = shared_bytes(plans, augment.rule, workers, steps_held=accumulate)
+
+    def steps(self, first: int, end: int) -> Iterator[list[Batch]]:
+        """Micro-batches of the steps ``first`` to ``end - 1``, loaded ahead.
+
+        Args:
+            first: number of steps made already.
+            end: length of the run.
+        """
+        plans = self._plans(first, end)
+        loader = BatchLoader(self.data, self.augment, plans, **self._how_loaded)
+        self.bad_images = loader.bad  # messages; grows while the loader works
+        batches = iter(loader)
+        while step := list(itertools.islice(batches, self.accumulate)):
+            yield step
+
+    def _plans(self, step: int, end: int) -> Iterator[BatchPlan]:
+        """Plans of the batches in the order of steps, planned epoch by epoch."""
+        while step < end:
+            epoch, done = divmod(step, self.steps_per_epoch)
+            plan = self._epoch(epoch)[done : done + end - step]
+            yield from itertools.chain.from_iterable(plan)
+            step += len(plan)
+
+    def _epoch(self, epoch: int) -> list[list[BatchPlan]]:
+        return train_plan(self.data, self.augment, epoch=epoch, **self._how_planned)

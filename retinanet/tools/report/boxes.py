@@ -1,0 +1,273 @@
+"""Boxes on images, and labelled sheets of such images: all pictures of the project, by Pillow."""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from retinanet.atomic import write_whole
+from retinanet.tools.report.fonts import font_path
+from retinanet.tools.report.style import BLACK, plain_text
+
+# Widths of lines and heights of letters follow the side of a square as large as the image.
+LINE = 1 / 250
+LETTERS = 1 / 48
+# Smaller letters cannot be read; pixels.
+LEAST_LETTERS = 10
+# Captions of one image: more would only hide it, as would those that cover more of a small one.
+MAX_NAMED = 40
+MOST_COVERED = 0.25  # share of the image
+NAME_LETTERS = 40
+# Captions are black on colors brighter than this, white on others; 0 to 1.
+BRIGHT = 0.6
+
+# Layout of a sheet, in pixels.
+PANEL_WIDTH = 480
+MAX_HEIGHT = 960  # higher images are drawn narrower
+GAP = 10
+TITLE_LETTERS, TITLE_LINE = 12, 16
+MOST_TITLE = 200  # letters, before it is cut where its panel ends
+HEADER = TITLE_LINE + 6  # of one line
+ROWS_PER_SHEET = 4
+# The pixels of an image enlarged by more than this are seen as they are.
+PIXELATED = 3
+
+# solid: an object. crowd: dashed and hatched. haloed: an object among thin boxes of its color.
+# thin and dashed: what there are hundreds of, such as anchors.
+Style = Literal["solid", "crowd", "haloed", "thin", "dashed"]
+
+
+class Box(NamedTuple):
+    """A box to be drawn."""
+
+    corners: Sequence[float]  # x1, y1, x2, y2 in pixels of the file, finite
+    color: str  # "#rrggbb"
+    caption: str = ""
+    style: Style = "solid"
+    opacity: float = 1.0  # 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One image of a sheet with its boxes."""
+
+    title: str
+    image: np.ndarray  # (h, w, 3) uint8, maybe smaller than the file
+    size: tuple[int, int]  # height, width of the file in pixels
+    boxes: Sequence[Box]  # the last one on top
+
+
+def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> None:
+    """Draw boxes on an RGB image, the last one on top, and their captions above all of them.
+
+    The last ``MAX_NAMED`` boxes with a caption show it, as far as captions cover no more than
+    ``MOST_COVERED`` of the image.
+    """
+    pen = ImageDraw.Draw(image, "RGBA")  # blends what is not opaque
+    area = image.width * image.height
+    line = max(1, round(math.sqrt(area) * LINE))
+    letters = max(LEAST_LETTERS, round(math.sqrt(area) * LETTERS))
+    for box in boxes:
+        _draw_box(pen, box, image.size, line)
+    named = [box for box in boxes if box.caption][-MAX_NAMED:]
+    signs = [(box, *_place_caption(box, image.size, letters, line)) for box in named]
+    covered = np.cumsum([(x2 - x1) * (y2 - y1) for *_, (x1, y1, x2, y2) in reversed(signs)])
+    shown = int((covered <= MOST_COVERED * area).sum())
+    for box, text, font, (left, top, right, bottom) in signs[len(signs) - shown :]:
+        red, green, blue = ImageColor.getrgb(box.color)
+        bright = (0.299 * red + 0.587 * green + 0.114 * blue) / 255 > BRIGHT  # Rec. 601
+        pen.rectangle((left, top, right - 1, bottom - 1), fill=box.color)
+        at = left + letters // 6, top
+        pen.text(at, text, fill="black" if bright else "white", font=font)
+
+
+def _place_caption(
+    box: Box, size: tuple[int, int], letters: int, line: int
+) -> tuple[str, ImageFont.FreeTypeFont, tuple[int, int, int, int]]:
+    """Text, font and patch of a caption: above its box or, without room there, inside."""
+    text = plain_text(box.caption, NAME_LETTERS)
+    font = font_for(text, letters)
+    width = math.ceil(font.getlength(text)) + 2 * (letters // 6)
+    height = sum(font.getmetrics())
+    left, edge = round(box.corners[0] - line / 2), round(box.corners[1] - line / 2)
+    top = edge - height if edge >= height else edge + line
+    # Within the image.
+    left = min(max(left, 0), max(size[0] - width, 0))
+    top = min(max(top, 0), max(size[1] - height, 0))
+    return text, font, (left, top, left + width, top + height)
+
+
+_font = functools.lru_cache(maxsize=64)(ImageFont.truetype)
+
+
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font with the letters of a text, so many pixels high."""
+    return _font(font_path(text) or font_path(""), size)
+
+
+def _draw_box(pen: ImageDraw.ImageDraw, box: Box, size: tuple[int, int], line: int) -> None:
+    if box.style in ("thin", "dashed", "crowd"):
+        line = max(1, line // 2)
+    x1, y1, x2, y2 = box.corners
+    left, right = _span(x1, x2, size[0], line)
+    top, bottom = _span(y1, y2, size[1], line)
+    color = (*ImageColor.getrgb(box.color), round(255 * box.opacity))
+    if box.style == "haloed":
+        around = (left - 1, top - 1, right + 1, bottom + 1)
+        pen.rectangle(around, outline="white", width=line + 2)
+    if box.style in ("solid", "haloed", "thin"):
+        pen.rectangle((left, top, right, bottom), outline=color, width=line)
+        return
+    dash = 5 * line
+    for x in range(left, right + 1, 2 * dash):
+        for y in (top, bottom):
+            pen.line((x, y, min(x + dash, right), y), fill=color, width=line)
+    for y in range(top, bottom + 1, 2 * dash):
+        for x in (left, right):
+            pen.line((x, y, x, min(y + dash, bottom)), fill=color, width=line)
+    if box.style == "crowd":  # lines on which x + y is constant
+        for total in range(left + top + 2 * dash, right + bottom, 2 * dash):
+            start, end = max(left, total - bottom), min(right, total - top)
+            pen.line((start, total - start, end, total - end), fill=color, width=line)
+
+
+def _span(low: float, high: float, limit: int, line: int) -> tuple[int, int]:
+    """First and last pixel of lines centered on two edges, of an image with ``limit`` pixels."""
+    # Farther away than a side of the image, numbers would only overflow.
+    low, high = (min(max(edge, -limit), 2 * limit) for edge in (low, high))
+    first, last = round(low - line / 2), round(high + line / 2) - 1
+    # A line on the border is pushed inside; one that lies beyond stays there, unseen.
+    if -1 <= low <= limit + 1:
+        first = min(max(first, 0), limit - 1)
+    if -1 <= high <= limit + 1:
+        last = min(max(last, 0), limit - 1)
+    return first, max(first, last)
+
+
+def draw_panel(panel: Panel, width: int = PANEL_WIDTH, max_height: int = MAX_HEIGHT) -> Image.Image:
+    """The image of a panel with its boxes, without the title.
+
+    Args:
+        panel: what to draw.
+        width: of the result in pixels, unless it would be higher than ``max_height``.
+        max_height: pixels.
+    """
+    height_in_file, width_in_file = panel.size
+    scale = min(width / width_in_file, max_height / height_in_file)
+    size = max(round(width_in_file * scale), 1), max(round(height_in_file * scale), 1)
+    enlarged = size[0] / panel.image.shape[1] > PIXELATED
+    how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
+    image = Image.fromarray(panel.image).resize(size, how)
+    x, y = size[0] / width_in_file, size[1] / height_in_file
+    boxes = [
+        box._replace(corners=[side * k for side, k in zip(box.corners, (x, y, x, y), strict=True)])
+        for box in panel.boxes
+    ]
+    draw_boxes(image, boxes)
+    return image
+
+
+def draw_sheet(
+    rows: Sequence[Sequence[Panel]], legend: Mapping[str, str | None] | None = None
+) -> np.ndarray:
+    """Panels in rows, each with its title.
+
+    Args:
+        rows: at least one, none of them empty. A row is as high as its highest panel.
+        legend: what stands above all: texts and their colors, None for a text without one.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    width = max(map(len, rows)) * (PANEL_WIDTH + GAP) + GAP
+    strips = [] if legend is None else [_draw_legend(legend, width)]
+    return np.concatenate([*strips, *(_draw_row(row, width) for row in rows)])
+
+
+def _draw_row(row: Sequence[Panel], width: int) -> np.ndarray:
+    images = [draw_panel(panel) for panel in row]
+    titles = [panel.title.split("\n") for panel in row]
+    header = HEADER + TITLE_LINE * (max(map(len, titles)) - 1)
+    height = header + max(image.height for image in images) + GAP
+    strip = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(strip)
+    for column, (image, lines) in enumerate(zip(images, titles, strict=True)):
+        left = GAP + column * (PANEL_WIDTH + GAP)
+        strip.paste(image, (left, header))
+        for above, line in enumerate(reversed(lines)):
+            text = plain_text(line, MOST_TITLE)
+            font = font_for(text, TITLE_LETTERS)
+            while font.getlength(text) > PANEL_WIDTH:
+                text = text[:-4] + "..."
+            pen.text((left, header - HEADER - above * TITLE_LINE + 4), text, BLACK, font)
+    return np.asarray(strip)
+
+
+def _draw_legend(legend: Mapping[str, str | None], width: int) -> np.ndarray:
+    """Texts with their colors, on as many lines as they need."""
+    strip = Image.new("RGB", (width, TITLE_LINE * (len(legend) + 1)), "white")
+    pen = ImageDraw.Draw(strip)
+    x, y = GAP, 5
+    for text, color in legend.items():
+        font = font_for(text, TITLE_LETTERS)
+        swatch = 0 if color is None else TITLE_LETTERS + 6
+        length = swatch + math.ceil(font.getlength(text))
+        if x > GAP and x + length > width - GAP:
+            x, y = GAP, y + TITLE_LINE
+        if color is not None:
+            pen.rectangle((x, y + 2, x + TITLE_LETTERS, y + 2 + TITLE_LETTERS), fill=color)
+        pen.text((x + swatch, y), text, BLACK, font)
+        x += length + 2 * GAP
+    return np.asarray(strip)[: y + TITLE_LINE + 4]
+
+
+def in_rows(panels: Sequence[Panel], columns: int) -> list[Sequence[Panel]]:
+    """Panels in rows of so many; the last row may have fewer."""
+    return [panels[start : start + columns] for start in range(0, len(panels), columns)]
+
+
+def write_sheets(
+    rows: Iterable[Sequence[Panel]],
+    folder: Path,
+    stem: str,
+    legend: Mapping[str, str | None] | None = None,
+) -> tuple[list[Path], np.ndarray | None]:
+    """Write ``STEM_1.png``, ..., with ``ROWS_PER_SHEET`` rows each.
+
+    Args:
+        rows: none of them empty; those of one sheet are in memory at a time.
+        folder: made when missing; sheets of that name from an earlier call, perhaps more of them,
+            are removed.
+        stem: of the names.
+        legend: see :func:`draw_sheet`.
+
+    Returns:
+        The files, and the first sheet, (H, W, 3) uint8; None when there are no rows.
+    """
+    for old in folder.glob(f"{stem}_*.png"):
+        old.unlink()
+    rows = iter(rows)
+    written: list[Path] = []
+    first = None
+    while some := list(islice(rows, ROWS_PER_SHEET)):
+        sheet = draw_sheet(some, legend)
+        first = sheet if first is None else first
+        written.append(folder / f"{stem}_{len(written) + 1}.png")
+        save_picture(sheet, written[-1])
+    return written, first
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write an (H, W, 3) uint8 picture as PNG, whole or not at all."""
+    memory = io.BytesIO()
+    Image.fromarray(picture).save(memory, format="png")
+    write_whole(path, memory.getvalue())
