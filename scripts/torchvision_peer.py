@@ -262,8 +262,9 @@ class TorchvisionTraining:
             if sizes is not None:  # else torchvision gave pixels of the file
                 detections = [to_original(*one) for one in zip(detections, *sizes, strict=True)]
             parts.append(as_arrays(detections, image_ids, cap))
-        found = merge(parts)
-        return evaluate(self.val, found, found.evaluated, how.backend, how.max_dets), found
+        detections = merge(parts)
+        numbers = evaluate(self.val, detections, detections.evaluated, how.backend, how.max_dets)
+        return numbers, detections
 
     def _val_batches(self) -> Iterator[tuple[list[Tensor], Tensor, tuple[Tensor, Tensor] | None]]:
         """Images, their ids, and sizes of resized images and of their files."""
