@@ -28,8 +28,8 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from retinanet.atomic import write_whole
-from retinanet.cli.launch import Task, run_all
 from retinanet.cli.main import composer
+from retinanet.cli.sweep import Task, run_all
 from retinanet.csv_text import csv_text
 from retinanet.tools.report.style import COLORS, GRAY, house_style, save_png
 from retinanet.tools.report.sweep import has_finished

@@ -29,6 +29,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms import functional as TF
 
 from retinanet import build
+from retinanet.build import load_model, recorded_settings
 from retinanet.cli.main import composer
 from retinanet.data.images import read_image
 from retinanet.data.loader import Batch, padded_size
@@ -42,7 +43,6 @@ from retinanet.matching import IGNORED, NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator, grid_sizes
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Detections, Postprocess
-from retinanet.trained import load_model, recorded_settings
 from retinanet.training.trainer import Trainer
 from retinanet.weights.read import read_trained
 

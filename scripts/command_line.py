@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:

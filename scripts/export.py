@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.cli.command import show
+from retinanet.terminal import show
 from retinanet.tools.export.job import KINDS, Request, export
 from retinanet.tools.export.write import OPSET, Shape
 from scripts.command_line import exit_status, new_parser

@@ -33,7 +33,6 @@ from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.terminal import has_bar
 from retinanet.tools.report.style import COLORS, house_style, save_png
-from retinanet.trained import load_model, recorded_settings
 from retinanet.training.transfer import describe_source
 from retinanet.weights.read import read_trained
 from scripts.command_line import exit_status, new_parser, split_settings
@@ -108,7 +107,7 @@ def read_anchors(
         ValueError: no checkpoint, data that nobody named, or no objects in these images.
     """
     state = read_trained(path)
-    settings = recorded_settings(state)
+    settings = build.recorded_settings(state)
     data_settings = settings.data
     if typed:
         with composer("train") as reader:
@@ -125,7 +124,7 @@ def read_anchors(
         data, augment, plan, seed=0, workers=0, on_bad_image="stop", pin_memory=False
     )
     device = choose_device("auto")
-    model = load_model(state, settings).to(device)
+    model = build.load_model(state, settings).to(device)
     matcher = Matcher(**state["settings"].get("matching", {}))
     logits, labels = [], []
     for batch in tqdm(loader, desc="loss", unit="batch", leave=False, disable=not has_bar()):

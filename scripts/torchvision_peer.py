@@ -36,8 +36,7 @@ from retinanet.model.heads import group_norm
 from retinanet.model.retinanet import RGB_MEAN, RGB_STD, RetinaNet
 from retinanet.postprocess import Detections, to_original
 from retinanet.training.optim import Schedule, WeightAverage, build_optimizer, scaled_lr
-from retinanet.weights.names import rename, to_theirs
-from retinanet.weights.torchvision import NAMES
+from retinanet.weights.names import TORCHVISION, rename
 
 # What torchvision's class is fed with: images (3, H, W), and boxes and labels of each.
 Sample = tuple[Tensor, dict[str, Tensor]]
@@ -164,11 +163,10 @@ def torchvision_model(
     )
     if same_input:
         model.transform = SameInput(1, 1, [], [], size_divisible=DIVISOR)
-    renaming = to_theirs(NAMES)
-    model.load_state_dict(rename(ours.state_dict(), renaming)[0])
-    trained = {renaming(name): p.requires_grad for name, p in ours.named_parameters()}
+    model.load_state_dict(rename(ours.state_dict(), TORCHVISION)[0])
+    trained, _ = rename(dict(ours.named_parameters()), TORCHVISION)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trained[name])
+        parameter.requires_grad_(trained[name].requires_grad)
     return model
 
 

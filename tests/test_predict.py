@@ -17,10 +17,10 @@ from torch import nn
 
 from retinanet import Detector, build, load
 from retinanet.boxes import encode_boxes
+from retinanet.build import recorded_settings
 from retinanet.cli.main import composer
 from retinanet.evaluation.thresholds import DEFAULT_SCORE
 from retinanet.tools.report.pictures import DRAWN_SCORE
-from retinanet.trained import recorded_settings
 from scripts import predict
 
 ROOT = Path(__file__).parent.parent
@@ -186,7 +186,7 @@ def test_results_come_while_images_are_still_made(detector):
 
 def test_one_image_without_a_list_is_refused(detector):
     for image in ("a.jpg", Path("a.jpg"), np.zeros((4, 4, 3), np.uint8)):
-        with pytest.raises(ValueError, match="give a list of photos"):
+        with pytest.raises(ValueError, match="give a list of images"):
             detector(image)
 
 

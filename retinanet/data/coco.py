@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,16 +19,21 @@ from retinanet.data.fields import (
     find_bad_ids,
     has_area,
     in_order,
-    positions,
     read_area,
     read_categories,
     read_crowd,
     read_names,
+    read_references,
     read_sizes,
 )
+from retinanet.data.issues import Issue, raise_refused, refusal
 from retinanet.data.records import Records, read_json
-from retinanet.data.verdict import STOP, Verdict
 
+# What is filled in while reading, as `repairs` counts it.
+RENUMBERED = "annotation ids renumbered"
+NO_CROWD = "iscrowd filled in"
+NO_AREA = "area filled in"
+BACKSLASHES = "backslashes in file names taken for folders"
 # Boxes that are never trained on, as `repairs` counts them.
 DROPPED = "boxes dropped: "
 BACKWARDS = f"{DROPPED}drawn from right to left or from bottom to top"
@@ -55,13 +61,13 @@ class CocoData:
     first: np.ndarray  # (N + 1,) int64: annotations of image i are rows first[i]:first[i + 1]
     bbox: np.ndarray  # (M, 4) float64 x, y, width, height, exactly as in the file
     area: np.ndarray  # (M,) float64
-    labels: np.ndarray  # (M,) int64; as read, the rank of the category id
+    labels: np.ndarray  # (M,) int64; as read, in the order of the category ids
     crowd: np.ndarray  # (M,) bool
     usable: np.ndarray  # (M,) bool: false for boxes without area inside the image
     category_ids: tuple[int, ...]  # category_ids[label]; sorted as read
     category_names: tuple[str, ...]  # category_names[label]
     annotated: bool  # false: a test set, the file has no list of annotations
-    repairs: dict[str, int]  # what was mended while reading -> how often
+    repairs: dict[str, int]  # what was repaired or dropped while reading -> how often
     fingerprint: str  # SHA-256 of the annotation file
 
     def __len__(self) -> int:
@@ -95,33 +101,44 @@ class CocoData:
         total = np.concatenate([[0], np.cumsum(self.usable & ~self.crowd)])
         return total[self.first[1:]] - total[self.first[:-1]]
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is any box to be trained on, or scored."""
+        return bool((self.usable & ~self.crowd).any())
+
+    def folders(self) -> dict[str, list[tuple[str, int]]]:
+        """Folder below the image folder -> name and index of each of its images."""
+        folders: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for index in range(len(self)):
+            folder, name = os.path.split(self.file_name(index))
+            folders[folder].append((name, index))
+        return folders
+
     def missing(self) -> list[int]:
         """Indices of the images whose file does not exist.
 
-        Each folder is listed once: asking for every file takes minutes on network disks. With
-        os.path: pathlib fails where a name is too long, or none that the file system knows.
+        Each folder is listed once: asking for every file takes minutes on network disks.
         """
-        present: dict[str, set[str]] = {}
-        lost = []
-        for index in range(len(self)):
-            folder, name = os.path.split(self.file_name(index))
-            if folder not in present:
-                where = os.path.join(self.image_root, folder)  # noqa: PTH118
-                found = os.listdir(where) if os.path.isdir(where) else []  # noqa: PTH112, PTH208
-                present[folder] = set(found)
-            # Some file systems find names that they list in another spelling.
-            if name not in present[folder] and not os.path.exists(self.image_path(index)):  # noqa: PTH110
-                lost.append(index)
-        return lost
+        missing = []
+        for folder, files in self.folders().items():
+            present = names_in(os.path.join(self.image_root, folder))  # noqa: PTH118
+            # Some file systems find names that they list in another spelling. With os.path:
+            # pathlib fails where a name is too long, or none that the file system knows.
+            missing += [
+                index
+                for name, index in files
+                if name not in present and not os.path.exists(self.image_path(index))  # noqa: PTH110
+            ]
+        return sorted(missing)
 
     def file_sizes(self) -> list[int | None]:
         """Bytes of a few image files, evenly spaced by image id; None where there is none.
 
         They tell other images under the same names: the annotation file says nothing of them.
         """
-        places = np.linspace(0, len(self) - 1, min(len(self), SAMPLED_FILES)).round().astype(int)
+        rows = np.linspace(0, len(self) - 1, min(len(self), SAMPLED_FILES)).round().astype(int)
         sizes: list[int | None] = []
-        for index in np.argsort(self.image_ids, kind="stable")[places].tolist():
+        for index in np.argsort(self.image_ids, kind="stable")[rows].tolist():
             try:
                 sizes.append(self.image_path(index).stat().st_size)
             except (OSError, ValueError):
@@ -154,26 +171,44 @@ class CocoData:
         return torch.from_numpy(clip_xywh(self.bbox[rows], self.sizes[index]).astype(np.float32))
 
 
+def names_in(folder: str) -> set[str]:
+    """What lies in a folder; nothing where there is none."""
+    return set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH112, PTH208
+
+
 def images_of(data: CocoData) -> np.ndarray:
     """(M,) int64: the image of every annotation."""
     return np.repeat(np.arange(len(data)), np.diff(data.first))
 
 
+def class_counts(data: CocoData) -> list[int]:
+    """Boxes of every class, as training counts them."""
+    labels = data.labels[data.usable & ~data.crowd]
+    return np.bincount(labels, minlength=len(data.category_names)).tolist()
+
+
 class Reading(NamedTuple):
-    """An annotation file as read: its data, and the records that it comes from."""
+    """An annotation file as read: its data, without the records that have an issue."""
 
     data: CocoData
+    issues: list[Issue]  # that training refuses
     images: Records
+    categories: Records
     boxes: Records
     image_rows: np.ndarray  # (N,) the record of every image
     box_rows: np.ndarray  # (M,) the record of every annotation
-    mended: dict[str, np.ndarray]  # what was mended -> records of annotations, ascending
+    repaired: dict[str, np.ndarray]  # what was repaired or dropped -> rows of boxes, ascending
+
+    @property
+    def whole(self) -> bool:
+        """Whether no record is left out."""
+        return not (self.images.issues or self.categories.issues or self.boxes.issues)
 
 
 def read_coco(annotations: Path, image_root: Path) -> CocoData:
     """Read and check an annotation file.
 
-    Mended, and counted in ``repairs``: annotation ids that are missing, repeated or not positive
+    Repaired, and counted in ``repairs``: annotation ids that are missing, repeated or not positive
     (0 spoils the AP of pycocotools; ids are given anew, nothing refers to them), missing
     ``iscrowd`` (0) and ``area`` (width times height), backslashes in file names (taken for
     folders). Lost, and counted there too: boxes without area inside the image, or with a negative
@@ -188,98 +223,103 @@ def read_coco(annotations: Path, image_root: Path) -> CocoData:
         FileNotFoundError: no annotation file or no image folder.
         ValueError: file, record, field, value, what is allowed, what to do.
     """
-    return read_all(annotations, image_root, STOP).data
+    content, fingerprint = read_json(Path(annotations))
+    reading = read_records(content, Path(annotations), Path(image_root), fingerprint)
+    raise_refused(reading.issues)
+    return reading.data
 
 
-def read_all(
-    annotations: Path,
-    image_root: Path,
-    verdict: Verdict,
-    mend: Callable[[dict[str, Any]], None] = lambda _: None,
+def read_records(
+    content: dict[str, Any], annotations: Path, image_root: Path, fingerprint: str
 ) -> Reading:
-    """:func:`read_coco` with its records; where ``verdict`` goes on, without those it refuses.
+    """What :func:`read_coco` reads, and every issue that it would refuse, in its order.
 
-    ``mend`` may change the content of the file before it is read.
-
-    Raises:
-        FileNotFoundError: no annotation file.
-        ValueError: the annotation file is not a JSON object; when stopping, any problem.
+    Args:
+        content: of the annotation file.
+        annotations: its path.
+        image_root: folder that file names start from.
+        fingerprint: SHA-256 of the file.
     """
-    annotations, image_root = Path(annotations), Path(image_root)
-    found, fingerprint = read_json(annotations)
-    mend(found)
-    _check_folder(image_root, verdict)
-    images = Records(annotations, "images", found, verdict)
+    images = Records(annotations, "images", content)
     images.refuse_empty("it lists no image at all", "List the images.")
     image_ids = images.integers("id")
     images.unique("id", image_ids)
     sizes = read_sizes(images)
     names = read_names(images)
-    categories = Records(annotations, "categories", found, verdict)
+    categories = Records(annotations, "categories", content)
     category_ids, category_names = read_categories(categories)
 
-    annotated = "annotations" in found
-    listed = found if annotated else {"annotations": []}
-    boxes = Records(annotations, "annotations", listed, verdict)
-    image = positions(boxes, "image_id", images, image_ids)
-    labels = positions(boxes, "category_id", categories, category_ids)
-    columns, mended = _read_columns(boxes)
+    annotated = "annotations" in content
+    boxes = Records(annotations, "annotations", content if annotated else {"annotations": []})
+    image = read_references(boxes, "image_id", images, image_ids)
+    labels = read_references(boxes, "category_id", categories, category_ids)
+    bbox = boxes.boxes("bbox")
+    bad_id = find_bad_ids(boxes.column("id"))
+    crowd, no_crowd = read_crowd(boxes)
+    area, no_area = read_area(boxes, bbox)
 
     # Only what is sound: images in the order of the file, categories by id, boxes by image.
     image_rows = np.flatnonzero(images.sound())
     category_rows = np.flatnonzero(categories.sound())
     category_rows = category_rows[np.argsort(category_ids[category_rows])]
-    image, labels = _ranks(image_rows, image, images), _ranks(category_rows, labels, categories)
+    image = _renumbered(image, image_rows, len(images))
+    labels = _renumbered(labels, category_rows, len(categories))
     rows = np.flatnonzero(boxes.sound() & (image >= 0) & (labels >= 0))
     rows = rows[np.argsort(image[rows], kind="stable")]
-    columns = {name: column[rows] for name, column in columns.items()}
-    bbox, of_image = columns["bbox"], sizes[image_rows][image[rows]]
-    usable = has_area(bbox, of_image)
-    backwards = ~usable & (bbox[:, 2:] < 0).any(axis=1) & has_area(in_order(bbox), of_image)
-    flat = ~backwards & (bbox[:, 2:] <= 0).any(axis=1)
-    mended = {what: np.sort(rows[mask[rows]]) for what, mask in mended.items()}
-    mended[BACKWARDS] = np.sort(rows[backwards])
-    mended[FLAT] = np.sort(rows[flat])
-    mended[OUTSIDE] = np.sort(rows[~flat & ~usable & ~backwards])
+
+    sizes = sizes[image_rows]
+    of_image = sizes[image[rows]]  # (M, 2)
+    xywh = bbox[rows]
+    usable = has_area(xywh, of_image)
+    backwards = ~usable & (xywh[:, 2:] < 0).any(axis=1) & has_area(in_order(xywh), of_image)
+    flat = ~backwards & (xywh[:, 2:] <= 0).any(axis=1)
+    repaired = {
+        RENUMBERED: rows[bad_id[rows]],
+        NO_CROWD: rows[no_crowd[rows]],
+        NO_AREA: rows[no_area[rows]],
+        BACKWARDS: rows[backwards],
+        FLAT: rows[flat],
+        OUTSIDE: rows[~flat & ~usable & ~backwards],
+    }
+    slashes = sum(isinstance(name, str) and "\\" in name for name in images.column("file_name"))
+    repairs = {what: len(some) for what, some in repaired.items()} | {BACKSLASHES: slashes}
     data = CocoData(
         path=annotations,
         image_root=image_root,
         image_ids=image_ids[image_rows],
-        sizes=sizes[image_rows],
+        sizes=sizes,
         **_packed([names[row] for row in image_rows]),
         first=np.searchsorted(image[rows], np.arange(len(image_rows) + 1)),
-        **columns,
+        bbox=xywh,
+        area=area[rows],
         labels=labels[rows],
+        crowd=crowd[rows],
         usable=usable,
         category_ids=tuple(category_ids[category_rows].tolist()),
         category_names=tuple(category_names[row] for row in category_rows),
         annotated=annotated,
-        repairs=_counts(mended, images),
+        repairs={what: count for what, count in repairs.items() if count},
         fingerprint=fingerprint,
     )
-    return Reading(data, images, boxes, image_rows, rows, mended)
+    issues = _folder_issues(image_root) + images.issues + categories.issues + boxes.issues
+    repaired = {what: np.sort(some) for what, some in repaired.items()}
+    return Reading(data, issues, images, categories, boxes, image_rows, rows, repaired)
 
 
-def _read_columns(boxes: Records) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Columns of the data, and what was mended in them: what -> (M,) bool, where."""
-    bbox = boxes.boxes("bbox")
-    bad_id = find_bad_ids(boxes.column("id"))
-    crowd, no_crowd = read_crowd(boxes)
-    area, no_area = read_area(boxes, bbox)
-    columns = {"bbox": bbox, "area": area, "crowd": crowd}
-    return columns, {
-        "annotation ids renumbered": bad_id,
-        "iscrowd filled in": no_crowd,
-        "area filled in": no_area,
-    }
+def _folder_issues(image_root: Path) -> list[Issue]:
+    if image_root.is_dir():
+        return []
+    problem = f"image folder {image_root} does not exist"
+    fix = "check data.root and data.*_images."
+    error = FileNotFoundError(f"{problem}; {fix}")
+    return [refusal("no image folder", [problem], error, fix.capitalize())]
 
 
-def _counts(mended: dict[str, np.ndarray], images: Records) -> dict[str, int]:
-    """What was mended -> how often."""
-    counts = {what: len(rows) for what, rows in mended.items()}
-    texts = [name for name in images.column("file_name") if isinstance(name, str)]
-    counts["backslashes in file names taken for folders"] = sum("\\" in name for name in texts)
-    return {what: number for what, number in counts.items() if number}
+def _renumbered(indices: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
+    """Indices among ``count`` records -> among those that are kept; -1 for others, and for -1."""
+    new = np.full(count + 1, -1)
+    new[kept] = np.arange(len(kept))
+    return new[indices]
 
 
 def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -289,23 +329,3 @@ def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
         "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
         "name_ends": np.cumsum([0, *map(len, encoded)]),
     }
-
-
-def _check_folder(image_root: Path, verdict: Verdict) -> None:
-    problem = f"image folder {image_root} does not exist"
-    remedy = "check data.root and data.*_images."
-    verdict.refuse(
-        "no image folder",
-        [] if image_root.is_dir() else [0],
-        lambda _: problem,
-        lambda _: f"{problem}; {remedy}",
-        remedy.capitalize(),
-        FileNotFoundError,
-    )
-
-
-def _ranks(rows: np.ndarray, positions: np.ndarray, records: Records) -> np.ndarray:
-    """Where records stand among ``rows``; -1 for those that are not, and for -1."""
-    rank = np.full(len(records) + 1, -1)
-    rank[rows] = np.arange(len(rows))
-    return rank[positions]

@@ -1,4 +1,4 @@
-"""What the columns of a COCO file must hold, and what is mended in them."""
+"""What the columns of a COCO file must hold, and what is filled in."""
 
 from __future__ import annotations
 
@@ -12,37 +12,23 @@ from retinanet.data.records import Records, is_finite
 
 # Areas that COCO's evaluator looks at, square pixels; it ignores objects outside.
 MAX_AREA = 1e10
-
-SIZE_REMEDY = (
-    "Correct it: write the size of the image as it is displayed. `python -m "
-    "scripts.convert_dataset --from coco --to coco` reads missing ones from the images."
-)
-
 # Half of a pair of UTF-16: no text, and nothing can be written with one.
 HALF = re.compile("[\ud800-\udfff]")
 # In a path Python has some for bytes that are not UTF-8.
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def clip_xywh(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(..., 4) xywh -> xyxy inside images of (..., 2) height and width."""
-    limits = sizes[..., ::-1]
-    corner = np.clip(bbox[..., :2] + bbox[..., 2:], 0, limits)
-    return np.concatenate([np.clip(bbox[..., :2], 0, limits), corner], axis=-1)
-
-
 def read_sizes(images: Records) -> np.ndarray:
     """(N, 2) int32 height, width."""
+    fix = (
+        "Correct it: write the size of the image as it is displayed. `python -m "
+        "scripts.convert_dataset --from coco --to coco` reads missing ones from the images."
+    )
     columns = []
     for field in ("height", "width"):
-        values = images.numbers(field, SIZE_REMEDY)
+        values = images.numbers(field, fix)
         wrong = (values < 1) | (values != np.floor(values)) | (values >= 2**31)
-        images.refuse(
-            np.flatnonzero(wrong),
-            field,
-            "a whole number of pixels, at least 1",
-            SIZE_REMEDY,
-        )
+        images.refuse(np.flatnonzero(wrong), field, "a whole number of pixels, at least 1", fix)
         columns.append(np.where(wrong, 1, values).astype(np.int32))
     return np.stack(columns, axis=1)
 
@@ -53,13 +39,8 @@ def read_names(images: Records) -> list[str]:
     Label Studio on Windows writes the folders with backslashes, which only Windows understands.
     """
     names = images.texts("file_name")
-    leaving = []
-    for index, name in enumerate(names):
-        plain = name[0] not in "/\\" and ".." not in name and ":" not in name
-        if not plain and _leaves_folder(name):
-            leaving.append(index)
     images.refuse(
-        leaving,
+        [index for index, name in enumerate(names) if _leaves_folder(name)],
         "file_name",
         "a path below the image folder, neither absolute nor with '..'",
         "Point data.*_images at the folder that the names start from; `python -m "
@@ -74,6 +55,8 @@ def read_names(images: Records) -> list[str]:
 
 def _leaves_folder(name: str) -> bool:
     """Whether a file name is absolute or climbs, to POSIX or to Windows."""
+    if name[0] not in "/\\" and ".." not in name and ":" not in name:
+        return False  # nearly all: paths are slow
     windows = PureWindowsPath(name)
     return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
 
@@ -85,38 +68,33 @@ def read_categories(categories: Records) -> tuple[np.ndarray, list[str]]:
     names = categories.texts("name")
     categories.unique("id", ids)
     # Roboflow adds a class that only groups the others, and may give it the name of one of them.
-    remedy = (
+    fix = (
         "Remove or rename one of them; if no box has it, `python -m scripts.convert_dataset --from "
         "coco --to coco --drop-unused-classes` does."
     )
-    categories.unique("name", names, remedy)
+    categories.unique("name", names, fix)
     halves = [index for index, name in enumerate(names) if HALF.search(name)]
     categories.refuse(halves, "name", "a text of whole characters", "Correct it.")
     return ids, names
 
 
-# List -> one of its records, in words.
-SINGULAR = {"images": "image", "categories": "category"}
+def read_references(boxes: Records, field: str, listed: Records, ids: np.ndarray) -> np.ndarray:
+    """(M,) int64: index among ``ids``, the ids of ``listed``, of every id in a column.
 
-
-def positions(boxes: Records, field: str, listed: Records, ids: np.ndarray) -> np.ndarray:
-    """(M,) int64: where the ids in a column stand among ``ids``, the ids of ``listed``.
-
-    -1 where they do not; that is refused, unless what they mean may be among the records that
+    -1 where there is none; that is refused, unless what is meant may be among the records that
     were left out of ``listed``.
     """
     values = boxes.integers(field)
     if not len(ids):
         return np.full(len(values), -1)
     order = np.argsort(ids, kind="stable")
-    place = np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)
-    position = order[place]
-    unknown = ids[position] != values
-    if listed.complete and not listed.bad["id"]:
-        remedy = "Remove the annotation, or list what it refers to."
-        allowed = f"the id of a listed {SINGULAR[listed.name]}"
-        boxes.refuse(np.flatnonzero(unknown), field, allowed, remedy)
-    return np.where(unknown, -1, position)
+    index = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
+    unknown = ids[index] != values
+    if listed.complete and not listed.refused["id"]:
+        singular = {"images": "image", "categories": "category"}[listed.name]
+        fix = "Remove the annotation, or list what it refers to."
+        boxes.refuse(np.flatnonzero(unknown), field, f"the id of a listed {singular}", fix)
+    return np.where(unknown, -1, index)
 
 
 def find_bad_ids(ids: list[Any]) -> np.ndarray:
@@ -132,7 +110,7 @@ def find_bad_ids(ids: list[Any]) -> np.ndarray:
 
 
 def read_crowd(boxes: Records) -> tuple[np.ndarray, np.ndarray]:
-    """Two (M,) bool: whether it is a crowd, and whether the file does not say it."""
+    """Two (M,) bool: whether it is a crowd, and whether the file leaves that open."""
     values = boxes.column("iscrowd")
     bad = [row for row, value in enumerate(values) if value is not None and value not in (0, 1)]
     boxes.refuse(bad, "iscrowd", "0 or 1", "Correct it, or leave it out for 0.")
@@ -148,8 +126,8 @@ def read_area(boxes: Records, bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     values = boxes.column("area")
     missing = np.array([value is None for value in values], dtype=bool)
     bad = [row for row, value in enumerate(values) if value is not None and not _is_area(value)]
-    remedy = "Correct it, or leave it out."
-    boxes.refuse(bad, "area", "a finite number of pixels, from 0 to 1e10", remedy)
+    allowed = "a finite number of pixels, from 0 to 1e10"
+    boxes.refuse(bad, "area", allowed, "Correct it, or leave it out.")
     for row in [*bad, *np.flatnonzero(missing).tolist()]:
         values[row] = 0.0
     given = np.array(values, dtype=np.float64)
@@ -158,6 +136,13 @@ def read_area(boxes: Records, bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _is_area(value: Any) -> bool:
     return is_finite(value) and 0 <= value <= MAX_AREA
+
+
+def clip_xywh(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(..., 4) xywh -> xyxy inside images of (..., 2) height and width."""
+    limits = sizes[..., ::-1]
+    corner = np.clip(bbox[..., :2] + bbox[..., 2:], 0, limits)
+    return np.concatenate([np.clip(bbox[..., :2], 0, limits), corner], axis=-1)
 
 
 def box_area(bbox: np.ndarray) -> np.ndarray:

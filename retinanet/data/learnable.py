@@ -9,11 +9,11 @@ import torch
 
 from retinanet.data.coco import BACKWARDS, DROPPED, FLAT, OUTSIDE, CocoData, images_of
 from retinanet.data.fields import clip_xywh
+from retinanet.data.issues import Issue, raise_refused, refusal
 from retinanet.data.transforms import MIN_BOX_SIDE, Augment, is_visible, resized_sizes
-from retinanet.data.verdict import STOP, Verdict
 
 VANISHED = f"{DROPPED}a side below {MIN_BOX_SIDE:g} px at the training size"
-# Why boxes are dropped -> what to do about it.
+# Why boxes are dropped -> the fix.
 FIXES = {
     BACKWARDS: (
         "`python -m scripts.convert_dataset --from coco --to coco` puts their corners in order."
@@ -58,40 +58,30 @@ def drop_vanishing(data: CocoData, augment: Augment) -> CocoData:
     return dataclasses.replace(data, usable=data.usable & seen, repairs=repairs)
 
 
-def check_learnable(data: CocoData, verdict: Verdict = STOP) -> None:
+def check_learnable(data: CocoData) -> None:
     """Refuse a training set that leaves no box to train on.
 
     Args:
         data: of :func:`drop_vanishing`.
-        verdict: raises, or keeps the problem.
 
     Raises:
-        ValueError: what became of the annotations, and what to do.
+        ValueError: what became of the annotations, and the fix.
     """
-    reason, fix = _why_nothing(data)
-    verdict.refuse(
-        "annotations: no box is left to train on",
-        [] if (data.usable & ~data.crowd).any() or not data.annotated else [0],
-        lambda _: f"{data.path}: {reason}",
-        lambda _: f"{data.path} has no box to train on: {reason}. {fix}",
-        fix,
-    )
+    raise_refused(learnable_issues(data))
 
 
-def note_no_ground_truth(data: CocoData, verdict: Verdict) -> None:
-    """Keep that a validation set has nothing to be found."""
-    reason, fix = _why_nothing(data)
-    verdict.note(
-        "annotations: no box in validation",
-        [] if (data.usable & ~data.crowd).any() or not data.annotated else [0],
-        lambda _: f"{data.path}: {reason}",
-        "goes on, but every AP will be n/a or 0, and best.pt is the latest checkpoint",
-        fix,
-    )
+def learnable_issues(data: CocoData) -> list[Issue]:
+    """What :func:`check_learnable` refuses."""
+    if data.has_objects or not data.annotated:
+        return []
+    reason, fix = why_no_objects(data)
+    error = ValueError(f"{data.path} has no box to train on: {reason}. {fix}")
+    kind = "annotations: no box is left to train on"
+    return [refusal(kind, [f"{data.path}: {reason}"], error, fix)]
 
 
-def _why_nothing(data: CocoData) -> tuple[str, str]:
-    """What became of all annotations, and what to do about most of them."""
+def why_no_objects(data: CocoData) -> tuple[str, str]:
+    """What became of all annotations, and the fix for most of them."""
     if are_shares(data.bbox):
         reason = f"every bbox of {len(data.bbox)} lies in [0, 1], as if in shares of the image"
         return reason, SHARES_FIX
@@ -120,7 +110,7 @@ def _crowds(data: CocoData) -> str:
 
 
 def describe_dropped(data: CocoData) -> list[str]:
-    """Lines for the log: boxes that training does without, with their share and what to do."""
+    """Lines for the log: boxes that training does without, with their share and the fix."""
     total = max(len(data.bbox), 1)
     return [
         f"warning    {count} of {total} boxes ({100 * count / total:.3g} %) are dropped, and their "
@@ -132,9 +122,9 @@ def describe_dropped(data: CocoData) -> list[str]:
 
 def describe_no_ground_truth(data: CocoData) -> list[str]:
     """A warning for the log where validation has nothing to be found; else nothing."""
-    if (data.usable & ~data.crowd).any():
+    if data.has_objects:
         return []
-    reason, fix = _why_nothing(data)
+    reason, fix = why_no_objects(data)
     return [
         f"warning    {data.path} has no box to be found, so every AP will be n/a or 0: {reason}. "
         f"{fix}"

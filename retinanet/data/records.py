@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retinanet import limits
-from retinanet.data.verdict import STOP, Verdict
+from retinanet.data.issues import Issue, refusal
 
 # Longer values are cut in messages, so that an error stays one line.
 SHOWN_CHARACTERS = 60
@@ -36,12 +36,12 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         raise FileNotFoundError(
             f"annotation file {path} {what}; check data.root and the data.*_annotations paths."
         )
-    content = path.read_bytes()
-    fingerprint = hashlib.sha256(content).hexdigest()
+    file_bytes = path.read_bytes()
+    fingerprint = hashlib.sha256(file_bytes).hexdigest()
     try:
-        text = content.decode("utf-8-sig")
-        del content
-        found = json.loads(text, object_pairs_hook=_record)
+        text = file_bytes.decode("utf-8-sig")
+        del file_bytes
+        content = json.loads(text, object_pairs_hook=_record)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8."
@@ -53,13 +53,14 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from None
-    if not isinstance(found, dict):
-        hint = " A list of detections is not an annotation file." if isinstance(found, list) else ""
+    if not isinstance(content, dict):
+        is_list = isinstance(content, list)
+        hint = " A list of detections is not an annotation file." if is_list else ""
         raise ValueError(
             f"{path} must hold a JSON object with images, annotations and categories, got "
-            f"{shown(found)}.{hint}"
+            f"{shown(content)}.{hint}"
         )
-    return found, fingerprint
+    return content, fingerprint
 
 
 def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -85,95 +86,119 @@ def shown(value: Any) -> str:
 class Records:
     """One list of objects of a COCO file, such as its annotations.
 
+    What is wrong is kept in ``issues``, all of them refused; a column has a harmless value in
+    its place, and the record is no longer :meth:`sound`.
+
     Args:
         path: the file, for messages.
         name: key of the list in the file.
-        found: content of the file.
-        verdict: gets what is wrong. Where it does not stop, a refused value is replaced by a
-            harmless one, and its record is no longer :meth:`sound`.
+        content: of the file.
     """
 
-    def __init__(
-        self, path: Path, name: str, found: dict[str, Any], verdict: Verdict = STOP
-    ) -> None:
+    def __init__(self, path: Path, name: str, content: dict[str, Any]) -> None:
         self.path = path
         self.name = name
-        self.verdict = verdict
-        self.bad: dict[str, set[int]] = defaultdict(set)  # field -> records refused for it
+        self.issues: list[Issue] = []
+        self.refused: dict[str, set[int]] = defaultdict(set)  # field -> records refused for it
         self.repeated: set[int] = set()  # refused for what another record has too
-        self.complete = True  # what is not in the list is nowhere
-        items = found.get(name)
+        self.complete = True  # nothing that the file lists is left out of ``items``
+        items = content.get(name)
         if not isinstance(items, list):
-            got = f"got {shown(items)}" if name in found else "which is missing"
-            message = f"{path} must have a list '{name}', {got}; is this a COCO detection file?"
-            self._refuse_list(f"{name}: no such list", got, message, "Choose a COCO JSON file.")
+            got = f"got {shown(items)}" if name in content else "which is missing"
+            error = f"{path} must have a list '{name}', {got}; is this a COCO detection file?"
+            self._refuse_list("no such list", [got], error, "Choose a COCO JSON file.")
             items = []
-        if set(map(type, items)) - {dict}:
-            items = self._refuse_others(items)
-        else:
-            self.places: Sequence[int] = range(len(items))  # in the list of the file
-        self.items = items
+        self.rows = [row for row, item in enumerate(items) if type(item) is dict]  # in the file
+        self.items = [items[row] for row in self.rows]
+        if len(self.items) < len(items):
+            others = [(row, item) for row, item in enumerate(items) if type(item) is not dict]
+            got = [f"{name}[{row}]: got {shown(item)}" for row, item in others]
+            row, item = others[0]
+            error = f"{path}: {name}[{row}] must be an object in braces, got {shown(item)}."
+            fix = "Write each record in braces, or remove it."
+            self._refuse_list("must be objects", got, error, fix)
 
     def __len__(self) -> int:
         return len(self.items)
 
+    def refuse_empty(self, reason: str, fix: str) -> None:
+        """Refuse a list without a record, unless more than that was wrong with it."""
+        if not len(self) and self.complete:
+            error = f"{self.path}: {self.name} must not be empty; {reason}."
+            self._refuse_list("must not be empty", ["got []"], error, fix)
+
+    def _refuse_list(self, rule: str, got: list[str], error: str, fix: str) -> None:
+        self.complete = False
+        places = [f"{self.path}: {what}" for what in got]
+        kind = f"{self.name}: {rule}"
+        self.issues.append(refusal(kind, places, ValueError(error), fix, count=len(got)))
+
     def sound(self) -> np.ndarray:
         """(N,) bool: records of which nothing was refused so far."""
         sound = np.ones(len(self), dtype=bool)
-        for rows in (*self.bad.values(), self.repeated):
-            sound[list(rows)] = False
+        for indices in (*self.refused.values(), self.repeated):
+            sound[list(indices)] = False
         return sound
 
     def where(self, index: int) -> str:
         """The record as messages name it: ``annotations[17] (id 4711)``."""
         record = self.items[index]
         number = f" (id {shown(record['id'])})" if "id" in record else ""
-        return f"{self.name}[{self.places[index]}]{number}"
+        return f"{self.name}[{self.rows[index]}]{number}"
 
-    def place(self, index: int, found: str = "") -> str:
-        """A record and what is odd about it, as a list of findings shows it."""
-        return f"{self.path}: {self.where(index)}" + (f": {found}" if found else "")
+    def place(self, index: int, value: str = "") -> str:
+        """A record and what is odd about it, as a list of issues shows it."""
+        return f"{self.path}: {self.where(index)}" + (f": {value}" if value else "")
 
-    def got(self, index: int, field: str) -> str:
-        """The value of a field, or that there is none."""
-        record = self.items[index]
-        return f"got {shown(record[field])}" if field in record else "which is missing"
-
-    def refuse(self, rows: Iterable[int], field: str, allowed: str, remedy: str) -> None:
-        """Refuse a field of some records: file, record, value, what is allowed, what to do.
+    def refuse(self, indices: Iterable[int], field: str, allowed: str, fix: str) -> None:
+        """Refuse a field of some records: file, record, value, what is allowed, fix.
 
         Args:
-            rows: of the records, ascending; those refused for this field before are left out.
+            indices: of the records, ascending; those refused for this field before are left out.
             field: whose value is wrong or missing.
             allowed: what it must be.
-            remedy: what to do about a wrong one.
+            fix: what to do about a wrong one.
         """
-        rows = [row for row in map(int, rows) if row not in self.bad[field]]
-        self._mark(self.bad[field], rows)
-        # Told apart, in the order of the file.
-        while rows:
-            missing = field not in self.items[rows[0]]
-            same = [row for row in rows if (field not in self.items[row]) == missing]
-            rows = [row for row in rows if (field not in self.items[row]) != missing]
-            todo = "Add it." if missing else remedy
-            self.verdict.refuse(
-                f"{self.name}: {field} {'is missing' if missing else f'must be {allowed}'}",
-                same,
-                lambda row, missing=missing: self.place(
-                    row, "" if missing else self.got(row, field)
-                ),
-                lambda row, todo=todo: (
-                    f"{self.path}: {self.where(row)}: {field} must be {allowed}, "
-                    f"{self.got(row, field)}. {todo}"
-                ),
-                todo,
-            )
+        new = [index for index in map(int, indices) if index not in self.refused[field]]
+        self.refused[field].update(new)
+        missing = [index for index in new if field not in self.items[index]]
+        wrong = [index for index in new if field in self.items[index]]
+        for some in filter(None, sorted([missing, wrong])):  # in the order of the file
+            gone = some is missing
+            rule = f"{field} is missing" if gone else f"{field} must be {allowed}"
+            got = "which is missing" if gone else f"got {shown(self.items[some[0]][field])}"
+            todo = "Add it." if gone else fix
+            error = f"{self.place(some[0])}: {field} must be {allowed}, {got}. {todo}"
+            places = map(self.place, some) if gone else self._places(some, field)
+            kind = f"{self.name}: {rule}"
+            self.issues.append(refusal(kind, places, ValueError(error), todo, count=len(some)))
 
-    def refuse_empty(self, reason: str, remedy: str) -> None:
-        """Refuse a list without a record, unless more than that was wrong with it."""
-        if not len(self) and self.complete:
-            message = f"{self.path}: {self.name} must not be empty; {reason}."
-            self._refuse_list(f"{self.name}: must not be empty", "got []", message, remedy)
+    def _places(self, indices: Iterable[int], field: str) -> Iterator[str]:
+        for index in indices:
+            yield self.place(index, f"got {shown(self.items[index][field])}")
+
+    def unique(
+        self,
+        field: str,
+        values: list[Any] | np.ndarray,
+        fix: str = "Remove or rename one of them.",
+    ) -> None:
+        """Refuse a column in which a value occurs twice: both records and the value."""
+        values = values.tolist() if isinstance(values, np.ndarray) else values
+        if len(set(values)) == len(values):
+            return
+        seen: dict[Any, int] = {}
+        places = []
+        for index, value in enumerate(values):
+            if index in self.refused[field] or seen.setdefault(value, index) == index:
+                continue
+            self.repeated.add(index)
+            before = self.where(seen[value])
+            places.append(self.place(index, f"{field} {shown(value)} occurs before, in {before}"))
+        if places:
+            error = ValueError(f"{places[0]}; it must be unique. {fix}")
+            kind = f"{self.name}: {field} must be unique"
+            self.issues.append(refusal(kind, places, error, fix, count=len(places)))
 
     def column(self, field: str) -> list[Any]:
         """The field of every record, None where it is missing."""
@@ -181,114 +206,47 @@ class Records:
 
     def integers(self, field: str) -> np.ndarray:
         """(N,) int64: a field that must be an integer in every record."""
-        remedy = (
+        fix = (
             "Write it without quotes, or let `python -m scripts.convert_dataset --from coco --to "
             "coco` do it."
         )
-        values = self._checked(field, {int}, _is_int64, 0, "an integer", remedy)
+        values = self._checked(field, _is_int64, 0, "an integer", fix)
         return np.array(values, dtype=np.int64)
 
-    def numbers(self, field: str, remedy: str = "Correct it.") -> np.ndarray:
+    def numbers(self, field: str, fix: str = "Correct it.") -> np.ndarray:
         """(N,) float64: a field of finite numbers."""
-        values = self._checked(field, {int, float}, is_finite, 1, "a finite number", remedy)
-        return np.array(values, dtype=np.float64)
+        return np.array(self._checked(field, is_finite, 1, "a finite number", fix), np.float64)
 
     def texts(self, field: str) -> list[str]:
         """A field that must be a text in every record."""
-        return self._checked(field, {str}, bool, "?", "a text that is not empty", "Correct it.")
+        return self._checked(field, _is_text, "?", "a text that is not empty", "Correct it.")
 
     def boxes(self, field: str) -> np.ndarray:
         """(N, 4) float64: a field of four finite numbers, none beyond ``LARGEST``."""
-        allowed = "four finite numbers [x, y, width, height] in pixels"
-        remedy = "Correct the box or remove the record."
-        some = [0, 0, 1, 1]
-        values = self._checked(field, {list}, lambda value: len(value) == 4, some, allowed, remedy)
-        flat = list(chain.from_iterable(values))
-        if set(map(type, flat)) - {int, float} or not _all_bounded(flat):
-            bad = [row for row, box in enumerate(values) if not all(map(_is_bounded, box))]
-            self.refuse(bad, field, allowed, remedy)
-            for row in bad:
-                flat[4 * row : 4 * row + 4] = some
-        return np.array(flat, dtype=np.float64).reshape(-1, 4)
-
-    def unique(
-        self,
-        field: str,
-        values: list[Any] | np.ndarray,
-        remedy: str = "Remove or rename one of them.",
-    ) -> None:
-        """Refuse a column in which a value occurs twice: both records and the value."""
-        values = values.tolist() if isinstance(values, np.ndarray) else values
-        if len(set(values)) == len(values):
-            return
-        seen: dict[Any, int] = {}
-        before: dict[int, int] = {}  # record -> the first one with its value
-        for index, value in enumerate(values):
-            if index not in self.bad[field] and seen.setdefault(value, index) != index:
-                before[index] = seen[value]
-        self._mark(self.repeated, list(before))
-
-        def found(row: int) -> str:
-            value = shown(values[row])
-            return f"{field} {value} occurs before, in {self.where(before[row])}"
-
-        self.verdict.refuse(
-            f"{self.name}: {field} must be unique",
-            list(before),
-            lambda row: self.place(row, found(row)),
-            lambda row: (
-                f"{self.path}: {self.where(row)}: {found(row)}; it must be unique. {remedy}"
-            ),
-            remedy,
-        )
+        boxes = _as_boxes(self.column(field))
+        if boxes is None:
+            allowed = "four finite numbers [x, y, width, height] in pixels"
+            fix = "Correct the box or remove the record."
+            boxes = _as_boxes(self._checked(field, _is_box, [0, 0, 1, 1], allowed, fix))
+        return boxes
 
     def _checked(
-        self,
-        field: str,
-        kinds: set[type],
-        admits: Callable[[Any], bool],
-        harmless: Any,
-        allowed: str,
-        remedy: str,
+        self, field: str, admits: Callable[[Any], bool], harmless: Any, allowed: str, fix: str
     ) -> list[Any]:
-        """A column without values of another type or not admitted: they are refused."""
+        """A column in which values that are not admitted are refused, and replaced."""
         values = self.column(field)
-        # Types first, and exactly: true and false are integers to isinstance.
-        if set(map(type, values)) - kinds or not all(map(admits, values)):
-            bad = [i for i, v in enumerate(values) if type(v) not in kinds or not admits(v)]
-            self.refuse(bad, field, allowed, remedy)
-            for index in bad:
-                values[index] = harmless
+        bad = [index for index, value in enumerate(values) if not admits(value)]
+        self.refuse(bad, field, allowed, fix)
+        for index in bad:
+            values[index] = harmless
         return values
 
-    def _refuse_list(self, kind: str, got: str, message: str, remedy: str) -> None:
-        """Refuse the list as a whole."""
-        self.complete = False
-        self.verdict.leave_out(self.path, self.name)
-        self.verdict.refuse(kind, [0], lambda _: f"{self.path}: {got}", lambda _: message, remedy)
 
-    def _refuse_others(self, items: list[Any]) -> list[dict[str, Any]]:
-        """The objects of the list, without what is none."""
-        others = [row for row, item in enumerate(items) if type(item) is not dict]
-        self.places = [row for row, item in enumerate(items) if type(item) is dict]
-        self.complete = False
-        self.verdict.leave_out(self.path, self.name)
-        self.verdict.refuse(
-            f"{self.name}: must be objects",
-            others,
-            lambda row: f"{self.path}: {self.name}[{row}]: got {shown(items[row])}",
-            lambda row: (
-                f"{self.path}: {self.name}[{row}] must be an object in braces, got "
-                f"{shown(items[row])}."
-            ),
-            "Write each record in braces, or remove it.",
-        )
-        return [items[row] for row in self.places]
+# Types are compared exactly: true and false are integers to isinstance.
 
-    def _mark(self, refused: set[int], rows: list[int]) -> None:
-        refused.update(rows)
-        if rows:
-            self.verdict.leave_out(self.path, self.name)
+
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def is_finite(value: Any) -> bool:
@@ -296,16 +254,27 @@ def is_finite(value: Any) -> bool:
     return type(value) in (int, float) and limits.is_finite(value)
 
 
-def _is_bounded(value: Any) -> bool:
-    return is_finite(value) and abs(value) <= LARGEST
+def _is_text(value: Any) -> bool:
+    return type(value) is str and value != ""
 
 
-def _all_bounded(values: list[int | float]) -> bool:
-    try:  # nan is not below anything
-        return bool((np.abs(np.array(values, dtype=np.float64)) <= LARGEST).all())
-    except OverflowError:
-        return False
+def _is_box(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 4
+        and all(is_finite(number) and abs(number) <= LARGEST for number in value)
+    )
 
 
-def _is_int64(value: int) -> bool:
-    return -(2**63) <= value < 2**63
+def _as_boxes(values: list[Any]) -> np.ndarray | None:
+    """(N, 4) float64; None unless :func:`_is_box` holds for all, found in a quarter of the time."""
+    if set(map(type, values)) - {list} or set(map(len, values)) - {4}:
+        return None
+    numbers = list(chain.from_iterable(values))
+    if set(map(type, numbers)) - {int, float}:
+        return None
+    try:
+        boxes = np.array(numbers, dtype=np.float64).reshape(-1, 4)
+    except OverflowError:  # an integer beyond the largest float
+        return None
+    return boxes if (np.abs(boxes) <= LARGEST).all() else None  # nan is not below anything

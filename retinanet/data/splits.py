@@ -6,42 +6,43 @@ import difflib
 import os
 import unicodedata
 from collections.abc import Set
-from pathlib import Path
 
 from retinanet.data.coco import CocoData
+from retinanet.data.issues import Issue, raise_refused, refusal
 from retinanet.data.records import shown
-from retinanet.data.verdict import STOP, Verdict
 
-# Likeness, in difflib's ratio, from which a name is taken for another one misspelt: two of three
+# Similarity, difflib's ratio, from which a name is taken for another one misspelt: two of three
 # letters.
 NEAR_NAME = 0.65
 
 
-def check_annotated(data: CocoData, split: str, verdict: Verdict = STOP) -> None:
+def check_annotated(data: CocoData, split: str) -> None:
     """Refuse a test set, which has no list of annotations.
 
     Args:
         data: as read.
         split: ``"train"`` or ``"val"``, for the message.
-        verdict: raises, or keeps the problem.
 
     Raises:
         ValueError: the setting that names the file.
     """
-    remedy = "training needs boxes in both sets."
-    verdict.refuse(
-        "annotations: no such list",
-        [] if data.annotated else [0],
-        lambda _: f"{data.path}: which is missing",
-        lambda _: (
-            f"data.{split}_annotations={data.path} has no list of annotations; {remedy} eval.py "
-            f"takes such a file, to detect without scoring."
-        ),
-        remedy.capitalize(),
+    raise_refused(annotated_issues(data, split))
+
+
+def annotated_issues(data: CocoData, split: str) -> list[Issue]:
+    """What :func:`check_annotated` refuses."""
+    if data.annotated:
+        return []
+    fix = "training needs boxes in both sets."
+    error = ValueError(
+        f"data.{split}_annotations={data.path} has no list of annotations; {fix} eval.py takes "
+        f"such a file, to detect without scoring."
     )
+    places = [f"{data.path}: which is missing"]
+    return [refusal("annotations: no such list", places, error, fix.capitalize())]
 
 
-def check_same_classes(train: CocoData, val: CocoData, verdict: Verdict = STOP) -> None:
+def check_same_classes(train: CocoData, val: CocoData) -> None:
     """Refuse two files that do not list the same categories, by name and id.
 
     One misspelt name would shift the labels of every category after it.
@@ -49,38 +50,35 @@ def check_same_classes(train: CocoData, val: CocoData, verdict: Verdict = STOP) 
     Raises:
         ValueError: the categories that differ, and what they were probably meant to be.
     """
-    if {(data.path, "categories") for data in (train, val)} & verdict.left_out:
-        return  # refused before, and not all of them are known
-    ours = dict(zip(train.category_names, train.category_ids, strict=True))
-    theirs = dict(zip(val.category_names, val.category_ids, strict=True))
-    only_ours = [
-        f"{shown(name)} is only in {train.path}{_near_miss(name, theirs.keys() - ours.keys())}"
-        for name in ours
-        if name not in theirs
-    ]
-    only_theirs = [
-        f"{shown(name)} is only in {val.path}{_near_miss(name, ours.keys() - theirs.keys())}"
-        for name in theirs
-        if name not in ours
+    raise_refused(class_issues(train, val))
+
+
+def class_issues(train: CocoData, val: CocoData) -> list[Issue]:
+    """What :func:`check_same_classes` refuses."""
+    ids = [dict(zip(d.category_names, d.category_ids, strict=True)) for d in (train, val)]
+    only = [
+        [
+            f"{shown(name)} is only in {data.path}{_near_miss(name, theirs.keys() - ours.keys())}"
+            for name in ours
+            if name not in theirs
+        ]
+        for data, ours, theirs in ((train, *ids), (val, *reversed(ids)))
     ]
     other_ids = [
-        f"{shown(name)} has id {ours[name]} in {train.path} and {theirs[name]} in {val.path}"
-        for name in ours
-        if ours[name] != theirs.get(name, ours[name])
+        f"{shown(name)} has id {number} in {train.path} and {ids[1][name]} in {val.path}"
+        for name, number in ids[0].items()
+        if number != ids[1].get(name, number)
     ]
-    told = [*only_ours[:3], *only_theirs[:3]] or other_ids[:1]
-    differences = [*only_ours, *only_theirs, *other_ids]
-    remedy = "Correct the list of categories of one file."
-    verdict.refuse(
-        "categories: training and validation must list the same, with the same ids",
-        range(len(differences)),
-        lambda row: differences[row],
-        lambda _: (
-            f"training and validation must list the same categories with the same ids: "
-            f"{'; '.join(told)}. {remedy}"
-        ),
-        remedy,
+    places = [*only[0], *only[1], *other_ids]
+    if not places:
+        return []
+    named = "; ".join([*only[0][:3], *only[1][:3]] or other_ids[:1])
+    fix = "Correct the list of categories of one file."
+    error = ValueError(
+        f"training and validation must list the same categories with the same ids: {named}. {fix}"
     )
+    kind = "categories: training and validation must list the same, with the same ids"
+    return [refusal(kind, places, error, fix, count=len(places))]
 
 
 def _near_miss(name: str, others: Set[str]) -> str:
@@ -102,33 +100,36 @@ def _foreign_letter(name: str, other: str) -> str:
     return ""
 
 
-def check_images_exist(data: CocoData, verdict: Verdict = STOP) -> None:
+def check_images_exist(data: CocoData) -> None:
     """Refuse a data set with images missing from its folder.
 
     Raises:
         FileNotFoundError: the first missing image, and how many are missing.
     """
-    lost = data.missing() if data.image_root.is_dir() else []  # no folder: refused when read
-    more = f" ({len(lost)} of {len(data)} images are missing)" if len(lost) > 1 else ""
-    remedy = "complete the folder, or set data.on_bad_image=skip to go on without"
-    verdict.refuse(
-        "images: the file is missing",
-        lost,
-        lambda index: describe_missing(data, index),
-        lambda index: f"no image {data.image_path(index)}, listed in {data.path}{more}; {remedy}.",
-        f"{remedy.capitalize()}.",
-        FileNotFoundError,
+    raise_refused(missing_issues(data))
+
+
+def missing_issues(data: CocoData) -> list[Issue]:
+    """What :func:`check_images_exist` refuses."""
+    missing = data.missing() if data.image_root.is_dir() else []  # no folder: refused when read
+    if not missing:
+        return []
+    more = f" ({len(missing)} of {len(data)} images are missing)" if len(missing) > 1 else ""
+    fix = "complete the folder, or set data.on_bad_image=skip to go on without"
+    error = FileNotFoundError(
+        f"no image {data.image_path(missing[0])}, listed in {data.path}{more}; {fix}."
     )
+    places = (describe_missing(data, index) for index in missing)
+    kind = "images: the file is missing"
+    return [refusal(kind, places, error, f"{fix.capitalize()}.", count=len(missing))]
 
 
 def describe_missing(data: CocoData, index: int) -> str:
     """A missing image, and the file that was probably meant."""
     path = data.image_path(index)
-    meant = Path(str(path).replace("\\", "/"))
-    if not meant.exists():
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        stem = path.stem.casefold()
-        meant = next((other for other in beside if other.stem.casefold() == stem), None)
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    stem = path.stem.casefold()
+    meant = next((other for other in beside if other.stem.casefold() == stem), None)
     hint = f"; there is {meant}" if meant is not None else ""
     return f"{data.path}: image id {data.image_ids[index]}: no {path}{hint}"
 
@@ -145,16 +146,13 @@ def shared_images(train: CocoData, val: CocoData) -> list[int]:
 
 def _resolved(data: CocoData) -> list[str]:
     """The path of every image, free of links."""
-    folders: dict[str, tuple[str, set[str]]] = {}
-    paths = []
-    for index in range(len(data)):
-        folder, name = os.path.split(data.file_name(index))
-        if folder not in folders:
-            where = os.path.realpath(data.image_root / folder)
-            folders[folder] = where, _links(where)
-        where, links = folders[folder]
-        path = f"{where}/{name}"
-        paths.append(os.path.realpath(path) if name in links else path)
+    paths = [""] * len(data)
+    for folder, files in data.folders().items():
+        where = os.path.realpath(data.image_root / folder)
+        links = _links(where)
+        for name, index in files:
+            path = f"{where}/{name}"
+            paths[index] = os.path.realpath(path) if name in links else path
     return paths
 
 

@@ -1,4 +1,4 @@
-"""An annotation file is read exactly, mended where it can be, and refused by name elsewhere."""
+"""An annotation file is read exactly, repaired where it can be, and refused by name elsewhere."""
 
 import copy
 import hashlib
@@ -96,14 +96,11 @@ def test_boxes_are_clipped_and_crowds_apart(read):
     assert boxes.tolist() == [[1, 2, 4, 6], [2, 2, 4, 4]]
     assert labels.tolist() == [1, 0]
     assert data.crowds(1).tolist() == [[0, 0, 9, 9]]
+    large = read(changed("annotations", 0, bbox=[-1e99, -1e99, 1.7e99, 1.7e99]))
+    assert large.boxes(1)[0][0].tolist() == [0, 0, 20, 50]
+    boxes, labels = data.boxes(2)
+    assert (boxes.shape, labels.shape, labels.dtype) == ((0, 4), (0,), torch.int64)
     assert data.num_boxes().tolist() == [1, 2, 0]
-
-
-def test_an_image_without_annotations_has_no_boxes(read):
-    boxes, labels = read(GOOD).boxes(2)
-    assert boxes.shape == (0, 4)
-    assert labels.shape == (0,)
-    assert labels.dtype == torch.int64
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -141,15 +138,6 @@ def test_real_boxes_are_those_of_torchvision(real_data, split):
         torch.testing.assert_close(data.boxes(i)[0], theirs.as_subclass(torch.Tensor).float())
 
 
-def test_fourteen_crowds_are_known_in_the_slice(real_data):
-    root = real_data("coco_slice")
-    crowds = [
-        read_coco(root / f"annotations/instances_{s}2017.json", root / f"{s}2017").crowd.sum()
-        for s in ("train", "val")
-    ]
-    assert sum(crowds) == 14
-
-
 def test_missing_iscrowd_and_area_are_filled_in_and_counted(read):
     content = copy.deepcopy(GOOD)
     for annotation in content["annotations"]:
@@ -163,17 +151,22 @@ def test_missing_iscrowd_and_area_are_filled_in_and_counted(read):
 
 
 @pytest.mark.parametrize(
-    ("ids", "count"), [([0, 1, 2, 3], 1), ([5, 5, 5, 6], 2), (["a", None, 1, 2], 2), ([1] * 4, 3)]
+    ("ids", "count"),
+    [
+        ([0, 1, 2, 3], 1),
+        ([5, 5, 5, 6], 2),
+        (["a", None, 1, 2], 2),
+        ([1] * 4, 3),
+        ([..., 1, 2, 3], 1),
+    ],
 )
 def test_useless_annotation_ids_are_counted(read, ids, count):
     content = copy.deepcopy(GOOD)
     for annotation, new in zip(content["annotations"], ids, strict=True):
         annotation["id"] = new
+        if new is ...:
+            del annotation["id"]
     assert read(content).repairs == {"annotation ids renumbered": count}
-
-
-def test_annotations_without_ids_are_counted(read):
-    assert read(changed("annotations", 0, id=...)).repairs == {"annotation ids renumbered": 1}
 
 
 @pytest.mark.parametrize(
@@ -197,11 +190,6 @@ def test_boxes_without_area_in_the_image_are_never_trained_on(read, bbox, reason
     assert data.boxes(1)[0].tolist() == [[2, 2, 4, 4]]
 
 
-def test_a_box_of_very_large_numbers_is_clipped(read):
-    data = read(changed("annotations", 0, bbox=[-1e99, -1e99, 1.7e99, 1.7e99]))
-    assert data.boxes(1)[0][0].tolist() == [0, 0, 20, 50]
-
-
 def test_without_a_list_of_annotations_it_is_a_test_set(read):
     content = {key: GOOD[key] for key in ("images", "categories")}
     data = read(content)
@@ -209,73 +197,50 @@ def test_without_a_list_of_annotations_it_is_a_test_set(read):
     assert data.bbox.shape == (0, 4)
     assert data.boxes(0)[0].shape == (0, 4)
     assert data.num_boxes().tolist() == [0, 0, 0]
-
-
-def test_an_empty_list_of_annotations_is_no_test_set(read):
     assert read(GOOD | {"annotations": []}).annotated
 
 
-def test_names_outside_ascii_survive(read):
-    data = read(changed("images", 0, file_name="\u00e4 \u732b.jpg"))
-    assert data.file_name(0) == "\u00e4 \u732b.jpg"
-    assert data.file_name(1) == "sub/a.jpg"
-
-
-def test_a_byte_order_mark_is_read_over(tmp_path):
+def test_bytes_before_and_instead_of_a_text(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(GOOD), encoding="utf-8-sig")
-    assert len(read_coco(path, tmp_path)) == 3
+    assert len(read_coco(path, tmp_path)) == 3  # a byte order mark is read over
+    path.write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_coco(path, tmp_path)
 
 
 NUMBERS = "four finite numbers"
+# More of them, one for each rule at least, are in tests/reliability/broken_sets.py.
 BAD_RECORDS = [
-    ("annotations", 1, {"bbox": [1, 2, 3]}, [NUMBERS, "[1, 2, 3]"]),
     ("annotations", 1, {"bbox": [1, 2, 3, 4, 5]}, [NUMBERS]),
-    ("annotations", 1, {"bbox": [1, 2, math.nan, 4]}, [NUMBERS, "nan"]),
-    ("annotations", 1, {"bbox": [1, 2, math.inf, 4]}, [NUMBERS, "inf"]),
     ("annotations", 1, {"bbox": [1, 2, 10**400, 4]}, [NUMBERS]),
-    ("annotations", 1, {"bbox": ["1", 2, 3, 4]}, [NUMBERS, "'1'"]),
     ("annotations", 1, {"bbox": [True, 2, 3, 4]}, [NUMBERS, "True"]),
     ("annotations", 1, {"bbox": None}, [NUMBERS, "None"]),
-    ("annotations", 1, {"bbox": ...}, [NUMBERS, "missing"]),
     ("annotations", 1, {"bbox": {"x": 1}}, [NUMBERS]),
-    ("annotations", 1, {"image_id": 31}, ["image_id", "listed image", "31"]),
     ("annotations", 1, {"image_id": "30"}, ["image_id", "integer", "'30'"]),
     ("annotations", 1, {"image_id": ...}, ["image_id", "missing"]),
     ("annotations", 1, {"image_id": 2**70}, ["image_id", str(2**70)]),
-    ("annotations", 1, {"category_id": 18}, ["category_id", "listed category", "18"]),
     ("annotations", 1, {"category_id": 3.0}, ["category_id", "integer", "3.0"]),
     ("annotations", 1, {"category_id": True}, ["category_id", "integer", "True"]),
-    ("annotations", 1, {"iscrowd": 2}, ["iscrowd", "0 or 1", "2"]),
     ("annotations", 1, {"iscrowd": "no"}, ["iscrowd", "0 or 1", "'no'"]),
-    ("annotations", 1, {"area": "7"}, ["area", "finite number", "'7'"]),
     ("annotations", 1, {"area": math.nan}, ["area", "finite number", "nan"]),
     ("annotations", 1, {"area": 10**400}, ["area", "finite number"]),
     ("images", 1, {"id": 30}, ["id 30", "unique", "images[0]"]),
     ("images", 1, {"id": 7.5}, ["id", "integer", "7.5"]),
-    ("images", 1, {"id": ...}, ["id", "integer", "missing"]),
     ("images", 1, {"id": 2**63}, ["id", "integer"]),
-    ("images", 1, {"height": 0}, ["height", "at least 1", "0"]),
     ("images", 1, {"width": 2.5}, ["width", "whole number", "2.5"]),
     ("images", 1, {"width": 2**31}, ["width", "whole number"]),
     ("images", 1, {"width": math.nan}, ["width", "nan"]),
     ("images", 1, {"width": None}, ["width", "None"]),
     ("images", 1, {"height": ...}, ["height", "missing"]),
-    ("images", 1, {"file_name": "b.jpg"}, ["file_name", "'b.jpg'", "unique", "images[0]"]),
-    ("images", 1, {"file_name": ""}, ["file_name", "not empty"]),
     ("images", 1, {"file_name": 5}, ["file_name", "5"]),
-    ("images", 1, {"file_name": "/etc/passwd"}, ["file_name", "absolute", "/etc/passwd"]),
-    ("images", 1, {"file_name": "../a.jpg"}, ["file_name", "'..'", "../a.jpg"]),
     ("images", 1, {"file_name": "a/../../b.jpg"}, ["file_name", "'..'"]),
     ("images", 1, {"file_name": "a\\..\\b.jpg"}, ["file_name", "'..'"]),
     ("images", 1, {"file_name": "C:\\a.jpg"}, ["file_name", "absolute"]),
     ("images", 1, {"file_name": "\\\\host\\a.jpg"}, ["file_name", "absolute"]),
     ("images", 1, {"file_name": "a\0.jpg"}, ["file_name", "\\x00"]),
-    ("categories", 1, {"id": 17}, ["id 17", "unique", "categories[0]"]),
     ("categories", 1, {"id": "3"}, ["id", "integer", "'3'"]),
-    ("categories", 1, {"name": "cat"}, ["name 'cat'", "unique", "categories[0]"]),
     ("categories", 1, {"name": ""}, ["name", "not empty"]),
-    ("categories", 1, {"name": ...}, ["name", "missing"]),
 ]
 
 
@@ -291,9 +256,12 @@ def test_a_bad_record_is_refused_by_name(read, tmp_path, kind, index, fields, wo
         assert word in message
 
 
-@pytest.mark.parametrize("name", ["a..b.jpg", "..hidden.jpg", "10:30.jpg", "a b/c'd.jpg"])
+@pytest.mark.parametrize(
+    "name", ["a..b.jpg", "..hidden.jpg", "10:30.jpg", "a b/c'd.jpg", "\u00e4 \u732b.jpg"]
+)
 def test_harmless_names_are_kept(read, name):
-    assert read(changed("images", 0, file_name=name)).file_name(0) == name
+    data = read(changed("images", 0, file_name=name))
+    assert [data.file_name(0), data.file_name(1)] == [name, "sub/a.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -318,12 +286,6 @@ def test_a_file_of_another_kind_is_refused_in_one_line(read, content, word):
         read(content)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_file_that_is_no_text_is_refused(tmp_path):
-    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00{")
-    with pytest.raises(ValueError, match="UTF-8"):
-        read_coco(tmp_path / "a.json", tmp_path)
 
 
 def test_missing_files_and_folders_are_named(read, tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures that are there twice, and pictures that look alike; strangers do not."""
+"""Images that are there twice, and near-duplicates; strangers are neither."""
 
 import io
 
@@ -9,10 +9,15 @@ from PIL import Image, ImageEnhance
 
 from retinanet.data.coco import read_coco
 from retinanet.data.images import read_image
-from retinanet.data.verdict import Verdict
-from retinanet.tools.check_data.copies import check_contents, check_repeated, look_alike
-from retinanet.tools.check_data.filecheck import Seen, look
-from retinanet.tools.check_data.perceptual_hash import digest_of, gist_of
+from retinanet.tools.check_data.image_checks import (
+    ImageFile,
+    check_copies,
+    check_leaks,
+    near_duplicates,
+    perceptual_hash,
+    pixel_hash,
+    read_files,
+)
 
 
 def pixels_of(picture: Image.Image) -> torch.Tensor:
@@ -24,9 +29,13 @@ def blurred_noise(seed: int, size=(320, 240)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
-def seen(*pictures: Image.Image) -> list[Seen]:
-    made = map(pixels_of, pictures)
-    return [Seen(i, None, None, None, digest_of(p), gist_of(p)) for i, p in enumerate(made)]
+def hashed(index: int, pixels: torch.Tensor) -> ImageFile:
+    hashes = {"pixel_hash": pixel_hash(pixels), "perceptual_hash": perceptual_hash(pixels)}
+    return ImageFile(index, **hashes)
+
+
+def files(*images: Image.Image) -> list[ImageFile]:
+    return [hashed(index, pixels_of(image)) for index, image in enumerate(images)]
 
 
 def jpeg(picture: Image.Image) -> Image.Image:
@@ -46,38 +55,38 @@ def jpeg(picture: Image.Image) -> Image.Image:
     ],
     ids=["smaller", "larger", "jpeg", "brighter", "cropped"],
 )
-def test_copies_look_alike_and_strangers_do_not(change):
+def test_copies_are_near_duplicates_and_strangers_are_not(change):
     originals = [blurred_noise(seed) for seed in range(20)]
     copies = [change(blurred_noise(seed)) for seed in (3, 7, 100)]
-    assert look_alike(seen(*originals), seen(*copies)) == {0: 3, 1: 7}
-    assert digest_of(pixels_of(copies[0])) != digest_of(pixels_of(originals[3]))
+    assert near_duplicates(files(*originals), files(*copies)) == {0: 3, 1: 7}
+    assert pixel_hash(pixels_of(copies[0])) != pixel_hash(pixels_of(originals[3]))
 
 
-def test_pictures_with_little_in_them_are_not_compared():
+def test_images_with_little_in_them_are_not_compared():
     white, gray = Image.new("RGB", (99, 99), "white"), Image.new("RGB", (64, 99), "gray")
-    assert gist_of(pixels_of(white)) is None
+    assert perceptual_hash(pixels_of(white)) is None
     spot = white.copy()
     spot.putpixel((50, 50), (0, 0, 0))
-    assert look_alike(seen(white, gray), seen(gray, spot)) == {}
-    assert look_alike([], seen(blurred_noise(0))) == {}
+    assert near_duplicates(files(white, gray), files(gray, spot)) == {}
+    assert near_duplicates([], files(blurred_noise(0))) == {}
 
 
-def test_a_picture_of_one_pixel_has_no_gist():
-    assert gist_of(pixels_of(Image.new("RGB", (1, 1)))) is None
+def test_an_image_of_one_pixel_has_no_perceptual_hash():
+    assert perceptual_hash(pixels_of(Image.new("RGB", (1, 1)))) is None
 
 
 def test_a_hash_of_pixels_does_not_depend_on_the_file(tmp_path):
     picture = blurred_noise(0)
     picture.save(tmp_path / "a.png")
     picture.save(tmp_path / "a.bmp")
-    first, second = (digest_of(read_image(tmp_path / name)) for name in ("a.png", "a.bmp"))
+    first, second = (pixel_hash(read_image(tmp_path / name)) for name in ("a.png", "a.bmp"))
     assert first == second
     turned = picture.transpose(Image.Transpose.ROTATE_180)
-    assert digest_of(pixels_of(turned)) != first
+    assert pixel_hash(pixels_of(turned)) != first
 
 
 @pytest.mark.parametrize("other_boxes", [False, True])
-def test_a_picture_under_two_names_is_told_with_whether_its_boxes_agree(
+def test_an_image_under_two_names_is_listed_with_whether_its_boxes_agree(
     make_data, tmp_path, other_boxes
 ):
     box = (10.0, 10.0, 20.0, 20.0)
@@ -85,13 +94,12 @@ def test_a_picture_under_two_names_is_told_with_whether_its_boxes_agree(
     data = make_data(3, [(1, 1, box), (2, 1 + other_boxes, box), (3, 1, box)], images=images)
     for index, seed in enumerate((0, 0, 1)):
         blurred_noise(seed).save(data.image_path(index))
-    verdict = Verdict(stop=False)
-    check_repeated(data, list(look(data, pixels=True, workers=0)), verdict)
-    (finding,) = verdict.findings
-    assert finding.count == 1
-    said = "with other boxes" if other_boxes else "with the same boxes"
-    assert finding.places[0].endswith(f"1.png, {said}")
-    assert "image id 2" in finding.places[0]
+    issue = check_copies(data, list(read_files(data, pixels=True, workers=0)))
+    assert issue.count == 1
+    (place,) = issue.places
+    end = "with other boxes" if other_boxes else "with the same boxes"
+    assert place.endswith(f"1.png, {end}")
+    assert "image id 2" in place
 
 
 def test_headers_alone_find_no_copies(make_data):
@@ -99,9 +107,7 @@ def test_headers_alone_find_no_copies(make_data):
     data = make_data(2, [], images=images)
     for index in range(2):
         blurred_noise(0).save(data.image_path(index))
-    verdict = Verdict(stop=False)
-    check_repeated(data, list(look(data, pixels=False, workers=0)), verdict)
-    assert verdict.findings == []
+    assert check_copies(data, list(read_files(data, pixels=False, workers=0))).count == 0
 
 
 @pytest.mark.parametrize(
@@ -110,17 +116,15 @@ def test_headers_alone_find_no_copies(make_data):
 )
 def test_no_false_alarm_on_real_photographs(real_data, name, splits):
     root = real_data(name)
-    found, sets = [], []
+    hashes, sets = [], []
     for split in splits:
         folder = root / split.removeprefix("instances_")
         data = read_coco(root / f"annotations/{split}.json", folder)
         chosen = range(0, len(data), 1 + len(data) // 60)
         made = [(i, read_image(data.image_path(i))) for i in chosen]
-        found.append([Seen(i, None, None, None, digest_of(p), gist_of(p)) for i, p in made])
+        hashes.append([hashed(index, pixels) for index, pixels in made])
         sets.append(data)
-    verdict = Verdict(stop=False)
-    check_contents(*sets, tuple(found), verdict)
-    for data, seen_of in zip(sets, found, strict=True):
-        check_repeated(data, seen_of, verdict)
-    assert verdict.findings == []
-    assert sum(one.gist is not None for one in found[0]) > 0.9 * len(found[0])
+    assert [issue.count for issue in check_leaks(*sets, *hashes)] == [0, 0]
+    assert [check_copies(*of).count for of in zip(sets, hashes, strict=True)] == [0, 0]
+    compared = sum(file.perceptual_hash is not None for file in hashes[0])
+    assert compared > 0.9 * len(hashes[0])

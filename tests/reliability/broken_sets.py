@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retinanet.data.verdict import Effect
+from retinanet.data.issues import Effect
 
 HEIGHT, WIDTH = 40, 60
-REFUSED, LOST, MENDED, NOTED = Effect.REFUSED, Effect.LOST, Effect.MENDED, Effect.NOTED
+REFUSED, LOST, REPAIRED, NOTED = Effect.REFUSED, Effect.LOST, Effect.REPAIRED, Effect.NOTED
 # Of every image; one is left of and above its own size, so that no file looks like two corners.
 BOXES = [(1, [4, 5, 20, 10]), (2, [30, 22, 12, 9]), (1, [45, 3, 10, 30])]
 
@@ -47,7 +47,7 @@ def split_of(first: int, count: int) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     """The images of both splits."""
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -64,7 +64,7 @@ class Fault:
     kind: str
     effect: Effect
     place: list[str]  # words that name the file, the record and the value
-    remedy: str
+    fix: str
     count: int = 1
     pixels: bool = False
     others: tuple[str, ...] = ()  # kinds that the same records bring besides
@@ -158,11 +158,6 @@ def both(*seeds: Callable) -> Callable:
     return lambda made: [seed(made) for seed in seeds]
 
 
-def rename_categories(name: object) -> Callable:
-    """In both files, so that they agree."""
-    return both(*(put("categories", 1, split, name=name) for split in ("train", "val")))
-
-
 def add_category(**record: object) -> Callable:
     return both(*(add("categories", record, split) for split in ("train", "val")))
 
@@ -179,23 +174,144 @@ def sixteen_bits(path: Path) -> None:
     Image.fromarray(np.full((HEIGHT, WIDTH), 40000, dtype=np.uint16)).save(path)
 
 
-BOX = "four finite numbers [x, y, width, height] in pixels"
-IMAGE = ["train.json: images[1]"]
-ANNOTATION = ["train.json: annotations[4]"]
+BOX = "must be four finite numbers [x, y, width, height] in pixels"
 UNREADABLE = "images: the file cannot be read"
-OUTSIDE = "annotations: bbox lies outside its image"
-FLAT = "annotations: bbox has no positive width and height"
-BACKWARDS = "annotations: bbox is drawn from right to left or from bottom to top"
-VANISHED = "annotations: bbox has a side below 1 px at the training size"
+OUTSIDE = "bbox lies outside its image"
+FLAT = "bbox has no positive width and height"
+BACKWARDS = "bbox is drawn from right to left or from bottom to top"
+VANISHED = "bbox has a side below 1 px at the training size"
 NOTHING = "annotations: no box is left to train on"
 TWICE = "annotations: the same box of the same class in the same image"
 TESTED = "categories: boxes in validation, none in training"
-RENUMBERED = "annotations: id is missing, repeated, below 1 or not an integer"
-NAME_ALLOWED = "a path below the image folder, neither absolute nor with '..'"
+RENUMBERED = "id is missing, repeated, below 1 or not an integer"
+NAME = "must be a path below the image folder, neither absolute nor with '..'"
 PIXELS = "a whole number of pixels, at least 1"
+AREA = "a finite number of pixels, from 0 to 1e10"
+LISTED = "must be the id of a listed {}"
+
+# One field of one record of the training set: list, field, value (...: none), rule, fix.
+FIELDS = {
+    "image without id": ("images", "id", ..., "is missing", "Add it"),
+    "image id as text": ("images", "id", "11", "must be an integer", "without quotes"),
+    "no width": ("images", "width", ..., "is missing", "Add it"),
+    "height of zero": ("images", "height", 0, f"must be {PIXELS}", "as it is displayed"),
+    "width as text": ("images", "width", "60", "must be a finite number", "Correct it"),
+    "no file name": ("images", "file_name", ..., "is missing", "Add it"),
+    "empty file name": (
+        "images",
+        "file_name",
+        "",
+        "must be a text that is not empty",
+        "Correct it",
+    ),
+    "absolute file name": ("images", "file_name", "/data/11.png", NAME, "data.*_images"),
+    "file name that climbs": ("images", "file_name", "../images/11.png", NAME, "data.*_images"),
+    "no bbox": ("annotations", "bbox", ..., "is missing", "Add it"),
+    "bbox of three": ("annotations", "bbox", [1, 2, 3], BOX, "Correct the box"),
+    "bbox with nan": ("annotations", "bbox", [1, 2, math.nan, 4], BOX, "Correct the box"),
+    "bbox with infinity": ("annotations", "bbox", [1, 2, math.inf, 4], BOX, "Correct the box"),
+    "bbox of texts": ("annotations", "bbox", ["1", "2", "3", "4"], BOX, "Correct the box"),
+    "unknown image": (
+        "annotations",
+        "image_id",
+        99,
+        LISTED.format("image"),
+        "Remove the annotation",
+    ),
+    "unknown category": (
+        "annotations",
+        "category_id",
+        0,
+        LISTED.format("category"),
+        "or list what",
+    ),
+    "category as text": ("annotations", "category_id", "2", "must be an integer", "without quotes"),
+    "iscrowd of 2": ("annotations", "iscrowd", 2, "must be 0 or 1", "leave it out"),
+    "area as text": ("annotations", "area", "big", f"must be {AREA}", "leave it out"),
+    "category without id": ("categories", "id", ..., "is missing", "Add it"),
+    "category without name": ("categories", "name", ..., "is missing", "Add it"),
+}
+# Fields of an annotation that train.py takes: fields, rule, effect, what is shown of it, fix.
+TAKEN = {
+    "annotation id 0": ({"id": 0}, RENUMBERED, REPAIRED, "(id 0)", "at least 1"),
+    "annotation without id": ({"id": ...}, RENUMBERED, REPAIRED, "", "at least 1"),
+    "annotation id twice": ({"id": 1}, RENUMBERED, REPAIRED, "(id 1)", "unique"),
+    "annotation id as text": ({"id": "5"}, RENUMBERED, REPAIRED, "(id '5')", "unique"),
+    "no iscrowd": ({"iscrowd": ...}, "iscrowd is missing", REPAIRED, "(id 5)", "groups of objects"),
+    "no area": ({"area": ...}, "area is missing", REPAIRED, "(id 5)", "masks"),
+    "area of zero": ({"area": 0}, "area is not positive", NOTED, "area 0", "Correct the area"),
+    "area beyond the box": (
+        {"area": 5000},
+        "area is larger than the box",
+        NOTED,
+        "area 5000, bbox [30, 22, 12, 9]",
+        "Correct the area",
+    ),
+    "box without width": (
+        {"bbox": [30, 22, 0, 9]},
+        FLAT,
+        LOST,
+        "[30, 22, 0, 9]",
+        "Correct the box",
+    ),
+    "box from below": (
+        {"bbox": [3, 22, 12, -9]},
+        BACKWARDS,
+        LOST,
+        "22, 12, -9]",
+        "convert_dataset",
+    ),
+    "box of two negative sides that is in the image neither way": (
+        {"bbox": [-1, -1, -1, -1]},
+        FLAT,
+        LOST,
+        "bbox [-1, -1, -1, -1]",
+        "Correct the box",
+    ),
+    "box outside": ({"bbox": [130, 22, 12, 9]}, OUTSIDE, LOST, "bbox [130, 22", "Correct the box"),
+    "box across the border": (
+        {"bbox": [55, 22, 12, 9]},
+        "bbox reaches outside its image",
+        REPAIRED,
+        "bbox [55, 22, 12, 9]",
+        "cut by the border",
+    ),
+    "box that vanishes at the training size": (
+        {"bbox": [30, 22, 12, 0.4], "area": 4.8},
+        VANISHED,
+        LOST,
+        "bbox [30, 22, 12, 0.4]",
+        "data.min_size",
+    ),
+    "thin box": (
+        {"bbox": [30, 22, 12, 0.8], "area": 9.6},
+        "bbox is less than 1 px wide or high",
+        NOTED,
+        "bbox [30, 22, 12, 0.8]",
+        "a click without a drag",
+    ),
+}
+RECORDS = {"images": 1, "annotations": 4, "categories": 1}  # which of each list is changed
+
+
+def fault_of_field(name: str, field: str, value: object, rule: str, fix: str) -> Fault:
+    index = RECORDS[name]
+    number = value if field == "id" else {"images": 11, "annotations": 5, "categories": 2}[name]
+    place = f"train.json: {name}[{index}]"
+    if value is not ...:
+        place += f" (id {number!r}): got {value!r}"
+    seed = put(name, index, **{field: value})
+    return Fault(seed, f"{name}: {field} {rule}", REFUSED, [place], fix)
+
+
+def fault_of_annotation(fields: dict, rule: str, effect: Effect, shown: str, fix: str) -> Fault:
+    place = ["train.json: annotations[4]", shown]
+    return Fault(put("annotations", 4, **fields), f"annotations: {rule}", effect, place, fix)
+
 
 FAULTS = {
-    # Lists and records.
+    **{name: fault_of_field(*row) for name, row in FIELDS.items()},
+    **{name: fault_of_annotation(*row) for name, row in TAKEN.items()},
     "no images": Fault(
         drop_list("images"), "images: no such list", REFUSED, ["train.json"], "COCO"
     ),
@@ -233,40 +349,12 @@ FAULTS = {
         ["train.json: annotations[12]: got 7"],
         "braces",
     ),
-    # Images.
-    "image without id": Fault(
-        put("images", 1, id=...), "images: id is missing", REFUSED, IMAGE, "Add it"
-    ),
-    "image id as text": Fault(
-        put("images", 1, id="11"),
-        "images: id must be an integer",
-        REFUSED,
-        ["train.json: images[1] (id '11'): got '11'"],
-        "without quotes",
-    ),
     "image id twice": Fault(
         repeat("images", 1, file_name="more.png"),
         "images: id must be unique",
         REFUSED,
         ["train.json: images[4] (id 11): id 11 occurs before, in images[1] (id 11)"],
         "Remove or rename",
-    ),
-    "no width": Fault(
-        put("images", 1, width=...), "images: width is missing", REFUSED, IMAGE, "Add"
-    ),
-    "height of zero": Fault(
-        put("images", 1, height=0),
-        f"images: height must be {PIXELS}",
-        REFUSED,
-        ["images[1] (id 11): got 0"],
-        "as it is displayed",
-    ),
-    "width that is no number": Fault(
-        put("images", 1, width="60"),
-        "images: width must be a finite number",
-        REFUSED,
-        ["images[1] (id 11): got '60'"],
-        "Correct it",
     ),
     "width and height swapped": Fault(
         put("images", 1, width=HEIGHT, height=WIDTH),
@@ -282,30 +370,6 @@ FAULTS = {
         ["images[1] (id 11)", "120 x 80, but", "11.png has 60 x 40"],
         "another version",
     ),
-    "no file name": Fault(
-        put("images", 1, file_name=...), "images: file_name is missing", REFUSED, IMAGE, "Add it"
-    ),
-    "empty file name": Fault(
-        put("images", 1, file_name=""),
-        "images: file_name must be a text that is not empty",
-        REFUSED,
-        ["images[1] (id 11): got ''"],
-        "Correct it",
-    ),
-    "absolute file name": Fault(
-        put("images", 1, file_name="/data/11.png"),
-        f"images: file_name must be {NAME_ALLOWED}",
-        REFUSED,
-        ["images[1] (id 11): got '/data/11.png'"],
-        "data.*_images",
-    ),
-    "file name that leaves the folder": Fault(
-        put("images", 1, file_name="../images/11.png"),
-        f"images: file_name must be {NAME_ALLOWED}",
-        REFUSED,
-        ["images[1] (id 11): got '../images/11.png'"],
-        "data.*_images",
-    ),
     "file name twice": Fault(
         put("images", 1, file_name="10.png"),
         "images: file_name must be unique",
@@ -316,7 +380,7 @@ FAULTS = {
     "file name with backslashes": Fault(
         hidden_in_folder,
         "images: file_name has backslashes",
-        MENDED,
+        REPAIRED,
         ["train.json: images[1] (id 11): 'sub\\\\11.png'"],
         "Nothing is needed",
     ),
@@ -327,137 +391,13 @@ FAULTS = {
         ["train.json: image id 11: no ", "11.png"],
         "on_bad_image=skip",
     ),
-    # Annotations.
-    "no bbox": Fault(
-        put("annotations", 4, bbox=...), "annotations: bbox is missing", REFUSED, ANNOTATION, "Add"
-    ),
-    "bbox of three": Fault(
-        put("annotations", 4, bbox=[1, 2, 3]),
-        f"annotations: bbox must be {BOX}",
-        REFUSED,
-        ["annotations[4] (id 5): got [1, 2, 3]"],
-        "Correct the box",
-    ),
-    "bbox with nan": Fault(
-        put("annotations", 4, bbox=[1, 2, math.nan, 4]),
-        f"annotations: bbox must be {BOX}",
-        REFUSED,
-        ["annotations[4] (id 5): got [1, 2, nan, 4]"],
-        "Correct the box",
-    ),
-    "bbox with infinity": Fault(
-        put("annotations", 4, bbox=[1, 2, math.inf, 4]),
-        f"annotations: bbox must be {BOX}",
-        REFUSED,
-        ["annotations[4] (id 5): got [1, 2, inf, 4]"],
-        "Correct the box",
-    ),
-    "bbox of texts": Fault(
-        put("annotations", 4, bbox=["1", "2", "3", "4"]),
-        f"annotations: bbox must be {BOX}",
-        REFUSED,
-        ["annotations[4] (id 5): got ['1', '2', '3', '4']"],
-        "Correct the box",
-    ),
-    "image of an annotation unknown": Fault(
-        put("annotations", 4, image_id=99),
-        "annotations: image_id must be the id of a listed image",
-        REFUSED,
-        ["annotations[4] (id 5): got 99"],
-        "Remove the annotation",
-    ),
-    "category of an annotation unknown": Fault(
-        put("annotations", 4, category_id=0),
-        "annotations: category_id must be the id of a listed category",
-        REFUSED,
-        ["annotations[4] (id 5): got 0"],
-        "list what it refers to",
-    ),
-    "category of an annotation as text": Fault(
-        put("annotations", 4, category_id="2"),
-        "annotations: category_id must be an integer",
-        REFUSED,
-        ["annotations[4] (id 5): got '2'"],
-        "without quotes",
-    ),
-    "iscrowd of 2": Fault(
-        put("annotations", 4, iscrowd=2),
-        "annotations: iscrowd must be 0 or 1",
-        REFUSED,
-        ["annotations[4] (id 5): got 2"],
-        "leave it out",
-    ),
-    "area that is no number": Fault(
-        put("annotations", 4, area="big"),
-        "annotations: area must be a finite number of pixels, from 0 to 1e10",
-        REFUSED,
-        ["annotations[4] (id 5): got 'big'"],
-        "leave it out",
-    ),
-    "annotation id 0": Fault(
-        put("annotations", 4, id=0), RENUMBERED, MENDED, ["annotations[4] (id 0)"], "at least 1"
-    ),
-    "annotation without id": Fault(
-        put("annotations", 4, id=...), RENUMBERED, MENDED, ANNOTATION, "at least 1"
-    ),
-    "annotation id twice": Fault(
-        put("annotations", 4, id=1), RENUMBERED, MENDED, ["annotations[4] (id 1)"], "unique"
-    ),
-    "annotation id as text": Fault(
-        put("annotations", 4, id="5"), RENUMBERED, MENDED, ["annotations[4] (id '5')"], "unique"
-    ),
-    "no iscrowd": Fault(
-        put("annotations", 4, iscrowd=...),
-        "annotations: iscrowd is missing",
-        MENDED,
-        ANNOTATION,
-        "groups of objects",
-    ),
-    "no area": Fault(
-        put("annotations", 4, area=...), "annotations: area is missing", MENDED, ANNOTATION, "masks"
-    ),
-    "area of zero": Fault(
-        put("annotations", 4, area=0),
-        "annotations: area is not positive",
-        NOTED,
-        ["annotations[4] (id 5): area 0"],
-        "Correct the area",
-    ),
-    "area beyond the box": Fault(
-        put("annotations", 4, area=5000),
-        "annotations: area is larger than the box",
-        NOTED,
-        ["annotations[4] (id 5): area 5000, bbox [30, 22, 12, 9]"],
-        "Correct the area",
-    ),
-    "box without width": Fault(
-        put("annotations", 4, bbox=[30, 22, 0, 9]),
-        FLAT,
-        LOST,
-        ["annotations[4] (id 5): bbox [30, 22, 0, 9]"],
-        "Correct the box",
-    ),
-    "box drawn from below": Fault(
-        put("annotations", 4, bbox=[30, 22, 12, -9]),
-        BACKWARDS,
-        LOST,
-        ["annotations[4] (id 5): bbox [30, 22, 12, -9]"],
-        "scripts.convert_dataset",
-    ),
-    "box of two negative sides that is in the image neither way": Fault(
-        put("annotations", 4, bbox=[-1, -1, -1, -1]),
-        FLAT,
-        LOST,
-        ["annotations[4] (id 5): bbox [-1, -1, -1, -1]"],
-        "Correct the box",
-    ),
     "every box drawn from right to left": Fault(
         put_all("annotations", lambda a: {"bbox": [60, a["bbox"][1], -20, a["bbox"][3]]}),
         NOTHING,
         REFUSED,
         ["train.json: 12 of 12 annotations: drawn from right to left"],
         "scripts.convert_dataset",
-        others=(BACKWARDS, TESTED),
+        others=(f"annotations: {BACKWARDS}", TESTED),
     ),
     "nothing but crowds": Fault(
         put_all("annotations", lambda a: {"iscrowd": 1}),
@@ -473,7 +413,7 @@ FAULTS = {
         REFUSED,
         ["train.json: 12 of 12 annotations: width or height not positive"],
         "Correct the box",
-        others=(FLAT, TWICE, TESTED),
+        others=(f"annotations: {FLAT}", TWICE, TESTED),
     ),
     "no annotation in training": Fault(
         replace_list("annotations", []),
@@ -489,7 +429,7 @@ FAULTS = {
         REFUSED,
         ["train.json: 12 of 12 annotations: a side below 1 px at the training size"],
         "data.min_size",
-        others=(VANISHED, TESTED),
+        others=(f"annotations: {VANISHED}", TESTED),
     ),
     "nothing to be found in validation": Fault(
         lambda made: made.val.update(annotations=[]),
@@ -497,34 +437,6 @@ FAULTS = {
         NOTED,
         ["val.json: it lists no annotation"],
         "the file that has the boxes",
-    ),
-    "box outside the image": Fault(
-        put("annotations", 4, bbox=[130, 22, 12, 9]),
-        OUTSIDE,
-        LOST,
-        ["annotations[4] (id 5): bbox [130, 22, 12, 9]"],
-        "Correct the box",
-    ),
-    "box across the border": Fault(
-        put("annotations", 4, bbox=[55, 22, 12, 9]),
-        "annotations: bbox reaches outside its image",
-        MENDED,
-        ["annotations[4] (id 5): bbox [55, 22, 12, 9]"],
-        "cut by the border",
-    ),
-    "box that vanishes at the training size": Fault(
-        put("annotations", 4, bbox=[30, 22, 12, 0.4], area=4.8),
-        VANISHED,
-        LOST,
-        ["annotations[4] (id 5): bbox [30, 22, 12, 0.4]"],
-        "data.min_size",
-    ),
-    "thin box": Fault(
-        put("annotations", 4, bbox=[30, 22, 12, 0.8], area=9.6),
-        "annotations: bbox is less than 1 px wide or high",
-        NOTED,
-        ["annotations[4] (id 5): bbox [30, 22, 12, 0.8]"],
-        "a click without a drag",
     ),
     "two corners": Fault(
         put_all(
@@ -560,14 +472,6 @@ FAULTS = {
         ["annotations[12] (id 99): as annotations[4] (id 5)"],
         "Remove one",
     ),
-    # Categories.
-    "category without id": Fault(
-        put("categories", 1, id=...),
-        "categories: id is missing",
-        REFUSED,
-        ["train.json: categories[1]"],
-        "Add it",
-    ),
     "category id twice": Fault(
         add("categories", {"id": 2, "name": "white cell"}),
         "categories: id must be unique",
@@ -581,13 +485,6 @@ FAULTS = {
         REFUSED,
         ["categories[2] (id 3): name 'platelet' occurs before, in categories[1] (id 2)"],
         "Remove or rename",
-    ),
-    "category without name": Fault(
-        put("categories", 1, name=...),
-        "categories: name is missing",
-        REFUSED,
-        ["train.json: categories[1] (id 2)"],
-        "Add it",
     ),
     "category misspelt in one file": Fault(
         put("categories", 1, name="platelets"),
@@ -633,7 +530,6 @@ FAULTS = {
         ["train.json: 'platelet': 3 in", "val.json"],
         "Annotate some in training",
     ),
-    # Splits and folders.
     "image without annotations": Fault(
         lambda made: made.train.update(annotations=made.train["annotations"][:-3]),
         "images: no annotation, in training",
@@ -655,9 +551,9 @@ FAULTS = {
         ["val.json: image id 21", "21.png"],
         "Remove them from one",
     ),
-    "the same picture under two names": Fault(
+    "the same image under two names": Fault(
         lambda made: shutil.copy(made.image("train", 2), made.image("val", 1)),
-        "images: the same picture in training and validation, under two names",
+        "images: the same image in training and validation, under two names",
         NOTED,
         ["val.json: image id 21", "21.png is ", "12.png"],
         "Remove them from one",
@@ -670,7 +566,6 @@ FAULTS = {
         ["images/more.png"],
         "left out",
     ),
-    # Image files.
     "empty file": Fault(
         on_image(lambda path: path.write_bytes(b"")),
         UNREADABLE,

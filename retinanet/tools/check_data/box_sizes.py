@@ -10,10 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from retinanet.data.coco import CocoData
+from retinanet.data.coco import CocoData, class_counts
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.tools.anchor_coverage import Objects, best_overlaps
-from retinanet.tools.check_data.checkup import class_counts
 from retinanet.tools.report.fonts import drawable_names
 from retinanet.tools.report.style import BLACK, COLORS, GRAY, house_style, plain_text, save_png
 

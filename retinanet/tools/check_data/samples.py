@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from retinanet.data.coco import CocoData, images_of
-from retinanet.data.verdict import Finding, Sight, Verdict
+from retinanet.data.issues import Issue, Sight
 from retinanet.tools.report.boxes import Panel, in_rows, write_sheets
 from retinanet.tools.report.pictures import annotated_boxes, class_names, read_pixels, spread
 from retinanet.tools.report.style import plain_text
@@ -80,28 +80,28 @@ def draw_samples(data: CocoData, split: str, folder: Path) -> tuple[list[Path], 
     return write_sheets(in_rows(panels, COLUMNS), folder, "sample")[0], unseen
 
 
-def draw_findings(verdict: Verdict, folder: Path) -> list[Path]:
-    """Write ``findings_1.png``, ...: some images of every kind of finding that can be seen.
+def draw_findings(issues: Sequence[Issue], folder: Path) -> list[Path]:
+    """Write ``findings_1.png``, ...: some images of every issue that can be seen.
 
-    A finding about a box shows that box, one about an image all boxes; pairs stand side by side.
+    An issue about a box shows that box, one about an image all boxes; pairs stand side by side.
 
     Args:
-        verdict: that kept the findings.
+        issues: of the data set.
         folder: of the sheets.
     """
     shown = [
-        [_panel_of_sight(sight, finding) for sight in sights]
-        for finding in verdict.findings
-        for sights in finding.sights
+        [_panel_of_sight(sight, issue) for sight in sights]
+        for issue in issues
+        for sights in issue.sights
     ]
     singles = [row[0] for row in shown if len(row) == 1]
     rows = in_rows(singles, COLUMNS) + [row for row in shown if len(row) > 1]
     return write_sheets(rows, folder, "findings")[0]
 
 
-def _panel_of_sight(sight: Sight, finding: Finding) -> Panel:
+def _panel_of_sight(sight: Sight, issue: Issue) -> Panel:
     data, index, box = sight
-    kind = finding.kind.partition(": ")[2] or finding.kind
+    kind = issue.kind.partition(": ")[2] or issue.kind
     name = plain_text(data.file_name(index), 20)
     title = f"{plain_text(kind, TITLE_LETTERS - len(name))}: {name}"
     panel = _panel(data, index, class_names(data), title, None if box is None else [box])

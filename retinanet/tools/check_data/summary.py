@@ -1,24 +1,19 @@
-"""What a check of a data set found, as lines for the screen: at most 80 columns but for names."""
+"""What a check of a data set says on the screen: at most 80 columns but for names."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from retinanet.data.coco import CocoData
+from retinanet import build
+from retinanet.config import TrainConfig
+from retinanet.data.coco import CocoData, Reading, class_counts
+from retinanet.data.issues import Effect, Issue
 from retinanet.data.records import shown
-from retinanet.data.verdict import Effect, Finding, Verdict
-from retinanet.tools.anchor_coverage import SIZE_NAMES, Coverage, Objects, size_counts
-from retinanet.tools.anchor_search import TOO_MANY, Proposal
-from retinanet.tools.check_data.checkup import class_counts
+from retinanet.tools.anchor_coverage import SIZE_NAMES, Coverage, cover, objects_at, size_counts
+from retinanet.tools.anchor_search import TOO_MANY, Proposal, propose_anchors, propose_size
 
-TITLES = {
-    Effect.REFUSED: "WRONG: train.py stops",
-    Effect.LOST: "LOST: train.py drops it and goes on without",
-    Effect.MENDED: "MENDED: train.py puts it right in memory and goes on",
-    Effect.NOTED: "ODD: train.py goes on",
-}
 WIDTH = 80
 # Classes of a longer list are shown at both its ends.
 SHOWN_CLASSES = 40
@@ -27,150 +22,164 @@ WORST_CLASSES = 5
 WORST_SHARE = 0.05
 
 
-def describe_findings(verdict: Verdict, root: Path) -> list[str]:
-    """All findings, by what becomes of them.
+def report(
+    settings: TrainConfig, issues: Sequence[Issue], readings: Mapping[str, Reading], *, pixels: bool
+) -> list[str]:
+    """Lines for the screen: the issues, what there is to learn from, and the conclusion.
 
     Args:
-        verdict: that kept them.
-        root: ``data.root``, left out of names.
+        settings: of train.py.
+        issues: of :func:`retinanet.tools.check_data.check.check`.
+        readings: likewise.
+        pixels: whether images were decoded.
     """
+    root = Path(settings.data.root or ".")
+    lines = [f"data.root={root}", ""]
     above = "" if root == Path() else f"{root}/"
-    lines = []
-    for effect, title in TITLES.items():
-        findings = verdict.having(effect)
-        lines += [title, ""] if findings else []
-        for finding in findings:
-            lines += [line.replace(above, "") for line in describe(finding)] + [""]
+    for effect in Effect:
+        some = [issue for issue in issues if issue.effect is effect]
+        lines += [effect.value, ""] if some else []
+        for issue in some:
+            lines += [line.replace(above, "") for line in _describe(issue)] + [""]
+    refused = [issue for issue in issues if issue.effect is Effect.REFUSED]
+    if readings:
+        partly = ", without what is wrong" if refused else ""
+        splits = {split: reading.data for split, reading in readings.items()}
+        lines += [f"DATA{partly}", "", *_describe_data(settings, splits), ""]
+    if refused:
+        count = sum(issue.count for issue in refused)
+        lines.append(f"train.py would stop. Mistakes: {count}; kinds of mistakes: {len(refused)}.")
+    else:
+        lines.append("train.py takes this data.")
+        if not pixels:
+            lines.append("Images were not decoded: --images does it, and finds damaged ones.")
     return lines
 
 
-def describe(finding: Finding) -> list[str]:
-    """One kind of finding: what, how often, where, what becomes of it, what to do."""
-    more = finding.count - len(finding.places)
-    share = finding.count / finding.out_of if finding.out_of else 0.0
-    of_all = f" of {finding.out_of} annotations ({100 * share:.3g} %)" if finding.out_of else ""
+def _describe(issue: Issue) -> list[str]:
+    """One kind of issue: what, how often, where, what becomes of it, the fix."""
+    places = list(issue.places)
+    more = issue.count - len(places)
+    of_all = ""
+    if issue.out_of:
+        share = 100 * issue.count / issue.out_of
+        of_all = f" of {issue.out_of} annotations ({share:.3g} %)"
     return [
-        f"  {finding.kind}: {finding.count}{of_all}",
-        *(f"      {place}" for place in finding.places),
-        *([f"      ... and {more} more (--show {finding.count} names them all)"] if more else []),
-        *_wrapped(f"    train.py  {finding.does}", indent=14),
-        *_wrapped(f"    to do     {finding.remedy}", indent=14),
+        f"  {issue.kind}: {issue.count}{of_all}",
+        *(f"      {place}" for place in places),
+        *([f"      ... and {more} more (--show {issue.count} names them all)"] if more else []),
+        *_wrapped(f"    train.py  {issue.does}", indent=14),
+        *_wrapped(f"    fix       {issue.fix}", indent=14),
     ]
 
 
-def _wrapped(text: str, indent: int) -> list[str]:
+def _wrapped(text: str, indent: int = 12) -> list[str]:
     """Lines of at most ``WIDTH``, the later ones indented; no word is cut."""
-    options = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
+    options = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, **options)
 
 
-def describe_split(split: str, data: CocoData, min_size: int, found: Objects) -> list[str]:
-    """Counts of one split, and how large its objects are.
-
-    Args:
-        split: its name.
-        data: the split.
-        min_size: shorter side of resized images, pixels.
-        found: its objects at that size.
-    """
-    boxes = data.num_boxes()
-    counts = size_counts(found)
-    total = max(sum(counts), 1)
-    shares = ", ".join(
-        f"{count} {name} ({100 * count / total:.0f} %)"
-        for name, count in zip(SIZE_NAMES, counts, strict=True)
-    )
-    most = f", at most {boxes.max()} in an image" if len(boxes) else ""
-    return [
-        f"  {split:<9} {len(data)} images ({int((boxes == 0).sum())} without objects)",
-        f"            {int(boxes.sum())} boxes{most}, {int(data.crowd.sum())} crowd regions",
-        f"            at {min_size} px: {shares}",
-    ]
+def _describe_data(settings: TrainConfig, splits: Mapping[str, CocoData]) -> list[str]:
+    """What there is to learn from, and to be tested on."""
+    min_size, max_size = settings.data.min_size, settings.data.max_size
+    lines = []
+    for split, data in splits.items():
+        boxes = data.num_boxes()
+        counts = size_counts(objects_at(data, min_size=min_size, max_size=max_size))
+        shares = ", ".join(
+            f"{count} {name} ({100 * count / max(sum(counts), 1):.0f} %)"
+            for name, count in zip(SIZE_NAMES, counts, strict=True)
+        )
+        most = f", at most {boxes.max()} in an image" if len(boxes) else ""
+        lines += [
+            f"  {split:<9} {len(data)} images ({int((boxes == 0).sum())} without objects)",
+            f"            {int(boxes.sum())} boxes{most}, {int(data.crowd.sum())} crowd regions",
+            f"            at {min_size} px: {shares}",
+        ]
+    if "train" in splits:
+        lines += _describe_anchors(settings, splits["train"]) + _class_table(splits)
+    return lines
 
 
-def describe_coverage(found: Coverage, names: Sequence[str], positive_iou: float) -> list[str]:
-    """The share of boxes without a good anchor; of which size, and of which classes.
+def _describe_anchors(settings: TrainConfig, train: CocoData) -> list[str]:
+    """How well the anchors fit the training boxes, and settings that would fit more."""
+    anchors, iou = build.build_anchors(settings), settings.matching.positive_iou
+    size = settings.data.min_size, settings.data.max_size
+    names = train.category_names
 
-    Args:
-        found: of the training set.
-        names: of the classes.
-        positive_iou: what an anchor needs.
-    """
-    lines = [f"  anchors   {found.all} training boxes have none of IoU {positive_iou:g} or more"]
-    if not found.all.num_uncovered:
-        return lines
-    sizes = zip(SIZE_NAMES, found.sizes, strict=True)
-    lines += _listed("", [f"{share} {name}" for name, share in sizes if share.num_boxes])
-    hit = [
-        (share, name)
-        for share, name in zip(found.classes, names, strict=True)
-        if share.share > max(found.all.share, WORST_SHARE)
-    ]
-    hit.sort(key=lambda row: -row[0].num_uncovered)
-    worst = [f"{_plain(name)} {share}" for share, name in hit[:WORST_CLASSES]]
-    return [*lines, *(_listed("worst hit: ", worst) if worst else [])]
+    def coverage_at(min_size: int, max_size: int) -> Coverage:
+        objects = objects_at(train, min_size=min_size, max_size=max_size)
+        return cover(objects, anchors, iou, len(names))
+
+    coverage = coverage_at(*size)
+    every = coverage.all
+    if not every.num_boxes:
+        return []
+    lines = [f"  anchors   {every} training boxes have none of IoU {iou:g} or more"]
+    if every.num_uncovered:
+        sizes = zip(coverage.sizes, SIZE_NAMES, strict=True)
+        lines += _listed("", [f"{share} {name}" for share, name in sizes if share.num_boxes])
+    least = max(every.share, WORST_SHARE)
+    hit = zip(coverage.classes, names, strict=True)
+    hit = sorted((row for row in hit if row[0].share > least), key=lambda r: -r[0].num_uncovered)
+    if hit:
+        lines += _listed("worst hit: ", [f"{_plain(name)} {s}" for s, name in hit[:WORST_CLASSES]])
+    if every.share > TOO_MANY:
+        objects = objects_at(train, min_size=size[0], max_size=size[1])
+        proposals = propose_anchors(objects, anchors, iou, every.share)
+        proposals += propose_size(lambda *at: coverage_at(*at).all.share, *size, every.share)
+        lines += _describe_proposals(proposals, settings.init_from)
+    return lines
 
 
 def _listed(head: str, items: Sequence[str]) -> list[str]:
     """Items after a head, on lines that are broken between them only."""
     glued = ", ".join(item.replace(" ", "\u00a0") for item in items)
-    lines = _wrapped(f"{' ' * 12}{head}{glued}", indent=12)
-    return [line.replace("\u00a0", " ") for line in lines]
+    return [line.replace("\u00a0", " ") for line in _wrapped(f"{' ' * 12}{head}{glued}")]
 
 
-def describe_proposals(proposals: Sequence[Proposal], init_from: str | None) -> list[str]:
-    """Settings that fit more boxes, ready for the command line.
-
-    Args:
-        proposals: measured ones.
-        init_from: the checkpoint that training starts from.
-    """
+def _describe_proposals(proposals: Sequence[Proposal], init_from: str | None) -> list[str]:
+    """Settings that fit more boxes, ready for the command line."""
+    margin = " " * 12
     if not proposals:
         return _wrapped(
-            f"            Above {100 * TOO_MANY:.0f} % is much, but neither other anchors nor "
-            f"images up to three times as large do better: most of these boxes are too thin.",
-            indent=12,
+            f"{margin}Above {100 * TOO_MANY:.0f} % is much, but neither other anchors nor images "
+            f"up to three times as large do better: most of these boxes are too thin."
         )
-    lines = ["            Other settings, and the share that they leave, of the same boxes:"]
+    lines = [f"{margin}Other settings, and the share that they leave, of the same boxes:"]
     for proposal in proposals:
         share = f"{100 * proposal.uncovered:.1f} %"
-        lines += ["", f"    {share:>6}  {proposal.cost}", *_lines_of(proposal.typed)]
-    return [*lines, "", *_wrapped(f"            {_about_checkpoints(init_from)}", indent=12)]
-
-
-def _lines_of(typed: Sequence[str]) -> list[str]:
-    """Arguments on lines that can be pasted, continued by a backslash."""
-    lines = [""]
-    for text in typed:
-        if len(lines[-1]) + len(text) > WIDTH - 16 and lines[-1]:
-            lines.append("")
-        lines[-1] += f" {text}" if lines[-1] else text
-    return [f"            {line} \\" for line in lines[:-1]] + [f"            {lines[-1]}"]
-
-
-def _about_checkpoints(init_from: str | None) -> str:
-    what = (
+        typed = textwrap.wrap(
+            " ".join(proposal.typed), WIDTH - 16, break_long_words=False, break_on_hyphens=False
+        )
+        lines += ["", f"    {share:>6}  {proposal.cost}"]
+        lines += [f"{margin}{line} \\" for line in typed[:-1]] + [f"{margin}{typed[-1]}"]
+    advice = (
+        f"But init_from={init_from} was trained with its own anchors"
+        if init_from
+        else "With init_from= keep the anchors of the checkpoint"
+    )
+    why = (
         "of another number per cell the last layers begin anew, and of other sizes its boxes "
         "mean something else."
     )
-    if init_from:
-        return f"But init_from={init_from} was trained with its own anchors: {what}"
-    return f"With init_from= keep the anchors of the checkpoint: {what}"
+    return [*lines, "", *_wrapped(f"{margin}{advice}: {why}")]
 
 
-def class_table(splits: dict[str, CocoData]) -> list[str]:
+def _class_table(splits: Mapping[str, CocoData]) -> list[str]:
     """Boxes of every class, the most frequent first."""
     counts: dict[str, dict[str, int]] = {}
     for split, data in splits.items():
         for name, count in zip(data.category_names, class_counts(data), strict=True):
             counts.setdefault(name, {})[split] = count
-    ranked = sorted(counts, key=lambda name: -counts[name].get("train", 0))
-    if not ranked:
+    if not counts:
         return []
-    total = max(sum(row.get("train", 0) for row in counts.values()), 1)
-    least = min((row["train"] for row in counts.values() if row.get("train")), default=0)
-    most = counts[ranked[0]].get("train", 0)
-    ratio = f", the most frequent {most / least:.3g} times as often as the rarest" if least else ""
+    ranked = sorted(counts, key=lambda name: -counts[name].get("train", 0))
+    in_train = [counts[name]["train"] for name in ranked if counts[name].get("train")]
+    ratio = ""
+    if in_train:
+        times = in_train[0] / in_train[-1]
+        ratio = f", the most frequent {times:.3g} times as often as the rarest"
     lines = [
         "",
         f"  {len(ranked)} classes{ratio}",
@@ -178,7 +187,7 @@ def class_table(splits: dict[str, CocoData]) -> list[str]:
     ]
     for name in ranked:
         train, val = (counts[name].get(split, "-") for split in ("train", "val"))
-        share = f"{100 * train / total:.1f} %" if train != "-" else ""
+        share = f"{100 * train / max(sum(in_train), 1):.1f} %" if train != "-" else ""
         lines.append(f"  {train:>9} {share:>7} {val:>9}  {_plain(name)}")
     if len(ranked) > SHOWN_CLASSES:
         half = SHOWN_CLASSES // 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from retinanet.data.verdict import Sight, Verdict
+from retinanet.data.issues import Issue, Sight
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.tools.anchor_coverage import objects_at
 from retinanet.tools.check_data import samples
@@ -30,11 +30,11 @@ def has_color(sheet, color, x, y, width=640):
     return bool((part == ImageColor.getrgb(color)).all(axis=-1).any())
 
 
-def findings_of(*sights) -> Verdict:
-    verdict = Verdict(stop=False)
-    for number, sight in enumerate(sights):
-        verdict.note(f"annotations: kind {number}", [0], str, "goes on", "", lambda _, s=sight: s)
-    return verdict
+def issues_of(*sights) -> list[Issue]:
+    return [
+        Issue(f"annotations: kind {number}", 1, ["a.json"], "goes on", "", sights=[sight])
+        for number, sight in enumerate(sights)
+    ]
 
 
 def test_every_class_is_seen_on_few_images(make_data):
@@ -59,7 +59,7 @@ def test_more_classes_than_there_is_room_for_are_counted(make_data, monkeypatch)
 def test_a_sample_shows_all_boxes_and_a_finding_its_own(make_set, tmp_path):
     data = make_set(1, [(1, 1, BOX), (1, 2, (10.0, 10.0, 60.0, 400.0))])
     (sample,) = draw_samples(data, "train", tmp_path)[0]
-    (finding,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path)
+    (finding,) = draw_findings(issues_of((Sight(data, 0, 0),)), tmp_path)
     assert (sample.name, finding.name) == ("sample_1.png", "findings_1.png")
     for path, both in ((sample, True), (finding, False)):
         sheet = read(path)
@@ -70,7 +70,7 @@ def test_a_sample_shows_all_boxes_and_a_finding_its_own(make_set, tmp_path):
 
 def test_a_box_outside_is_seen_beside_the_image(make_set, tmp_path):
     data = make_set(1, [(1, 1, (600.0, 100.0, 120.0, 100.0))])
-    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path)
+    (path,) = draw_findings(issues_of((Sight(data, 0, 0),)), tmp_path)
     for color, x, y in ((COLORS[0], 660, 200), ("#d2d2d2", 690, 300), ("#000000", 620, 300)):
         assert has_color(read(path), color, x, y, 720)  # 80 pixels of gray at the right
 
@@ -79,16 +79,16 @@ def test_a_box_outside_is_seen_beside_the_image(make_set, tmp_path):
 def test_absurd_boxes_make_no_absurd_pictures(make_set, tmp_path, box):
     row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": list(box), "area": 1, "iscrowd": 0}
     data = make_set(1, [], annotations=[row])
-    (path,) = draw_findings(findings_of((Sight(data, 0, 0),)), tmp_path)
+    (path,) = draw_findings(issues_of((Sight(data, 0, 0),)), tmp_path)
     assert max(read(path).shape) < 2000
 
 
 def test_pairs_stand_side_by_side_and_singles_two_in_a_row(make_set, tmp_path):
     data = make_set(3, [(1, 1, BOX), (2, 2, BOX)])
     one, two, three = (Sight(data, i) for i in range(3))
-    (path,) = draw_findings(findings_of((one, two), (three,), (one,), (two,)), tmp_path)
+    (path,) = draw_findings(issues_of((one, two), (three,), (one,), (two,)), tmp_path)
     assert read(path).shape[0] == 3 * (PANEL_WIDTH * 480 // 640 + HEADER + GAP)
-    assert draw_findings(findings_of(), tmp_path) == []
+    assert draw_findings(issues_of(), tmp_path) == []
 
 
 def test_plots_of_sizes_and_classes_are_drawn_for_any_set(make_data, tmp_path):
