@@ -99,6 +99,9 @@ def _merged(parts: Sequence[Dataset]) -> Dataset:
     notes: Counter[str] = Counter()
     for part in parts:
         notes.update(part.notes)
+    flat = sum(min(box.xywh[2:]) <= 0 for part in parts for box in part.boxes())
+    if flat:
+        notes["box without width or height, which train.py never trains on"] = flat
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
     for name, number in (pair for part in parts for pair in part.class_ids.items()):

@@ -21,7 +21,6 @@ CORNERS = {"edges": 0, "pixels": 1}
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 # Folders that tools make for the splits of a data set.
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test")
-FLAT_NOTE = "box without width or height, which training leaves out"
 # Python's own reading also takes nan, inf, 1_000 and the digits of other scripts.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 LARGEST = 10**100

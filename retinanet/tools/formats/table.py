@@ -7,7 +7,6 @@ from pathlib import Path
 
 from retinanet.data.records import shown
 from retinanet.tools.formats.dataset import (
-    FLAT_NOTE,
     SIDES,
     BadRecord,
     Box,
@@ -96,8 +95,6 @@ def read_table(path: Path, options: Options) -> Dataset:
     dataset = Dataset([Split(file_split(path), root, list(images.values()))], declared or {})
     if unread:
         dataset.notes[f"{path}: columns not read: {', '.join(unread)}"] = 0
-    flat = sum(min(box.xywh[2:]) == 0 for box in dataset.boxes())
-    dataset.notes.update({FLAT_NOTE: flat} if flat else {})
     return dataset
 
 

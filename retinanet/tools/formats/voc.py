@@ -12,7 +12,6 @@ from xml.parsers import expat
 from retinanet.data.records import shown
 from retinanet.terminal import count
 from retinanet.tools.formats.dataset import (
-    FLAT_NOTE,
     SIDES,
     SPLIT_NAMES,
     BadRecord,
@@ -233,8 +232,6 @@ class _Reader:
                 with _at(element):
                     sides.append(read_side(None if element is None else _text(element), side))
             xywh = box_of_corners(sides, self.corners)
-        if min(xywh[2:]) == 0:
-            self.notes[FLAT_NOTE] += 1
         for extra in ("part", "pose", "truncated", "occluded"):
             if _text(item.find(extra)).strip() not in ("0", "Unspecified", ""):
                 self.notes[f"value of {extra}, not kept"] += 1
