@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -151,12 +151,6 @@ def split_name(text: str) -> str:
     """``train``, ``val`` or ``test`` where a name says so, as in ``instances_train2017``."""
     known = re.search(r"(?<![a-z])(train|val|test)(ing|id|idation)?(?![a-z])", text.lower())
     return known[1] if known else text
-
-
-def leaves_folder(name: str) -> bool:
-    """Whether a file name is absolute or climbs, to POSIX or to Windows."""
-    windows = PureWindowsPath(name)
-    return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
 
 
 def name_problem(name: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from retinanet.data.fields import leaves_folder
 from retinanet.data.records import shown
 from retinanet.tools.formats.dataset import (
     SIDES,
@@ -17,7 +18,6 @@ from retinanet.tools.formats.dataset import (
     Split,
     box_of_corners,
     check_class,
-    leaves_folder,
     name_problem,
     read_side,
     read_size,

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from retinanet.data.fields import leaves_folder
 from retinanet.data.records import shown
 from retinanet.terminal import count
 from retinanet.tools.formats.dataset import (
@@ -23,7 +24,6 @@ from retinanet.tools.formats.dataset import (
     Split,
     box_of_corners,
     check_class,
-    leaves_folder,
     name_problem,
     progress,
     read_side,

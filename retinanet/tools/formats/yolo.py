@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from retinanet.csv_text import csv_text
+from retinanet.data.fields import leaves_folder
 from retinanet.data.records import shown
 from retinanet.terminal import count
 from retinanet.tools.formats.dataset import (
@@ -24,7 +25,6 @@ from retinanet.tools.formats.dataset import (
     Options,
     Split,
     class_ids_of,
-    leaves_folder,
     progress,
     read_number,
     refused,
