@@ -38,7 +38,7 @@ NUMBERS = {
     "annotations": ("id", "image_id", "category_id", "area", "iscrowd"),
     "categories": ("id",),
 }
-# Fields that are kept, or that say nothing.
+# Fields that are kept, or empty of meaning here.
 KEPT = {
     "images": {"id", "file_name", "width", "height"},
     "annotations": {*NUMBERS["annotations"], "bbox", "difficult", "ignore"},
@@ -108,7 +108,7 @@ def _repair(content: Content, path: Path, options: Options, notes: Counter[str])
     for record in _records(content, "annotations"):
         box = record.get("bbox")
         if isinstance(box, list):
-            counted[QUOTED] += sum(_unquote(box, place) for place in range(len(box)))
+            counted[QUOTED] += sum(_unquote(box, index) for index in range(len(box)))
             counted[BACKWARDS] += _put_in_order(record)
     images = [i for i in _records(content, "images") if isinstance(i.get("file_name"), str)]
     root = find_root(path, images[0]["file_name"] if images else "", options)

@@ -71,7 +71,7 @@ def read_sources(
         used = set().union(*(used_ids(path) for _, path in named))
         options = dataclasses.replace(options, used_ids=sorted(used))
     if len(image_folders) < len(named):
-        image_folders = [*image_folders, None][:1] * len(named)
+        image_folders = (list(image_folders) or [None]) * len(named)
     parts = []
     for (name, path), folder in zip(named, image_folders, strict=True):
         part = READERS[source_format](path, dataclasses.replace(options, image_folder=folder))
