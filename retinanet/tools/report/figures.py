@@ -98,9 +98,9 @@ def _draw_losses(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
 
 def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one number, in the order of the steps; what is not finite is left out."""
-    found = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
-    steps = [step for step in sorted(found) if np.isfinite(found[step])]
-    return np.array(steps, dtype=float), np.array([found[step] for step in steps], dtype=float)
+    values = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
+    steps = [step for step in sorted(values) if np.isfinite(values[step])]
+    return np.array(steps, dtype=float), np.array([values[step] for step in steps], dtype=float)
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
@@ -157,12 +157,12 @@ def precision_curves(evaluation: Evaluation) -> dict[str, np.ndarray]:
     if not labels:
         return {}
     curves = evaluation.precision[:, :, labels]
-    found = _mean_precision(curves)
+    by_name = _mean_precision(curves)
     if 1 < len(labels) <= MAX_NAMED:
         for column, label in enumerate(labels):
             name = plain_text(evaluation.per_class[label].name, 40)
-            found[f"class {name}"] = curves[0][:, column]
-    return found
+            by_name[f"class {name}"] = curves[0][:, column]
+    return by_name
 
 
 def _mean_precision(curves: np.ndarray) -> dict[str, np.ndarray]:
