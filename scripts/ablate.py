@@ -23,9 +23,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
-from retinanet.cli.launch import Task, run_all
 from retinanet.cli.main import composer
+from retinanet.cli.sweep import Task, run_all
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain
 from scripts.experiments.outcome import Run, write
 from scripts.experiments.tables import EXPERIMENTS, Variant
 from scripts.settings import split_settings

@@ -1,13 +1,13 @@
-"""Tell what a detector gets wrong, what each kind of error costs, and where to look first.
+"""Analyze the errors of a detector: what kind, what each kind costs, and where to look first.
 
   python -m scripts.analyze runs/NAME
   python -m scripts.analyze runs/NAME/checkpoints/last.pt       after eval.py on it
   python -m scripts.analyze annotations.json detections.json --images FOLDER
 
 The first two read what train.py or eval.py left in eval/ (nothing is detected again); the third
-takes COCO annotations and results of any project. Errors are told apart as TIDE does
+takes COCO annotations and results of any project. The kinds of errors are those of TIDE
 (arXiv:2008.08115) at IoU 0.5: class, localization, both, duplicate, background, missed. Each kind
-is mended alone to see what AP50 gains, so the costs do not add up to what is missing.
+is fixed alone to see what AP50 gains, so the costs do not add up to what is missing.
 
 Into OUTPUT go errors.json and errors.png (the table), errors.csv (every error of at least the
 score), confusion.csv and .png, sizes.csv (AP by class and size), worst_*.png (the images that cost
@@ -26,10 +26,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import COCO_MAX_DETS
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain, show
 from retinanet.tools.diagnose.analyze import Analysis, analyze
 from retinanet.tools.diagnose.results import read_results
 from retinanet.tools.report.error_report import confused_table, error_table, write_analysis
@@ -40,13 +40,13 @@ COLUMNS = 80
 
 
 class Sources(NamedTuple):
-    """Where everything is."""
+    """Files to read and the folder to write."""
 
     annotations: Path
     images: Path | None  # None: not known, no pictures
     detections: Path
     output: Path
-    num_images: int | None  # that were looked at; None: all
+    num_images: int | None  # that were evaluated; None: all
     max_dets: tuple[int, ...]
 
 
@@ -111,15 +111,18 @@ def find_sources(args: argparse.Namespace) -> Sources:
     """
     if len(args.paths) == 2:
         annotations, detections = args.paths
-        output = args.output or detections.parent / "analysis"
-        sources = Sources(annotations, args.images, detections, output, None, COCO_MAX_DETS)
+        output = detections.parent / "analysis"
+        sources = Sources(annotations, None, detections, output, None, COCO_MAX_DETS)
     else:
         sources = of_evaluation(find_evaluation(args.paths[0]))
-        sources = sources._replace(
-            images=args.images or sources.images, output=args.output or sources.output
-        )
-    if args.images is not None and not args.images.is_dir():
-        raise FileNotFoundError(f"--images={args.images} is no folder; give the images' folder.")
+    if args.images is not None:
+        if not args.images.is_dir():
+            raise FileNotFoundError(
+                f"--images={args.images} is no folder; give the images' folder."
+            )
+        sources = sources._replace(images=args.images)
+    if args.output is not None:
+        sources = sources._replace(output=args.output)
     if sources.output.exists() and not sources.output.is_dir():
         raise ValueError(f"{sources.output} is a file; give another folder as --output.")
     if args.max_dets is not None:
@@ -135,12 +138,13 @@ def find_evaluation(path: Path) -> Path:
         FileNotFoundError: there is none.
     """
     if path.is_dir():
-        candidates, remedy = [path, path.parent], f"checkpoint={path}/checkpoints/best.pt"
-        candidates = candidates if path.name == "eval" else candidates[:1]
+        folder, fix = path, f"checkpoint={path}/checkpoints/best.pt"
+        if path.name == "eval" and not (path / "eval" / "detections.json").is_file():
+            folder = path.parent
     elif path.suffix in (".pt", ".pth", ".pkl") and path.exists():
-        remedy, run = f"checkpoint={path}", path.parent.parent
+        fix, run = f"checkpoint={path}", path.parent.parent
         run = run if (run / "config.yaml").exists() else path.with_suffix("")
-        candidates = [run] if path.name == "best.pt" else [run / f"eval_{path.stem}"]
+        folder = run if path.name == "best.pt" else run / f"eval_{path.stem}"
     elif path.exists():
         raise ValueError(
             f"{path} is neither a run nor a checkpoint; with annotations give two files: "
@@ -148,13 +152,12 @@ def find_evaluation(path: Path) -> Path:
         )
     else:
         raise FileNotFoundError(f"{path} does not exist; give a run, such as runs/NAME.")
-    for folder in candidates:
-        if (folder / "eval" / "detections.json").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"no {candidates[0] / 'eval' / 'detections.json'}; run python eval.py {remedy} first, or "
-        f"give the folder that it wrote."
-    )
+    if not (folder / "eval" / "detections.json").is_file():
+        raise FileNotFoundError(
+            f"no {folder / 'eval' / 'detections.json'}; run python eval.py {fix} first, or give "
+            f"the folder that it wrote."
+        )
+    return folder
 
 
 def of_evaluation(folder: Path) -> Sources:
@@ -200,14 +203,14 @@ def read(sources: Sources) -> tuple[CocoData, DetectionArrays]:
     data = read_coco(sources.annotations, sources.images or sources.annotations.parent)
     found = read_results(sources.detections, data)
     first = data.image_ids[: sources.num_images]
-    # Of an evaluation with evaluation.max_images only the first were looked at.
+    # Of an evaluation with evaluation.max_images only the first were evaluated.
     if sources.num_images is not None and np.isin(found.image_ids, first).all():
         found = dataclasses.replace(found, evaluated=np.unique(first))
     return data, found
 
 
 def report(analysis: Analysis, sources: Sources) -> str:
-    """What is said on the screen."""
+    """The text for the terminal."""
     evaluation, best = analysis.evaluation, analysis.thresholds.overall
     AP50 = "n/a" if evaluation.metrics["AP50"] is None else f"{evaluation.metrics['AP50']:.3f}"
     cut = "" if best.F1 is None else f", best F1 {best.F1:.3f} with score >= {best.shown_score()}"

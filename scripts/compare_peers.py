@@ -33,12 +33,12 @@ from pathlib import Path
 from typing import Any
 
 from retinanet import build
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
 from retinanet.config import TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.devices import choose_device
 from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain
 from scripts.peers import outcome, parity
 from scripts.peers.contest import Length, Progress, Training
 from scripts.peers.contestants import Contestant, Ours, PlainLoop, SameBatches

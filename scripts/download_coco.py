@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain
 from scripts.downloads.fetch import Expected, fetch
 from scripts.downloads.unpack import gigabytes, unpack
 

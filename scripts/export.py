@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain, show
 from retinanet.tools.export.job import KINDS, Request, export
 from retinanet.tools.export.write import OPSET, Shape
 

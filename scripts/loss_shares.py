@@ -27,15 +27,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from retinanet import build
-from retinanet.cli.command import MISTAKES, complain
+from retinanet.build import load_model, recorded_settings
 from retinanet.cli.main import composer
-from retinanet.data.loader import eval_plan, make_loader
+from retinanet.data.loader import BatchLoader, eval_plan
 from retinanet.devices import choose_device
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
-from retinanet.terminal import has_bar
+from retinanet.terminal import MISTAKES, complain, has_bar
 from retinanet.tools.report.style import COLORS, house_style, save_png
-from retinanet.trained import load_model, recorded_settings
 from retinanet.training.transfer import describe_source
 from retinanet.weights.read import read_trained
 from scripts.settings import split_settings
@@ -150,7 +149,7 @@ def _predictions(
     matcher = Matcher(**state["settings"].get("matching", {}))
     augment = build.build_augment(settings, train=False)
     plan = eval_plan(data, augment, batch_size=8, max_images=num_images)
-    loader = make_loader(
+    loader = BatchLoader(
         data, augment, plan, seed=0, workers=0, on_bad_image="stop", pin_memory=False
     )
     for batch in tqdm(loader, desc="loss", unit="batch", leave=False, disable=not has_bar()):

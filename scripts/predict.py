@@ -40,9 +40,17 @@ from typing import Any, TextIO
 import torch
 from tqdm import tqdm
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.signals import postponed
-from retinanet.terminal import DEFAULT_WIDTH, count, has_bar, wrap
+from retinanet.terminal import (
+    DEFAULT_WIDTH,
+    INTERRUPTED,
+    MISTAKES,
+    complain,
+    count,
+    has_bar,
+    show,
+    wrap,
+)
 from retinanet.tools.image_files import Photos, describe_kinds, find_photos
 from retinanet.tools.predict.detector import Detector, load
 from retinanet.tools.predict.files import RECORD, is_ours

@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.cli.command import MISTAKES, complain
-from retinanet.tools.report.image_grid import MOST_IMAGES
-from retinanet.tools.report.rebuild import rebuild_report
+from retinanet.terminal import MISTAKES, complain
+from retinanet.tools.report.gallery import MOST_IMAGES
+from retinanet.tools.report.publish import rebuild_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -121,7 +121,9 @@ def test_a_step_of_each_is_timed_and_kept(tmp_path, monkeypatch):
 
     text = document(rows)
     assert "## Training step, resnet18, 64 x 96, batch 1" in text
-    assert f"| retinanet fp32 | {1e3 * rows[3]['seconds']:.3g} ms" in text
+    seconds = rows[3]["seconds"]  # of a busy machine, some
+    time = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+    assert f"| retinanet fp32 | {time} " in text
     assert "`convolution_backward` " in text.splitlines()[-3]
     assert "Nearly all of it is convolution" in text.splitlines()[-1]
 

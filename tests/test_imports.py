@@ -17,10 +17,8 @@ LAYERS = [
     {
         "limits",
         "config",
-        "recorded",
         "checks",
         "boxes",
-        "rank_monitor",
         "signals",
         "distributed",
         "devices",
@@ -41,7 +39,6 @@ LAYERS = [
     },
     {"training", "evaluation"},
     {"build"},
-    {"trained"},
     {"run"},
     {"tools"},
     {"cli"},
@@ -49,12 +46,9 @@ LAYERS = [
 # Inside a layer: who may import whom.
 WITHIN = {
     ("config", "limits"),
-    ("recorded", "config"),
     ("checks", "config"),
-    ("checks", "recorded"),
     ("checks", "limits"),
     ("devices", "distributed"),
-    ("distributed", "rank_monitor"),
     ("losses", "matching"),
     ("losses", "other_losses"),
     ("losses", "fast"),

@@ -344,7 +344,7 @@ def test_windows_of_anchors_of_a_pixel_far_from_the_corner():
 
 
 def test_more_pairs_than_memory_are_not_made(monkeypatch):
-    monkeypatch.setattr(matching, "MAX_PAIRS", 50)
+    monkeypatch.setattr("retinanet.fast.sparse_matching.MAX_PAIRS", 50)
     boxes, labels = random_boxes(2, 2, 12, 256, 320)
     plain, near = match_both(Matcher(), 256, 320, boxes, labels)
     assert torch.equal(plain.label, near.label)

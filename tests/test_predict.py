@@ -17,10 +17,10 @@ from torch import nn
 
 from retinanet import Detector, build, load
 from retinanet.boxes import encode_boxes
+from retinanet.build import recorded_settings
 from retinanet.cli.main import composer
 from retinanet.evaluation.thresholds import DEFAULT_SCORE
 from retinanet.tools.report.pictures import DRAWN_SCORE
-from retinanet.trained import recorded_settings
 from scripts import predict
 
 ROOT = Path(__file__).parent.parent

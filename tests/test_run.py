@@ -35,7 +35,7 @@ from retinanet.evaluation import detect
 from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.model.retinanet import RetinaNet
 from retinanet.signals import Stopped
-from retinanet.tools.first_loss.run_summary import describe_model
+from retinanet.tools.first_loss.forecast import describe_model
 from retinanet.tools.predict.detector import load
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.resume import EarlyStopping
@@ -65,8 +65,9 @@ def whole(data, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch):
     """Plots take most of the time of a small run; ``whole`` draws them, before this begins."""
-    monkeypatch.setattr("retinanet.cli.jobs.plot_curves", lambda *_: None)
-    monkeypatch.setattr("retinanet.tools.report.publish.plot_pr", lambda *_: None)
+    monkeypatch.setattr("retinanet.cli.jobs.save_png", lambda *_: None)
+    monkeypatch.setattr("retinanet.tools.report.publish.save_png", lambda *_: None)
+    monkeypatch.setattr("retinanet.tools.report.run_report.inline_svg", lambda _: None)
 
 
 class Killed(BaseException):

@@ -13,9 +13,9 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from retinanet.build import load_model, recorded_settings
 from retinanet.data.loader import Batch
 from retinanet.model.retinanet import RetinaNet
-from retinanet.trained import load_model, recorded_settings
 from retinanet.weights.read import read_trained
 
 COCO_SIZE = (800, 1344)

@@ -25,8 +25,8 @@ import torch
 import retinanet
 from retinanet import build
 from retinanet.cli.main import composer
+from retinanet.config import DetectorConfig
 from retinanet.model.backbone import build_trunk
-from retinanet.recorded import DetectorConfig
 from retinanet.training.checkpoint import load_checkpoint
 from retinanet.weights.pretrained import load_trunk
 from retinanet.weights.read import read_trained

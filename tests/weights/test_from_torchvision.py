@@ -11,12 +11,12 @@ from PIL import Image
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from retinanet import RetinaNet, load
+from retinanet.build import load_model, recorded_settings
 from retinanet.cli import jobs
 from retinanet.cli.main import composer
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
-from retinanet.trained import load_model, recorded_settings
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.transfer import transfer
 from retinanet.weights.names import to_theirs

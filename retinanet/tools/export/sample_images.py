@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from retinanet.config import DetectorConfig
 from retinanet.data.images import read_image
 from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resize, resized_size
-from retinanet.recorded import DetectorConfig
 from retinanet.tools.export.write import Shape
 from retinanet.tools.image_files import find_photos
 from retinanet.tools.predict.detector import Detector

@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from retinanet import build
+from retinanet.build import known_classes, load_model, recorded_settings
+from retinanet.config import DetectorConfig
 from retinanet.data.workers import free_shared_memory
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.detect import detect_images
@@ -21,7 +23,6 @@ from retinanet.evaluation.thresholds import known_thresholds, min_scores
 from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Detections
-from retinanet.recorded import DetectorConfig
 from retinanet.tools.predict.prepared import (
     Photo,
     Prepared,
@@ -33,7 +34,6 @@ from retinanet.tools.predict.prepared import (
     prepare_all,
     shared_bytes,
 )
-from retinanet.trained import known_classes, load_model, recorded_settings
 from retinanet.weights.read import read_trained
 
 

@@ -13,13 +13,14 @@ import numpy as np
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
+from retinanet.terminal import fit
 from retinanet.tools.diagnose.analyze import Analysis
 from retinanet.tools.diagnose.errors import KINDS, MISSED, NO_ERROR, ErrorKind
 from retinanet.tools.diagnose.worst import index_of
 from retinanet.tools.report.error_pictures import draw_suspects, draw_worst
 from retinanet.tools.report.figures import confusion, error_costs
 from retinanet.tools.report.style import save_png
-from retinanet.tools.report.tables import f1_entries, fit
+from retinanet.tools.report.tables import f1_entries
 
 # Columns of errors.csv.
 FIELDS = (
@@ -31,19 +32,17 @@ FIELDS = (
 def error_table(analysis: Analysis) -> str:
     """Every kind of error: how many, what they cost; at most 80 columns."""
     errors, score = analysis.errors, f"score >= {analysis.score:.2f}"
+
+    def line(kind: ErrorKind) -> str:
+        cost = "n/a" if kind.cost is None else f"{kind.cost:.3f}"
+        return f"{kind.name:<18}{kind.count:>12}{kind.count_at_score:>16}{cost:>12}"
+
     total = sum(kind.cost or 0 for kind in errors.kinds)
-    header = f"{'kind':<18}{'all scores':>12}{score:>16}{'AP50 lost':>12}{'share':>9}"
-    lines = [header]
+    lines = [f"{'kind':<18}{'all scores':>12}{score:>16}{'AP50 lost':>12}{'share':>9}"]
     for kind in errors.kinds:
         share = f"{100 * kind.cost / total:.0f} %" if total else "n/a"
-        lines.append(f"{_counts(kind)}{share:>9}")
-    lines += ["", _counts(errors.false_positives), _counts(errors.false_negatives)]
-    return "\n".join(lines)
-
-
-def _counts(kind: ErrorKind) -> str:
-    cost = "n/a" if kind.cost is None else f"{kind.cost:.3f}"
-    return f"{kind.name:<18}{kind.count:>12}{kind.count_at_score:>16}{cost:>12}"
+        lines.append(f"{line(kind)}{share:>9}")
+    return "\n".join([*lines, "", line(errors.false_positives), line(errors.false_negatives)])
 
 
 def confused_table(analysis: Analysis, most: int = 5) -> str:
@@ -64,12 +63,19 @@ def write_analysis(
         analysis: of it.
         pictures: sheets of images too, which need the image files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "errors.json", json.dumps(errors_dict(data, analysis), indent=2) + "\n")
-    write_whole(folder / "errors.csv", csv_text(FIELDS, _error_rows(data, analysis)))
-    write_whole(folder / "confusion.csv", _confusion_csv(analysis))
+    names, counts = analysis.confusion.names, analysis.confusion.counts.tolist()
+    confusion_rows = [
+        [name, *row] for name, row in zip([*names, "nothing there"], counts, strict=True)
+    ]
     sizes = [dataclasses.asdict(row) for row in analysis.sizes]
-    write_whole(folder / "sizes.csv", csv_text(list(sizes[0]), [row.values() for row in sizes]))
+    texts = {
+        "errors.json": json.dumps(errors_dict(data, analysis), indent=2) + "\n",
+        "errors.csv": csv_text(FIELDS, _error_rows(data, analysis)),
+        "confusion.csv": csv_text(["object", *names, "not found"], confusion_rows),
+        "sizes.csv": csv_text(sizes[0], [row.values() for row in sizes]),
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, text)
     save_png(error_costs(analysis.errors), folder / "errors.png")
     save_png(confusion(analysis.confusion), folder / "confusion.png")
     if pictures:
@@ -78,8 +84,17 @@ def write_analysis(
 
 
 def errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
-    """The summary: kinds, classes, the worst images, suspicious annotations."""
-    errors = analysis.errors
+    """What errors.json holds: kinds, classes, the worst images, suspicious annotations."""
+    errors, matched = analysis.errors, analysis.matched
+    # Errors of each kind and class, of at least the score. A wrong detection counts for the class
+    # that it was detected as, a missed object for its own.
+    wrong = (errors.kind != NO_ERROR) & (matched.scores >= analysis.score)
+    counts = np.zeros((matched.num_classes, len(KINDS)), dtype=np.int64)
+    np.add.at(counts, (matched.found.label[wrong], errors.kind[wrong]), 1)
+    np.add.at(counts[:, MISSED], matched.truth.label[errors.missed_at_score], 1)
+    per_class = zip(
+        analysis.evaluation.per_class, analysis.thresholds.classes, counts.tolist(), strict=True
+    )
     special = (errors.false_positives, errors.false_negatives)
     return {
         "AP50": errors.AP50,
@@ -88,7 +103,16 @@ def errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
         "kinds": [dataclasses.asdict(kind) for kind in errors.kinds],
         **{kind.name.replace(" ", "_"): dataclasses.asdict(kind) for kind in special},
         "advice": analysis.advice,
-        "classes": _class_dicts(data, analysis),
+        "classes": [
+            {
+                "name": row.name,
+                "AP50": row.AP50,
+                "num_gt": row.num_gt,
+                **f1_entries(best),
+                "counts": dict(zip(KINDS, count, strict=True)),
+            }
+            for row, best, count in per_class
+        ],
         "worst": [
             dataclasses.asdict(image) | {"counts": dict(zip(KINDS, image.counts, strict=True))}
             for image in analysis.worst
@@ -97,55 +121,24 @@ def errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _class_dicts(data: CocoData, analysis: Analysis) -> list[dict[str, Any]]:
-    """How many errors of each kind every class has, of at least the score; missed ones by theirs.
-
-    A wrong detection counts for the class that it was found as.
-    """
-    matched, errors = analysis.matched, analysis.errors
-    K = matched.num_classes
-    counts = np.zeros((K, len(KINDS)), dtype=np.int64)
-    wrong = (errors.kind != NO_ERROR) & (matched.scores >= analysis.score)
-    np.add.at(counts, (matched.found.label[wrong], errors.kind[wrong]), 1)
-    counts[:, MISSED] = np.bincount(matched.truth.label[errors.missed_at_score], minlength=K)
-    return [
-        {
-            "name": row.name,
-            "AP50": row.AP50,
-            "num_gt": row.num_gt,
-            **f1_entries(best),
-            "counts": dict(zip(KINDS, count.tolist(), strict=True)),
-        }
-        for row, best, count in zip(
-            analysis.evaluation.per_class, analysis.thresholds.classes, counts, strict=True
-        )
-    ]
-
-
 def _error_rows(data: CocoData, analysis: Analysis) -> Iterable[Sequence[Any]]:
     """Every error of at least the score, by image: the wrong detections, then what is missed."""
     matched, errors, names = analysis.matched, analysis.errors, data.category_names
     wrong = np.flatnonzero((errors.kind != NO_ERROR) & (matched.scores >= analysis.score))
-    lost = np.flatnonzero(errors.missed_at_score)
-    image = np.concatenate([matched.found.image[wrong], matched.truth.image[lost]])
+    missed = np.flatnonzero(errors.missed_at_score)
+    image = np.concatenate([matched.found.image[wrong], matched.truth.image[missed]])
     files = [data.file_name(row) for row in index_of(data, matched.image_ids[image])]
-    for place in np.argsort(image, kind="stable"):
-        where = int(matched.image_ids[image[place]]), files[place]
-        if place < len(wrong):
-            d = wrong[place]
-            target, kind = errors.target[d], errors.kind[d]
-            found = names[matched.found.label[d]]
+    for row in np.argsort(image, kind="stable"):
+        where = int(matched.image_ids[image[row]]), files[row]
+        if row < len(wrong):
+            d = wrong[row]
+            target = errors.target[d]
             annotated = names[matched.truth.label[target]] if target >= 0 else None
             iou = errors.iou[d] if target >= 0 else None
-            box = matched.found.box[d].tolist()
-            yield *where, KINDS[kind], matched.scores[d], found, annotated, iou, *box
+            what = KINDS[errors.kind[d]], matched.scores[d], names[matched.found.label[d]]
+            yield *where, *what, annotated, iou, *matched.found.box[d].tolist()
         else:
-            g = lost[place - len(wrong)]
+            g = missed[row - len(wrong)]
+            annotated = names[matched.truth.label[g]]
             box = matched.truth.box[g].tolist()
-            yield *where, KINDS[MISSED], None, None, names[matched.truth.label[g]], None, *box
-
-
-def _confusion_csv(analysis: Analysis) -> str:
-    names = analysis.confusion.names
-    rows = zip([*names, "nothing there"], analysis.confusion.counts.tolist(), strict=True)
-    return csv_text(["object", *names, "not found"], [[name, *counts] for name, counts in rows])
+            yield *where, KINDS[MISSED], None, None, annotated, None, *box

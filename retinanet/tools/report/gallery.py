@@ -1,108 +1,114 @@
-"""Images of a page with boxes drawn over them, enlarged by a click."""
+"""Images of the page with their boxes: predictions beside ground truth, pixels embedded once."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from retinanet.tools.report.markup import attribute, escape
+import numpy as np
+from PIL import Image as Pillow
 
-# Lines of captions that would fill the longer side of an image.
-CAPTIONS_PER_SIDE = 30
-# More boxes than this have captions in the enlarged picture only; they would hide the small one.
-FEW_BOXES = 8
+from retinanet.data.coco import CocoData
+from retinanet.evaluation.detect import DetectionArrays
+from retinanet.tools.report.boxes import Box
+from retinanet.tools.report.page import Colored
+from retinanet.tools.report.pictures import DRAWN_SCORE, NAME_LETTERS, choose_images, panels_of
+from retinanet.tools.report.style import class_color, plain_text
+
+# Images in a page, at most; with MOST_BYTES each, base64 makes 3.2 MB of twenty.
+MOST_IMAGES = 12
+# Of one embedded image, before base64, which adds a third.
+MOST_BYTES = 120_000
+# Longer side in pixels: half a wide screen, where two views lie beside each other.
+LONGER_SIDE = 900
+# JPEG qualities tried in turn, before a smaller size is.
+QUALITIES = (88, 75, 60)
 
 
 class Image(NamedTuple):
-    """Pixels that any number of views show, in the page once."""
+    """Pixels that any number of views show."""
 
     name: str  # the id, unique in the page
     uri: str  # data URI
     width: int  # of the coordinates in which boxes are given
     height: int
 
-    def html(self) -> str:
-        """As markup."""
-        return (
-            f'<image id="{self.name}" width="{self.width}" height="{self.height}" '
-            f'preserveAspectRatio="none" href="{self.uri}"/>'
-        )
-
-
-class Box(NamedTuple):
-    """A rectangle drawn over an image, in its coordinates."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    color: str
-    caption: str
-    style: str = ""  # "dashed", "pale" or as usual
-
-
-class View(NamedTuple):
-    """An image with some boxes."""
-
-    title: str
-    boxes: Sequence[Box]
-
 
 class Exhibit(NamedTuple):
-    """Views of one image, beside each other."""
+    """Views of one image, beside each other: a title and boxes each."""
 
     image: Image
     title: str
-    views: Sequence[View]
+    views: Sequence[tuple[str, Sequence[Box]]]
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Gallery:
-    """Exhibits that a click enlarges."""
+def prediction_gallery(
+    data: CocoData, detections: DetectionArrays, num_images: int
+) -> tuple[list[Exhibit], list[Colored]]:
+    """The images of :func:`retinanet.tools.report.pictures.draw_predictions`, for the page.
 
-    exhibits: Sequence[Exhibit]
+    Args:
+        data: images and ground truth; without annotations only predictions are shown.
+        detections: from :func:`retinanet.evaluation.detect.detect`.
+        num_images: of them at most ``MOST_IMAGES`` are shown.
 
-    def html(self) -> str:
-        """As markup."""
-        return f'<div class="gallery">{"".join(map(_exhibit, self.exhibits))}</div>'
-
-
-def _exhibit(exhibit: Exhibit) -> str:
-    views = "".join(
-        f'<span class="view"><svg viewBox="0 0 {exhibit.image.width} {exhibit.image.height}" '
-        f'role="img" aria-label="{escape(view.title)}"><use href="#{exhibit.image.name}"/>'
-        f"{_boxes(view.boxes, exhibit.image)}</svg><span>{escape(view.title)}</span></span>"
-        for view in exhibit.views
-    )
-    note = f"<span>{escape(exhibit.note)}</span>" if exhibit.note else ""
-    return (
-        f'<figure class="exhibit"><button type="button" class="views" '
-        f'aria-label="Enlarge {escape(exhibit.title)}">{views}</button>'
-        f"<figcaption><bdi>{escape(exhibit.title)}</bdi>{note}</figcaption></figure>"
-    )
-
-
-def _boxes(boxes: Sequence[Box], image: Image) -> str:
-    """Rectangles, and above them the captions, whose size follows that of the image."""
-    size = max(image.width, image.height) / CAPTIONS_PER_SIDE
-    shapes = "".join(
-        f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
-        f'stroke="{box.color}"{attribute("class", box.style)}>'
-        f"<title>{escape(box.caption)}</title></rect>"
-        for box in boxes
-    )
-    texts = "".join(
-        f'<text x="{max(box.x, 0) + 0.15 * size:.1f}" y="{_baseline(box, size):.1f}" '
-        f'stroke="{box.color}">{escape(box.caption)}</text>'
-        for box in boxes
-        if box.caption and box.style != "pale"
-    )
-    crowded = " crowded" if sum(box.style != "pale" for box in boxes) > FEW_BOXES else ""
-    return f'{shapes}<g font-size="{size:.2f}"><g class="captions{crowded}">{texts}</g></g>'
+    Returns:
+        The images, and the names and colors of the classes in them.
+    """
+    # As they are: a browser finds fonts by itself.
+    names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
+    exhibits, labels = [], set()
+    for index in choose_images(data, detections, min(num_images, MOST_IMAGES)):
+        panels = panels_of(data, detections, index, names=names)
+        image = image_of(data, index, panels[0].image)
+        # The titles without the name of the file, which the exhibit has.
+        titles = [panel.title[max(panel.title.rfind("ground truth: "), 0) :] for panel in panels]
+        views = [
+            (title.capitalize(), panel.boxes) for title, panel in zip(titles, panels, strict=True)
+        ]
+        exhibits.append(Exhibit(image, data.file_name(index), views))
+        shown = (detections.image_ids == data.image_ids[index]) & (detections.scores >= DRAWN_SCORE)
+        annotated = data.labels[slice(*data.first[index : index + 2])]
+        labels |= {*annotated.tolist(), *detections.labels[shown].tolist()}
+    return exhibits, [Colored(data.category_names[i], class_color(i)) for i in sorted(labels)]
 
 
-def _baseline(box: Box, size: float) -> float:
-    """Above the box, or inside where there is no room above."""
-    return box.y - 0.3 * size if box.y > 1.3 * size else max(box.y, 0) + size
+def image_of(data: CocoData, index: int, pixels: np.ndarray) -> Image:
+    """An image of the data for the page.
+
+    Args:
+        data: the images.
+        index: of the image.
+        pixels: of it, (h, w, 3) uint8, maybe smaller than the file.
+    """
+    height, width = data.sizes[index].tolist()
+    return Image(f"image-{index}", embed(pixels), width, height)
+
+
+def embed(pixels: np.ndarray) -> str:
+    """A data URI of at most ``MOST_BYTES`` before base64, PNG or JPEG, whichever is smaller.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+    """
+    picture = Pillow.fromarray(pixels)
+    picture.thumbnail((LONGER_SIDE, LONGER_SIDE))
+    while True:
+        # Level 3 of 9: the last tenth of the size takes ten times as long.
+        png = _encoded(picture, "png", compress_level=3)
+        for quality in QUALITIES:
+            jpeg = _encoded(picture, "jpeg", quality=quality, optimize=True)
+            kind, content = ("png", png) if len(png) <= len(jpeg) else ("jpeg", jpeg)
+            if len(content) <= MOST_BYTES:
+                return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        # Noise, which nothing makes small.
+        picture = picture.resize([max(1, side // 2) for side in picture.size])
+
+
+def _encoded(picture: Pillow.Image, kind: str, **how: int) -> bytes:
+    memory = io.BytesIO()
+    picture.save(memory, format=kind, **how)
+    return memory.getvalue()

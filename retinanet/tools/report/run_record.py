@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from retinanet.training.run_directory import read_rows
-
-# A line of train.log as `retinanet.training.announce` and its neighbors write them: date, time,
-# and a name in a column of eleven.
-ANNOUNCED = re.compile(r"^\S+ \S+ ([a-z][a-z ]{9}) (\S.*)$")
-# The first of these lines ends what a run says before its first step.
-STEPPING = re.compile(r"^\S+ \S+ (epoch|evaluation|first step|continue) ")
-# What the loader says of an image that it cannot read.
-REPLACED = re.compile(r"^\S+ \S+ (.*(?:Another image takes its place|Its objects are missed)\.)$")
-# Said elsewhere in a report.
-NOT_REPEATED = ("run", "device", "warning")
+from retinanet.training.run_directory import read_rows, read_run
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a run beside what its evaluation found; what is empty is not known."""
+    """What is known of a run beside the results of its evaluation; what is empty is not known."""
 
     kind: str  # "Training run" or "Evaluation"
     title: str
@@ -56,61 +45,41 @@ def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
     Raises:
         OSError: a file that is there cannot be read.
     """
-    log = _lines(root / "train.log")
-    announced = announcements(log)
-    replaced = [found[1] for line in log if (found := REPLACED.match(line))]
+    try:
+        starts = list(json.loads(_text(root / "environment.json")))
+    except (ValueError, TypeError):  # damaged
+        starts = []
+    run = read_run(root) or {}
+    # Lines of the log begin with a name in a column of eleven.
+    expected = [(line[:11].strip(), line[11:].strip()) for line in run.get("expected", [])]
+    warnings = [text for name, text in expected if name == "warning"]
     return Record(
         kind="Training run",
         title=root.resolve().name,
         checkpoint=checkpoint,
         step=step,
-        typed=_lines(root / "overrides.txt"),
+        typed=_text(root / "overrides.txt").splitlines(),
         settings=read_settings(root / "config.yaml"),
-        starts=_starts(root / "environment.json"),
+        starts=[start for start in starts if isinstance(start, dict)],
         rows=read_rows(root / "metrics.jsonl"),
         bad_steps=read_rows(root / "bad_steps.jsonl"),
-        announced=[(name, text) for name, text in announced if name not in NOT_REPEATED],
-        warnings=[text for name, text in announced if name == "warning"]
-        + list(dict.fromkeys(replaced)),
+        announced=[(name, text) for name, text in expected if name != "warning"],
+        warnings=warnings + run.get("replaced", []),
     )
 
 
-def announcements(log: list[str]) -> list[tuple[str, str]]:
-    """Names and texts of what a run said before its first step.
-
-    Args:
-        log: lines of train.log; a run that began anew is read from its last beginning on.
-    """
-    begun = [number for number, line in enumerate(log) if " images     " in line]
-    found = []
-    for line in log[begun[-1] if begun else 0 :]:
-        if STEPPING.match(line):
-            break
-        if match := ANNOUNCED.match(line):
-            found.append((match[1].strip(), match[2]))
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of a text file, none where there is no file."""
-    return path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+def _text(path: Path) -> str:
+    """A text file, empty where there is none."""
+    return path.read_text("utf-8", "replace") if path.exists() else ""
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Group -> key -> value of a config.yaml; empty where it is missing or damaged."""
     try:
-        found = yaml.safe_load("\n".join(_lines(path)))
+        found = yaml.safe_load(_text(path))
     except yaml.YAMLError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _starts(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads("\n".join(_lines(path)))
-    except ValueError:
-        return []
-    return found if isinstance(found, list) else []
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import ClassResult, Evaluation
+from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES, shown_name
 from retinanet.evaluation.thresholds import NEVER, BestF1, Thresholds
@@ -36,7 +35,7 @@ def table(
     Args:
         evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
         max_classes: rows of the table of classes, the best and the worst; None: all.
-        thresholds: where F1 is largest; None: not told.
+        thresholds: where F1 is largest; None: left out.
     """
     classes = class_table(evaluation, max_classes, thresholds)
     return f"{summary(evaluation, thresholds)}\n\n{classes}"
@@ -62,17 +61,13 @@ def summary(evaluation: Evaluation, thresholds: Thresholds | None = None) -> str
         about = f"{name:<7}{words:<{gap}}{iou:<13}{SIZES[number.area]:<10}"
         lines.append(f"{about}{limit:>10}{value:>10}")
     if thresholds is not None and thresholds.overall is not NEVER:
-        lines += ["", _best_f1(thresholds)]
+        best = thresholds.overall
+        lines += [
+            "",
+            f"Best F1 {best.F1:.3f} with score >= {best.shown_score()}: precision "
+            f"{best.precision:.3f}, recall {best.recall:.3f} (IoU {thresholds.iou:.2f})",
+        ]
     return "\n".join(lines)
-
-
-def _best_f1(thresholds: Thresholds) -> str:
-    """One line for the score to cut at."""
-    best = thresholds.overall
-    return (
-        f"Best F1 {best.F1:.3f} with score >= {best.shown_score()}: "
-        f"precision {best.precision:.3f}, recall {best.recall:.3f} (IoU {thresholds.iou:.2f})"
-    )
 
 
 def class_table(
@@ -85,22 +80,42 @@ def class_table(
         max_classes: rows, half of them the best and half the worst of what has objects; None: all.
         thresholds: adds the largest F1 of each and the score where it is.
     """
-    recall = shown_name("AR100", evaluation.max_dets)
-    if width() < NUMBERS_WIDTH + NAME_WIDTHS[1]:
+    widest, narrowest = NAME_WIDTHS
+    if width() < NUMBERS_WIDTH + narrowest:
         thresholds = None  # no room for F1 and its score
-    columns = ["AP", "AP50", "AP75", recall, *(["F1", "score"] if thresholds is not None else [])]
-    header = f"{'class':<{_name_width()}}{'objects':>8}{'detections':>11}{_columns_of(columns)}"
-    best = (NEVER,) * len(evaluation.per_class) if thresholds is None else thresholds.classes
-    ranked = sorted(zip(evaluation.per_class, best, strict=True), key=lambda pair: _rank(pair[0]))
-    lines = [(row, _class_line(row, f1 if thresholds is not None else None)) for row, f1 in ranked]
-    if max_classes is None or len(ranked) <= max_classes:
-        return "\n".join([header, *(line for _, line in lines)])
-    shown = [line for row, line in lines if row.AP is not None]
+    name_width = max(narrowest, min(widest, width() - NUMBERS_WIDTH))
+
+    def line(name: str, num_gt: str | int, num_detections: str | int, numbers: list[str]) -> str:
+        texts = "".join(f" {text:>5}" for text in numbers)
+        return f"{fit(name, name_width - 1)} {num_gt:>8}{num_detections:>11}{texts}"
+
+    recall = shown_name("AR100", evaluation.max_dets)
+    titles = ["AP", "AP50", "AP75", recall, *(["F1", "score"] if thresholds is not None else [])]
+    # Undefined ones last, equal ones by name.
+    ranked = sorted(
+        enumerate(evaluation.per_class),
+        key=lambda entry: (entry[1].AP is None, -(entry[1].AP or 0.0), entry[1].name),
+    )
+    lines = []
+    for label, row in ranked:
+        numbers = [row.AP, row.AP50, row.AP75, row.AR100]
+        if thresholds is not None:
+            numbers += [thresholds.classes[label].F1, thresholds.classes[label].score]
+        texts = list(map(_three_digits, numbers))
+        lines.append(line(row.name, row.num_gt, row.num_detections, texts))
+    header = line("class", "objects", "detections", titles)
+    if max_classes is None or len(lines) <= max_classes:
+        return "\n".join([header, *lines])
+    shown = lines[: sum(row.AP is not None for _, row in ranked)]
+    num_shown = min(len(shown), max_classes)
     if len(shown) > max_classes:
         half = max_classes // 2
         shown = [*shown[: max_classes - half], "...", *shown[len(shown) - half :]]
-    left_out = f"... {len(ranked) - min(len(shown), max_classes)} more in per_class.csv"
-    return "\n".join([header, *shown, left_out])
+    return "\n".join([header, *shown, f"... {len(lines) - num_shown} more in per_class.csv"])
+
+
+def _three_digits(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
 
 
 def warnings_of(evaluation: Evaluation | None, detections: DetectionArrays, cap: int) -> str | None:
@@ -150,22 +165,40 @@ def write_report(
         extra: more entries for metrics.json, such as the checkpoint and its step.
         thresholds: where F1 is largest, for metrics.json and per_class.csv.
     """
-    write_whole(folder / "detections.json", _detections_json(data, detections))
+    # COCO's results format, one detection a line. Floats have all their digits, so that an
+    # evaluator that reads the file sees the numbers that ours saw.
+    columns = {
+        "image_id": detections.image_ids.tolist(),
+        "category_id": np.array(data.category_ids)[detections.labels].tolist(),
+        "bbox": detections.boxes.tolist(),
+        "score": detections.scores.tolist(),
+    }
+    rows = zip(*columns.values(), strict=True)
+    lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
+    write_whole(folder / "detections.json", "[\n" + ",\n".join(lines) + "\n]\n")
     if evaluation is not None:
-        found = metrics_dict(evaluation, thresholds) | (extra or {})
-        write_whole(folder / "metrics.json", json.dumps(found, indent=2) + "\n")
-        write_whole(folder / "per_class.csv", _classes_csv(evaluation, thresholds))
+        metrics = metrics_dict(evaluation, thresholds)
+        write_whole(folder / "metrics.json", json.dumps(metrics | (extra or {}), indent=2) + "\n")
+        classes = metrics["classes"]
+        per_class = csv_text(classes[0], [row.values() for row in classes])
+        write_whole(folder / "per_class.csv", per_class)
 
 
 def metrics_dict(evaluation: Evaluation, thresholds: Thresholds | None = None) -> dict[str, Any]:
-    """The twelve numbers at the top, the best F1, what they were made from, and the classes."""
+    """What metrics.json holds: the twelve numbers, the best F1, their basis, and the classes."""
+    classes = [dataclasses.asdict(row) for row in evaluation.per_class]  # by label
+    best_f1 = {}
+    if thresholds is not None:
+        best_f1 = f1_entries(thresholds.overall)
+        for row, best in zip(classes, thresholds.classes, strict=True):
+            row |= f1_entries(best)
     about = ("num_images", "num_gt", "num_detections", "num_over_max_dets", "backend")
     return {
         **evaluation.metrics,
-        **({} if thresholds is None else f1_entries(thresholds.overall)),
+        **best_f1,
         **{name: getattr(evaluation, name) for name in about},
         "max_dets": list(evaluation.max_dets),
-        "classes": _class_dicts(evaluation, thresholds),
+        "classes": classes,
     }
 
 
@@ -177,59 +210,3 @@ def f1_entries(best: BestF1) -> dict[str, float | None]:
         "recall": best.recall,
         "score_threshold": best.score,
     }
-
-
-def _class_dicts(evaluation: Evaluation, thresholds: Thresholds | None) -> list[dict[str, Any]]:
-    """Everything known of each category, by label."""
-    rows = [dataclasses.asdict(row) for row in evaluation.per_class]
-    if thresholds is None:
-        return rows
-    return [row | f1_entries(best) for row, best in zip(rows, thresholds.classes, strict=True)]
-
-
-def _rank(row: ClassResult) -> tuple[bool, float, str]:
-    """Best AP first, undefined last, then by name."""
-    return row.AP is None, -(row.AP or 0.0), row.name
-
-
-def _class_line(row: ClassResult, best: BestF1 | None) -> str:
-    numbers = [row.AP, row.AP50, row.AP75, row.AR100]
-    numbers += [] if best is None else [best.F1, best.score]
-    name, texts = fit(row.name, _name_width() - 1), _columns_of(map(_three_digits, numbers))
-    return f"{name} {row.num_gt:>8}{row.num_detections:>11}{texts}"
-
-
-def _columns_of(texts: Iterable[str]) -> str:
-    return "".join(f" {text:>5}" for text in texts)
-
-
-def _name_width() -> int:
-    widest, narrowest = NAME_WIDTHS
-    return max(narrowest, min(widest, width() - NUMBERS_WIDTH))
-
-
-def _three_digits(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
-
-
-def _detections_json(data: CocoData, detections: DetectionArrays) -> str:
-    """COCO's results format, one detection a line.
-
-    Floats are written with all their digits, so that an evaluator that reads the file sees the
-    numbers that ours saw.
-    """
-    columns = {
-        "image_id": detections.image_ids.tolist(),
-        "category_id": np.array(data.category_ids)[detections.labels].tolist(),
-        "bbox": detections.boxes.tolist(),
-        "score": detections.scores.tolist(),
-    }
-    rows = zip(*columns.values(), strict=True)
-    lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
-    return "[\n" + ",\n".join(lines) + "\n]\n"
-
-
-def _classes_csv(evaluation: Evaluation, thresholds: Thresholds | None) -> str:
-    """One row for each category by category id; empty where undefined."""
-    rows = _class_dicts(evaluation, thresholds)
-    return csv_text(rows[0], [row.values() for row in rows])

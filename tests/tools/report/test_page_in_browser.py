@@ -10,25 +10,18 @@ import subprocess
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
-from retinanet.tools.report.gallery import Box, Exhibit, Gallery, Image, View
-from retinanet.tools.report.image_grid import embed
-from retinanet.tools.report.page import Figure, Page, Section, Series, Tile, Tiles
-from retinanet.tools.report.sortable import Column, Table
+from retinanet.tools.diagnose.scored import Scored
+from retinanet.tools.report.run_record import Record
+from retinanet.tools.report.run_report import run_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--hide-scrollbars", "--enable-logging=stderr"),
 ]
 SECONDS = 120
 # Of every picture in these pages.
@@ -39,37 +32,35 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def page(**more) -> str:
-    pixels = np.full((60, 80, 3), BLUE, np.uint8)
-    images = [Image(f"image-{n}", embed(pixels), 80, 60) for n in (1, 2)]
-    exhibits = [
-        Exhibit(image, name, [View("left", [Box(5, 5, 20, 20, "#e4572e", "a box")])])
-        for image, name in zip(images, ("first.jpg", "second.jpg"), strict=True)
+@pytest.fixture
+def page(make_data, make_detections, tmp_path) -> str:
+    """Curves, a long table of classes, and two images with a box each."""
+    rows = [("cat 10", 3, 0.2), ("cat 9", 20, None), ("dog", 1000, 0.7), ("ant", 1, 0.05)]
+    rows += [(f"zebra {n}", 0, None) for n in range(20)]
+    names = ("AP", "AP50", "AP75", "AR100")
+    classes = [
+        {"name": name, "num_gt": count, "num_detections": 0} | dict.fromkeys(names, AP)
+        for name, count, AP in rows
     ]
-    rows = [["cat 10", 3, 0.2], ["cat 9", 20, None], ["dog", 1000, 0.7], ["ant", 1, 0.05]]
-    rows += [[f"zebra {n}", 0, None] for n in range(20)]
-    table = Table([Column("class"), Column("objects"), Column("AP", 3, bar=1.0)], rows, "classes")
-    figure = Figure("<b>", "<svg></svg>", [Series("<script>", "#1f6fb4")])
-    return Page(
-        title="<script>document.title = 'broken'</script>",
-        kind="Test",
-        lead="lead",
-        top=[Tiles([Tile("AP", 0.5, "meaning")])],
-        sections=[Section("Section", "how", [table, figure, Gallery(exhibits)])],
-        images=images,
-    ).html()
-
-
-def permitted(document: str, script: str) -> str:
-    """The page with one more script, which its policy is made to allow."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    changed = document.replace("script-src ", f"script-src &#x27;sha256-{digest}&#x27; ")
-    assert changed != document
-    return changed.replace("</body>", f"<script>{script}</script></body>")
+    keys = (*names, "APs", "APm", "APl", "ARs", "ARm", "ARl")
+    about = {"num_images": 2, "num_gt": 1, "num_detections": 2, "backend": "fast"}
+    metrics = dict.fromkeys(keys, 0.5) | about | {"max_dets": [1, 10, 100], "classes": classes}
+    images = [
+        {"id": n, "file_name": name, "width": 80, "height": 60}
+        for n, name in enumerate(("first.png", "second.png"), 1)
+    ]
+    data = make_data(2, [], annotations=None, images=images)
+    for n in range(2):
+        Image.new("RGB", (80, 60), BLUE).save(data.image_path(n))
+    boxes = [(n, 1, (5.0, 5.0, 20.0, 20.0), 0.9) for n in (1, 2)]
+    scored = Scored(data, make_detections(data, boxes), None, num_drawn=2)
+    title = "<script>document.title = 'broken'</script>"
+    curves = [{"step": n, "loss/class": 1 / n, "loss/box": 0.5, "lr": 0.1} for n in (1, 2)]
+    return run_page(Record("Test", title, "best.pt", 2, rows=curves), metrics, scored)
 
 
 def browse(document: str, folder, *flags: str) -> tuple[str, str]:
-    """What Chromium writes to stdout and stderr for a page."""
+    """What Chromium writes for a page: its DOM, and complaints on the console."""
     path = folder / "page.html"
     path.write_text(document, encoding="utf-8")
     done = subprocess.run(
@@ -79,52 +70,52 @@ def browse(document: str, folder, *flags: str) -> tuple[str, str]:
         timeout=SECONDS,
         check=True,
     )
-    return done.stdout, done.stderr
+    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 
-def answers(document: str, script: str, folder) -> tuple[dict, str]:
-    """What a script in the page finds, and the lines of the console."""
+def answers(document: str, script: str, folder) -> dict:
+    """What one more script in the page, which its policy is made to allow, finds."""
     script = (
         "{ const answers = {}; const order = () => Array.from(document.querySelectorAll("
-        "'tbody tr:not([hidden])'), (row) => row.cells[0].textContent);"
+        "'#classes tbody tr:not([hidden])'), (row) => row.cells[0].textContent);"
         f"{script};document.body.dataset.answers = JSON.stringify(answers); }}"
     )
-    dom, log = browse(permitted(document, script), folder, "--dump-dom")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    permitted = document.replace("script-src ", f"script-src &#x27;sha256-{digest}&#x27; ")
+    assert permitted != document
+    permitted = permitted.replace("</body>", f"<script>{script}</script></body>")
+    dom, complaints = browse(permitted, folder, "--dump-dom")
+    assert complaints == ""
     (found,) = re.findall(r'data-answers="([^"]*)"', dom)
-    return json.loads(html.unescape(found)), complaints(log)
+    return json.loads(html.unescape(found))
 
 
-def complaints(log: str) -> str:
-    return "\n".join(line for line in log.splitlines() if "CONSOLE" in line)
-
-
-def test_tables_are_sorted_by_a_click(tmp_path):
+def test_tables_are_sorted_by_a_click(page, tmp_path):
     script = """
-const heads = Array.from(document.querySelectorAll('thead th'));
+const heads = Array.from(document.querySelectorAll('#classes thead th'));
 const press = (place) => heads[place].querySelector('button').click();
-answers.before = order().slice(0, 4);
-press(2); answers.down = order().slice(0, 4); answers.says = heads[2].ariaSort;
+answers.before = order().slice(0, 4); answers.says = heads[2].ariaSort;
 press(2); answers.up = order().slice(0, 4); answers.then = heads[2].ariaSort;
+press(2); answers.down = order().slice(0, 4);
 press(1); answers.objects = order().slice(0, 4); answers.other = heads[2].ariaSort;
 press(0); answers.names = order().slice(0, 4);
-answers.keyboard = heads[0].querySelector('button').tabIndex
+answers.keyboard = heads[0].querySelector('button').tabIndex; answers.title = document.title
 """
-    found, said = answers(page(), script, tmp_path)
-    assert said == ""
-    assert found["before"] == ["cat 10", "cat 9", "dog", "ant"]
-    assert found["down"] == ["dog", "cat 10", "ant", "cat 9"]
-    assert found["says"] == "descending"
-    # What is not defined stays last.
-    assert found["up"] == ["ant", "cat 10", "dog", "cat 9"]
-    assert found["then"] == "ascending"
-    assert found["objects"] == ["dog", "cat 9", "cat 10", "ant"]
-    assert found["other"] is None
-    # Numbers in names count as numbers.
-    assert found["names"] == ["ant", "cat 9", "cat 10", "dog"]
-    assert found["keyboard"] == 0
+    assert answers(page, script, tmp_path) == {
+        "before": ["dog", "cat 10", "ant", "cat 9"],
+        "says": "descending",
+        "up": ["ant", "cat 10", "dog", "cat 9"],  # what is not defined stays last
+        "then": "ascending",
+        "down": ["dog", "cat 10", "ant", "cat 9"],
+        "objects": ["dog", "cat 9", "cat 10", "ant"],
+        "other": None,
+        "names": ["ant", "cat 9", "cat 10", "dog"],  # numbers in names count as numbers
+        "keyboard": 0,
+        "title": "<script>document.title = 'broken'</script>",
+    }
 
 
-def test_a_table_is_filtered_by_name(tmp_path):
+def test_a_table_is_filtered_by_name(page, tmp_path):
     script = """
 const box = document.querySelector('.filter input');
 answers.visible = !box.closest('.filter').hidden;
@@ -132,9 +123,7 @@ box.value = ' CAT'; box.dispatchEvent(new Event('input'));
 answers.shown = order(); answers.count = document.querySelector('.filter output').textContent;
 box.value = ''; box.dispatchEvent(new Event('input')); answers.all = order().length
 """
-    found, said = answers(page(), script, tmp_path)
-    assert said == ""
-    assert found == {
+    assert answers(page, script, tmp_path) == {
         "visible": True,
         "shown": ["cat 10", "cat 9"],
         "count": "2 of 24",
@@ -142,10 +131,10 @@ box.value = ''; box.dispatchEvent(new Event('input')); answers.all = order().len
     }
 
 
-def test_a_picture_is_enlarged_and_the_arrow_keys_lead_on(tmp_path):
+def test_a_picture_is_enlarged_and_the_arrow_keys_lead_on(page, tmp_path):
     script = """
 const dialog = document.querySelector('dialog');
-const title = () => dialog.querySelector('figcaption').textContent;
+const title = () => dialog.querySelector('figcaption').textContent.trim();
 const key = (name) => dialog.dispatchEvent(new KeyboardEvent('keydown', {key: name}));
 document.querySelector('.exhibit button').click();
 answers.open = dialog.open; answers.first = title();
@@ -153,51 +142,43 @@ key('ArrowRight'); answers.second = title(); key('ArrowRight'); answers.last = t
 key('ArrowLeft'); answers.back = title();
 dialog.click(); answers.closed = !dialog.open
 """
-    found, said = answers(page(), script, tmp_path)
-    assert said == ""
-    assert found == {
+    assert answers(page, script, tmp_path) == {
         "open": True,
-        "first": "first.jpg",
-        "second": "second.jpg",
-        "last": "second.jpg",
-        "back": "first.jpg",
+        "first": "first.png",
+        "second": "second.png",
+        "last": "second.png",
+        "back": "first.png",
         "closed": True,
     }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_page_is_drawn_without_complaint(tmp_path, scheme, width):
-    _, log = browse(
-        page(),
+def test_a_page_is_drawn_without_complaint(page, tmp_path, scheme, width):
+    _, complaints = browse(
+        page,
         tmp_path,
         f"--screenshot={tmp_path / 'shot.png'}",
-        f"--window-size={width},1900",
+        f"--window-size={width},3600",
         f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
     )
-    assert complaints(log) == ""
-    with Pillow.open(tmp_path / "shot.png") as shot:
+    assert complaints == ""
+    with Image.open(tmp_path / "shot.png") as shot:
         pixels = np.asarray(shot.convert("RGB"))
-    assert pixels.shape[:2] == (1900, width)
+    assert pixels.shape[:2] == (3600, width)
     assert (pixels[0, 0].mean() > 200) == (scheme == "light")
-    # The embedded images are seen, through two references each.
+    # The embedded images are seen, through their references.
     assert (pixels == BLUE).all(axis=2).sum() > 20_000
 
 
-def test_nothing_but_the_own_script_runs_and_nothing_is_loaded(tmp_path):
+def test_nothing_but_the_own_script_runs_and_nothing_is_loaded(page, tmp_path):
     """Markup that got into the page by a mistake of ours would still do nothing."""
     smuggled = (
         "<script>document.body.dataset.smuggled = 'ran'</script>"
         "<img src=x onerror=\"document.body.dataset.smuggled = 'ran'\">"
         '<img src="https://example.org/x.png"><link rel=stylesheet href="https://example.org/x.css">'
     )
-    dom, log = browse(page().replace("</main>", f"{smuggled}</main>"), tmp_path, "--dump-dom")
+    dom, complaints = browse(page.replace("</main>", f"{smuggled}</main>"), tmp_path, "--dump-dom")
     assert "data-smuggled" not in dom
-    said = complaints(log)
     for directive in ("script-src", "img-src", "style-src"):
-        assert re.search(f"violates.*{directive}", said), directive
-
-
-def test_a_title_is_text(tmp_path):
-    found, _ = answers(page(), "answers.title = document.title", tmp_path)
-    assert found["title"] == "<script>document.title = 'broken'</script>"
+        assert re.search(f"violates.*{directive}", complaints), directive

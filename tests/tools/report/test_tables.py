@@ -12,14 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from retinanet.evaluation.coco import NUMBERS, evaluate
 from retinanet.evaluation.thresholds import find_thresholds
-from retinanet.tools.report.tables import (
-    class_table,
-    fit,
-    summary,
-    table,
-    warnings_of,
-    write_report,
-)
+from retinanet.tools.report.tables import class_table, summary, table, warnings_of, write_report
 
 BOX = (100.0, 100.0, 50.0, 40.0)
 SMALL = (10.0, 10.0, 20.0, 20.0)
@@ -36,6 +29,12 @@ def one_of_two(make_data, make_detections):
 def found(one_of_two):
     data, detections = one_of_two
     return evaluate(data, detections, data.image_ids)
+
+
+def per_class(folder) -> dict[str, dict[str, str]]:
+    """Name -> row of per_class.csv."""
+    with (folder / "per_class.csv").open(newline="", encoding="utf-8") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
 
 
 def test_the_summary_has_twelve_rows_and_no_minus_one(found):
@@ -89,20 +88,6 @@ def test_every_line_fits_eighty_columns(make_data, make_detections):
     assert "two?lines" in text
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("cat", "cat     "),
-        ("hippopotamus", "hippo..."),
-        ("\u732b\u732b", "\u732b\u732b    "),
-        ("\u732b\u732b\u732b\u732b\u732b", "\u732b\u732b... "),
-        ("e\u0301", "e\u0301       "),
-    ],
-)
-def test_names_fill_the_columns_a_terminal_gives_them(name, expected):
-    assert fit(name, 8) == expected
-
-
 def test_stock_pycocotools_gives_our_numbers_from_our_file(make_data, make_detections, tmp_path):
     rng = np.random.default_rng(0)
     rows = [
@@ -130,20 +115,15 @@ def test_stock_pycocotools_gives_our_numbers_from_our_file(make_data, make_detec
     assert [written[name] for name in NUMBERS] == pytest.approx(stats, abs=1e-12)
 
 
-def test_detections_json_is_in_cocos_results_format(one_of_two, found, tmp_path):
-    data, detections = one_of_two
-    write_report(tmp_path, data, detections, found)
-    assert json.loads((tmp_path / "detections.json").read_text()) == [
-        {"image_id": 1, "category_id": 1, "bbox": list(BOX), "score": 0.9},
-        {"image_id": 2, "category_id": 1, "bbox": list(BOX), "score": 0.3},
-    ]
-
-
-def test_metrics_json_holds_the_numbers_the_classes_and_what_the_caller_adds(
+def test_the_files_hold_detections_numbers_classes_and_what_the_caller_adds(
     one_of_two, found, tmp_path
 ):
     data, detections = one_of_two
     write_report(tmp_path, data, detections, found, {"step": 120, "checkpoint": "best.pt"})
+    assert json.loads((tmp_path / "detections.json").read_text()) == [
+        {"image_id": 1, "category_id": 1, "bbox": list(BOX), "score": 0.9},
+        {"image_id": 2, "category_id": 1, "bbox": list(BOX), "score": 0.3},
+    ]
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert {name: written[name] for name in NUMBERS} == found.metrics
     assert written["APl"] is None
@@ -151,20 +131,12 @@ def test_metrics_json_holds_the_numbers_the_classes_and_what_the_caller_adds(
     assert written["max_dets"] == [1, 10, 100]
     assert (written["step"], written["checkpoint"]) == (120, "best.pt")
     assert [row["name"] for row in written["classes"]] == ["cat", "dog", "unicorn"]
-
-
-def test_per_class_csv_agrees_with_the_table_and_leaves_the_undefined_empty(
-    one_of_two, found, tmp_path
-):
-    data, detections = one_of_two
-    write_report(tmp_path, data, detections, found)
-    with (tmp_path / "per_class.csv").open(newline="") as file:
-        rows = {row["name"]: row for row in csv.DictReader(file)}
+    # What is not defined is empty.
+    rows = per_class(tmp_path)
     for result in found.per_class:
         row = rows[result.name]
         assert row["AP"] == ("" if result.AP is None else str(result.AP))
-        assert int(row["num_gt"]) == result.num_gt
-        assert int(row["category_id"]) == result.category_id
+        assert (int(row["num_gt"]), int(row["category_id"])) == (result.num_gt, result.category_id)
 
 
 def test_the_best_f1_stands_in_every_file_and_table(one_of_two, found, tmp_path):
@@ -176,8 +148,7 @@ def test_the_best_f1_stands_in_every_file_and_table(one_of_two, found, tmp_path)
     best = {"F1": 2 / 3, "precision": 1.0, "recall": 0.5, "score_threshold": 0.9}
     assert {name: written[name] for name in best} == best
     assert [row["F1"] for row in written["classes"]] == [1.0, None, None]
-    with (tmp_path / "per_class.csv").open(newline="") as file:
-        rows = {row["name"]: row for row in csv.DictReader(file)}
+    rows = per_class(tmp_path)
     assert (rows["cat"]["F1"], rows["cat"]["score_threshold"]) == ("1.0", "0.9")
     assert rows["dog"]["F1"] == ""
     lines = table(found, thresholds=thresholds).splitlines()
@@ -195,20 +166,15 @@ def test_names_with_commas_quotes_and_letters_of_any_script_survive(
     data = make_data(1, [(1, 1, BOX)], names=names)
     detections = make_detections(data, [])
     write_report(tmp_path, data, detections, evaluate(data, detections, [1]))
-    with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
-        assert {row["name"] for row in csv.DictReader(file)} == set(names)
+    assert per_class(tmp_path).keys() == set(names)
 
 
 def test_a_test_set_gets_its_detections_alone(make_data, make_detections, tmp_path):
     data = make_data(1, [], annotations=None)
-    write_report(tmp_path / "eval", data, make_detections(data, [(1, 2, BOX, 0.5)]), None)
-    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["detections.json"]
-
-
-def test_no_detections_are_an_empty_list(one_of_two, make_detections, tmp_path):
-    data, _ = one_of_two
-    write_report(tmp_path, data, make_detections(data, []), None)
-    assert json.loads((tmp_path / "detections.json").read_text()) == []
+    for rows in ([(1, 2, BOX, 0.5)], []):
+        write_report(tmp_path / "eval", data, make_detections(data, rows), None)
+        assert [path.name for path in (tmp_path / "eval").iterdir()] == ["detections.json"]
+        assert len(json.loads((tmp_path / "eval/detections.json").read_text())) == len(rows)
 
 
 def test_that_there_is_nothing_to_find_is_said(make_data, make_detections):
