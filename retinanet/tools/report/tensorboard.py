@@ -208,6 +208,8 @@ def anchor_panels(
         title += f"{int(positive.sum())} positive anchors, {len(ignored)} ignored"
         if known:
             title += f", mean score of positives {np.mean(known):.2f}"
+        if not matched.all():
+            title += f"\n{int((~matched).sum())} without a positive anchor"
         image = batch.images[i, :, :height, :width].permute(1, 2, 0)
         pixels = image.clamp(0, 255).to(torch.uint8).cpu().numpy()
         panels.append(Panel(title, pixels, (height, width), drawn))
