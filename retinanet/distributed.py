@@ -8,16 +8,14 @@ import inspect
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from retinanet.rank_monitor import Watch
 
 # Ranks wait for the main one while it scores an evaluation; torch's ten minutes can be too few.
 TIMEOUT = timedelta(hours=1)
@@ -28,15 +26,69 @@ _PARAMETERS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
 BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _PARAMETERS)
 
 
-@dataclass(slots=True)
-class _Beside:
-    """What there is beside torch's default group."""
+# Keys of the store.
+STOP, FAILED = "stop", "failed"
+# Seconds between two looks at the store.
+POLL_SECONDS = 1.0
+# Seconds that a rank has to end by itself when another has failed. With gloo it does, with an
+# error of the collective that it waits in; with NCCL it would wait for the timeout of the group.
+GRACE_SECONDS = 5.0
 
-    watch: Watch | None = None
-    hosts: dist.ProcessGroup | None = None  # speaks without the GPUs; None: as the default group
+
+class RankMonitor(threading.Thread):
+    """Learns from the group's store that another rank was stopped or has failed.
+
+    Beside the collectives, in which a rank may hang.
+
+    Args:
+        store: of the group; a connection of its own, since the group's may be busy waiting.
+        rank: of this process.
+    """
+
+    def __init__(self, store: dist.Store, rank: int) -> None:
+        super().__init__(daemon=True)
+        self.stop_requested = False
+        self._store = store
+        self._rank = rank
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Poll the store until :meth:`end`; end the process when another rank has failed."""
+        while not self._over.wait(POLL_SECONDS):
+            try:
+                self.stop_requested = self.stop_requested or self._store.check([STOP])
+                if self._store.check([FAILED]) and not self._over.wait(GRACE_SECONDS):
+                    self._follow(self._store.get(FAILED).decode())
+            except RuntimeError:  # the store is gone, and with it the group
+                return
+
+    def end(self) -> None:
+        """Stop polling."""
+        self._over.set()
+        self.join(POLL_SECONDS)
+
+    def send_stop(self) -> None:
+        """Let the other ranks know that this one received a signal to stop."""
+        if not self.stop_requested:
+            self.stop_requested = True
+            with contextlib.suppress(RuntimeError):  # torchrun may be gone; the others notice
+                self._store.set(STOP, "")
+
+    def send_failure(self, error: BaseException) -> None:
+        """Let the other ranks know that this one is about to end with an error."""
+        with contextlib.suppress(RuntimeError):  # the store may be what failed
+            self._store.set(FAILED, f"rank {self._rank} failed with {type(error).__name__}")
+
+    def _follow(self, reason: str) -> None:
+        sys.stderr.write(f"[rank {self._rank}] ends because {reason}; see its message\n")
+        sys.stderr.flush()
+        os._exit(1)  # the main thread may never come back
 
 
-_beside = _Beside()
+# Of this process; None on a single one.
+_monitor: RankMonitor | None = None
+# A group that does not use the GPUs; None: as the default group.
+_hosts: dist.ProcessGroup | None = None
 
 
 @contextlib.contextmanager
@@ -50,8 +102,8 @@ def group(device_type: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _beside.watch is not None:
-            _beside.watch.announce_failure(error)
+        if _monitor is not None:
+            _monitor.send_failure(error)
         raise
     finally:
         stop()
@@ -66,6 +118,7 @@ def start(device_type: str) -> None:
     Raises:
         ValueError: torchrun could not start the ranks again if one died.
     """
+    global _monitor, _hosts
     if "RANK" not in os.environ or dist.is_initialized():
         return
     _end_with_parent()
@@ -74,17 +127,18 @@ def start(device_type: str) -> None:
     store, rank, size = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(prefix, store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    _beside.hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if backend == "nccl" else None
-    _beside.watch = Watch(store.clone(), rank)
-    _beside.watch.start()
+    _hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if backend == "nccl" else None
+    _monitor = RankMonitor(store.clone(), rank)
+    _monitor.start()
 
 
 def stop() -> None:
     """Leave the process group."""
+    global _monitor, _hosts
     if dist.is_initialized():
-        _beside.watch.end()
+        _monitor.end()
         dist.destroy_process_group()
-    _beside.watch = _beside.hosts = None
+    _monitor = _hosts = None
 
 
 def _prefix(environment: Mapping[str, str]) -> str:
@@ -107,14 +161,14 @@ def _prefix(environment: Mapping[str, str]) -> str:
 
 
 def _end_with_parent() -> None:
-    """Be told to end when torchrun is gone, however it went: nobody else would."""
+    """Get SIGTERM when torchrun is gone, however it ended."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def watch() -> Watch | None:
-    """What this rank hears from others between collectives; None on a single process."""
-    return _beside.watch
+def monitor() -> RankMonitor | None:
+    """What this rank learns of others between collectives; None on a single process."""
+    return _monitor
 
 
 def any_rank(flag: bool) -> bool:
@@ -122,7 +176,7 @@ def any_rank(flag: bool) -> bool:
     if not dist.is_initialized():
         return flag
     value = torch.tensor(int(flag))
-    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_beside.hosts)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_hosts)
     return bool(value)
 
 

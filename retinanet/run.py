@@ -14,8 +14,8 @@ import torch
 
 from retinanet import build, distributed
 from retinanet.config import TrainConfig
-from retinanet.data.loader import Batch, eval_plan, shared_bytes
-from retinanet.data.workers import LoaderError, check_shared_memory
+from retinanet.data.loader import Batch, eval_plan
+from retinanet.data.workers import LoaderError, check_shared_memory, shared_bytes
 from retinanet.devices import choose_precision, explain_precision
 from retinanet.evaluation.coco import Evaluation, validate
 from retinanet.evaluation.detect import DetectionArrays
@@ -71,7 +71,7 @@ class TrainingRun:
             settings: checked, with an output_dir.
             overrides: as typed, for the record.
             device: of this rank.
-            signals: what this process has been told.
+            signals: those that this process received.
             on_start: lines for the log of a new run, before its first step; on the main rank.
             on_first_step: gets the means of the first step; on the main rank.
             on_evaluation: gets what was evaluated, and whether it is the best; on the main rank,
@@ -266,12 +266,12 @@ class TrainingRun:
 
     def _stop_requested(self) -> bool:
         """Whether this rank got a signal, or learned that another did."""
-        monitor = distributed.watch()
+        monitor = distributed.monitor()
         if monitor is None:
             return self.signals.received is not None
         if self.signals.received is not None:
-            monitor.announce_stop()
-        return monitor.told_to_stop
+            monitor.send_stop()
+        return monitor.stop_requested
 
     def _evaluation_due(self) -> bool:
         step = self.trainer.step
@@ -289,7 +289,7 @@ class TrainingRun:
         how = build.build_validation(self.settings, self.settings.evaluation, self.device)
         images, augment = how["max_images"], how["augment"]
         plan = eval_plan(self.val_data, augment, batch_size=how["batch_size"], max_images=images)
-        validation = shared_bytes(plan, augment, how["workers"], limit=len(plan))
+        validation = shared_bytes(plan, augment.rule, how["workers"], limit=len(plan))
         return distributed.local_world_size() * (self.loader.shared_bytes + validation)
 
     def _open(self) -> None:
@@ -426,7 +426,7 @@ class TrainingRun:
         try:
             with self._interrupting():
                 evaluation, detections = validate(
-                    model, self.val_data, told_to_stop=self._stop_requested, **how
+                    model, self.val_data, stop_requested=self._stop_requested, **how
                 )
         except torch.OutOfMemoryError as error:
             raise MemoryError(

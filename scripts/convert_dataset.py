@@ -1,12 +1,10 @@
-"""Convert annotations between COCO JSON, PASCAL VOC, YOLO and CSV tables.
+"""Convert annotations in PASCAL VOC, YOLO or CSV to COCO JSON, for train.py.
 
-  python -m scripts.convert_dataset --from FORMAT --to FORMAT SOURCE... OUTPUT
+  python -m scripts.convert_dataset --from FORMAT --to coco SOURCE... OUTPUT
 
-train.py reads COCO JSON; the last line printed is the command that trains on
-what was written. OUTPUT is a new folder, complete or not there. Sources and
-images are never changed. Images stay where they are, or are linked where a
-format wants them beside (voc, yolo). Boxes keep every bit. What a format
-cannot hold is told; mistakes are, all of them, with file and line.
+The last line printed is the command that trains on what was written. OUTPUT
+is a new folder, complete or not there. Sources and images are never changed.
+Errors are reported all together, with file and line.
 
 From PASCAL VOC (also LabelImg, CVAT, Label Studio, Roboflow)
   Annotations/*.xml  JPEGImages/*  ImageSets/Main/{train,val}.txt (if there)
@@ -21,7 +19,7 @@ From PASCAL VOC (also LabelImg, CVAT, Label Studio, Roboflow)
   counted from 0: --corners edges. A box that begins at 0 proves it, but
   LabelImg writes 1 there.
 
-From YOLO (images are needed: labels do not say their size)
+From YOLO (images are needed: labels do not hold their sizes)
   data.yaml                  names, and train/val as folders or lists
   images/train labels/train  or train/images train/labels (Roboflow), or
                              images/ labels/, or images beside labels
@@ -40,15 +38,7 @@ From CSV (one file for each split; a header says what the columns are)
   python -m scripts.convert_dataset --from csv --to coco old.csv out \\
       --image-folder images --columns path,x1,y1,x2,y2,class --val-share 0.2
 
-From COCO JSON
-  python -m scripts.convert_dataset --from coco --to yolo \\
-      annotations/train.json annotations/val.json out \\
-      --image-folder train --image-folder val
-  python -m scripts.convert_dataset --from coco --to voc \\
-      train=a.json val=b.json out
-  python -m scripts.convert_dataset --from coco --to csv a.json b.json out
-
-From COCO JSON, to mend it
+From COCO JSON, to clean it
   Numbers in quotes are written without, sizes that are missing are read from
   the images, boxes drawn from right to left or from bottom to top are written
   from their upper left corner. --base-names is for image names that lead
@@ -61,13 +51,12 @@ From COCO JSON, to mend it
       train/_annotations.coco.json valid/_annotations.coco.json out \\
       --drop-unused-classes
 
-What is kept                voc   yolo  csv
-  boxes, class names        yes   yes   yes
-  images without objects    yes   yes   yes
-  class ids                 yes   yes   yes   in classes.csv, read back
-  image ids, areas          yes   no    yes
-  crowd regions             yes   no    yes   yolo: left out, or --crowd object
-  annotation ids, masks     no    no    no
+To YOLO, from any of them
+  Crowd regions, image ids and areas are not kept; class ids are in
+  classes.csv, which --from yolo reads back.
+
+  python -m scripts.convert_dataset --from coco --to yolo \\
+      train=a.json val=b.json out --image-folder train --image-folder val
 
 Exit status: 0, or 1 when nothing was written.
 """
@@ -78,21 +67,17 @@ import argparse
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
-from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, has_bar, wrap
-from retinanet.tools.formats.annotations import AnnotationError, Annotations
-from retinanet.tools.formats.convert import image_place, prepare, write
-from retinanet.tools.formats.sources import FORMATS, Reader
-from retinanet.tools.formats.splits import set_aside
+from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, wrap
+from retinanet.tools.formats.convert import READERS, TARGETS, read_sources, set_aside, write
+from retinanet.tools.formats.dataset import AnnotationError, Dataset, Options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read, check, write, and say what comes next."""
+    """Read, check, write, and print what comes next."""
     args = read_arguments(arguments)
     try:
         check_output(args)
@@ -100,7 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except AnnotationError as error:
-        tell_all(error, args.show)
+        number, shown = len(error.lines), error.lines[: args.show]
+        more = number - len(shown)
+        shown += [f"... and {more} more (--show {number} shows them)"] * bool(more)
+        sys.stderr.write("\n".join([f"mistakes: {number}; nothing was written", *shown, ""]))
         return 1
     except MISTAKES as error:
         complain(error)
@@ -117,30 +105,18 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--from", dest="source_format", choices=FORMATS, required=True, help="what is there")
-    add("--to", dest="target", choices=FORMATS, required=True, help="what to write")
+    add("--from", dest="source_format", choices=tuple(READERS), required=True, help="what is there")
+    add("--to", dest="target", required=True, help="what to write: coco or yolo")
     add("paths", nargs="+", metavar="SOURCE", help="folders (voc, yolo) or files (coco, csv)")
     add("output", type=Path, metavar="OUTPUT", help="folder to make")
-    add(
-        "--image-folder",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="that image names start from; once, or once for each source (default: looked for)",
-    )
-    add(
-        "--images",
-        choices=("leave", "link", "copy", "ignore"),
-        help="leave them, link or copy them into OUTPUT, or do not even look for them (default: "
-        "link for voc and yolo, leave for coco and csv)",
-    )
-    add(
-        "--corners",
-        choices=("edges", "pixels"),
-        help="of voc and csv: edges counted from 0, or pixels from 1, the last inside (default: "
-        "pixels for voc, edges for csv)",
-    )
+    looked = "that image names start from; once, or once for each source (default: looked for)"
+    add("--image-folder", type=Path, action="append", default=[], metavar="DIR", help=looked)
+    placing = "leave them, link or copy them into OUTPUT, or do not even look for them"
+    placing += " (default: leave to coco, link to yolo)"
+    add("--images", choices=("leave", "link", "copy", "ignore"), help=placing)
+    corners = "of voc and csv: edges counted from 0, or pixels from 1, the last inside"
+    corners += " (default: pixels for voc, edges for csv)"
+    add("--corners", choices=("edges", "pixels"), help=corners)
     add("--classes", type=Path, metavar="FILE", help="one name a line, or id,name in a .csv")
     add("--columns", metavar="A,B,...", help="of a CSV file without a header")
     add("--val-share", type=float, metavar="SHARE", help="set images aside: train.json, val.json")
@@ -152,43 +128,36 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="move an OUTPUT that is there aside")
     add("--show", type=int, default=20, help="mistakes shown (default: %(default)s)")
     args = parser.parse_intermixed_args(arguments)
-    check_options(parser, args)
-    return args
-
-
-def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse options that would do nothing."""
-    formats = {args.source_format, args.target}
-    only = {
-        "--corners": (args.corners, bool({"voc", "csv"} & formats)),
-        "--columns": (args.columns, args.source_format == "csv"),
-        "--polygons": (args.polygons, args.source_format == "yolo"),
-        "--base-names": (args.base_names, args.source_format == "coco"),
-        "--drop-unused-classes": (args.drop_unused_classes, args.source_format == "coco"),
-        "--classes": (args.classes, args.source_format != "coco"),
-        "--crowd object": (args.crowd == "object", args.target == "yolo"),
+    source, target = args.source_format, args.target
+    if target not in TARGETS:
+        parser.error(f"--to {target}: writes coco, for train.py, or yolo; others are only read")
+    args.images = args.images or {"coco": "leave", "yolo": "link"}[target]
+    # Options that would do nothing are refused.
+    useful = {
+        "--corners": (args.corners, source in ("voc", "csv")),
+        "--columns": (args.columns, source == "csv"),
+        "--polygons": (args.polygons, source == "yolo"),
+        "--base-names": (args.base_names, source == "coco"),
+        "--drop-unused-classes": (args.drop_unused_classes, source == "coco"),
+        "--classes": (args.classes, source != "coco"),
+        "--crowd object": (args.crowd == "object", target == "yolo"),
     }
-    for option, (given, sensible) in only.items():
+    for option, (given, sensible) in useful.items():
         if given and not sensible:
-            parser.error(f"{option} says nothing from {args.source_format} to {args.target}")
-    if args.corners and formats >= {"voc", "csv"}:
-        parser.error("--corners from voc to csv could mean either; go by way of coco")
-    if args.source_format == "yolo" and args.images == "ignore":
-        parser.error("--images ignore: YOLO's labels do not say the sizes of images")
-    if args.source_format == "yolo" and args.image_folder:
+            parser.error(f"{option} has no effect from {source} to {target}")
+    if source == "yolo" and args.images == "ignore":
+        parser.error("--images ignore: YOLO's labels do not hold the sizes of images")
+    if source == "yolo" and args.image_folder:
         parser.error("--image-folder: YOLO's images are found by data.yaml, or beside labels/")
     if args.val_share is not None and not 0 < args.val_share < 1:
         parser.error(f"--val-share must lie between 0 and 1, got {args.val_share:g}")
     if args.show < 1:
         parser.error(f"--show must be at least 1, got {args.show}")
+    return args
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """Refuse to write where something is.
-
-    Raises:
-        ValueError: the folder is there, or holds a source.
-    """
+    """Refuse, with a ValueError, to write where something is, or around a source."""
     output = args.output
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; OUTPUT, the last path, is a folder to make.")
@@ -204,139 +173,97 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> list[str]:
-    """Do it.
-
-    Returns:
-        Lines for the screen.
+    """Read and write; the lines for the screen.
 
     Raises:
         AnnotationError: all that is wrong with the annotations.
         ValueError: anything else that is.
         OSError: a file cannot be read or written.
     """
-    usual = "link" if args.target in ("voc", "yolo") else "leave"
-    images = args.images or usual
-    reader = Reader(
-        format=args.source_format,
-        image_folders=args.image_folder,
-        images=images,
+    options = Options(
+        look=args.images != "ignore",
         corners=args.corners,
         classes=args.classes,
         columns=args.columns.split(",") if args.columns else None,
         polygons=args.polygons,
         base_names=args.base_names,
-        drop_unused=args.drop_unused_classes,
-        progress=progress,
     )
-    found = reader.read(args.paths)
+    dataset = read_sources(
+        args.source_format,
+        args.paths,
+        options,
+        args.image_folder,
+        drop_unused=args.drop_unused_classes,
+    )
     if args.val_share is not None:
-        set_aside(found, args.val_share, args.seed)
-    lines = describe(found, args.source_format)
-    lost = prepare(found, args.target, keep_crowd=args.crowd == "object")
-    lost |= write(
-        found,
+        set_aside(dataset, args.val_share, args.seed)
+    lines = describe(dataset, args.source_format)
+    notes = write(
+        dataset,
         args.target,
         args.output,
-        images=images,
-        corners=args.corners,
+        images=args.images,
+        keep_crowd=args.crowd == "object",
         overwrite=args.overwrite,
-        progress=progress,
     )
-    for what, number in (found.notes | lost).items():
+    for what, number in {**dataset.notes, **notes}.items():
         lines.append(paragraph("note", f"{number} x {what}" if number else what))
-    number = sum(len(split.pictures) for split in found.splits)
+    number = sum(len(split.images) for split in dataset.splits)
     where = {
         "link": f"{count(number, 'link')} in {args.output}, to where they are",
         "copy": f"{number} {'copy' if number == 1 else 'copies'} in {args.output}",
         "leave": "where they were",
         "ignore": "not looked for",
     }
-    lines += [paragraph("images", where[images]), paragraph("written", str(args.output)), ""]
-    return lines + what_next(found, args, images)
+    lines.append(paragraph("images", where[args.images]))
+    lines += [paragraph("written", str(args.output)), ""]
+    return lines + what_next(dataset, args)
 
 
-def progress(items: Sequence, what: str) -> Iterable:
-    """A bar, on a terminal."""
-    return tqdm(items, desc=what, leave=False, disable=not has_bar())
-
-
-def describe(found: Annotations, source: str) -> list[str]:
+def describe(dataset: Dataset, source_format: str) -> list[str]:
     """What was read."""
     lines = []
-    for split in found.splits:
-        boxes = [box for picture in split.pictures for box in picture.boxes]
-        empty = sum(not picture.boxes for picture in split.pictures)
+    for split in dataset.splits:
+        boxes = [box for image in split.images for box in image.boxes]
+        empty = sum(not image.boxes for image in split.images)
         crowd = sum(box.crowd for box in boxes)
-        lines.append(
-            paragraph(
-                "read",
-                f"{source}: {split.name}: {count(len(split.pictures), 'image')} ({empty} without "
-                f"boxes), {count(len(boxes), 'box')}" + f", {crowd} of them crowds" * bool(crowd),
-            )
-        )
-    known = Counter(box.name for box in found.boxes())
-    unused = [c.name for c in found.categories if c.name not in known]
-    names = ", ".join(c.name for c in found.categories[:10])
-    more = ", ..." * (len(found.categories) > 10)
-    lines.append(paragraph("classes", f"{len(found.categories)}: {names}{more}"))
+        text = f"{source_format}: {split.name}: {count(len(split.images), 'image')} ({empty} "
+        text += f"without boxes), {count(len(boxes), 'box')}"
+        lines.append(paragraph("read", text + f", {crowd} of them crowds" * bool(crowd)))
+    names = list(dataset.class_ids)
+    shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+    lines.append(paragraph("classes", f"{len(names)}: {shown}"))
+    used = Counter(box.class_name for box in dataset.boxes())
+    unused = [name for name in names if name not in used]
     if unused:
         shown = ", ".join(unused[:5]) + ", ..." * (len(unused) > 5)
         lines.append(paragraph("note", f"{count(len(unused), 'class')} without a box: {shown}"))
     return lines
 
 
-def what_next(found: Annotations, args: argparse.Namespace, images: str) -> list[str]:
-    """How to use what was written; the last line trains on it, or leads there."""
-    if args.target != "coco":
-        return way_back(found, args, images)
-    names = {split.name for split in found.splits}
-    if not {"train", "val"} <= names:
+def what_next(dataset: Dataset, args: argparse.Namespace) -> list[str]:
+    """How to use what was written."""
+    output = args.output
+    if args.target == "yolo":
+        text = f"{output}/data.yaml describes it to YOLO's trainers."
+        if args.images in ("leave", "ignore"):
+            text = f"labels are of no use without images; put them into {output}/images/SPLIT."
+        return [paragraph("next", text)]
+    roots = {split.name: split.root.resolve() for split in dataset.splits}
+    if not {"train", "val"} <= roots.keys():
         text = (
-            f"train.py needs train.json and val.json; this made {', '.join(sorted(names))}. Name "
+            f"train.py needs train.json and val.json; this made {', '.join(sorted(roots))}. Name "
             f"the sources, train=PATH val=PATH, or set images aside with --val-share 0.2."
         )
         return [paragraph("next", text)]
-    typed = train_settings(found, args.output, images)
-    return [
-        "What is odd about it: python -m scripts.check_data with these settings.",
-        command("python train.py", typed),
-    ]
-
-
-def way_back(found: Annotations, args: argparse.Namespace, images: str) -> list[str]:
-    """How train.py gets what was written in another format."""
-    if args.target == "yolo" and images in ("leave", "ignore"):
-        text = f"labels are of no use without images; put them into {args.output}/images/SPLIT."
-        return [paragraph("next", text)]
-    source = [args.output]
-    if args.target == "csv":
-        source = [args.output / f"{split.name}.csv" for split in found.splits]
-    typed = ["--from", args.target, "--to", "coco", *map(str, source), f"{args.output}-coco"]
-    if args.corners and args.target == "csv":
-        typed.append(f"--corners={args.corners}")
-    if images == "ignore":
-        typed.append("--images=ignore")
-    if images == "leave":
-        folders = [str(split.folder.root.resolve()) for split in found.splits]
-        if args.target == "voc" and len(set(folders)) > 1:
-            text = f"put the images into {args.output}/JPEGImages, or let --images link do it."
-            return [paragraph("next", text)]
-        typed += [f"--image-folder={folder}" for folder in folders[: len(source)]]
-    return [
-        "train.py reads COCO JSON; this makes it of what was written:",
-        command("python -m scripts.convert_dataset", typed),
-    ]
-
-
-def train_settings(found: Annotations, output: Path, images: str) -> list[str]:
-    """Settings of train.py for the two files."""
-    folders = {split.name: split.folder.root for split in found.splits}
     typed = ["data=custom", f"data.root={output}"]
     for name in ("train", "val"):
-        placed = images in ("link", "copy")
-        root = image_place("coco", name) if placed else folders[name].resolve()
+        root = f"images/{name}" if args.images in ("link", "copy") else roots[name]
         typed += [f"data.{name}_images={root}", f"data.{name}_annotations={name}.json"]
-    return [*typed, "model=resnet50"]
+    return [
+        "What is odd about it: python -m scripts.check_data with these settings.",
+        command("python train.py", [*typed, "model=resnet50"]),
+    ]
 
 
 def command(program: str, typed: Sequence[str]) -> str:
@@ -353,15 +280,6 @@ def command(program: str, typed: Sequence[str]) -> str:
 def paragraph(title: str, text: str) -> str:
     """A line with its title, wrapped."""
     return "\n".join(wrap(f"{title:<{LABELS}}{text}", DEFAULT_WIDTH))
-
-
-def tell_all(error: AnnotationError, most: int) -> None:
-    """Every mistake, as far as there is room."""
-    shown = error.lines[:most]
-    more = error.count - len(shown)
-    lines = [f"mistakes: {error.count}; nothing was written", *shown]
-    lines += [f"... and {more} more (--show {error.count} shows them)"] if more else []
-    sys.stderr.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,53 +52,37 @@ def tables(anchors: int, positives: int, classes: int) -> list[str]:
         positives: anchors assigned to an object.
         classes: K.
     """
-
-    def loss(alpha: float, gamma: float, prior: float) -> ClassLoss:
-        return expected_class_loss(
-            alpha,
-            gamma,
-            prior,
-            num_classes=classes,
-            num_positives=positives,
-            num_background=anchors - positives,
-        )
-
+    counts = {"num_positives": positives, "num_background": anchors - positives}
     lines = ["| pi | y = 1 | y = 0 | first class loss |", "| ---: | ---: | ---: | ---: |"]
     for prior in PRIORS:
-        first = loss(0.25, 2.0, prior)
-        lines.append(f"| {prior:g} | {_figures(first)} | {_figure(first.total)} |")
+        first = expected_class_loss(0.25, 2.0, prior, num_classes=classes, **counts)
+        lines.append(f"| {prior:g} | {_sides(first)} | {_figure(first.total)} |")
     lines += [
         "",
         "| gamma | alpha | y = 1 | y = 0 | y = 0 / y = 1 | AP in the paper |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for gamma, alpha, ap in TABLE_1B:
-        first = loss(alpha, gamma, 0.01)
-        lines.append(
-            f"| {gamma:g} | {alpha:g} | {_figures(first)} | {_figure(first.ratio)} | {ap} |"
-        )
-    return [*lines, "", *indifference(anchors, positives, classes)]
-
-
-def indifference(anchors: int, positives: int, classes: int) -> list[str]:
-    """Lines of the table of :func:`indifferent_score`; arguments as in :func:`tables`."""
+        first = expected_class_loss(alpha, gamma, 0.01, num_classes=classes, **counts)
+        ratio = _figure(first.ratio)
+        lines.append(f"| {gamma:g} | {alpha:g} | {_sides(first)} | {ratio} | {ap} |")
     pairs = (PATCHES, (positives, anchors * classes))
-    lines = [
+    lines += [
+        "",
         "| gamma | alpha | " + " | ".join(f"{ones:,} of {all_:,}" for ones, all_ in pairs) + " |",
         "| ---: | --- | ---: | ---: |",
     ]
     for alpha, gamma in BALANCES:
-        cells = []
-        for ones, all_ in pairs:
-            share = ones / all_
-            weight = 1 - share if alpha is None else alpha
-            cells.append(_figure(indifferent_score(weight, gamma, share)))
+        scores = [
+            _figure(indifferent_score(1 - share if alpha is None else alpha, gamma, share))
+            for share in (ones / all_ for ones, all_ in pairs)
+        ]
         name = "share of y = 0" if alpha is None else f"{alpha:g}"
-        lines.append(f"| {gamma:g} | {name} | {' | '.join(cells)} |")
+        lines.append(f"| {gamma:g} | {name} | {' | '.join(scores)} |")
     return lines
 
 
-def _figures(loss: ClassLoss) -> str:
+def _sides(loss: ClassLoss) -> str:
     return f"{_figure(loss.positives)} | {_figure(loss.background)}"
 
 

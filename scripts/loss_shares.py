@@ -29,7 +29,7 @@ from tqdm import tqdm
 from retinanet import build
 from retinanet.cli.command import MISTAKES, complain
 from retinanet.cli.main import composer
-from retinanet.data.loader import eval_plan, make_loader
+from retinanet.data.loader import BatchLoader, eval_plan
 from retinanet.devices import choose_device
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
@@ -150,7 +150,7 @@ def _predictions(
     matcher = Matcher(**state["settings"].get("matching", {}))
     augment = build.build_augment(settings, train=False)
     plan = eval_plan(data, augment, batch_size=8, max_images=num_images)
-    loader = make_loader(
+    loader = BatchLoader(
         data, augment, plan, seed=0, workers=0, on_bad_image="stop", pin_memory=False
     )
     for batch in tqdm(loader, desc="loss", unit="batch", leave=False, disable=not has_bar()):

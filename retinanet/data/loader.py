@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,10 +23,11 @@ from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_header, read_image
 from retinanet.data.transforms import Augment, Geometry
 from retinanet.data.workers import (
-    PREFETCH,
     check_shared_memory,
+    num_cores,
     receive,
     share,
+    shared_bytes,
     start_worker,
 )
 
@@ -404,18 +404,46 @@ def size_problem(data: CocoData, index: int, size: tuple[int, int]) -> SizeProbl
 class BatchLoader:
     """Batches in the order of their plans, whatever the number of workers.
 
-    ``bad`` holds the message of every unreadable image that was replaced so far.
+    To continue in mid-epoch, leave out the plans already used. ``bad`` holds the message of every
+    unreadable image that was replaced so far.
     """
 
     def __init__(
-        self, dataset: BatchDataset, plans: Iterable[BatchPlan], workers: int, pin_memory: bool
+        self,
+        data: CocoData,
+        augment: Augment,
+        plans: Iterable[BatchPlan],
+        *,
+        seed: int = 0,
+        workers: int = 0,
+        on_bad_image: str = "stop",
+        pin_memory: bool = False,
     ) -> None:
+        """Prepare the workers.
+
+        Args:
+            data: where images and boxes come from.
+            augment: what happens to them.
+            plans: from :func:`train_plan` or :func:`eval_plan`; several epochs may follow on each
+                other.
+            seed: of the run, as given to the plan.
+            workers: processes, as far as there are CPU cores; 0 for none.
+            on_bad_image: ``stop`` or ``skip``.
+            pin_memory: for a GPU.
+
+        Raises:
+            LoaderError: /dev/shm cannot hold what the workers of a list of plans read ahead.
+        """
+        check("data.workers", workers)
+        workers = min(workers, num_cores())
+        if isinstance(plans, Sequence):
+            check_shared_memory(shared_bytes(plans, augment.rule, workers, limit=len(plans)))
         self.bad: set[str] = set()
-        self._num_images = len(dataset.data)
-        self._training = dataset.augment.train
+        self._num_images = len(data)
+        self._training = augment.train
         self._plans = plans
         self._loader = DataLoader(
-            dataset,
+            BatchDataset(data, augment, seed, on_bad_image),
             batch_size=None,
             sampler=plans,
             num_workers=workers,
@@ -457,75 +485,6 @@ class BatchLoader:
                 f"{len(self.bad)} of {self._num_images} images are unreadable, more than "
                 f"{MAX_BAD_SHARE:.0%}; the last: {messages[-1]} Check the image folder."
             )
-
-
-def make_loader(
-    data: CocoData,
-    augment: Augment,
-    plans: Iterable[BatchPlan],
-    *,
-    seed: int,
-    workers: int,
-    on_bad_image: str,
-    pin_memory: bool,
-) -> BatchLoader:
-    """A loader of the batches that are planned.
-
-    To continue in mid-epoch, leave out the plans already used.
-
-    Args:
-        data: where images and boxes come from.
-        augment: what happens to them.
-        plans: from :func:`train_plan` or :func:`eval_plan`; several epochs may follow on each
-            other.
-        seed: of the run, as given to the plan.
-        workers: processes, as far as there are CPU cores; 0 for none.
-        on_bad_image: ``stop`` or ``skip``.
-        pin_memory: for a GPU.
-
-    Raises:
-        LoaderError: /dev/shm cannot hold what the workers of a list of plans read ahead.
-    """
-    check("data.workers", workers)
-    workers = min(workers, num_cores())
-    if isinstance(plans, Sequence):
-        check_shared_memory(shared_bytes(plans, augment, workers, limit=len(plans)))
-    dataset = BatchDataset(data, augment, seed, on_bad_image)
-    return BatchLoader(dataset, plans, workers, pin_memory)
-
-
-def shared_bytes(
-    plans: Sequence[BatchPlan],
-    augment: Augment,
-    workers: int,
-    *,
-    steps_held: int = 1,
-    limit: int | None = None,
-) -> int:
-    """Shared memory that workers fill at most, in bytes: with batches of the largest size.
-
-    Args:
-        plans: among them the largest batch.
-        augment: of these images.
-        workers: processes, as far as there are CPU cores; 0 for none.
-        steps_held: batches of a step; those of one may be in use while the next ones come.
-        limit: batches at most; None: any number.
-    """
-    workers = min(workers, num_cores())
-    if not workers or not plans:
-        return 0
-    pixels = max(len(p.indices) * p.padded[0] * p.padded[1] for p in plans)
-    batches = PREFETCH * workers + 2 * steps_held
-    num_batches = batches if limit is None else min(batches, limit)
-    # torchvision's rule does not round: float32.
-    return num_batches * 3 * pixels * (4 if augment.rule == "torchvision" else 1)
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class TrainingLoader:
@@ -575,9 +534,8 @@ class TrainingLoader:
         first = self._epoch(0)
         self.steps_per_epoch = len(first)
         # Of /dev/shm, for batches as large as the largest of the first epoch.
-        self.shared_bytes = shared_bytes(
-            list(itertools.chain.from_iterable(first)), augment, workers, steps_held=accumulate
-        )
+        plans = list(itertools.chain.from_iterable(first))
+        self.shared_bytes = shared_bytes(plans, augment.rule, workers, steps_held=accumulate)
 
     def steps(self, first: int, end: int) -> Iterator[list[Batch]]:
         """Micro-batches of the steps ``first`` to ``end - 1``, loaded ahead.
@@ -587,7 +545,7 @@ class TrainingLoader:
             end: length of the run.
         """
         plans = self._plans(first, end)
-        loader = make_loader(self.data, self.augment, plans, **self._how_loaded)
+        loader = BatchLoader(self.data, self.augment, plans, **self._how_loaded)
         self.bad_images = loader.bad  # messages; grows while the loader works
         batches = iter(loader)
         while step := list(itertools.islice(batches, self.accumulate)):

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from pickle import PickleError
 from typing import Any
@@ -63,6 +63,40 @@ def free_shared_memory() -> int | None:
         return None
     space = os.statvfs(SHARED_MEMORY)
     return space.f_bavail * space.f_frsize if space.f_blocks else None
+
+
+def shared_bytes(
+    plans: Sequence[Any],
+    rule: str,
+    workers: int,
+    *,
+    steps_held: int = 1,
+    limit: int | None = None,
+) -> int:
+    """Shared memory that workers fill at most, in bytes: with batches of the largest size.
+
+    Args:
+        plans: of batches, among them the largest batch.
+        rule: of resizing, ``data.resize``.
+        workers: processes, as far as there are CPU cores; 0 for none.
+        steps_held: batches of a step; those of one may be in use while the next ones come.
+        limit: batches at most; None: any number.
+    """
+    workers = min(workers, num_cores())
+    if not workers or not plans:
+        return 0
+    pixels = max(len(p.indices) * p.padded[0] * p.padded[1] for p in plans)
+    batches = PREFETCH * workers + 2 * steps_held
+    num_batches = batches if limit is None else min(batches, limit)
+    # torchvision's rule does not round: float32.
+    return num_batches * 3 * pixels * (4 if rule == "torchvision" else 1)
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def start_worker(_: int) -> None:

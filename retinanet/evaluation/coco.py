@@ -15,7 +15,7 @@ import torch
 
 from retinanet.checks import check
 from retinanet.data.coco import CocoData
-from retinanet.data.loader import eval_plan, make_loader
+from retinanet.data.loader import BatchLoader, eval_plan
 from retinanet.data.transforms import Augment
 from retinanet.distributed import on_main, rank, share_buffers, world_size
 from retinanet.evaluation.detect import DetectionArrays, detect
@@ -87,7 +87,7 @@ def validate(
     max_images: int | None = None,
     backend: str = "arrays",
     max_dets: Sequence[int] = (1, 10, 100),
-    told_to_stop: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> tuple[Evaluation | None, DetectionArrays]:
     """Detect on every image once, shared out over the ranks, and score; every rank must call it.
 
@@ -108,16 +108,16 @@ def validate(
         max_images: only the first images; None: all.
         backend: of the COCO evaluator.
         max_dets: see :func:`evaluate`.
-        told_to_stop: see :func:`retinanet.evaluation.detect.detect`.
+        stop_requested: see :func:`retinanet.evaluation.detect.detect`.
 
     Returns:
         The evaluation (None for data without annotations) and all detections, on every rank.
 
     Raises:
-        Stopped: a rank was told to stop.
+        Stopped: a rank received a signal to stop.
     """
     plans = eval_plan(data, augment, batch_size=batch_size, max_images=max_images)
-    loader = make_loader(
+    loader = BatchLoader(
         data,
         augment,
         plans[rank() :: world_size()],
@@ -136,7 +136,7 @@ def validate(
         precision,
         compiled=compiled,
         progress=True,
-        told_to_stop=told_to_stop,
+        stop_requested=stop_requested,
     )
     seconds, num_images = time.perf_counter() - start, len(detections.evaluated)
     logger.info("detected   %d images, %.1f images/s", num_images, num_images / seconds)

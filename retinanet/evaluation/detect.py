@@ -59,7 +59,7 @@ def detect(
     *,
     compiled: bool = False,
     progress: bool = False,
-    told_to_stop: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> DetectionArrays:
     """Detections of the images of all ranks' loaders; every rank must call this.
 
@@ -71,7 +71,7 @@ def detect(
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; of the forward pass only.
         compiled: by torch.compile.
         progress: show a bar with images/s on rank 0, or a line each minute.
-        told_to_stop: asked after each batch, on each rank by itself.
+        stop_requested: asked after each batch, on each rank by itself.
 
     Returns:
         The detections of all ranks, the same on every rank.
@@ -79,16 +79,16 @@ def detect(
     Raises:
         FloatingPointError: the model's output is not a number.
         ValueError: an image came twice.
-        Stopped: a rank was told to stop.
+        Stopped: a rank received a signal to stop.
     """
     network = for_inference(model, precision, compiled=compiled)
     parts = []
     for batch in _with_progress(loader, progress and is_main()):
         batch = batch.to(device, non_blocking=True)
         parts.append(detect_batch(network, postprocess, batch, precision))
-        if told_to_stop():
+        if stop_requested():
             break
-    if any_rank(told_to_stop()):
+    if any_rank(stop_requested()):
         raise Stopped
     return merge(gather_objects(merge(parts)))
 

@@ -1,4 +1,4 @@
-"""Which detection found which object, as COCO matches them at one IoU."""
+"""Which detection belongs to which object, as COCO matches them at one IoU."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Matched:
 
     truth: Objects  # G
     truth_row: np.ndarray  # (G,) int64, row of the data set
-    owner: np.ndarray  # (G,) int64, the detection that found each object, -1: none
+    owner: np.ndarray  # (G,) int64, the detection of each object, -1: none
     found: Objects  # D
     found_row: np.ndarray  # (D,) int64, row of the detections as given
     scores: np.ndarray  # (D,) float64
@@ -63,7 +63,7 @@ def match_detections(
 
     Args:
         data: the ground truth.
-        detections: what was found in ``detections.evaluated``.
+        detections: of the images ``detections.evaluated``.
         max_dets: best detections of a class in an image that count.
 
     Raises:
@@ -108,6 +108,6 @@ def overlaps(matched: Matched, least: float) -> tuple[np.ndarray, np.ndarray, np
     parts = []
     for start in range(0, max(len(matched.scores), 1), CHUNK):
         some = Objects(*(column[start : start + CHUNK] for column in found))
-        detection, thing, iou = pairs(truth, no_crowd, some, least)
-        parts.append((detection + start, thing, iou))
+        detection, gt, iou = pairs(truth, no_crowd, some, least)
+        parts.append((detection + start, gt, iou))
     return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

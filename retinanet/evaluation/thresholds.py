@@ -1,4 +1,4 @@
-"""Where to cut the scores: the threshold at which F1 is largest, for all classes and for each."""
+"""Confidence thresholds: the score at which F1 is largest, for all classes and for each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from retinanet.evaluation.matched import IOU, MAX_DETS, Matched, match_detection
 
 @dataclass(frozen=True, slots=True)
 class BestF1:
-    """What is had by keeping the detections of at least a score; None: nothing is ever right."""
+    """What keeping the detections of at least a score gives; None: none is ever right."""
 
     score: float | None
     F1: float | None  # 2 precision recall / (precision + recall), the largest of all scores
     precision: float | None  # share of the detections that are right
-    recall: float | None  # share of the objects that are found
+    recall: float | None  # share of the objects that are detected
 
     def shown_score(self) -> str:
         """The score with three digits, rounded down: what is printed still keeps the best."""
@@ -35,7 +35,7 @@ NEVER = BestF1(None, None, None, None)
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Scores to cut at."""
+    """The confidence thresholds of one evaluation."""
 
     iou: float  # from which on a detection is right
     overall: BestF1  # the same score for all classes, all their detections and objects together
@@ -63,31 +63,27 @@ def find_thresholds(
 
 def thresholds_of(matched: Matched) -> Thresholds:
     """The same of detections that are matched already."""
-    counts = ~matched.ignored
-    label, scores, right = (
-        column[counts] for column in (matched.found.label, matched.scores, matched.right)
-    )
-    order = np.lexsort((-scores, label))
-    scores, right = scores[order], right[order]
-    starts = np.searchsorted(label[order], np.arange(matched.num_classes + 1))
+    order = np.argsort(-matched.scores, kind="stable")
+    order = order[~matched.ignored[order]]
+    label, scores, right = matched.found.label[order], matched.scores[order], matched.right[order]
+    num_objects = matched.num_objects().tolist()
+    overall = best_f1(scores, right, sum(num_objects))
+    by_class = np.argsort(label, kind="stable")  # classes apart, each still by score
+    ends = np.searchsorted(label[by_class], np.arange(1, matched.num_classes))
     classes = [
-        best_f1(scores[start:end], right[start:end], int(num_objects))
-        for start, end, num_objects in zip(
-            starts[:-1], starts[1:], matched.num_objects(), strict=True
-        )
+        best_f1(scores[rows], right[rows], count)
+        for rows, count in zip(np.split(by_class, ends), num_objects, strict=True)
     ]
-    order = np.argsort(-scores, kind="stable")
-    overall = best_f1(scores[order], right[order], len(matched.truth_row))
     return Thresholds(IOU, overall, tuple(classes))
 
 
 def best_f1(scores: np.ndarray, right: np.ndarray, num_objects: int) -> BestF1:
-    """The score to cut at; the highest where several are equally good.
+    """The score at which F1 is largest; the highest where several are equally good.
 
     Args:
         scores: (D,) decreasing.
         right: (D,) bool.
-        num_objects: that could be found.
+        num_objects: that could be detected.
     """
     if not right.any():
         return NEVER
@@ -156,16 +152,11 @@ def known_thresholds(state: dict[str, Any], num_classes: int) -> dict[str, Any] 
             f"the checkpoint's thresholds must list a score for each of its {num_classes} classes, "
             f"got {got}."
         )
-    values = [found.get("score"), found.get("f1"), *listed]
-    wrong = [value for value in values if value is not None and not _is_fraction(value)]
-    wrong += [] if _is_fraction(found.get("iou")) else [found.get("iou")]
-    if wrong:
-        raise ValueError(
-            f"the checkpoint's thresholds must be numbers from 0 to 1, or None where nothing is "
-            f"known, got {shown(wrong[0])}. Use a checkpoint as train.py wrote it."
-        )
+    known = [v for v in (found.get("score"), found.get("f1"), *listed) if v is not None]
+    for value in (found.get("iou"), *known):
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise ValueError(
+                f"the checkpoint's thresholds must be numbers from 0 to 1, or None where nothing "
+                f"is known, got {shown(value)}. Use a checkpoint as train.py wrote it."
+            )
     return {key: found.get(key) for key in ("iou", "score", "f1", "classes")}
-
-
-def _is_fraction(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1

@@ -59,18 +59,18 @@ def objects_at(data: CocoData, *, min_size: int, max_size: int) -> Objects:
     )
 
 
-def size_counts(found: Objects) -> tuple[int, ...]:
+def size_counts(objects: Objects) -> tuple[int, ...]:
     """Small, medium and large objects by COCO's bounds, in pixels of the resized image."""
-    return tuple(torch.bincount(_size_of(found), minlength=len(SIZE_NAMES)).tolist())
+    return tuple(torch.bincount(_size_of(objects), minlength=len(SIZE_NAMES)).tolist())
 
 
-def _size_of(found: Objects) -> Tensor:
+def _size_of(objects: Objects) -> Tensor:
     """(N,) which of ``SIZE_NAMES`` each object is."""
     bounds = torch.tensor(SIZE_BOUNDS, dtype=torch.float32)
-    return torch.bucketize(box_area(found.boxes), bounds, right=True)
+    return torch.bucketize(box_area(objects.boxes), bounds, right=True)
 
 
-def best_overlaps(found: Objects, generator: AnchorGenerator) -> Tensor:
+def best_overlaps(objects: Objects, generator: AnchorGenerator) -> Tensor:
     """(N,) IoU of each object with the anchor that overlaps it most.
 
     Of all anchors of one shape the one whose center is next to that of the box overlaps it most,
@@ -78,9 +78,11 @@ def best_overlaps(found: Objects, generator: AnchorGenerator) -> Tensor:
     """
     parts = [
         _best(boxes, padded, generator)
-        for boxes, padded in zip(found.boxes.split(CHUNK), found.padded.split(CHUNK), strict=True)
+        for boxes, padded in zip(
+            objects.boxes.split(CHUNK), objects.padded.split(CHUNK), strict=True
+        )
     ]
-    return torch.cat(parts) if parts else found.boxes.new_zeros(0)
+    return torch.cat(parts) if parts else objects.boxes.new_zeros(0)
 
 
 def _best(boxes: Tensor, padded: Tensor, generator: AnchorGenerator) -> Tensor:
@@ -127,17 +129,17 @@ class Coverage:
 
 
 def cover(
-    found: Objects, generator: AnchorGenerator, positive_iou: float, num_classes: int
+    objects: Objects, generator: AnchorGenerator, positive_iou: float, num_classes: int
 ) -> Coverage:
     """Count the objects without an anchor of IoU ``positive_iou`` or more.
 
     Args:
-        found: the objects.
+        objects: the objects.
         generator: makes the anchors.
         positive_iou: of the matcher.
         num_classes: K.
     """
-    uncovered = best_overlaps(found, generator) < positive_iou  # (N,)
+    uncovered = best_overlaps(objects, generator) < positive_iou  # (N,)
 
     def shares(group: Tensor, count: int) -> tuple[Share, ...]:
         totals = torch.bincount(group, minlength=count).tolist()
@@ -146,6 +148,6 @@ def cover(
 
     return Coverage(
         Share(len(uncovered), int(uncovered.sum())),
-        shares(_size_of(found), len(SIZE_NAMES)),
-        shares(found.labels, num_classes),
+        shares(_size_of(objects), len(SIZE_NAMES)),
+        shares(objects.labels, num_classes),
     )

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -14,13 +13,15 @@ from retinanet.limits import value_text
 from retinanet.model.anchors import STRIDES, AnchorGenerator
 from retinanet.tools.anchor_coverage import Objects, best_overlaps
 
+# The settings that may change.
+SEARCHED = ("sizes", "scales", "ratios")
 # What is tried: the side of the smallest square anchor in pixels, and the factor from one level
 # to the next, over which the scales are spread.
 SMALLEST = (4, 6, 8, 12, 16, 24, 32, 48, 64)
 FACTORS = (1.5, 2.0, 2.5, 3.0)
 NUM_SCALES = (3, 4)
-# Shares of the boxes below the 3 and the 5 ratios that are fitted to them.
-QUANTILES = {3: (1 / 6, 1 / 2, 5 / 6), 5: (0.1, 0.3, 0.5, 0.7, 0.9)}
+# Shares of the boxes below the three, or the five, ratios that are fitted to them.
+QUANTILES = ((1 / 6, 1 / 2, 5 / 6), (0.1, 0.3, 0.5, 0.7, 0.9))
 WIDE_RATIOS = (0.33, 0.5, 1.0, 2.0, 3.0)
 # Sizes of image that are tried, as factors of data.min_size.
 ENLARGEMENTS = (1.25, 1.5, 2.0, 3.0)
@@ -48,25 +49,8 @@ class Proposal:
         return [f"'{text}'" if "[" in text else text for text in self.overrides]
 
 
-@dataclass(frozen=True, slots=True)
-class _Shapes:
-    """The anchors of one cell of each level."""
-
-    sizes: tuple[float, ...]
-    scales: tuple[float, ...]
-    ratios: tuple[float, ...]
-
-    @property
-    def num_per_cell(self) -> int:
-        return len(self.scales) * len(self.ratios)
-
-    def other_keys(self, now: _Shapes) -> list[str]:
-        """Names of the settings that differ."""
-        return [key for key in self.__slots__ if getattr(self, key) != getattr(now, key)]
-
-
 def propose_anchors(
-    found: Objects, now: AnchorGenerator, positive_iou: float, uncovered: float
+    objects: Objects, now: AnchorGenerator, positive_iou: float, uncovered: float
 ) -> list[Proposal]:
     """Anchors that leave fewer objects uncovered: as many per cell as now, then more.
 
@@ -76,7 +60,7 @@ def propose_anchors(
     then the nearest to what is set.
 
     Args:
-        found: all objects.
+        objects: all objects.
         now: the anchors that are set.
         positive_iou: of the matcher.
         uncovered: the share of objects that ``now`` leaves without an anchor.
@@ -84,21 +68,33 @@ def propose_anchors(
     Returns:
         At most two, each measured on all objects.
     """
-    own = _Shapes(now.sizes, now.scales, now.ratios)
 
-    def lost(objects: Objects, shapes: _Shapes) -> float:
-        made = _generator(shapes, now)
-        uncovered = best_overlaps(objects, made) < positive_iou
-        return int(uncovered.sum()) / len(uncovered)
+    def share_lost(of: Objects, anchors: AnchorGenerator) -> float:
+        lost = best_overlaps(of, anchors) < positive_iou
+        return int(lost.sum()) / len(lost)
 
-    some = found.spread(SEARCHED_BOXES)
-    tried = [(lost(some, shapes), shapes) for shapes in _grid(own, _fitted_ratios(some))]
+    def changes(anchors: AnchorGenerator) -> list[str]:
+        return [key for key in SEARCHED if getattr(anchors, key) != getattr(now, key)]
+
+    def effort(anchors: AnchorGenerator) -> tuple[int, int, float]:
+        ends = [(anchors.sizes[i], now.sizes[i]) for i in (0, -1)]
+        distance = sum(abs(math.log(new / old)) for new, old in ends)
+        return len(changes(anchors)), anchors.num_per_cell, distance
+
+    some = objects.spread(SEARCHED_BOXES)
+    tried = [(share_lost(some, anchors), anchors) for anchors in _grid(now, _fitted_ratios(some))]
     proposals: list[Proposal] = []
-    for most in (own.num_per_cell, math.inf):
-        shapes = _simplest([(s, t) for s, t in tried if t.num_per_cell <= most], own)
-        share = lost(found, shapes)
+    for most in (now.num_per_cell, math.inf):
+        allowed = [(share, anchors) for share, anchors in tried if anchors.num_per_cell <= most]
+        least = min(share for share, _ in allowed)
+        best = min((a for share, a in allowed if share <= least + EQUAL), key=effort)
+        share = share_lost(objects, best)
         if share <= uncovered - WORTH:
-            proposals.append(Proposal(_overrides(shapes, own), share, _cost(shapes, own)))
+            overrides = (f"anchors.{k}={value_text(list(getattr(best, k)))}" for k in changes(best))
+            same = best.num_per_cell == now.num_per_cell
+            cost = f"{best.num_per_cell} anchors per cell, "
+            cost += "as now" if same else f"now {now.num_per_cell}"
+            proposals.append(Proposal(tuple(overrides), share, cost))
             uncovered = share
     return proposals
 
@@ -130,54 +126,26 @@ def propose_size(
     return best
 
 
-def _grid(own: _Shapes, fitted: Sequence[tuple[float, ...]]) -> Iterator[_Shapes]:
-    """All shapes that are tried, those as set first."""
-    yield own
-    all_ratios = list(dict.fromkeys([own.ratios, *fitted, WIDE_RATIOS]))
+def _grid(now: AnchorGenerator, fitted: Sequence[tuple[float, ...]]) -> Iterator[AnchorGenerator]:
+    """All anchors that are tried, those as set first."""
+    yield now
+    all_ratios = list(dict.fromkeys([now.ratios, *fitted, WIDE_RATIOS]))
     for first, factor, count, ratios in product(SMALLEST, FACTORS, NUM_SCALES, all_ratios):
-        sizes = tuple(float(round(first * factor**level)) for level in range(len(STRIDES)))
         scales = tuple(round(factor ** (i / count), 3) for i in range(count))
         # As set where it is the same but for rounding: no change to show.
-        same = len(scales) == len(own.scales) and np.allclose(scales, own.scales, atol=1e-3)
-        yield _Shapes(sizes, own.scales if same else scales, ratios)
+        same = len(scales) == len(now.scales) and np.allclose(scales, now.scales, atol=1e-3)
+        yield AnchorGenerator(
+            sizes=[round(first * factor**level) for level in range(len(STRIDES))],
+            scales=now.scales if same else scales,
+            ratios=ratios,
+            offset=now.offset,
+            rounding="torchvision" if now.rounded else "none",
+        )
 
 
-def _fitted_ratios(found: Objects) -> list[tuple[float, ...]]:
+def _fitted_ratios(objects: Objects) -> list[tuple[float, ...]]:
     """Ratios at quantiles of those of the boxes, of two digits."""
-    sides = (found.boxes[:, 2:] - found.boxes[:, :2]).double().clamp(min=1e-3)
+    sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]).double().clamp(min=1e-3)
     ratios = (sides[:, 1] / sides[:, 0]).log().numpy()  # of heights to widths
-    fitted = [np.exp(np.quantile(ratios, QUANTILES[count])) for count in QUANTILES]
-    distinct = [dict.fromkeys(float(f"{ratio:.2g}") for ratio in row) for row in fitted]
-    return [tuple(row) for row in distinct]
-
-
-def _simplest(tried: Sequence[tuple[float, _Shapes]], own: _Shapes) -> _Shapes:
-    """Of the equally good ones that with the fewest changes, anchors, and the least distance."""
-    least = min(share for share, _ in tried)
-
-    def rank(shapes: _Shapes) -> tuple[Any, ...]:
-        distance = abs(math.log(shapes.sizes[0] / own.sizes[0]))
-        distance += abs(math.log(shapes.sizes[-1] / own.sizes[-1]))
-        return len(shapes.other_keys(own)), shapes.num_per_cell, distance
-
-    return min((shapes for share, shapes in tried if share <= least + EQUAL), key=rank)
-
-
-def _generator(shapes: _Shapes, now: AnchorGenerator) -> AnchorGenerator:
-    return AnchorGenerator(
-        sizes=shapes.sizes,
-        scales=shapes.scales,
-        ratios=shapes.ratios,
-        offset=now.offset,
-        rounding="torchvision" if now.rounded else "none",
-    )
-
-
-def _overrides(shapes: _Shapes, own: _Shapes) -> tuple[str, ...]:
-    keys = shapes.other_keys(own)
-    return tuple(f"anchors.{key}={value_text(list(getattr(shapes, key)))}" for key in keys)
-
-
-def _cost(shapes: _Shapes, own: _Shapes) -> str:
-    count, before = shapes.num_per_cell, own.num_per_cell
-    return f"{count} anchors per cell" + (", as now" if count == before else f", now {before}")
+    fitted = [np.exp(np.quantile(ratios, shares)) for shares in QUANTILES]
+    return [tuple(dict.fromkeys(float(f"{ratio:.2g}") for ratio in row)) for row in fitted]

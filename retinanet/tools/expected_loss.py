@@ -1,15 +1,15 @@
-"""What the first step will show, from the settings alone: said before it, compared after it."""
+"""The class loss of an untrained network in closed form, from alpha, gamma and pi alone."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A background that outweighs the positives by more than this at the start drowns them. The
+# A background that outweighs the positives by more than this at the start hides them. The
 # reverse is normal with few classes.
 MAX_BACKGROUND_RATIO = 20.0
 
-# How far the first measured loss may lie from the prediction: the head's random weights
-# spread the first logits a little around the prior's.
+# How far the first measured loss may lie from the forecast, as a share of it: the head's random
+# weights spread the first logits a little around the prior's.
 FIRST_LOSS_TOLERANCE = 0.15
 
 # No score that is looked for lies further out; exp() and log() are exact up to here.

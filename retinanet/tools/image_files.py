@@ -159,7 +159,28 @@ def _search(top: Path, skip: Skip, root: Path) -> tuple[list[Path], Path, Counte
     """Photos of a folder and those below it; ``root`` is handed through, absolute."""
     paths: list[Path] = []
     left_out: Counter[str] = Counter()
+    for file in walk(top, skip):
+        if file.suffix.lower() in suffixes():
+            paths.append(file)
+        else:
+            left_out[file.suffix.lower()] += 1
+    return paths, _absolute(root), left_out
+
+
+def walk(top: Path, skip: Skip = lambda _: False) -> Iterator[Path]:
+    """Files of a folder and of all below it, links to folders followed, without hidden ones.
+
+    Args:
+        top: the folder.
+        skip: tells of a folder below it that it is not searched.
+
+    Raises:
+        OSError: a folder cannot be read; it must not look as if it were empty.
+    """
     seen = {os.path.realpath(top)}
+
+    def refuse(error: OSError) -> None:
+        raise error
 
     def is_new(folder: Path) -> bool:
         """Whether it is to be searched: links may lead back to where they are."""
@@ -169,20 +190,10 @@ def _search(top: Path, skip: Skip, root: Path) -> tuple[list[Path], Path, Counte
         seen.add(real)
         return True
 
-    for name, folders, files in os.walk(top, followlinks=True, onerror=_refuse):
+    for name, folders, files in os.walk(top, followlinks=True, onerror=refuse):
         here = Path(name)
         folders[:] = [folder for folder in sorted(folders) if is_new(here / folder)]
-        for file in (here / file for file in files if not file.startswith(".")):
-            if file.suffix.lower() in suffixes():
-                paths.append(file)
-            else:
-                left_out[file.suffix.lower()] += 1
-    return paths, _absolute(root), left_out
-
-
-def _refuse(error: OSError) -> None:
-    """A folder that cannot be read must not look as if it were empty."""
-    raise error
+        yield from (here / file for file in files if not file.startswith("."))
 
 
 def _absolute(path: Path) -> Path:

@@ -15,13 +15,10 @@ from torch.nn.utils import clip_grad_norm_
 from retinanet.data.loader import Batch
 from retinanet.devices import autocast
 from retinanet.losses import RetinaNetLoss
-from retinanet.matching import NEGATIVE, Match, Matcher
+from retinanet.matching import Match, Matcher
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training.optim import Schedule, WeightAverage
 from retinanet.training.step_metrics import Totals
-
-# Background anchors drawn for the histogram of p_t; all of them are millions of numbers.
-P_T_SAMPLES = 20_000
 
 
 class Trainer:
@@ -149,32 +146,6 @@ class Trainer:
         losses = self.loss(logits, deltas, anchors, match, divisor)
         self.totals.add_loss(losses)
         return losses
-
-    @torch.no_grad()
-    def p_t(self, batch: Batch) -> dict[str, Tensor]:
-        """Probability given to the truth, for positives and for a sample of background.
-
-        Args:
-            batch: on any device.
-
-        Returns:
-            ``{"positives": (P,), "background": (at most P_T_SAMPLES,)}`` in [0, 1], on the CPU.
-        """
-        batch = batch.to(self.device)
-        match = self.match(batch)
-        training = self.model.training
-        self.model.eval()  # or looking would change the statistics of batch norms
-        with autocast(self.device, self.precision):
-            logits, _, _ = self.model(batch.images, batch.sizes)
-        self.model.train(training)
-        scores = logits.float().sigmoid()  # (B, A, K)
-        positive = match.label >= 0
-        own = scores[positive].gather(1, match.label[positive][:, None])[:, 0]
-        background = 1 - scores[match.label == NEGATIVE].flatten()
-        stride = -(-len(background) // P_T_SAMPLES) or 1
-        while math.gcd(stride, scores.shape[-1]) > 1:  # or some classes would never be met
-            stride += 1
-        return {"positives": own.cpu(), "background": background[::stride].cpu()}
 
     def _differentiate(self, loss: Tensor) -> None:
         # An infinite loss may have a finite gradient, and on one rank only: made nan it reaches

@@ -12,7 +12,7 @@ from torch import Tensor
 from retinanet import build
 from retinanet.config import TrainConfig
 from retinanet.data.coco import CocoData
-from retinanet.data.loader import Batch, Loader, Request, eval_plan, make_loader, train_plan
+from retinanet.data.loader import Batch, BatchLoader, Loader, Request, eval_plan, train_plan
 from retinanet.data.transforms import Augment
 from retinanet.evaluation.detect import DetectionArrays, merge
 from retinanet.model.retinanet import RGB_MEAN, RGB_STD
@@ -70,7 +70,7 @@ def val_batches(setup: Setup) -> Iterable[Batch]:
 
 def _loader(setup: Setup, augment: Augment, requests: Iterable[Request], data: CocoData) -> Loader:
     settings = setup.settings
-    return make_loader(
+    return BatchLoader(
         data,
         augment,
         requests,

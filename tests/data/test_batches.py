@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from retinanet.data.coco import read_coco
-from retinanet.data.loader import DIVISOR, NO_BOX, eval_plan, make_loader, plan_batch, train_plan
+from retinanet.data.loader import DIVISOR, NO_BOX, BatchLoader, eval_plan, plan_batch, train_plan
 from retinanet.data.transforms import Augment, resize
 
 # Neither matters here: fewer cores than workers, and threads of the parent at a fork.
@@ -87,7 +87,7 @@ def indices(steps):
 
 
 def load(data, requests, transform=JITTERED, *, workers=0, on_bad_image="stop", seed=0):
-    loader = make_loader(
+    loader = BatchLoader(
         data,
         transform,
         requests,
@@ -348,7 +348,7 @@ def test_loading_leaves_the_global_generator_alone(small, workers):
 
 def test_a_loader_knows_its_length(small):
     requests = eval_plan(small, PLAIN, batch_size=4)
-    loader = make_loader(
+    loader = BatchLoader(
         small, PLAIN, requests, seed=0, workers=0, on_bad_image="stop", pin_memory=False
     )
     assert len(loader) == len(requests) == len(list(loader))
@@ -417,7 +417,7 @@ def test_replacements_do_not_depend_on_workers(small, workers):
 def test_a_bad_image_is_warned_of_once_and_counted(small, caplog):
     spoil(small, 3)
     requests = [plan_batch(small, augment(), (3,), (256, 256), epoch=epoch) for epoch in range(3)]
-    loader = make_loader(
+    loader = BatchLoader(
         small, augment(), requests, seed=0, workers=2, on_bad_image="skip", pin_memory=False
     )
     with caplog.at_level(logging.WARNING):

@@ -15,8 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retinanet.data import workers
-from retinanet.data.loader import BatchPlan, shared_bytes
-from retinanet.data.workers import LoaderError, check_shared_memory, receive, share, start_worker
+from retinanet.data.loader import BatchPlan
+from retinanet.data.workers import (
+    LoaderError,
+    check_shared_memory,
+    receive,
+    share,
+    shared_bytes,
+    start_worker,
+)
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked on Linux and macOS"),
@@ -230,21 +237,17 @@ def test_where_its_size_is_unknown_shared_memory_is_not_checked(monkeypatch):
 
 
 def test_workers_hold_two_batches_each_and_the_main_process_two_steps(monkeypatch):
-    monkeypatch.setattr("retinanet.data.loader.num_cores", lambda: 3)
+    monkeypatch.setattr("retinanet.data.workers.num_cores", lambda: 3)
     sizes = [(2, 32, 64), (2, 64, 96), (1, 96, 96)]
     plans = [BatchPlan(0, tuple(range(n)), (), (H, W)) for n, H, W in sizes]
     largest = 2 * 3 * 64 * 96
 
-    class Plain:
-        rule = "antialias"
-
-    def held(workers, **how):
-        return shared_bytes(plans, Plain, workers, **how)
+    def held(workers, rule="antialias", **how):
+        return shared_bytes(plans, rule, workers, **how)
 
     assert held(0) == 0
     assert held(2) == (2 * 2 + 2) * largest
     assert held(2, steps_held=4) == (2 * 2 + 8) * largest
     assert held(99) == held(3)
     assert held(2, limit=3) == 3 * largest
-    Plain.rule = "torchvision"  # float32
-    assert held(2) == 4 * (2 * 2 + 2) * largest
+    assert held(2, "torchvision") == 4 * (2 * 2 + 2) * largest  # float32

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from retinanet.data.coco import read_coco
-from retinanet.data.loader import Batch, eval_plan, make_loader
+from retinanet.data.loader import Batch, BatchLoader, eval_plan
 from retinanet.data.transforms import Augment
 from retinanet.evaluation.detect import DetectionArrays, detect, merge
 from retinanet.model.retinanet import RetinaNet
@@ -218,7 +218,7 @@ def test_the_real_model_sees_every_image_the_same_in_any_batch(small_set):
 
     def run_with(batch_size: int) -> DetectionArrays:
         requests = eval_plan(small_set, augment, batch_size=batch_size)
-        loader = make_loader(
+        loader = BatchLoader(
             *(small_set, augment, requests),
             seed=0,
             workers=0,

@@ -15,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
+from retinanet.tools.report.tensorboard import P_T_SAMPLES, p_t
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.logs import MetricsLog
 from retinanet.training.optim import Schedule
 from retinanet.training.progress import Progress
 from retinanet.training.run_directory import RunDirectory, read_rows
-from retinanet.training.trainer import P_T_SAMPLES, Trainer
+from retinanet.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "golden_losses.json"
 
@@ -310,7 +311,7 @@ def test_p_t_is_the_probability_of_the_truth(make_trainer, make_model, make_batc
     torch.nn.init.zeros_(model.head["cls"].pred.weight)
     trainer = make_trainer(model=model)
     batch = make_batch(1, 2, 0)
-    found = trainer.p_t(batch)
+    found = p_t(trainer, batch)
     positives = int((trainer.match(batch).label >= 0).sum())
     torch.testing.assert_close(found["positives"], torch.full((positives,), 0.2))
     torch.testing.assert_close(found["background"], torch.full_like(found["background"], 0.8))
@@ -320,7 +321,7 @@ def test_looking_does_not_change_the_model(make_trainer, make_model, make_batch)
     trainer = make_trainer(model=make_model(norm="batch"))
     trainer.model.train()
     before = copy_of(trainer.model.state_dict())
-    trainer.p_t(make_batch(1, 2, 1))
+    p_t(trainer, make_batch(1, 2, 1))
     assert_same_bits(trainer.model.state_dict(), before)
     assert trainer.model.training
 
@@ -332,7 +333,7 @@ def test_the_background_sample_meets_every_class(make_trainer, make_model, make_
     probabilities = torch.linspace(0.1, 0.9, num_classes)
     a = model.anchor_generator.num_per_cell
     model.head["cls"].pred.bias.data = probabilities.logit().repeat(a)
-    found = make_trainer(model=model).p_t(make_batch(1, 1, 0, 0, 0))["background"]
+    found = p_t(make_trainer(model=model), make_batch(1, 1, 0, 0, 0))["background"]
     assert len(found) <= P_T_SAMPLES
     shares = ((found[:, None] - (1 - probabilities)).abs() < 1e-4).float().mean(dim=0)
     assert (shares - 1 / num_classes).abs().max() < 0.01

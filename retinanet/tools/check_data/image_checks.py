@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from retinanet.data.coco import CocoData, Reading
 from retinanet.data.images import BadImage, Header, read_header, read_image
 from retinanet.data.issues import Issue, Sight, refusal
-from retinanet.data.loader import MAX_BAD_SHARE, num_cores, size_problem
+from retinanet.data.loader import MAX_BAD_SHARE, size_problem
 from retinanet.data.splits import describe_missing, shared_images
-from retinanet.data.workers import receive, share, start_worker
+from retinanet.data.workers import num_cores, receive, share, start_worker
 from retinanet.tools.check_data.annotation_checks import describe_image
 
 # When training meets what is wrong with a file.

@@ -1,239 +1,185 @@
-"""Ground truth read in another way: as corners, as centers, as fractions, at another size."""
+"""Whether the boxes of the file fit the detections when they are read in another way."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
-from retinanet.data.coco import CocoData
-from retinanet.evaluation.detect import DetectionArrays
-from retinanet.tools.diagnose.overlaps import (
-    counted_things,
-    image_rows,
-    pairs_of,
-    places,
+from retinanet.data.coco import CocoData, images_of
+from retinanet.tools.diagnose.evidence import (
+    PROVEN_AP,
+    PROVEN_FACTOR,
+    Case,
+    index_of,
     score_any,
+    top_detections,
 )
+from retinanet.tools.diagnose.scored import Cause
 
-# All numbers of all boxes are at most this: fractions of the image, not pixels. A box of a center
-# format may end a little beyond 1.
-FRACTION_LIMIT = 1.5
-# Boxes from which on that is no accident.
-FRACTION_BOXES = 3
-# Detections of each image that vote for a scaling: the best ones.
-VOTING_DETECTIONS = 20
-# Width, height and center of a detection and an object agree on a scaling if its logarithms lie
-# closer than this; an IoU of 0.7 allows as much.
-VOTE_WIDTH = 0.15
-# A scaling closer to 1 is none: boxes are found no better than this.
-LEAST_SCALING = 0.05
-# Votes for one scaling, of so many objects: below, agreement is luck.
-LEAST_VOTES = 5
-
-Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-class Reading(NamedTuple):
-    """A way to read the boxes of the file."""
-
-    name: str
-    meant: str  # completes "they fit the detections when ..."
-    remedy: str
-    change: Change  # (M, 4) boxes and (M, 2) height, width of their images -> (M, 4) xywh
-
-
-class Rereading(NamedTuple):
-    """What comes of a reading."""
-
-    reading: Reading
-    data: CocoData
-    AP: float  # classes ignored
-    AP50: float  # likewise
-
-
-def corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The file has x1, y1, x2, y2."""
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def centers(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The file has the center, then width and height."""
-    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
-
-
-def swapped(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The file has y, x, height, width."""
-    return boxes[:, [1, 0, 3, 2]]
-
-
-def swapped_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The file has y1, x1, y2, x2."""
-    return corners(swapped(boxes, sizes), sizes)
-
-
-def from_below(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The file counts y from the lower edge, up to the lower side of the box."""
-    y = sizes[:, 0] - boxes[:, 1] - boxes[:, 3]
-    return np.stack([boxes[:, 0], y, boxes[:, 2], boxes[:, 3]], axis=1)
-
-
-def from_right(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The images, or the boxes, are mirrored."""
-    x = sizes[:, 1] - boxes[:, 0] - boxes[:, 2]
-    return np.concatenate([x[:, None], boxes[:, 1:]], axis=1)
-
-
-def turned(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The images, or the boxes, stand on their heads."""
-    return from_below(from_right(boxes, sizes), sizes)
-
-
-def as_if_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """What a network learns from x1, y1, x2, y2 taken for x, y, width, height."""
-    return _inside(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), sizes)
-
-
-def as_if_centers(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """What a network learns from centers taken for corners."""
-    return _inside(np.concatenate([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]], axis=1), sizes)
-
-
-def _inside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Clipped to the image, as in training."""
-    limits = sizes[:, ::-1]
-    low = boxes[:, :2].clip(min=0)
-    high = np.minimum(boxes[:, :2] + boxes[:, 2:], limits)
-    return np.concatenate([low, (high - low).clip(min=0)], axis=1)
-
+# All numbers of at least so many boxes are at most this: fractions of the image, not pixels. A box
+# of a center format may end a little beyond 1.
+FRACTION_LIMIT, FRACTION_BOXES = 1.5, 3
+# A detection and an object propose a scaling if the ratios of their sides and of their centers
+# differ by less than this, as logarithms; an IoU of 0.7 allows as much.
+SAME_RATIO = 0.15
+# A scaling closer to 1 is none, and one that fewer pairs propose is luck.
+LEAST_SCALING, LEAST_PAIRS = 0.05, 5
 
 WRITE = "COCO wants [x, y, width, height] in pixels, x and y of the upper left corner: convert"
-OTHER_SIDE = (
+MIRRORED = (
+    "mirrored boxes",
     "Draw some boxes over their images with another program: either the boxes were made for "
     "images that have been mirrored or turned since, or their y counts from the lower edge. COCO "
-    "counts x and y from the upper left corner of the image as it is displayed"
+    "counts x and y from the upper left corner of the image as it is displayed.",
 )
-TRAINED = "of the training annotations, and train again"
-READINGS = (
-    Reading("x1 y1 x2 y2", "read as x1, y1, x2, y2", f"{WRITE} the boxes", corners),
-    Reading("centers", "read as center x, center y, width, height", f"{WRITE} the boxes", centers),
-    Reading("y x h w", "read as y, x, height, width", f"{WRITE} the boxes", swapped),
-    Reading("y1 x1 y2 x2", "read as y1, x1, y2, x2", f"{WRITE} the boxes", swapped_corners),
-    Reading("from below", "y counts from the lower edge", OTHER_SIDE, from_below),
-    Reading("mirrored", "x counts from the right edge", OTHER_SIDE, from_right),
-    Reading("turned", "turned by 180 degrees with their images", OTHER_SIDE, turned),
-    Reading(
-        "trained on x1 y1 x2 y2",
-        "turned into what training on x1, y1, x2, y2 as x, y, width, height teaches",
-        f"{WRITE} the boxes {TRAINED}",
-        as_if_corners,
+# How the name of a reading begins -> name of the cause, what fixes it.
+FAULTS = {
+    "from below": MIRRORED,
+    "mirrored": MIRRORED,
+    "turned": MIRRORED,
+    "fractions": ("normalized boxes", f"{WRITE} them."),
+    "other size": (
+        "box size",
+        "The annotations were made for images of another size: scale the boxes to the pixels of "
+        "the files, or restore those images.",
     ),
-    Reading(
-        "trained on centers",
-        "turned into what training on centers as upper left corners teaches",
-        f"{WRITE} the boxes {TRAINED}",
-        as_if_centers,
-    ),
-)
-AS_THEY_ARE = Reading("as they are", "", "", lambda boxes, sizes: boxes)
+    "trained": ("box format", f"{WRITE} the boxes of the training annotations, and train again."),
+    "": ("box format", f"{WRITE} the boxes."),
+}
+
+# Name, what completes "the boxes fit when ...", and x, y, width, height of M boxes.
+Reading = tuple[str, str, tuple[np.ndarray, ...]]
 
 
-def are_fractions(data: CocoData, found: DetectionArrays) -> bool:
+def check_boxes(case: Case) -> tuple[Cause | None, CocoData]:
+    """Boxes in another form, and the data with its boxes as they should be.
+
+    The AP, classes ignored, shows which way to read the boxes fits best; it is the cause when it
+    brings the AP back.
+    """
+    data, detections = case.data, case.detections
+    fractions = are_fractions(case)
+    best = (-1.0,)
+    for name, meant, columns in _fraction_readings(data) if fractions else _readings(case):
+        read = _with_boxes(data, np.stack(columns, axis=1))
+        AP, AP50 = score_any(read, detections)
+        best = max(best, (AP, AP50, name, meant, read), key=lambda row: row[0])
+    AP, AP50, name, meant, read = best
+    case.numbers |= {"other_reading": name, "AP_other_reading": AP}
+    if max(PROVEN_AP, PROVEN_FACTOR * case.AP_any) < AP:
+        fault, fix = next(FAULTS[kind] for kind in FAULTS if name.startswith(kind))
+        verdict = (
+            f"The boxes of {data.path} are not where the detections are, and fit when {meant}: "
+            f"then AP is {AP:.3f} and AP50 {AP50:.3f} (classes ignored; now {case.AP_any:.3f} and "
+            f"{case.AP50_any:.3f})."
+        )
+        return Cause(fault, verdict, fix), read
+    if fractions:
+        return fractions_cause(data), data
+    case.evidence.append(
+        f"boxes {meant}: AP {AP:.3f}, classes ignored, the most that another way to read them gives"
+    )
+    return None, data
+
+
+def are_fractions(case: Case) -> bool:
     """Whether every box lies within the first pixel or so, as fractions of the image do."""
-    boxes = data.bbox[counted_things(data, found)]
+    boxes = case.data.bbox[case.objects()]
     some = len(boxes) >= FRACTION_BOXES and bool(boxes.any())
     return some and bool((np.abs(boxes) <= FRACTION_LIMIT).all())
 
 
-def reread(data: CocoData, found: DetectionArrays, reading: Reading) -> Rereading:
-    """The data with its boxes read in another way, and the AP of that.
-
-    Args:
-        data: the ground truth.
-        found: the detections.
-        reading: how.
-    """
-    image = np.repeat(np.arange(len(data)), np.diff(data.first))
-    boxes = reading.change(data.bbox, data.sizes[image].astype(np.float64))
-    area = boxes[:, 2:].clip(min=0).prod(axis=1)
-    read = dataclasses.replace(data, bbox=boxes, area=area)
-    return Rereading(reading, read, *score_any(read, found))
-
-
-def readings_of(data: CocoData, found: DetectionArrays) -> list[Reading]:
-    """Every way to read the boxes that may make sense of them."""
-    if are_fractions(data, found):
-        return [_as_fractions(reading) for reading in (AS_THEY_ARE, *READINGS[:5])]
-    return [*READINGS, *scalings(data, found)]
-
-
-def _as_fractions(reading: Reading) -> Reading:
-    """The same of boxes that are fractions of the image."""
-
-    def change(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        return reading.change(boxes * sizes[:, [1, 0, 1, 0]], sizes)
-
-    meant = (
-        f"fractions of the image, {reading.meant}" if reading.meant else "fractions of the image"
+def fractions_cause(data: CocoData) -> Cause:
+    """Boxes that are not in pixels; the annotations alone show it."""
+    return Cause(
+        "normalized boxes",
+        f"The boxes of {data.path} are fractions: none reaches beyond the first pixel or so of its "
+        f"image.",
+        "COCO wants [x, y, width, height] in pixels, x and y of the upper left corner: multiply x "
+        "and width by the image's width, y and height by its height.",
     )
-    return Reading(f"fractions, {reading.name}", meant, f"{WRITE} them", change)
 
 
-def scalings(data: CocoData, found: DetectionArrays) -> list[Reading]:
-    """Factors on x and y on which many detections and objects agree; none if they are 1.
+def _with_boxes(data: CocoData, boxes: np.ndarray) -> CocoData:
+    """The data with other (M, 4) xywh boxes, clipped to their images as in training."""
+    limits = data.sizes[images_of(data)][:, ::-1]
+    low = boxes[:, :2].clip(min=0)
+    side = (np.minimum(boxes[:, :2] + boxes[:, 2:], limits) - low).clip(min=0)
+    return dataclasses.replace(data, bbox=np.hstack([low, side]), area=side.prod(axis=1))
 
-    Every pair of one of the best detections and an object of its image proposes the factors that
-    turn the object's width, height and center into the detection's, if those agree. Pairs that
-    belong together propose the same, others anything.
+
+def _columns(data: CocoData) -> tuple[np.ndarray, ...]:
+    """The four numbers of each box, then width and height of its image; (M,) each."""
+    return *data.bbox.T, *data.sizes[images_of(data)][:, ::-1].T
+
+
+def _formats(x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray) -> Iterator[Reading]:
+    """Numbers that mean something else than x, y, width, height."""
+    yield "x1 y1 x2 y2", "read as x1, y1, x2, y2", (x, y, w - x, h - y)
+    yield "centers", "read as center x, center y, width, height", (x - w / 2, y - h / 2, w, h)
+    yield "y x h w", "read as y, x, height, width", (y, x, h, w)
+    yield "y1 x1 y2 x2", "read as y1, x1, y2, x2", (y, x, h - y, w - x)
+
+
+def _fraction_readings(data: CocoData) -> Iterator[Reading]:
+    """Fractions of the image, in each of the formats."""
+    x, y, w, h, width, height = _columns(data)
+    x, y, w, h = x * width, y * height, w * width, h * height
+    yield "fractions", "fractions of the image", (x, y, w, h)
+    for name, meant, columns in _formats(x, y, w, h):
+        yield f"fractions, {name}", f"fractions of the image, {meant}", columns
+    below = "fractions of the image, y counts from the lower edge"
+    yield "fractions, from below", below, (x, height - y - h, w, h)
+
+
+def _readings(case: Case) -> Iterator[Reading]:
+    """Every way to read boxes of pixels that may make sense of them."""
+    x, y, w, h, width, height = _columns(case.data)
+    yield from _formats(x, y, w, h)
+    yield "from below", "y counts from the lower edge", (x, height - y - h, w, h)
+    yield "mirrored", "x counts from the right edge", (width - x - w, y, w, h)
+    half_turn = width - x - w, height - y - h, w, h
+    yield "turned", "turned by 180 degrees with their images", half_turn
+    # What training on a file in another format teaches a network.
+    as_sides = "turned into what training on x1, y1, x2, y2 as x, y, width, height teaches"
+    yield "trained on x1 y1 x2 y2", as_sides, (x, y, x + w, y + h)
+    as_corners = "turned into what training on centers as upper left corners teaches"
+    yield "trained on centers", as_corners, (x + w / 2, y + h / 2, w, h)
+
+    # Boxes of images that were larger or smaller, by one factor or all of one size.
+    ratios, sizes = _scaling_votes(case)
+    if len(ratios) < LEAST_PAIRS:
+        return
+    fx, fy = np.exp(np.median(ratios, axis=0))
+    if np.abs(np.log([fx, fy])).max() > LEAST_SCALING:
+        meant = f"x is multiplied by {fx:.2g} and y by {fy:.2g}"
+        yield "other size", meant, (fx * x, fy * y, fx * w, fy * h)
+    if (case.data.sizes != case.data.sizes[0]).any():
+        W, H = np.exp(np.median(np.log(sizes) - ratios, axis=0))
+        fx, fy = width / W, height / H
+        meant = f"taken for boxes in images of {W:.0f} x {H:.0f} px"
+        yield "other size", meant, (fx * x, fy * y, fx * w, fy * h)
+
+
+def _scaling_votes(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """(P, 2) logarithms of factors on x and y, (P, 2) width and height of their image.
+
+    A detection and an object of its image that belong together differ by the same factors in width
+    and height as in the center. Pairs that do so by chance have any factors, so the median is that
+    of the others.
     """
-    pairs = pairs_of(data, found, places(found) < VOTING_DETECTIONS)
-    ours, theirs = found.boxes[pairs.detection], data.bbox[pairs.thing]
-    sizes = data.sizes[image_rows(data, found.image_ids[pairs.detection])][:, ::-1]  # width, height
+    data, detections = case.data, case.detections
+    rows = np.flatnonzero(top_detections(detections))
+    image = index_of(data, detections.image_ids[rows])
+    count = data.first[image + 1] - data.first[image]
+    detection, image = np.repeat(rows, count), np.repeat(image, count)  # each with every object
+    place = np.arange(len(image)) - np.repeat(count.cumsum() - count, count)
+    row = data.first[image] + place
+    ours, theirs = detections.boxes[detection], data.bbox[row]
     with np.errstate(divide="ignore", invalid="ignore"):
         center = np.log(ours[:, :2] + ours[:, 2:] / 2) - np.log(theirs[:, :2] + theirs[:, 2:] / 2)
         side = np.log(ours[:, 2:]) - np.log(theirs[:, 2:])
-        votes = (center + side) / 2  # (P, 2)
-        agreed = (np.abs(center - side) < VOTE_WIDTH).all(axis=1) & np.isfinite(votes).all(axis=1)
-    votes, frames = votes[agreed], votes[agreed] - np.log(sizes[agreed])
-    made = []
-    factor, count = _mode(votes)
-    if count >= LEAST_VOTES and np.abs(np.log(factor)).max() > LEAST_SCALING:
-        made.append(_scaled(factor))
-    frame, count = _mode(frames)
-    one_size = (data.sizes == data.sizes[0]).all()
-    if count >= LEAST_VOTES and not one_size:
-        made.append(_framed(1 / frame))
-    return made
-
-
-def _mode(votes: np.ndarray) -> tuple[np.ndarray, int]:
-    """(2,) factors that most of (V, 2) logarithms lie near, and how many do."""
-    if not len(votes):
-        return np.ones(2), 0
-    cells, count = np.unique(np.round(votes / VOTE_WIDTH), axis=0, return_counts=True)
-    near = np.abs(votes - cells[count.argmax()] * VOTE_WIDTH).max(axis=1) < VOTE_WIDTH
-    return np.exp(np.median(votes[near], axis=0)), int(near.sum())
-
-
-def _scaled(factor: np.ndarray) -> Reading:
-    fx, fy = factor
-    return Reading(
-        "other size",
-        f"x is multiplied by {fx:.3g} and y by {fy:.3g}",
-        "The annotations were made for images of another size: scale the boxes to the pixels of "
-        "the files, or restore those images",
-        lambda boxes, sizes: boxes * factor[[0, 1, 0, 1]],
-    )
-
-
-def _framed(frame: np.ndarray) -> Reading:
-    width, height = frame
-    return Reading(
-        "other size",
-        f"taken for boxes in images of {width:.0f} x {height:.0f} px",
-        "The annotations were made for images of one size: scale the boxes to the pixels of the "
-        "files, or restore those images",
-        lambda boxes, sizes: boxes * (sizes[:, ::-1] / frame)[:, [0, 1, 0, 1]],
-    )
+        agreed = (np.abs(center - side) < SAME_RATIO).all(axis=1) & ~data.crowd[row]
+    return (center + side)[agreed] / 2, data.sizes[image[agreed]][:, ::-1]

@@ -1,4 +1,4 @@
-"""Which class is taken for which, and which for background."""
+"""Which class is detected as which, and which as background."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from retinanet.fast.coco_eval import Objects, match, rank_detections
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often an object of one class (row) was found as another (column).
+    """How often an object of one class (row) was detected as another (column).
 
-    The last row is what nothing in the image matches, the last column what was not found.
+    The last row is what nothing in the image matches, the last column what was not detected.
     Detections that the evaluator ignores, of crowds, are left out.
     """
 
@@ -29,7 +29,7 @@ class Confusion:
         return self.counts / np.maximum(total, 1)
 
     def worst(self, most: int = 5) -> list[tuple[str, str, int]]:
-        """Pairs of classes confused most often: of the object, as found, how often."""
+        """Pairs of classes confused most often: of the object, as detected, how often."""
         between = self.counts[:-1, :-1].copy()
         np.fill_diagonal(between, 0)
         order = np.argsort(-between, axis=None, kind="stable")[:most]

@@ -5,12 +5,12 @@ wrong detection is, by the first that applies,
 
     localization  IoU 0.1 to 0.5 with an object of its class
     class         IoU 0.5 or more with an object of another class
-    duplicate     IoU 0.5 or more with an object of its class, which a better one has found
+    duplicate     IoU 0.5 or more with an object of its class, which a better one has detected
     background    IoU below 0.1 with every object
     both          all others: neither class nor place is right
 
-and an object that nothing finds is missed, unless mending a class or a localization would find it.
-A kind costs what AP50 gains when it alone is mended.
+and an object that nothing detects is missed, unless fixing a class or a localization would detect
+it. A kind costs what AP50 gains when it alone is fixed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ErrorKind:
     name: str  # of KINDS, or "false positives", "false negatives": all of them together
     count: int  # at any score
     count_at_score: int  # among the detections of at least the score that is looked at
-    cost: float | None  # AP50 that mending it would gain; None where there are no objects
+    cost: float | None  # AP50 that fixing it would gain; None where there are no objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Errors:
     kind: np.ndarray  # (D,) int64 of every detection in Matched: into KINDS, or NO_ERROR
     target: np.ndarray  # (D,) int64, the object that it overlaps and is wrong about; -1: none
     iou: np.ndarray  # (D,) with the target; without one the largest with any object, below 0.5
-    missed: np.ndarray  # (G,) bool of every object: nothing finds it at any score
-    missed_at_score: np.ndarray  # (G,) bool: nothing of at least ``score`` finds it
+    missed: np.ndarray  # (G,) bool of every object: nothing detects it at any score
+    missed_at_score: np.ndarray  # (G,) bool: nothing of at least ``score`` detects it
 
 
 class Curve(NamedTuple):
@@ -67,30 +67,53 @@ class Curve(NamedTuple):
 
 
 def find_errors(matched: Matched, score: float) -> Errors:
-    """Tell apart and count the errors, and mend each kind in turn.
+    """Tell apart and count the errors, and fix each kind in turn.
 
     Args:
         matched: from :func:`retinanet.evaluation.matched.match_detections`.
         score: errors of at least this score are counted once more.
     """
     kind, target, iou = tell_apart(matched)
+    above = matched.scores >= score
     missed = _missed(matched, kind, target, -np.inf)
     missed_at_score = _missed(matched, kind, target, score)
-    AP50 = mean_ap(_as_found(matched))
-    curves = [_mended(matched, kind, target, missed, number) for number in range(len(KINDS))]
-    above = matched.scores >= score
-    counts = [(int((kind == n).sum()), int((above & (kind == n)).sum())) for n in range(MISSED)]
-    counts.append((int(missed.sum()), int(missed_at_score.sum())))
+    as_is = _with_kind_fixed(matched, kind, target, NO_ERROR)
+    AP50 = mean_ap(as_is)
+
+    def error(name: str, every: np.ndarray, at_score: np.ndarray, fixed: Curve) -> ErrorKind:
+        # A class of which no object is left to ask for leaves the mean, as one without objects
+        # does. When none is left of any class, nothing is wrong any more: AP50 is 1.
+        after = mean_ap(fixed)
+        cost = None if AP50 is None else (1.0 if after is None else after) - AP50
+        return ErrorKind(name, int(every.sum()), int(at_score.sum()), cost)
+
+    def without_objects(lost: np.ndarray) -> Curve:
+        counts = np.bincount(matched.truth.label[lost], minlength=matched.num_classes)
+        return as_is._replace(num_objects=as_is.num_objects - counts)
+
     kinds = [
-        ErrorKind(name, *count, _gain(AP50, curve))
-        for name, count, curve in zip(KINDS, counts, curves, strict=True)
+        error(
+            KINDS[number],
+            kind == number,
+            (kind == number) & above,
+            _with_kind_fixed(matched, kind, target, number),
+        )
+        for number in range(MISSED)
     ]
+    kinds.append(error(KINDS[MISSED], missed, missed_at_score, without_objects(missed)))
+    only_right = Curve(*(column[as_is.right] for column in as_is[:3]), as_is.num_objects)
+    undetected = matched.owner < 0
     return Errors(
         AP50=AP50,
         score=score,
         kinds=tuple(kinds),
-        false_positives=_false_positives(matched, score, AP50),
-        false_negatives=_false_negatives(matched, score, AP50),
+        false_positives=error("false positives", matched.wrong, matched.wrong & above, only_right),
+        false_negatives=error(
+            "false negatives",
+            undetected,
+            ~_detected_at(matched, score),
+            without_objects(undetected),
+        ),
         kind=kind,
         target=target,
         iou=iou,
@@ -106,10 +129,10 @@ def tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     another class, and -1 where there is none; then the IoU is the largest with any.
     """
     label, D = matched.found.label, len(matched.scores)
-    detection, thing, iou = overlaps(matched, BACKGROUND_IOU)
-    same = matched.truth.label[thing] == label[detection]
-    own, own_target = _most(detection[same], thing[same], iou[same], D)
-    other, other_target = _most(detection[~same], thing[~same], iou[~same], D)
+    detection, gt, iou = overlaps(matched, BACKGROUND_IOU)
+    same = matched.truth.label[gt] == label[detection]
+    own, own_target = _most(detection[same], gt[same], iou[same], D)
+    other, other_target = _most(detection[~same], gt[~same], iou[~same], D)
 
     # The first that applies: the last one here.
     kind = np.full(D, BOTH)
@@ -125,103 +148,51 @@ def tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _most(
-    detection: np.ndarray, thing: np.ndarray, iou: np.ndarray, count: int
+    detection: np.ndarray, gt: np.ndarray, iou: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(count,) largest IoU of every detection, and its object; 0 and -1 without a pair."""
-    order = np.lexsort((-thing, iou, detection))  # of equal IoUs the object that comes first
+    order = np.lexsort((-gt, iou, detection))  # of equal IoUs the object that comes first
     most, target = np.zeros(count), np.full(count, -1)
     # Of values for one place the last one stays.
     most[detection[order]] = iou[order]
-    target[detection[order]] = thing[order]
+    target[detection[order]] = gt[order]
     return most, target
 
 
 def _missed(matched: Matched, kind: np.ndarray, target: np.ndarray, score: float) -> np.ndarray:
-    """(G,) bool: objects that no detection of at least ``score`` finds, or nearly finds."""
-    missed = ~_found_at(matched, score)
+    """(G,) bool: objects that no detection of at least ``score`` detects, or nearly detects."""
+    missed = ~_detected_at(matched, score)
     nearly = ((kind == CLASS) | (kind == LOCALIZATION)) & (matched.scores >= score)
     missed[target[nearly]] = False
     return missed
 
 
-def _found_at(matched: Matched, score: float) -> np.ndarray:
-    """(G,) bool: objects found by a detection of at least ``score``."""
-    is_found = matched.owner >= 0
-    is_found[is_found] = matched.scores[matched.owner[is_found]] >= score
-    return is_found
+def _detected_at(matched: Matched, score: float) -> np.ndarray:
+    """(G,) bool: objects detected with at least ``score``."""
+    detected = matched.owner >= 0
+    detected[detected] = matched.scores[matched.owner[detected]] >= score
+    return detected
 
 
-def _as_found(matched: Matched) -> Curve:
-    counts = ~matched.ignored
-    return Curve(
-        matched.found.label[counts],
-        matched.scores[counts],
-        matched.right[counts],
-        matched.num_objects(),
-    )
+def _with_kind_fixed(matched: Matched, kind: np.ndarray, target: np.ndarray, number: int) -> Curve:
+    """The detections after fixing one kind of error; ``NO_ERROR``: as they are.
 
-
-def _mended(
-    matched: Matched, kind: np.ndarray, target: np.ndarray, missed: np.ndarray, number: int
-) -> Curve:
-    """The detections after mending one kind of error.
-
-    A wrong class or place is put right where nothing finds its object, for one detection of each
+    A wrong class or place is put right where nothing detects its object, for one detection of each
     object: the best of those with a wrong class or place, as in the paper's own program. All
-    others of the kind are taken away. Missed objects are no longer asked for.
+    others of the kind are taken away.
     """
-    truth, num_objects = matched.truth, matched.num_objects()
-    if number == MISSED:
-        lost = np.bincount(truth.label[missed], minlength=matched.num_classes)
-        return _as_found(matched)._replace(num_objects=num_objects - lost)
     label, right, keep = matched.found.label.copy(), matched.right.copy(), ~matched.ignored
-    mine = np.flatnonzero(kind == number)
-    keep[mine] = False
+    if number != NO_ERROR:
+        keep &= kind != number
     if number in (CLASS, LOCALIZATION):
-        best = _nearest(matched, kind, target)
+        near = np.flatnonzero((kind == CLASS) | (kind == LOCALIZATION))
+        near = near[matched.owner[target[near]] < 0]
+        near = near[np.argsort(-matched.scores[near], kind="stable")]
+        best = near[np.unique(target[near], return_index=True)[1]]
         best = best[kind[best] == number]
         keep[best] = right[best] = True
-        label[best] = truth.label[target[best]]
-    return Curve(label[keep], matched.scores[keep], right[keep], num_objects)
-
-
-def _nearest(matched: Matched, kind: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The best detection of wrong class or place for every object that nothing finds."""
-    near = np.flatnonzero((kind == CLASS) | (kind == LOCALIZATION))
-    free = near[matched.owner[target[near]] < 0]
-    free = free[np.argsort(-matched.scores[free], kind="stable")]
-    _, first = np.unique(target[free], return_index=True)
-    return free[first]
-
-
-def _false_positives(matched: Matched, score: float, before: float | None) -> ErrorKind:
-    """All wrong detections: mended by taking them away."""
-    curve, wrong = _as_found(matched), matched.wrong
-    kept = Curve(*(column[curve.right] for column in curve[:3]), curve.num_objects)
-    counts = int(wrong.sum()), int((wrong & (matched.scores >= score)).sum())
-    return ErrorKind("false positives", *counts, _gain(before, kept))
-
-
-def _false_negatives(matched: Matched, score: float, before: float | None) -> ErrorKind:
-    """All objects not found, also those nearly found: mended by not asking for them."""
-    lost = matched.owner < 0
-    num_lost = np.bincount(matched.truth.label[lost], minlength=matched.num_classes)
-    curve = _as_found(matched)
-    curve = curve._replace(num_objects=curve.num_objects - num_lost)
-    counts = int(lost.sum()), int((~_found_at(matched, score)).sum())
-    return ErrorKind("false negatives", *counts, _gain(before, curve))
-
-
-def _gain(before: float | None, curve: Curve) -> float | None:
-    """What mending adds to AP50.
-
-    A class of which no object is left to ask for leaves the mean, as one without objects does.
-    When none is left of any class, nothing is wrong any more: AP50 is 1.
-    """
-    if before is None:
-        return None
-    mended = mean_ap(curve)
-    return (1.0 if mended is None else mended) - before
+        label[best] = matched.truth.label[target[best]]
+    return Curve(label[keep], matched.scores[keep], right[keep], matched.num_objects())
 
 
 def mean_ap(curve: Curve) -> float | None:

@@ -1,124 +1,173 @@
-"""The evidence of a diagnosis in sentences and numbers."""
+"""The case that a diagnosis looks at: what is known, and what was measured so far."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retinanet.data.coco import CocoData
+from retinanet.data.coco import CocoData, images_of
+from retinanet.evaluation.coco import Evaluation, evaluate
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.tools.diagnose import history as training
-from retinanet.tools.diagnose.causes import Case, Network
-from retinanet.tools.diagnose.history import Course
-from retinanet.tools.diagnose.overlaps import SAMPLED_IMAGES
+from retinanet.model.anchors import AnchorGenerator
+from retinanet.tools.diagnose.history import History, constant_loss
 
-# Classes that the evidence counts.
-SHOWN_CLASSES = 4
+# Images that are scored anew, spread evenly: enough to tell an AP of 0 from 0.1, in seconds.
+SAMPLED_IMAGES = 500
+# The best detections of an image, where the others would only add chance.
+TOP_DETECTIONS = 20
+# Undoing a fault proves it when it gives this AP, and so many times the AP before.
+PROVEN_AP, PROVEN_FACTOR = 0.05, 3.0
 
-
-def evidence_of(
-    case: Case, whole: DetectionArrays, network: Network | None, course: Course | None
-) -> list[str]:
-    """What was seen, one sentence each, what concerns all of it first."""
-    lines = [*_counts(case, whole), _scores(case)]
-    if case.best is not None and not case.rescued:
-        lines.append(
-            f"boxes {case.best.reading.meant}: AP {case.best.AP:.3f}, classes "
-            f"ignored, the most that another way to read them gives"
-        )
-    if case.best_iou is not None:
-        lines.append(
-            f"mean IoU of the objects with their best detection {case.best_iou:.2f}, with the best "
-            f"of an image's first 20 {case.top_iou:.2f}, classes ignored"
-        )
-    if case.pairing is not None:
-        lines.append(
-            f"detections fit the boxes of their image better than those of "
-            f"{case.pairing.own_rank:.0%} of the other images (chance: 50%)"
-        )
-    if case.reach is not None:
-        lines.append(
-            f"{case.reach.uncovered:.0%} of {case.reach.num_boxes} boxes have no anchor of IoU "
-            f"{network.positive_iou:g}, {case.reach.background:.0%} none of "
-            f"{network.negative_iou:g}; their median side is {case.reach.side:.3g} px in the "
-            f"network"
-        )
-    lines += _id_differences(case.data, network)
-    lines += training.describe(course) if course is not None else []
-    return lines
+# The numbers of diagnosis.json; those of a training come with its history.
+NUMBERS = (
+    "sampled_images",
+    "AP_sampled",
+    "AP_classes_ignored",
+    "AP50_classes_ignored",
+    "AP_renamed",
+    "renaming",
+    "other_reading",
+    "AP_other_reading",
+    "mean_best_iou",
+    "rank_of_own_image",
+    "AP_images_exchanged",
+    "AP_of_images_with_boxes",
+    "boxes_without_anchor",
+)
 
 
-def _counts(case: Case, whole: DetectionArrays) -> list[str]:
-    evaluation = case.evaluation
-    N = evaluation.num_images
-    without = N - len(np.unique(whole.image_ids))
-    lines = [
-        f"{evaluation.num_gt} objects and {len(whole)} detections in {N} images, of which "
-        f"{without} have no detection"
-    ]
-    rows = sorted(evaluation.per_class, key=lambda row: -row.num_gt)
-    shown = ", ".join(f"{r.name} {r.num_gt}/{r.num_detections}" for r in rows[:SHOWN_CLASSES])
-    more = f", and {len(rows) - SHOWN_CLASSES} more" if len(rows) > SHOWN_CLASSES else ""
-    lines.append(f"objects/detections of classes: {shown}{more}")
-    if len(whole):
-        quantiles = np.quantile(whole.scores, [0.05, 0.5, 0.95, 1])
-        shown = ", ".join(f"{q:.3g}" for q in quantiles)
-        lines.append(f"scores: 5 %, median, 95 %, best {shown}")
-    return lines
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """How the network looks at images, as far as it is known."""
+
+    generator: AnchorGenerator
+    min_size: int  # shorter side after resizing, pixels
+    max_size: int  # bound of the longer side, pixels
+    trained_size: tuple[int, int] | None = None  # the same two in training; None: not known
+    score_threshold: float
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    train_path: Path | None = None  # annotations that it was trained on
+    train_ids: tuple[int, ...] | None = None  # category ids there, by label
 
 
-def _scores(case: Case) -> str:
-    metrics = case.evaluation.metrics
-    AP, AP50, AR = (_digits(metrics[name]) for name in ("AP", "AP50", "AR100"))
-    line = f"AP {AP}, AP50 {AP50}, AR {AR}; classes ignored AP {case.AP_any:.3f}, AP50 "
-    line += f"{case.AP50_any:.3f}"
-    if case.naming is not None and len(case.naming.moved):
-        line += f"; classes renamed AP {case.AP_renamed:.3f}"
-    if case.evaluation.num_images > SAMPLED_IMAGES:
-        line += f" (on {SAMPLED_IMAGES} images)"
-    return line
+@dataclass(slots=True)
+class Case:
+    """One evaluation to explain; the checks add evidence and numbers."""
 
+    data: CocoData
+    whole: DetectionArrays  # of all images
+    evaluation: Evaluation
+    network: Network | None
+    history: History | None
+    detections: DetectionArrays = field(init=False)  # of at most SAMPLED_IMAGES images
+    AP: float = field(init=False)  # of these images, and so the next two
+    AP_any: float = field(init=False)  # classes ignored
+    AP50_any: float = field(init=False)
+    fits_no_image: bool = False  # detections fit the boxes of their image hardly better than others
+    evidence: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(NUMBERS))
 
-def _digits(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"
-
-
-def _id_differences(data: CocoData, network: Network | None) -> list[str]:
-    """Category ids that are not those of the training."""
-    if network is None or network.train_ids is None or network.train_ids == data.category_ids:
-        return []
-    pairs = list(zip(data.category_names, network.train_ids, data.category_ids, strict=True))
-    differ = [f"{name} {there}, here {here}" for name, there, here in pairs if there != here]
-    more = ", ..." if len(differ) > 3 else ""
-    return [f"category ids in training differ: {'; '.join(differ[:3])}{more}"]
-
-
-def numbers_of(case: Case, course: Course | None) -> dict[str, Any]:
-    """The evidence as numbers; what was not looked at is None."""
-    best, naming, pairing = case.best, case.naming, case.pairing
-    numbers = {
-        "sampled_images": len(case.found.evaluated),
-        "AP_sampled": case.AP,
-        "AP_classes_ignored": case.AP_any,
-        "AP50_classes_ignored": case.AP50_any,
-        "AP_renamed": case.AP_renamed,
-        "renaming": naming
-        and {
-            case.data.category_names[g]: case.data.category_names[naming.new[g]]
-            for g in naming.moved
-        },
-        "other_reading": best and best.reading.name,
-        "AP_other_reading": best and best.AP,
-        "mean_best_iou": case.best_iou,
-        "rank_of_own_image": pairing and pairing.own_rank,
-        "AP_images_exchanged": pairing and pairing.AP,
-        "AP_of_images_with_boxes": case.AP_with_boxes,
-        "boxes_without_anchor": case.reach and case.reach.uncovered,
-    }
-    if course is not None:
-        numbers |= {
-            "step": course.step,
-            "loss_of_one_score": training.constant_loss(course),
+    def __post_init__(self) -> None:
+        """Choose the images, score them with and without classes."""
+        self.detections = self.whole
+        N = len(self.whole.evaluated)
+        if N > SAMPLED_IMAGES:
+            rows = np.linspace(0, N - 1, SAMPLED_IMAGES).astype(int)
+            self.detections = restrict(self.whole, self.whole.evaluated[rows])
+        self.AP = score(self.data, self.detections, self.evaluation.max_dets)
+        self.AP_any, self.AP50_any = score_any(self.data, self.detections)
+        self.numbers |= {
+            "sampled_images": len(self.detections.evaluated),
+            "AP_sampled": self.AP,
+            "AP_classes_ignored": self.AP_any,
+            "AP50_classes_ignored": self.AP50_any,
         }
-    return numbers
+        if self.history is not None:
+            self.numbers["step"] = self.history.step
+            self.numbers["loss_of_one_score"] = constant_loss(self.history)
+        self._count()
+
+    def _count(self) -> None:
+        """What there is, as sentences."""
+        evaluation, whole = self.evaluation, self.whole
+        without = evaluation.num_images - len(np.unique(whole.image_ids))
+        rows = sorted(evaluation.per_class, key=lambda row: -row.num_gt)
+        classes = ", ".join(f"{r.name} {r.num_gt}/{r.num_detections}" for r in rows[:4])
+        more = f", and {len(rows) - 4} more" if len(rows) > 4 else ""
+        self.evidence += [
+            f"{evaluation.num_gt} objects and {len(whole)} detections in {evaluation.num_images} "
+            f"images, of which {without} have no detection",
+            f"objects/detections of classes: {classes}{more}",
+        ]
+        if len(whole):
+            quantiles = np.quantile(whole.scores, [0.05, 0.5, 0.95, 1])
+            shown = ", ".join(f"{q:.3g}" for q in quantiles)
+            self.evidence.append(f"scores: 5 %, median, 95 %, best {shown}")
+        AP, AP50, AR = (
+            "n/a" if value is None else f"{value:.4f}"
+            for value in (evaluation.metrics[name] for name in ("AP", "AP50", "AR100"))
+        )
+        part = f" (on {SAMPLED_IMAGES} images)" if evaluation.num_images > SAMPLED_IMAGES else ""
+        self.evidence.append(
+            f"AP {AP}, AP50 {AP50}, AR {AR}; classes ignored AP {self.AP_any:.3f}, AP50 "
+            f"{self.AP50_any:.3f}{part}"
+        )
+
+    def objects(self) -> np.ndarray:
+        """(M,) bool: the annotations of the images that are looked at, without crowds."""
+        looked_at = np.isin(self.data.image_ids, self.detections.evaluated)
+        return looked_at[images_of(self.data)] & ~self.data.crowd
+
+
+def restrict(detections: DetectionArrays, image_ids: np.ndarray) -> DetectionArrays:
+    """The detections of some images.
+
+    Args:
+        detections: of more images.
+        image_ids: those that count, increasing.
+    """
+    kept = np.isin(detections.image_ids, image_ids)
+    return dataclasses.replace(
+        detections,
+        image_ids=detections.image_ids[kept],
+        boxes=detections.boxes[kept],
+        scores=detections.scores[kept],
+        labels=detections.labels[kept],
+        evaluated=image_ids,
+    )
+
+
+def score(
+    data: CocoData, detections: DetectionArrays, max_dets: Sequence[int] = (1, 10, 100)
+) -> float:
+    """AP, 0 where there is nothing to detect."""
+    evaluation = evaluate(data, detections, detections.evaluated, max_dets=max_dets)
+    return evaluation.metrics["AP"] or 0.0
+
+
+def score_any(data: CocoData, detections: DetectionArrays) -> tuple[float, float]:
+    """AP and AP50 when classes are ignored: of the boxes alone."""
+    data = dataclasses.replace(
+        data, labels=np.zeros_like(data.labels), category_ids=(1,), category_names=("object",)
+    )
+    detections = dataclasses.replace(detections, labels=np.zeros_like(detections.labels))
+    evaluation = evaluate(data, detections, detections.evaluated)
+    return evaluation.metrics["AP"] or 0.0, evaluation.metrics["AP50"] or 0.0
+
+
+def index_of(data: CocoData, image_ids: np.ndarray) -> np.ndarray:
+    """Rows of images in the data, by ids that it has."""
+    order = np.argsort(data.image_ids, kind="stable")
+    return order[np.searchsorted(data.image_ids, image_ids, sorter=order)]
+
+
+def top_detections(detections: DetectionArrays) -> np.ndarray:
+    """(D,) bool: among the ``TOP_DETECTIONS`` best of their image."""
+    first = np.searchsorted(detections.image_ids, detections.image_ids, side="left")
+    return np.arange(len(detections)) - first < TOP_DETECTIONS

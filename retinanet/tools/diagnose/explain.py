@@ -17,11 +17,10 @@ from retinanet.data.transforms import resized_size
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds
-from retinanet.model.anchors import grid_sizes
 from retinanet.recorded import DetectorConfig
-from retinanet.tools.diagnose.causes import Network
 from retinanet.tools.diagnose.diagnosis import diagnose
-from retinanet.tools.diagnose.history import Course
+from retinanet.tools.diagnose.evidence import Network
+from retinanet.tools.diagnose.history import History
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.training.optim import scaled_lr
 from retinanet.training.run_directory import read_rows
@@ -29,7 +28,7 @@ from retinanet.training.run_directory import read_rows
 
 def explain(
     data: CocoData,
-    found: DetectionArrays,
+    detections: DetectionArrays,
     evaluation: Evaluation | None,
     settings: TrainConfig | DetectorConfig,
     plain: dict[str, Any],
@@ -40,11 +39,11 @@ def explain(
     train_ids: Sequence[int] | None,
     thresholds: Thresholds | None,
 ) -> Scored:
-    """An evaluation with the scores to cut at and why AP is low, if it is.
+    """An evaluation with its confidence thresholds, and why AP is low, if it is.
 
     Args:
         data: the ground truth.
-        found: the detections.
+        detections: of its images.
         evaluation: None for data without annotations.
         settings: that the detections were made with.
         plain: settings of the training, as checkpoints keep them.
@@ -54,36 +53,33 @@ def explain(
         train_ids: category ids of the training data, by label; None: not known.
         thresholds: where F1 is largest; None for data without annotations.
     """
-    course = None
+    history = None
     if step is not None and metrics is not None:
         # Settings of another version, or rows of another program that lie where ours would: an
         # evaluation must not fail because its diagnosis knows less.
         with contextlib.suppress(KeyError, TypeError, ValueError, OSError):
-            course = course_of(plain, settings, data, read_rows(metrics), step)
+            history = history_of(plain, settings, data, read_rows(metrics), step)
     network = network_of(settings, plain, train_ids)
+    diagnosis = diagnose(data, detections, evaluation, network=network, history=history)
     return Scored(
-        data,
-        found,
-        evaluation,
-        num_drawn,
-        thresholds=thresholds,
-        diagnosis=diagnose(data, found, evaluation, network=network, course=course),
+        data, detections, evaluation, num_drawn, thresholds=thresholds, diagnosis=diagnosis
     )
 
 
 def network_of(
-    settings: TrainConfig | DetectorConfig,
-    plain: dict[str, Any],
-    train_ids: Sequence[int] | None,
+    settings: TrainConfig | DetectorConfig, plain: dict[str, Any], train_ids: Sequence[int] | None
 ) -> Network:
-    """How a network detects, from its settings; arguments as of :func:`explain`."""
+    """How a network looks at images, from its settings; arguments as of :func:`explain`."""
     matching, trained = plain.get("matching") or {}, plain.get("data") or {}
-    path = trained.get("train_annotations")
+    augment, path = plain.get("augment") or {}, trained.get("train_annotations")
+    size = trained.get("min_size"), trained.get("max_size")
+    # A training that drew from several sizes has none to compare with.
+    has_one_size = None not in size and not augment.get("min_sizes") and not augment.get("scale")
     return Network(
         generator=build.build_anchors(settings),
         min_size=settings.data.min_size,
         max_size=settings.data.max_size,
-        trained_size=_trained_size(trained, plain.get("augment") or {}),
+        trained_size=size if has_one_size else None,
         score_threshold=settings.postprocess.score_threshold,
         positive_iou=matching.get("positive_iou", 0.5),
         negative_iou=matching.get("negative_iou", 0.4),
@@ -92,20 +88,13 @@ def network_of(
     )
 
 
-def _trained_size(data: dict[str, Any], augment: dict[str, Any]) -> tuple[int, int] | None:
-    """``min_size`` and ``max_size`` of a training; None where it drew from several, or unknown."""
-    size = data.get("min_size"), data.get("max_size")
-    varied = augment.get("min_sizes") or augment.get("scale")
-    return None if varied or None in size else size
-
-
-def course_of(
+def history_of(
     plain: dict[str, Any],
     settings: TrainConfig | DetectorConfig,
     data: CocoData,
     rows: Sequence[dict[str, Any]],
     step: int,
-) -> Course | None:
+) -> History | None:
     """A training until a step, from its settings and rows; None where there are no rows.
 
     Args:
@@ -119,20 +108,26 @@ def course_of(
     rows = [row for row in rows if "loss/class" in row and row["step"] <= step]
     if not rows and step > 1:
         return None
-    optim, schedule, loss, model = (
-        plain[group] for group in ("optim", "schedule", "loss", "model")
-    )
-    return Course(
+    optim, schedule, loss = (plain[group] for group in ("optim", "schedule", "loss"))
+    anchors = 0
+    if len(data):  # of an image of median size
+        height, width = map(int, np.median(data.sizes, axis=0))
+        resized = resized_size(height, width, settings.data.min_size, settings.data.max_size)
+        anchors = len(build.build_anchors(settings)(*padded_size(resized).tolist()))
+    total_steps, epoch = schedule["max_steps"], rows[-1].get("epoch") if rows else None
+    if total_steps is None:  # the rows tell how many steps an epoch has
+        total_steps = round(schedule["epochs"] * rows[-1]["step"] / epoch) if epoch else step
+    return History(
         rows=rows,
         step=step,
-        total_steps=_total_steps(schedule, rows, step),
+        total_steps=total_steps,
         optimizer=optim["name"],
         lr=scaled_lr(optim["lr"], optim["batch_size"], optim["reference_batch"]),
         warmup_steps=schedule["warmup_steps"],
         batch_size=optim["batch_size"],
-        anchors=_num_anchors(settings, data),
+        anchors=anchors,
         num_classes=len(data.category_names),
-        prior=model["prior"],
+        prior=plain["model"]["prior"],
         alpha=build.resolve_alpha(loss["alpha"], data.category_names),
         gamma=loss["gamma"],
         focal=loss["name"] == "focal" and loss["normalizer"] == "batch",
@@ -140,23 +135,3 @@ def course_of(
         AP_before=max((AP for at, AP in APs.items() if at <= step), default=None),
         AP_own=APs.get(step),
     )
-
-
-def _total_steps(schedule: dict[str, Any], rows: Sequence[dict[str, Any]], step: int) -> int:
-    """Length of the run; of its epochs the rows tell the steps."""
-    if schedule["max_steps"] is not None:
-        return schedule["max_steps"]
-    epoch = rows[-1].get("epoch") if rows else None
-    return round(schedule["epochs"] * rows[-1]["step"] / epoch) if epoch else step
-
-
-def _num_anchors(settings: TrainConfig | DetectorConfig, data: CocoData) -> float:
-    """Anchors of an image of median size."""
-    if not len(data):
-        return 0.0
-    height, width = map(int, np.median(data.sizes, axis=0))
-    padded = padded_size(
-        resized_size(height, width, settings.data.min_size, settings.data.max_size)
-    )
-    cells = sum(rows * columns for rows, columns in grid_sizes(*padded.tolist()))
-    return float(cells * build.build_anchors(settings).num_per_cell)

@@ -3,90 +3,73 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.detect import DetectionArrays
-from retinanet.tools.diagnose.overlaps import pairs_of, score
+from retinanet.evaluation.matched import match_detections, overlaps
+from retinanet.tools.diagnose.evidence import Case, score
+from retinanet.tools.diagnose.scored import Cause
 
 # A detection shows which class an object is taken for when it overlaps by this.
 SEEN_IOU = 0.5
 # Added to the number of objects of a class, so that one lucky object does not name it.
 SMOOTHING = 3.0
-# Objects of the renamed classes, over all.
-LEAST_RENAMED = 10
-# By how much, of 1, renaming must make more objects right in images that it was not learned
-# from, and by how many standard deviations. Weak networks reach neither: their mistakes are not
-# one to one.
-LEAST_GAIN = 0.2
-LEAST_SIGNIFICANCE = 4.0
+# A class is renamed when more than this share of its objects is taken for the other class, and so
+# many times as many as for its own; at least so many classes must be.
+RENAMED_SHARE, RENAMED_MORE, LEAST_CLASSES = 0.5, 2.0, 2
+# Renaming must give this AP, and so many times that of the classes as they are.
+RENAMED_AP, RENAMED_FACTOR = 0.02, 1.15
 
 
-class Naming(NamedTuple):
-    """The best one-to-one renaming of classes."""
-
-    new: np.ndarray  # (K,) int64: ground-truth class g is what the network calls new[g]
-    counts: np.ndarray  # (K, K) int64: objects of class g taken for class k by the best detection
-    gain: float  # share of the renamed classes' objects that it makes right, in other images
-    significant: bool
-
-    @property
-    def moved(self) -> np.ndarray:
-        """Classes that get another name, most objects first."""
-        moved = np.flatnonzero(self.new != np.arange(len(self.new)))
-        return moved[np.argsort(-self.counts[moved, self.new[moved]], kind="stable")]
-
-
-def find_naming(data: CocoData, found: DetectionArrays) -> Naming:
-    """Rename classes so that detections are right, and try it on images it was not made from.
+def check_classes(case: Case, data: CocoData) -> Cause | None:
+    """Classes by other names: AP rises when they are renamed one to one.
 
     Args:
-        data: the ground truth.
-        found: the detections.
+        case: what is diagnosed.
+        data: the ground truth, with its boxes as they should be.
     """
-    halves = _taken_for(data, found)  # (2, K, K)
-    counts = halves.sum(axis=0)
-    trials = [_trial(halves[i], halves[1 - i]) for i in range(2)]
-    before, after, variance, classes, objects = np.array(trials).T
-    enough = (classes >= 2).all() and objects.sum() >= LEAST_RENAMED
-    gain = float((after - before).mean())
-    deviation = float(np.sqrt(variance.sum()) / 2)
-    return Naming(
-        _renaming(counts),
-        counts,
-        gain,
-        bool(enough and gain > max(LEAST_GAIN, LEAST_SIGNIFICANCE * deviation)),
+    counts = taken_for(data, case)
+    new = best_names(counts)
+    moved = np.flatnonzero(new != np.arange(len(new)))
+    moved = moved[np.argsort(-counts[moved, new[moved]], kind="stable")]
+    names = data.category_names
+    renamed = dataclasses.replace(data, labels=new[data.labels])
+    AP = score(renamed, case.detections)
+    case.numbers |= {
+        "AP_renamed": AP,
+        "renaming": {names[g]: names[new[g]] for g in moved},
+    }
+    if len(moved):
+        case.evidence.append(f"classes renamed one to one: AP {AP:.3f}")
+    before = case.AP if data is case.data else score(data, case.detections)
+    if not is_clear(counts, new) or max(RENAMED_AP, RENAMED_FACTOR * before) >= AP:
+        return None
+    path = case.network.train_path if case.network is not None else None
+    against = f"those of {path}" if path else "those that the network was trained on"
+    return Cause(
+        "label map",
+        f"The classes of {data.path} are named otherwise than the network's: "
+        f"{_describe(data, new, moved)}. Renamed one to one, AP is {AP:.3f}.",
+        f"Compare its categories, and the category_id of its annotations, with {against}: ids and "
+        f"names must mean the same in both. Then evaluate again, or train again if the training "
+        f"file is the wrong one.",
     )
 
 
-def renamed(data: CocoData, new: np.ndarray) -> CocoData:
-    """The data with its classes renamed."""
-    return dataclasses.replace(data, labels=new[data.labels])
-
-
-def score_renamed(data: CocoData, found: DetectionArrays, naming: Naming) -> float:
-    """AP after the renaming."""
-    return score(renamed(data, naming.new), found)
-
-
-def _taken_for(data: CocoData, found: DetectionArrays) -> np.ndarray:
-    """(2, K, K) objects of class g whose best detection has label k, in each half of the images."""
-    K = len(data.category_names)
-    pairs = pairs_of(data, found, np.ones(len(found), dtype=bool))
-    seen = pairs.iou >= SEEN_IOU
-    detection, thing = pairs.detection[seen], pairs.thing[seen]
-    order = np.lexsort((-found.scores[detection], thing))
-    thing, first = np.unique(thing[order], return_index=True)
-    label = found.labels[detection[order][first]]
-    image = np.searchsorted(data.first, thing, side="right") - 1
-    counts = np.zeros((2, K, K), dtype=np.int64)
-    np.add.at(counts, (image % 2, data.labels[thing], label), 1)
+def taken_for(data: CocoData, case: Case) -> np.ndarray:
+    """(K, K) objects of class g whose best detection has label k."""
+    matched = match_detections(data, case.detections)
+    detection, gt, _ = overlaps(matched, SEEN_IOU)
+    order = np.lexsort((-matched.scores[detection], gt))
+    gt, first = np.unique(gt[order], return_index=True)
+    counts = np.zeros((matched.num_classes,) * 2, dtype=np.int64)
+    label = matched.found.label[detection[order][first]]
+    np.add.at(counts, (matched.truth.label[gt], label), 1)
     return counts
 
 
-def _renaming(counts: np.ndarray) -> np.ndarray:
+def best_names(counts: np.ndarray) -> np.ndarray:
     """(K,) one-to-one names for the classes of (K, K) counts, the clearest first.
 
     What is left over keeps its name where it is free.
@@ -106,47 +89,37 @@ def _renaming(counts: np.ndarray) -> np.ndarray:
     return new
 
 
-def _trial(learned: np.ndarray, held_out: np.ndarray) -> tuple[float, float, float, int, int]:
-    """A renaming learned on one half of the images, tried on the other.
+def is_clear(counts: np.ndarray, new: np.ndarray) -> bool:
+    """Whether enough objects say that classes have changed their names, and not only one.
 
-    Only classes count that get the name of another class which is to be seen as well, and is not
-    seen by that name: where cups are all taken for bowls and there is no bowl, or bowls are bowls,
-    nothing says that the names are wrong.
-
-    Returns:
-        Share of right objects before and after, mean over the classes; variance of the
-        difference; renamed classes; their objects.
+    Where cups are all taken for bowls and there is no bowl, or bowls are bowls, nothing says that
+    the names are wrong: the class whose name is taken must be taken for another one too.
     """
-    new = _renaming(learned)
-    total = held_out.sum(axis=1)
-    g = np.flatnonzero(new != np.arange(len(new)))
-    both = learned + held_out
-    lost = both.diagonal() < 0.5 * both.sum(axis=1)  # seen, and not by their names
-    g = g[(total[g] > 0) & lost[new[g]] & (learned[g, new[g]] > 0)]
-    if not len(g):
-        return 0.0, 0.0, 0.0, 0, 0
-    before, after = held_out[g, g] / total[g], held_out[g, new[g]] / total[g]
-    variance = ((before + after) / total[g]).sum() / len(g) ** 2
-    return before.mean(), after.mean(), variance, len(g), int(total[g].sum())
+    total, own = counts.sum(axis=1), counts.diagonal()
+    g = np.arange(len(new))
+    taken = counts[g, new]
+    lost = (taken > RENAMED_SHARE * (total + SMOOTHING)) & (taken > RENAMED_MORE * own) & (new != g)
+    lost &= (2 * own < total)[new]
+    return lost.sum() >= LEAST_CLASSES
 
 
-def describe_names(data: CocoData, naming: Naming) -> str:
+def _describe(data: CocoData, new: np.ndarray, moved: np.ndarray) -> str:
     """The rule behind a renaming if there is one, else its clearest examples."""
-    moved, new = naming.moved, naming.new
     names = data.category_names
-    by_id = np.argsort(np.argsort(data.category_ids))  # rank of every label by category id
+    by_id = np.argsort(np.argsort(data.category_ids))  # number of every label, by category id
     shift = (by_id[new[moved]] - by_id[moved]) % len(names)
-    for step, word in ((1, "one too low"), (len(names) - 1, "one too high")):
-        if len(names) > 2 and (shift == step).all():
-            return f"the category ids are {word}: {_examples(names, naming, 1)}"
     alphabetical = np.argsort(np.argsort(names))
-    for order in (alphabetical, np.argsort(alphabetical)):
-        if len(moved) > 2 and (by_id[new[moved]] == order[moved]).all():
-            return f"one of them numbers the classes by name: {_examples(names, naming, 1)}"
-    return _examples(names, naming, 3)
-
-
-def _examples(names: tuple[str, ...], naming: Naming, most: int) -> str:
-    shown = [f"{names[g]!r} is found as {names[naming.new[g]]!r}" for g in naming.moved[:most]]
-    more = len(naming.moved) - len(shown)
-    return ", ".join(shown) + (f", and {more} more" if more > 0 else "")
+    rule = ""
+    if len(names) > 2 and (shift == 1).all():
+        rule = "the category ids are one too low: "
+    elif len(names) > 2 and (shift == len(names) - 1).all():
+        rule = "the category ids are one too high: "
+    elif len(moved) > 2 and any(
+        (by_id[new[moved]] == order[moved]).all()
+        for order in (alphabetical, np.argsort(alphabetical))
+    ):
+        rule = "one of them numbers the classes by name: "
+    shown = moved[: 1 if rule else 3]
+    examples = ", ".join(f"{names[g]!r} is detected as {names[new[g]]!r}" for g in shown)
+    more = len(moved) - len(shown)
+    return rule + examples + (f", and {more} more" if more else "")

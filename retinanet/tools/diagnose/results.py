@@ -11,8 +11,10 @@ from retinanet.data.coco import CocoData
 from retinanet.data.issues import raise_refused
 from retinanet.data.records import Records, shown
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.tools.diagnose.evidence import index_of
 
-# From this share of boxes on that would end outside their image but not as corners, they are.
+# From this share of boxes on that would end outside their image but not as corners, they are
+# corners; a fifth of it is enough where all boxes could be.
 CORNERS_SHARE = 0.5
 
 
@@ -33,9 +35,25 @@ def read_results(path: Path, data: CocoData) -> DetectionArrays:
     boxes = records.boxes("bbox")
     scores = records.numbers("score")
     raise_refused(records.issues)
-    _check_images(image_ids, path, data)
-    labels = _labels_of(categories, path, data)
-    _check_corners(boxes, image_ids, path, data)
+    unknown = ~np.isin(image_ids, data.image_ids)
+    if unknown.any():
+        raise ValueError(
+            f"{path}: {unknown.sum()} of {len(image_ids)} detections are of images that "
+            f"{data.path} does not list, such as image_id {image_ids[unknown].min()}; give the "
+            f"annotations that the results were made for."
+        )
+    ids = np.array(data.category_ids)
+    unknown = ~np.isin(categories, ids)
+    if unknown.any():
+        raise ValueError(
+            f"{path}: {unknown.sum()} of {len(categories)} detections have a category_id that "
+            f"{data.path} does not list, such as {categories[unknown][0]}; it lists {len(ids)} "
+            f"categories with ids from {ids.min()} to {ids.max()}. Write the ids of the annotation "
+            f"file rather than labels of the model."
+        )
+    _check_corners(boxes, data.sizes[index_of(data, image_ids)][:, ::-1], path)
+    by_id = np.argsort(ids)
+    labels = by_id[np.searchsorted(ids, categories, sorter=by_id)]
     order = np.lexsort((-scores, image_ids))
     return DetectionArrays(
         image_ids=image_ids[order],
@@ -53,62 +71,27 @@ def _read_list(path: Path) -> list:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"results file {path} {what}; eval.py writes one.")
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}; the file may be cut short.") from None
-    if not isinstance(found, list):
-        hint = (
-            " It is an annotation file; give it first, the results second."
-            if isinstance(found, dict) and "annotations" in found
-            else ""
-        )
+    if not isinstance(content, list):
+        is_annotations = isinstance(content, dict) and "annotations" in content
+        hint = " It is an annotation file; give it first, the results second."
         raise ValueError(
             f"{path} must hold a JSON list of detections with image_id, category_id, bbox and "
-            f"score, got {shown(found)}.{hint}"
+            f"score, got {shown(content)}.{hint if is_annotations else ''}"
         )
-    return found
+    return content
 
 
-def _check_images(image_ids: np.ndarray, path: Path, data: CocoData) -> None:
-    """Refuse results of other images."""
-    unknown = ~np.isin(image_ids, data.image_ids)
-    if unknown.any():
-        some = np.unique(image_ids[unknown])
-        raise ValueError(
-            f"{path}: {unknown.sum()} of {len(image_ids)} detections are of images that "
-            f"{data.path} does not list, such as image_id {some[0]}; give the annotations that "
-            f"the results were made for."
-        )
-
-
-def _labels_of(categories: np.ndarray, path: Path, data: CocoData) -> np.ndarray:
-    """(D,) labels of category ids."""
-    ids = np.array(data.category_ids)
-    order = np.argsort(ids)
-    place = np.searchsorted(ids, categories, sorter=order).clip(max=len(ids) - 1)
-    labels = order[place]
-    unknown = ids[labels] != categories
-    if unknown.any():
-        listed = f"{len(ids)} categories with ids from {ids.min()} to {ids.max()}"
-        raise ValueError(
-            f"{path}: {unknown.sum()} of {len(ids[labels])} detections have a category_id that "
-            f"{data.path} does not list, such as {categories[unknown][0]}; it lists {listed}. "
-            f"Write the ids of the annotation file rather than labels of the model."
-        )
-    return labels
-
-
-def _check_corners(boxes: np.ndarray, image_ids: np.ndarray, path: Path, data: CocoData) -> None:
+def _check_corners(boxes: np.ndarray, size: np.ndarray, path: Path) -> None:
     """Refuse boxes that are ``[x1, y1, x2, y2]``: nothing would match, and nobody would know why.
 
-    Told by where boxes end: as ``[x, y, width, height]`` outside the image, by more than rounding
-    explains, and as corners inside.
+    They show it by where they end: as ``[x, y, width, height]`` outside the image, by more than
+    rounding explains, and as corners inside.
     """
     if not len(boxes):
         return
-    order = np.argsort(data.image_ids, kind="stable")
-    index = order[np.searchsorted(data.image_ids, image_ids, sorter=order)]
-    size = data.sizes[index][:, ::-1]  # (D, 2) width, height
     leaves = (boxes[:, :2] + boxes[:, 2:] > size * 1.05 + 1).any(axis=1)
     ordered = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= size + 1).all(axis=1)
     share = (leaves & ordered).mean()

@@ -17,6 +17,7 @@ from retinanet.tools.diagnose.errors import (
     NO_ERROR,
     Errors,
 )
+from retinanet.tools.diagnose.evidence import index_of
 
 # A detection of another class that lies on an object like this is no neighbor's.
 SURE_IOU = 0.75
@@ -45,7 +46,7 @@ class Suspect:
     file_name: str
     reason: str  # "unlabelled", "not_seen" or "other_class"
     box: tuple[float, ...]  # x, y, width, height in pixels of the file
-    found: str | None  # class of the detection; None: nothing was found
+    found: str | None  # class of the detection; None: there is none
     score: float | None  # of it
     annotated: str | None  # class of the object; None: there is none
 
@@ -68,29 +69,16 @@ def worst_images(
     wrong = (errors.kind != NO_ERROR) & (matched.scores >= errors.score)
     counts = np.zeros((N, len(KINDS)), dtype=np.int64)
     np.add.at(counts, (matched.found.image[wrong], errors.kind[wrong]), 1)
-    lost = matched.truth.image[errors.missed_at_score]
-    np.add.at(counts[:, MISSED], lost, 1)
+    np.add.at(counts[:, MISSED], matched.truth.image[errors.missed_at_score], 1)
     cost = np.bincount(matched.found.image[wrong], matched.scores[wrong], minlength=N)
     cost = cost + counts[:, MISSED]
-    order = np.argsort(-cost, kind="stable")[:most]
-    rows = index_of(data, matched.image_ids[order])
     return tuple(
         ImageErrors(
-            index=row,
-            image_id=int(matched.image_ids[image]),
-            file_name=data.file_name(row),
-            cost=float(cost[image]),
-            counts=tuple(counts[image].tolist()),
+            *_image(data, matched, i), cost=float(cost[i]), counts=tuple(counts[i].tolist())
         )
-        for image, row in zip(order, rows, strict=True)
-        if cost[image] > 0
+        for i in np.argsort(-cost, kind="stable")[:most]
+        if cost[i] > 0
     )
-
-
-def index_of(data: CocoData, image_ids: np.ndarray) -> list[int]:
-    """Where images stand in the data."""
-    order = np.argsort(data.image_ids, kind="stable")
-    return order[np.searchsorted(data.image_ids, image_ids, sorter=order)].tolist()
 
 
 def find_suspects(
@@ -109,63 +97,50 @@ def find_suspects(
         errors: of them.
         most: places of each reason.
     """
+    truth, found, names = matched.truth, matched.found, data.category_names
     sure = matched.scores >= errors.score
-    unlabelled = sure & (errors.kind == BACKGROUND)
-    other = sure & (errors.kind == CLASS) & (errors.iou >= SURE_IOU)
-    other &= _beats_its_class(matched, errors)
+    # The best score of the right class on each object; the last: of no object.
+    best_of_class = np.full(len(matched.owner) + 1, -np.inf)
+    detected = np.flatnonzero(matched.owner >= 0)
+    best_of_class[detected] = matched.scores[matched.owner[detected]]
+    other_class = sure & (errors.kind == CLASS) & (errors.iou >= SURE_IOU)
+    other_class &= matched.scores > best_of_class[errors.target]
+
+    suspects = []
+    for reason, chosen in (
+        (UNLABELLED, sure & (errors.kind == BACKGROUND)),
+        (OTHER_CLASS, other_class),
+    ):
+        rows = np.flatnonzero(chosen)
+        for d in rows[np.argsort(-matched.scores[rows], kind="stable")][:most]:
+            target = errors.target[d]
+            suspects.append(
+                Suspect(
+                    *_image(data, matched, found.image[d]),
+                    reason=reason,
+                    box=tuple(found.box[d].tolist()),
+                    found=names[found.label[d]],
+                    score=float(matched.scores[d]),
+                    annotated=names[truth.label[target]] if target >= 0 else None,
+                )
+            )
     _, touched, _ = overlaps(matched, BACKGROUND_IOU)
-    unseen = np.ones(len(matched.truth_row), dtype=bool)
-    unseen[touched] = False
-    unseen = np.flatnonzero(unseen)
-    largest = unseen[np.argsort(-matched.truth.area[unseen], kind="stable")][:most]
-    chosen = [(UNLABELLED, d) for d in _by_score(matched, unlabelled, most)]
-    chosen += [(OTHER_CLASS, d) for d in _by_score(matched, other, most)]
-    return (
-        *(_detection(data, matched, errors, d, reason) for reason, d in chosen),
-        *(_object(data, matched, g) for g in largest),
-    )
+    unseen = np.setdiff1d(np.arange(len(truth.label)), touched)
+    for g in unseen[np.argsort(-truth.area[unseen], kind="stable")][:most]:
+        suspects.append(
+            Suspect(
+                *_image(data, matched, truth.image[g]),
+                reason=NOT_SEEN,
+                box=tuple(truth.box[g].tolist()),
+                found=None,
+                score=None,
+                annotated=names[truth.label[g]],
+            )
+        )
+    return tuple(suspects)
 
 
-def _beats_its_class(matched: Matched, errors: Errors) -> np.ndarray:
-    """(D,) bool: no better detection has found the target in its own class."""
-    best = np.full(len(matched.owner) + 1, -np.inf)  # the last: of no target
-    is_found = matched.owner >= 0
-    best[:-1][is_found] = matched.scores[matched.owner[is_found]]
-    return matched.scores > best[errors.target]
-
-
-def _by_score(matched: Matched, chosen: np.ndarray, most: int) -> np.ndarray:
-    rows = np.flatnonzero(chosen)
-    return rows[np.argsort(-matched.scores[rows], kind="stable")][:most]
-
-
-def _detection(data: CocoData, matched: Matched, errors: Errors, d: int, reason: str) -> Suspect:
-    target, names = errors.target[d], data.category_names
-    return Suspect(
-        **_image(data, matched, matched.found.image[d]),
-        reason=reason,
-        box=tuple(matched.found.box[d].tolist()),
-        found=names[matched.found.label[d]],
-        score=float(matched.scores[d]),
-        annotated=names[matched.truth.label[target]] if target >= 0 else None,
-    )
-
-
-def _object(data: CocoData, matched: Matched, g: int) -> Suspect:
-    return Suspect(
-        **_image(data, matched, matched.truth.image[g]),
-        reason=NOT_SEEN,
-        box=tuple(matched.truth.box[g].tolist()),
-        found=None,
-        score=None,
-        annotated=data.category_names[matched.truth.label[g]],
-    )
-
-
-def _image(data: CocoData, matched: Matched, image: int) -> dict:
-    (index,) = index_of(data, matched.image_ids[image : image + 1])
-    return {
-        "index": index,
-        "image_id": int(matched.image_ids[image]),
-        "file_name": data.file_name(index),
-    }
+def _image(data: CocoData, matched: Matched, image: int) -> tuple[int, int, str]:
+    """Index, id and file name of an image."""
+    index = int(index_of(data, matched.image_ids[[image]])[0])
+    return index, int(matched.image_ids[image]), data.file_name(index)

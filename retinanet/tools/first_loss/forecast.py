@@ -1,10 +1,16 @@
-"""What to expect, said before the first step; what came, said after it."""
+"""What a new run logs before its first step, and its first loss beside the forecast after it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
+from retinanet import build
+from retinanet.config import LossConfig, ModelConfig, TrainConfig
+from retinanet.data.coco import CocoData
+from retinanet.data.learnable import FIXES, describe_dropped, describe_no_ground_truth
+from retinanet.data.splits import describe_shared
+from retinanet.model.retinanet import RetinaNet
 from retinanet.tools.expected_loss import (
     FIRST_LOSS_TOLERANCE,
     MAX_BACKGROUND_RATIO,
@@ -12,38 +18,154 @@ from retinanet.tools.expected_loss import (
     balancing_prior,
     expected_class_loss,
 )
-from retinanet.tools.first_loss.survey import Survey
+from retinanet.tools.first_loss.survey import Survey, describe_survey, survey
 from retinanet.training.optim import scaled_lr
 from retinanet.training.step_metrics import Means
+from retinanet.training.trainer import Trainer
 
+# Of the backbone, in the order of model.frozen_stages.
+STAGES = ("stem", "C2", "C3", "C4", "C5")
 # A warm-up longer than this share of the run is probably meant for a longer one.
 MAX_WARMUP_SHARE = 0.25
-# An alpha that leaves background a smaller weight than this is no advice.
+# An alpha that leaves background a smaller weight than this is no advice; seven digits show it.
 LEAST_BACKGROUND_WEIGHT = 1e-6
-# Said where the closed form gives the mean over the data, not the loss of a batch.
-FORECAST_LIMITS = (
-    "           it is for loss.normalizer=batch and one alpha for all classes; yours differ, so "
-    "the first step may differ too"
-)
-# Said instead, for the losses that focal loss is compared with.
-NO_FORECAST = "first loss not forecast: the closed form is that of loss.name=focal"
-NO_FORECAST_OF_CHANGED = (
-    "first loss not forecast: losses.focal_loss was changed, the closed form is that of the paper"
-)
 
 Alpha = float | Sequence[float] | None
 
 
-def describe_rate(lr: float, batch_size: int, reference_batch: int | None) -> str:
-    """One line: the learning rate and where it comes from."""
-    rate = scaled_lr(lr, batch_size, reference_batch)
-    if reference_batch is None:
-        return f"lr         {rate:g}, not scaled to the {batch_size} images of a step"
-    return f"lr         {rate:g} = {lr:g} x {batch_size} images a step / {reference_batch}"
+def announcement(
+    settings: TrainConfig,
+    data: CocoData,
+    val_data: CocoData,
+    trainer: Trainer,
+    init_lines: Sequence[str],
+    *,
+    total_steps: int,
+) -> list[str]:
+    """Lines for the log: the data, the network, and the first loss to expect.
+
+    Args:
+        settings: of the run.
+        data: the training set.
+        val_data: the validation set.
+        trainer: with the model, before its first step.
+        init_lines: how the weights were taken from ``init_from``.
+        total_steps: length of the run.
+    """
+    counts = survey(
+        data,
+        trainer.model.anchor_generator,
+        trainer.matcher,
+        min_size=settings.data.min_size,
+        max_size=settings.data.max_size,
+        keep_empty=settings.data.keep_empty,
+    )
+    repairs = {what: count for what, count in data.repairs.items() if what not in FIXES}
+    every, most = settings.evaluation.every_epochs, settings.evaluation.max_images
+    how_often = "each epoch" if every == 1 else f"every {every:g} epochs"
+    part = "" if most is None else f", the first {most} of them"
+    lines = [
+        *(f"repaired   {what}: {count}" for what, count in repairs.items()),
+        *describe_dropped(data),
+        *describe_survey(counts, data.category_names),
+        f"validation {len(val_data)} images, {how_often}{part}",
+        *describe_no_ground_truth(val_data),
+        *describe_shared(data, val_data),
+        *describe_model(trainer.model, settings.model),
+    ]
+    loss = _loss_settings(settings, data)
+    num_images = counts.num_images - (0 if settings.data.keep_empty else counts.num_empty)
+    lines += describe_steps(settings, total_steps, num_images)
+    lines.append(describe_alpha(loss["alpha"], data.category_names))
+    if settings.init_from is not None:
+        return [*lines, *init_lines]
+    if settings.loss.name != "focal":
+        why = "the closed form is that of loss.name=focal"
+        return [*lines, f"first loss not forecast: {why}"]
+    if not trainer.loss.fused:
+        why = "losses.focal_loss was changed, the closed form is that of the paper"
+        return [*lines, f"first loss not forecast: {why}"]
+    lines += forecast_loss(counts, num_classes=trainer.model.num_classes, **loss)
+    if not _is_exact(settings.loss):
+        lines.append(
+            "           it is for loss.normalizer=batch and one alpha for all classes; yours "
+            "differ, so the first step may differ too"
+        )
+    return lines
+
+
+def _loss_settings(settings: TrainConfig, data: CocoData) -> dict[str, Any]:
+    return {
+        "alpha": build.resolve_alpha(settings.loss.alpha, data.category_names),
+        "gamma": settings.loss.gamma,
+        "prior": settings.model.prior,
+    }
+
+
+def _is_exact(loss: LossConfig) -> bool:
+    """Whether the closed form gives the loss of a batch, and not only the mean over the data."""
+    one_alpha = loss.alpha is None or isinstance(loss.alpha, int | float)
+    return loss.normalizer == "batch" and one_alpha and loss.name == "focal"
+
+
+def describe_model(model: RetinaNet, settings: ModelConfig) -> list[str]:
+    """The network, and what of it does not train.
+
+    Args:
+        model: of the run.
+        settings: it was built with.
+    """
+
+    def millions(count: int) -> str:
+        return f"{count / 1e6:.1f}" if count > 1e7 else f"{count / 1e6:.2f}"
+
+    sizes = [(p.requires_grad, p.numel()) for p in model.parameters()]
+    total, frozen = sum(n for _, n in sizes), sum(n for trains, n in sizes if not trains)
+    weights = "random weights" if settings.weights is None else settings.weights
+    part = f"{millions(total - frozen)} M train" if frozen else "all train"
+    lines = [
+        f"model      {settings.backbone}, {weights}, {settings.norm} norm; {millions(total)} M "
+        f"parameters, {part}"
+    ]
+    if frozen:
+        stages = ", ".join(STAGES[: settings.frozen_stages])
+        lines.append(f"frozen     {stages}: {millions(frozen)} M parameters")
+    return lines
+
+
+def describe_steps(settings: TrainConfig, total_steps: int, num_images: int) -> list[str]:
+    """Steps, learning rate, and a warning when the rate still rises for much of the run.
+
+    Args:
+        settings: of the run.
+        total_steps: its length.
+        num_images: of an epoch.
+    """
+    optim, warmup_steps = settings.optim, settings.schedule.warmup_steps
+    batch, reference = optim.batch_size, optim.reference_batch
+    source = f", not scaled to the {batch} images of a step"
+    if reference is not None:
+        source = f" = {optim.lr:g} x {batch} images a step / {reference}"
+    epochs = total_steps * batch / num_images
+    lines = [
+        f"steps      {total_steps} of {batch} images: {epochs:.3g} epochs",
+        f"lr         {scaled_lr(optim.lr, batch, reference):g}{source}",
+    ]
+    if warmup_steps > MAX_WARMUP_SHARE * total_steps:
+        lines.append(
+            f"warning    schedule.warmup_steps={warmup_steps} of {total_steps} steps in all: the "
+            f"learning rate hardly gets where it should; set about {total_steps // 20}"
+        )
+    return lines
 
 
 def describe_alpha(alpha: Alpha, class_names: Sequence[str]) -> str:
-    """One line: which side alpha weights, as resolved for the classes."""
+    """One line: which side alpha weighs, as resolved for the classes.
+
+    Args:
+        alpha: one, one for each class, or None.
+        class_names: K.
+    """
     if alpha is None:
         return "alpha      off: y = 1 and y = 0 both weigh 1"
     if isinstance(alpha, Sequence):
@@ -52,67 +174,59 @@ def describe_alpha(alpha: Alpha, class_names: Sequence[str]) -> str:
     return f"alpha      {alpha:g} weighs y = 1 (the object's class), {1 - alpha:g} weighs y = 0"
 
 
-def warn_of_warmup(warmup_steps: int, total_steps: int) -> list[str]:
-    """A warning when the learning rate is still rising for much of the run."""
-    if warmup_steps <= MAX_WARMUP_SHARE * total_steps:
-        return []
-    return [
-        f"warning    schedule.warmup_steps={warmup_steps} of {total_steps} steps in all: the "
-        f"learning rate hardly gets where it should; set about {total_steps // 20}"
-    ]
-
-
-def announce_loss(
-    found: Survey, *, alpha: Alpha, gamma: float, prior: float, num_classes: int
+def forecast_loss(
+    counts: Survey, *, alpha: Alpha, gamma: float, prior: float, num_classes: int
 ) -> list[str]:
-    """The first class loss to expect, and a warning when background would drown the positives.
+    """The first class loss to expect, and a warning when background would outweigh the positives.
 
     Args:
-        found: counts of the training set.
+        counts: of the training set.
         alpha: as resolved for the classes.
         gamma: focusing exponent.
         prior: pi.
         num_classes: K.
     """
-    counts = {
+    anchors = {
         "num_classes": num_classes,
-        "num_positives": found.positives,
-        "num_background": found.background,
+        "num_positives": counts.positives,
+        "num_background": counts.background,
     }
-    loss = expected_class_loss(alpha, gamma, prior, **counts)
-    lines = [
-        f"first loss class {loss.total:.4g} = positives {loss.positives:.4g} + background "
-        f"{loss.background:.4g}, from alpha={_short(alpha)} gamma={gamma:g} pi={prior:g}",
-    ]
+    loss = expected_class_loss(alpha, gamma, prior, **anchors)
+    shown = "per class" if isinstance(alpha, Sequence) else alpha
+    line = (
+        f"first loss class {loss.total:.4g} (positives {loss.positives:.4g}, background "
+        f"{loss.background:.4g}) with alpha={shown} gamma={gamma:g} pi={prior:g}"
+    )
     if not loss.positives:
-        lines.append("warning    nothing pulls towards the objects: no positives, or alpha is 0")
-    elif loss.ratio > MAX_BACKGROUND_RATIO:
-        remedy = f"model.prior={balancing_prior(alpha, gamma, **counts):.2g}"
-        if isinstance(alpha, int | float) and 0 < alpha < 1:
-            balancing = balancing_alpha(loss, alpha)
-            if 1 - balancing >= LEAST_BACKGROUND_WEIGHT:
-                remedy += f" or loss.alpha={inside(balancing)}"
-        lines.append(
-            f"warning    background outweighs positives {loss.ratio:.3g} : 1 at the start; the "
-            f"first steps go into unlearning it. {remedy} would balance them"
-        )
-    elif loss.ratio < 1:
-        lines.append(
-            f"balance    positives outweigh background {1 / max(loss.ratio, 1e-9):.3g} : 1 at the "
-            f"start, as is normal with few classes"
-        )
-    return lines
+        return [line, "warning    nothing pulls towards the objects: no positives, or alpha is 0"]
+    if loss.ratio <= MAX_BACKGROUND_RATIO:
+        return [f"{line}: balanced"]
+    fix = f"model.prior={balancing_prior(alpha, gamma, **anchors):.2g}"
+    if isinstance(alpha, int | float) and 0 < alpha < 1:
+        balancing = balancing_alpha(loss, alpha)
+        if 1 - balancing >= LEAST_BACKGROUND_WEIGHT:
+            fix += f" or loss.alpha={balancing:.7g}"
+    return [
+        line,
+        f"warning    background outweighs positives {loss.ratio:.3g} : 1 at the start; the first "
+        f"steps go into unlearning it. {fix} would balance them",
+    ]
 
 
-def compare_first_loss(
-    means: Means, *, alpha: Alpha, gamma: float, prior: float, num_classes: int
-) -> str:
-    """One line: the class loss of the first step beside its closed form for the same batch."""
+def first_step(settings: TrainConfig, data: CocoData, trainer: Trainer, means: Means) -> str:
+    """One line: the class loss of the first step beside its closed form for the same batch.
+
+    Args:
+        settings: of the run.
+        data: the training set.
+        trainer: after its first step.
+        means: of that step.
+    """
+    if not (_is_exact(settings.loss) and trainer.loss.fused):
+        return f"first step class loss {means.class_loss:.4g}, not compared"
     loss = expected_class_loss(
-        alpha,
-        gamma,
-        prior,
-        num_classes=num_classes,
+        **_loss_settings(settings, data),
+        num_classes=trainer.model.num_classes,
         num_positives=means.positives,
         num_background=means.background,
     )
@@ -126,21 +240,7 @@ def compare_first_loss(
     if abs(means.class_loss - loss.total) <= FIRST_LOSS_TOLERANCE * loss.total:
         return line + ": as expected"
     return (
-        f"{line}: NOT as expected. The class subnet does not start at model.prior={prior:g} "
-        f"(weights loaded over it?) or its features are out of scale"
+        f"{line}: NOT as expected. The classification head does not start at "
+        f"model.prior={settings.model.prior:g} (weights loaded over it?) or its features are out "
+        f"of scale"
     )
-
-
-def inside(share: float) -> str:
-    """A number between 0 and 1 with four decimals, or as many as keep it from both ends.
-
-    Args:
-        share: in (0, 1).
-    """
-    # Two digits of the distance to the nearer end.
-    decimals = max(4, 1 + math.ceil(-math.log10(min(share, 1 - share))))
-    return f"{share:.{decimals}f}".rstrip("0")
-
-
-def _short(alpha: Alpha) -> str:
-    return "per class" if isinstance(alpha, Sequence) else str(alpha)

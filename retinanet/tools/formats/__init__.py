@@ -1,1 +1,1 @@
-"""Annotation formats beside COCO's."""
+"""Annotations in VOC, YOLO and CSV to COCO JSON, COCO JSON to a clean one, all of them to YOLO."""

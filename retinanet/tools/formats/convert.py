@@ -1,153 +1,200 @@
-"""A data set to another format: say what is lost, write a new folder."""
+"""From sources on the command line to one data set, and from that to a new folder."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import random
+import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
-from retinanet.tools.formats import coco, table, voc, yolo
-from retinanet.tools.formats.annotations import (
-    Annotations,
-    Box,
-    Faults,
-    Notes,
-    Picture,
+from retinanet.data.records import shown
+from retinanet.tools.formats.coco import read_coco_file, used_ids, write_coco
+from retinanet.tools.formats.dataset import (
+    Dataset,
+    Errors,
+    Options,
+    Split,
     name_problem,
+    progress,
+    split_name,
 )
-from retinanet.tools.formats.images import Placing, place
+from retinanet.tools.formats.table import read_table
+from retinanet.tools.formats.voc import read_voc
+from retinanet.tools.formats.yolo import read_yolo, write_yolo
+
+# Formats that are read, and those that are written.
+READERS = {"coco": read_coco_file, "voc": read_voc, "yolo": read_yolo, "csv": read_table}
+TARGETS = ("coco", "yolo")
 
 
-def prepare(found: Annotations, target: str, *, keep_crowd: bool = False) -> Notes:
-    """Take out what a format cannot hold, and refuse names that it cannot.
+def read_sources(
+    source_format: str,
+    sources: Sequence[str],
+    options: Options,
+    image_folders: Sequence[Path] = (),
+    *,
+    drop_unused: bool = False,
+) -> Dataset:
+    """All sources as one data set.
 
     Args:
-        found: changed in place.
-        target: one of ``FORMATS``.
-        keep_crowd: YOLO gets crowd regions as objects.
-
-    Returns:
-        What was taken out.
-
-    Raises:
-        AnnotationError: names.
-    """
-    _check_names(found, target)
-    if target == "coco":
-        return {}
-    notes = _take_out(found, "box without width or height, left out", _is_flat)
-    if target == "yolo":
-        if not keep_crowd:
-            what = "crowd region, left out: YOLO has none (--crowd object writes them as objects)"
-            notes |= _take_out(found, what, lambda box: box.crowd)
-        notes |= _not_in_yolo(found)
-    return notes
-
-
-def _check_names(found: Annotations, target: str) -> None:
-    """Refuse image names that a format cannot hold.
+        source_format: of ``READERS``.
+        sources: paths; ``NAME=PATH`` names the split of a file.
+        options: of every source.
+        image_folders: none, one for all sources, or one for each.
+        drop_unused: of coco: categories that no box of any source has are left out.
 
     Raises:
-        AnnotationError: all of them.
+        AnnotationError: everything that is wrong.
+        FileNotFoundError: a source, or the folder of its images, is not there.
+        ValueError: two sources give the same split, or the same class other ids.
     """
-    faults = Faults()
-    for picture in found.pictures():
-        problem = name_problem(picture.name)
-        if problem:
-            faults.add(ascii(picture.name), f"{problem}; rename the file.")
-    # One file for each image, of the same name but for the suffix.
-    if target == "voc":
-        _check_stems(found.pictures(), faults)
-    if target == "yolo":
-        for split in found.splits:
-            _check_stems(split.pictures, faults)
-    faults.stop()
+    if len(image_folders) not in (0, 1, len(sources)):
+        raise ValueError(
+            f"--image-folder must be given once, or once for each source, got "
+            f"{len(image_folders)} for {len(sources)}."
+        )
+    for folder in image_folders:
+        if not folder.is_dir() and options.look:
+            raise FileNotFoundError(f"there is no image folder {folder}.")
+    named = [_split_and_path(source) for source in sources]
+    if source_format in ("coco", "csv"):
+        for _, path in named:
+            if not path.is_file():
+                what = "is a folder" if path.is_dir() else "does not exist"
+                raise FileNotFoundError(f"{path} {what}; --from {source_format} takes files.")
+    if drop_unused:
+        used = set().union(*(used_ids(path) for _, path in named))
+        options = dataclasses.replace(options, used_ids=sorted(used))
+    if len(image_folders) < len(named):
+        image_folders = [*image_folders, None][:1] * len(named)
+    parts = []
+    for (name, path), folder in zip(named, image_folders, strict=True):
+        part = READERS[source_format](path, dataclasses.replace(options, image_folder=folder))
+        if name is not None and len(part.splits) == 1:
+            part.splits[0].name = name
+        parts.append(part)
+    return _merged(parts)
 
 
-def _is_flat(box: Box) -> bool:
-    return min(box.xywh[2:]) <= 0
+def _split_and_path(source: str) -> tuple[str | None, Path]:
+    name, mark, path = source.partition("=")
+    if mark and re.fullmatch(r"[\w-]+", name) and not Path(source).exists():
+        return split_name(name), Path(path)
+    return None, Path(source)
 
 
-def _take_out(found: Annotations, what: str, is_lost: Callable[[Box], bool]) -> Notes:
-    """Remove some boxes, and say how many."""
-    number = sum(map(is_lost, found.boxes()))
-    for picture in found.pictures() if number else ():
-        picture.boxes = [box for box in picture.boxes if not is_lost(box)]
-    return {what: number} if number else {}
-
-
-def _not_in_yolo(found: Annotations) -> Notes:
-    """What YOLO's rows do not hold."""
-    counted = {
-        "crowd region, written as an object": lambda box: box.crowd,
-        "area other than width times height, not kept": lambda box: (
-            box.area is not None and box.area != box.xywh[2] * box.xywh[3]
-        ),
-        "mark as difficult, not kept": lambda box: box.difficult,
-    }
-    numbers = {what: sum(map(holds, found.boxes())) for what, holds in counted.items()}
-    notes = {what: number for what, number in numbers.items() if number}
-    known = any(picture.id is not None for picture in found.pictures())
-    return notes | ({"image ids are not kept": 0} if known else {})
-
-
-def _check_stems(pictures: Iterable[Picture], faults: Faults) -> None:
-    """Refuse two images that would have one annotation file."""
-    seen: dict[str, Picture] = {}
-    for picture in pictures:
-        stem = str(PurePosixPath(picture.name).with_suffix(""))
-        before = seen.setdefault(stem, picture)
-        if before is not picture:
-            faults.add(
-                picture.name,
-                f"would share its annotation file with {before.name}; rename one, or convert each "
-                f"split into its own folder.",
+def _merged(parts: Sequence[Dataset]) -> Dataset:
+    """Several sources as one data set; refuses two splits of one name, and clashes of ids."""
+    splits = [split for part in parts for split in part.splits]
+    for name, times in Counter(split.name for split in splits).items():
+        if times > 1:
+            raise ValueError(
+                f"two sources give the split {name}; name them as in train=a.json val=b.json."
             )
+    notes: Counter[str] = Counter()
+    for part in parts:
+        notes.update(part.notes)
+    ids: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for name, number in (pair for part in parts for pair in part.class_ids.items()):
+        if ids.setdefault(name, number) != number:
+            raise ValueError(
+                f"the class {name!a} has id {ids[name]} in one source and {number} in another; "
+                f"correct one list of classes."
+            )
+        if names.setdefault(number, name) != name:
+            raise ValueError(
+                f"the classes {[names[number], name]} have the same id {number}; correct one list."
+            )
+    # Where nothing lists the classes: ids from 1 in alphabetical order.
+    used = sorted({box.class_name for part in parts for box in part.boxes()})
+    ids = {names[i]: i for i in sorted(names)} or {name: row for row, name in enumerate(used, 1)}
+    for name in used:
+        if name not in ids:
+            raise ValueError(f"the class {shown(name)} is not in the list of classes; add it.")
+    return Dataset(splits, ids, notes)
+
+
+def set_aside(dataset: Dataset, share: float, seed: int) -> None:
+    """Make ``train`` and ``val`` of a data set with one part, by chance.
+
+    Args:
+        dataset: changed in place.
+        share: of the images for validation, above 0 and below 1.
+        seed: the same one chooses the same images.
+
+    Raises:
+        ValueError: it has several parts, or too few images.
+    """
+    if len(dataset.splits) != 1:
+        names = ", ".join(split.name for split in dataset.splits)
+        raise ValueError(f"--val-share divides one part, but there are {names}; leave it out.")
+    whole = dataset.splits[0]
+    num_val = round(share * len(whole.images))
+    if not 0 < num_val < len(whole.images):
+        raise ValueError(
+            f"--val-share {share:g} of {len(whole.images)} images leaves one part empty; choose "
+            f"another share."
+        )
+    chosen = set(random.Random(seed).sample(range(len(whole.images)), num_val))
+    val = [image for row, image in enumerate(whole.images) if row in chosen]
+    train = [image for row, image in enumerate(whole.images) if row not in chosen]
+    dataset.splits = [Split("train", whole.root, train), Split("val", whole.root, val)]
 
 
 def write(
-    found: Annotations,
+    dataset: Dataset,
     target: str,
     output: Path,
     *,
-    images: Placing,
-    corners: str | None = None,
+    images: str,
+    keep_crowd: bool = False,
     overwrite: bool = False,
-    progress: Callable[[Sequence, str], Iterable] = lambda items, _: items,
-) -> Notes:
+) -> Counter[str]:
     """Write a folder, whole or not at all.
 
     Args:
-        found: after :func:`prepare`.
-        target: one of ``FORMATS``.
+        dataset: any.
+        target: one of ``TARGETS``.
         output: the folder to make.
-        images: what becomes of the image files.
-        corners: of voc and csv; None: what is usual.
+        images: what becomes of the image files: ``link`` or ``copy`` into the folder, or nothing.
+        keep_crowd: YOLO gets crowd regions as objects.
         overwrite: move a folder that is there aside.
-        progress: wraps what takes long.
 
     Returns:
-        What the format does not hold.
+        What the format does not hold, and how often; 0: a sentence.
 
     Raises:
+        AnnotationError: image names that the format cannot hold.
         OSError: it cannot be written.
     """
+    errors = Errors()
+    for image in dataset.images():
+        problem = name_problem(image.name)
+        if problem:
+            errors.add(ascii(image.name), f"{problem}; rename the file.")
+    errors.stop()
+    notes: Counter[str] = Counter()
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
         if target == "coco":
-            notes = coco.write_coco(found, partial)
-        elif target == "csv":
-            notes = table.write_table(found, partial, corners=corners or "edges")
-        elif target == "voc":
-            notes = voc.write_voc(found, partial, corners=corners or "pixels", progress=progress)
+            write_coco(dataset, partial)
         else:
-            notes = yolo.write_yolo(found, partial, progress=progress)
+            notes = write_yolo(dataset, partial, keep_crowd=keep_crowd)
         if images in ("link", "copy"):
-            _place_all(found, target, partial, images, progress)
+            for split in dataset.splits:
+                for image in progress(split.images, f"images of {split.name}"):
+                    place = partial / "images" / split.name / image.name
+                    _place(split.root / image.name, place, images)
         if overwrite and output.exists() and any(output.iterdir()):
-            aside = _aside(output)
+            numbers = (output.with_name(f"{output.name}.old{n}") for n in range(1, 10**6))
+            aside = next(path for path in numbers if not path.exists())
             output.rename(aside)
             notes[f"the folder that was there is now {aside}"] = 0
         elif output.is_dir():
@@ -158,25 +205,17 @@ def write(
     return notes
 
 
-def _place_all(
-    found: Annotations,
-    target: str,
-    output: Path,
-    how: Placing,
-    progress: Callable[[Sequence, str], Iterable],
-) -> None:
-    for split in found.splits:
-        folder = output / image_place(target, split.name)
-        for picture in progress(split.pictures, f"images of {split.name}"):
-            place(split.folder.root / picture.name, folder / picture.name, how)
-
-
-def image_place(target: str, split: str) -> str:
-    """Where a format keeps the images of a split, below its folder."""
-    return "JPEGImages" if target == "voc" else f"images/{split}"
-
-
-def _aside(output: Path) -> Path:
-    """A name beside it that is free."""
-    numbers = (output.with_name(f"{output.name}.old{number}") for number in range(1, 10**6))
-    return next(path for path in numbers if not path.exists())
+def _place(source: Path, target: Path, how: str) -> None:
+    """Link or copy one image; the source is never changed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if how == "copy":
+        shutil.copyfile(source, target)
+        return
+    try:
+        target.symlink_to(source.resolve())
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"cannot make a link {target}: {error.strerror or error}; use --images copy."
+        ) from error

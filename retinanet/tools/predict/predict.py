@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from retinanet.atomic import write_whole
-from retinanet.data.loader import num_cores
+from retinanet.data.workers import num_cores
 from retinanet.tools.image_files import Photos
 from retinanet.tools.predict.detector import Detector, ImageDetections
 from retinanet.tools.predict.files import (

@@ -179,7 +179,8 @@ def _draw_classes(
 ) -> None:
     """Curves (R, K) of the classes, in their colors while they are few; thin gray lines else."""
     if len(labels) > MAX_NAMED:
-        axes.plot(recall, curves, color=GRAY, linewidth=0.6, alpha=0.5)
+        # As pixels: in an SVG a thousand lines would take megabytes.
+        axes.plot(recall, curves, color=GRAY, linewidth=0.6, alpha=0.5, rasterized=True)
         axes.plot(recall, curves.mean(axis=1), color=COLORS[0], label="mean")
         axes.legend(loc="lower left")
         return

@@ -89,11 +89,9 @@ def number(value: float | None, digits: int = 0) -> str:
 def inline_svg(figure: Figure) -> Markup:
     """A figure as an ``<svg>`` element that the page's policy admits.
 
-    The policy forbids style attributes, so they become attributes of SVG, and the style sheet that
-    matplotlib adds is part of page.css.
+    The policy forbids style attributes: they become attributes of SVG.
     """
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", as_svg(figure), count=1, flags=re.S)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg, count=2)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", as_svg(figure), count=2)
     # In texts of users "<" is escaped, so none of them looks like the inside of a tag.
     return Markup(re.sub(r'(<[^<>]*) style="([^"]*)"', _as_attributes, svg))
 

@@ -76,7 +76,7 @@ def as_svg(figure: Figure) -> str:
     """
     memory = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(memory, format="svg", transparent=True, metadata=no_metadata)
+    figure.savefig(memory, format="svg", dpi=200, transparent=True, metadata=no_metadata)
     svg = memory.getvalue()
     svg = svg[svg.index("<svg ") :].replace(BLACK, "currentColor")
     # Letters in the page's own font, and no rule that would hold for the whole page.

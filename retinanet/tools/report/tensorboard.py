@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from retinanet.data.loader import Batch, BatchDataset, plan_batch
 from retinanet.data.transforms import Augment
 from retinanet.devices import autocast
 from retinanet.evaluation.coco import Evaluation
-from retinanet.matching import IGNORED, Match
+from retinanet.matching import IGNORED, NEGATIVE, Match
 from retinanet.model.retinanet import RetinaNet
 from retinanet.tools.report.boxes import Box, Panel, draw_sheet, in_rows, save_picture
 from retinanet.tools.report.figures import precision_curves
@@ -26,6 +28,8 @@ from retinanet.training.trainer import Trainer
 MAX_IMAGES, COLUMNS = 4, 2
 # Ignored anchors drawn in one image; they are many, and show where the thresholds lie.
 MAX_IGNORED = 60
+# Background anchors drawn for the histogram of p_t; all of them are millions of numbers.
+P_T_SAMPLES = 20_000
 # An object that no anchor is positive for.
 UNMATCHED = "#ff0000"
 LEGEND = {
@@ -89,13 +93,41 @@ def show_evaluation(
     board.best(step, best)
     board.curves(step, precision_curves(evaluation), evaluation.num_gt)
     if trainer.latest is not None:
-        board.histograms(step, trainer.p_t(trainer.latest))
+        board.histograms(step, p_t(trainer, trainer.latest))
     pictures = {"predictions": predictions}
     if augment is not None:
         pictures["anchors"] = draw_progress(trainer, model, data, augment)
     for name, picture in pictures.items():
         if picture is not None:
             board.image(step, name, picture)
+
+
+@torch.no_grad()
+def p_t(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
+    """Probability given to the ground truth, for positives and for a sample of background.
+
+    Args:
+        trainer: whose model predicts.
+        batch: on any device.
+
+    Returns:
+        ``{"positives": (P,), "background": (at most P_T_SAMPLES,)}`` in [0, 1], on the CPU.
+    """
+    batch = batch.to(trainer.device)
+    match, model = trainer.match(batch), trainer.model
+    training = model.training
+    model.eval()  # or looking would change the statistics of batch norms
+    with autocast(trainer.device, trainer.precision):
+        logits, _, _ = model(batch.images, batch.sizes)
+    model.train(training)
+    scores = logits.float().sigmoid()  # (B, A, K)
+    positive = match.label >= 0
+    own = scores[positive].gather(1, match.label[positive][:, None])[:, 0]
+    background = 1 - scores[match.label == NEGATIVE].flatten()
+    stride = -(-len(background) // P_T_SAMPLES) or 1
+    while math.gcd(stride, scores.shape[-1]) > 1:  # or some classes would never be met
+        stride += 1
+    return {"positives": own.cpu(), "background": background[::stride].cpu()}
 
 
 def draw_progress(

@@ -1,6 +1,7 @@
-"""Errors told apart and mended: each kind by hand, all of them against an account of our own."""
+"""Errors told apart and fixed: each kind by hand, all of them against loops of our own."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,127 +15,107 @@ OTHER = (300.0, 100.0, 50.0, 40.0)
 LOOSE = (125.0, 100.0, 50.0, 40.0)  # IoU 1/3 with BOX
 NEAR = (105.0, 100.0, 50.0, 40.0)  # IoU 9/11 with BOX
 FAR = (500.0, 300.0, 50.0, 40.0)
+INSIDE = (310.0, 110.0, 10.0, 10.0)  # of OTHER
 NAMES = ("cat", "dog")
 
 
 @pytest.fixture
 def errors_of(make_data, make_detections):
-    """Errors of results in images with annotations, by kind: ``(count, cost)``."""
+    """Errors of results in images with annotations."""
 
     def find(annotations, results, num_images=1, score=0.0):
         data = make_data(num_images, annotations, names=NAMES)
         found = make_detections(data, results)
         errors = find_errors(match_detections(data, found), score)
-        assert before(errors) == evaluate(data, found, found.evaluated).metrics["AP50"]
+        assert evaluate(data, found, found.evaluated).metrics["AP50"] == errors.AP50
         return errors
 
     return find
-
-
-def before(errors):
-    """AP50 before anything is mended."""
-    return errors.AP50
-
-
-def costs(errors):
-    return {kind.name: (kind.count, pytest.approx(kind.cost)) for kind in errors.kinds if kind.cost}
 
 
 def counts(errors):
     return {kind.name: kind.count for kind in errors.kinds if kind.count}
 
 
-def test_ground_truth_as_predictions_has_no_error(errors_of):
-    annotations = [(1, 1, BOX), (1, 2, OTHER), (2, 1, BOX)]
-    errors = errors_of(annotations, [(*row, 0.9) for row in annotations], num_images=2)
-    assert before(errors) == pytest.approx(1.0)
-    for kind in (*errors.kinds, errors.false_positives, errors.false_negatives):
-        assert (kind.count, kind.count_at_score) == (0, 0)
-        assert kind.cost == pytest.approx(0.0, abs=1e-12)
+# A sentence; then [image] class and box of the annotations | the same with scores of the
+# detections | AP50 | kind, count and cost of the errors.
+BY_HAND = """
+A right box of another class is an error of class, and its object is not missed.
+cat OTHER, dog BOX | cat BOX .9, cat OTHER .8 | 1/4 | class 1 3/4
+A loose box is an error of localization.
+cat BOX | cat LOOSE .9 | 0 | localization 1 1
+A loose box of another class is both, and only goes away: dog has one wrong before one right.
+cat BOX, 2 dog BOX | dog LOOSE .9, 2 dog BOX .8 | 1/4 | both 1 1/4, missed 1 1/4
+A second box is a duplicate: precision 1 up to a recall of 0.5, 51 of 101 points, then 2/3.
+cat BOX, cat OTHER | cat BOX .9, cat NEAR .8, cat OTHER .7 | 253/303 | duplicate 1 50/303
+A box on nothing is background.
+cat BOX | cat FAR .9, cat BOX .8 | 1/2 | background 1 1/2
+A box in an image without objects is background.
+cat BOX | cat BOX .8, 2 cat BOX .9 | 1/2 | background 1 1/2
+An object that nothing detects is missed.
+cat BOX, cat OTHER | cat BOX .9 | 51/101 | missed 1 50/101
+With everything missed nothing is left to be wrong.
+cat BOX | | 0 | missed 1 1
+A duplicate that lies on an object of another class is an error of class.
+cat BOX, dog NEAR | cat BOX .9, cat NEAR .8 | 1/2 | class 1 1/2
+A loose box on its class comes before a right one on another, whose class leaves the mean.
+cat LOOSE, dog BOX | cat BOX .9 | 0 | localization 1 1/2, missed 1 0
+Of two loose boxes one becomes right, and the other goes away.
+cat BOX | cat LOOSE .9, cat LOOSE .8 | 0 | localization 2 1
+A loose box beside a right one only goes away.
+cat BOX | cat LOOSE .9, cat BOX .8 | 1/2 | localization 1 1/2
+Detections of crowds are no errors, and crowds are not missed.
+cat BOX, cat OTHER crowd | cat INSIDE .9, cat BOX .8 | 1 |
+Ground truth as predictions has no error.
+cat BOX, dog OTHER, 2 cat BOX | cat BOX .9, dog OTHER .9, 2 cat BOX .9 | 1 |
+"""
+SENTENCES = BY_HAND.strip().splitlines()[::2]
 
 
-def test_a_right_box_of_another_class_is_an_error_of_class(errors_of):
-    # The dog is found as a cat: cat has half its precision, dog nothing. Mended, both are whole.
-    annotations = [(1, 1, OTHER), (1, 2, BOX)]
-    errors = errors_of(annotations, [(1, 1, BOX, 0.9), (1, 1, OTHER, 0.8)])
-    assert before(errors) == pytest.approx(0.25)
-    assert costs(errors) == {"class": (1, 0.75)}
-    assert counts(errors) == {"class": 1}  # the dog is not missed: mending the class finds it
+def case(words):
+    """Annotations, results, AP50, errors of the case whose sentence begins with some words."""
+    lines = BY_HAND.strip().splitlines()
+    (row,) = [row for name, row in zip(lines[::2], lines[1::2], strict=True) if words in name]
+
+    def parts(cell):
+        return [part.split() for part in cell.split(",") if part.strip()]
+
+    def boxes(cell):
+        for part in parts(cell):
+            image = int(part.pop(0)) if part[0].isdigit() else 1
+            name, box, *rest = part
+            yield image, 1 + NAMES.index(name), globals()[box], *rest
+
+    annotations, results, AP50, errors = row.split("|")
+    return (
+        [(*box, bool(crowd)) for *box, crowd in (([*row, ""])[:4] for row in boxes(annotations))],
+        [(*box, float(score)) for *box, score in boxes(results)],
+        float(Fraction(AP50.strip())),
+        {kind: (int(n), float(Fraction(cost))) for kind, n, cost in parts(errors)},
+    )
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_kinds_and_costs_by_hand(errors_of, sentence):
+    annotations, results, AP50, expected = case(sentence)
+    errors = errors_of(annotations, results, num_images=2)
+    assert pytest.approx(AP50) == errors.AP50
+    for kind in errors.kinds:
+        assert (kind.count, pytest.approx(kind.cost)) == expected.get(kind.name, (0, 0))
+
+
+def test_all_wrong_detections_and_all_missed_objects_cost_by_hand(errors_of):
+    errors = errors_of(*case("A right box")[:2])
     assert errors.false_positives.cost == pytest.approx(0.25)
     # The dog is not asked for any more, and its class leaves the mean.
     assert errors.false_negatives.cost == pytest.approx(0.25)
-
-
-def test_a_loose_box_is_an_error_of_localization(errors_of):
-    errors = errors_of([(1, 1, BOX)], [(1, 1, LOOSE, 0.9)])
-    assert errors.AP50 == 0
-    assert costs(errors) == {"localization": (1, 1.0)}
+    errors = errors_of(*case("A loose box is")[:2])
+    assert (errors.false_positives.cost, errors.false_negatives.cost) == (0, 1)
     assert errors.iou[0] == pytest.approx(1 / 3)
-    assert errors.false_positives.cost == 0
-
-
-def test_a_loose_box_of_another_class_is_both_and_only_goes_away(errors_of):
-    errors = errors_of([(1, 1, BOX), (2, 2, BOX)], [(1, 2, LOOSE, 0.9), (2, 2, BOX, 0.8)], 2)
-    # Dog: one wrong before one right. Cat: never found.
-    assert before(errors) == pytest.approx(0.25)
-    assert errors.kinds[KINDS.index("both")].cost == pytest.approx(0.25)
-    assert counts(errors) == {"both": 1, "missed": 1}
-
-
-def test_a_second_box_on_an_object_is_a_duplicate(errors_of):
-    annotations = [(1, 1, BOX), (1, 1, OTHER)]
-    results = [(1, 1, BOX, 0.9), (1, 1, NEAR, 0.8), (1, 1, OTHER, 0.7)]
-    errors = errors_of(annotations, results)
-    # Precision 1 up to a recall of 0.5, 51 of 101 points, then 2/3.
-    assert costs(errors) == {"duplicate": (1, 50 / 101 / 3)}
-    assert errors.kind.tolist() == [NO_ERROR, KINDS.index("duplicate"), NO_ERROR]
-
-
-def test_a_box_on_nothing_is_background(errors_of):
-    errors = errors_of([(1, 1, BOX)], [(1, 1, FAR, 0.9), (1, 1, BOX, 0.8)])
-    assert costs(errors) == {"background": (1, 0.5)}
-    assert errors.false_positives.cost == pytest.approx(0.5)
-    assert errors.target.tolist() == [-1, -1]
-
-
-def test_a_detection_in_an_image_without_objects_is_background(errors_of):
-    errors = errors_of([(1, 1, BOX)], [(1, 1, BOX, 0.8), (2, 1, BOX, 0.9)], num_images=2)
-    assert counts(errors) == {"background": 1}
-
-
-def test_an_object_that_nothing_finds_is_missed(errors_of):
-    errors = errors_of([(1, 1, BOX), (1, 1, OTHER)], [(1, 1, BOX, 0.9)])
-    assert before(errors) == pytest.approx(51 / 101)
-    assert costs(errors) == {"missed": (1, 50 / 101)}
-    assert errors.false_negatives.cost == pytest.approx(50 / 101)
+    errors = errors_of(*case("An object that")[:2])
     assert errors.missed.tolist() == [False, True]
-
-
-def test_with_everything_missed_nothing_is_left_to_be_wrong(errors_of):
-    errors = errors_of([(1, 1, BOX)], [])
-    assert costs(errors) == {"missed": (1, 1.0)}
-
-
-def test_a_duplicate_of_its_own_class_that_lies_on_another_is_an_error_of_class(errors_of):
-    # Two annotated boxes lie on each other; the second cat is a dog found as a cat.
-    errors = errors_of([(1, 1, BOX), (1, 2, NEAR)], [(1, 1, BOX, 0.9), (1, 1, NEAR, 0.8)])
-    assert counts(errors) == {"class": 1}
-
-
-def test_a_loose_box_on_its_class_comes_before_a_right_one_on_another(errors_of):
-    errors = errors_of([(1, 1, LOOSE), (1, 2, BOX)], [(1, 1, BOX, 0.9)])
-    assert errors.kind.tolist() == [KINDS.index("localization")]
-
-
-def test_one_object_is_mended_once(errors_of):
-    # Two loose boxes: one becomes right, the other goes away.
-    errors = errors_of([(1, 1, BOX)], [(1, 1, LOOSE, 0.9), (1, 1, LOOSE, 0.8)])
-    assert costs(errors) == {"localization": (2, 1.0)}
-
-
-def test_a_loose_box_beside_a_right_one_only_goes_away(errors_of):
-    errors = errors_of([(1, 1, BOX)], [(1, 1, LOOSE, 0.9), (1, 1, BOX, 0.8)])
-    assert costs(errors) == {"localization": (1, 0.5)}
+    errors = errors_of(*case("A box on nothing")[:2])
+    assert errors.target.tolist() == [-1, -1]
 
 
 def test_an_overlap_of_half_is_right_and_of_a_tenth_is_loose(errors_of):
@@ -142,14 +123,6 @@ def test_an_overlap_of_half_is_right_and_of_a_tenth_is_loose(errors_of):
     below = (100.0, 100.0, 4.9, 40.0)
     found = [errors_of([(1, 1, BOX)], [(1, 1, box, 0.9)]).kind[0] for box in (half, tenth, below)]
     assert found == [NO_ERROR, KINDS.index("localization"), KINDS.index("background")]
-
-
-def test_detections_of_crowds_are_no_errors_and_crowds_are_not_missed(errors_of):
-    annotations = [(1, 1, BOX), (1, 1, OTHER, True)]
-    inside = (310.0, 110.0, 10.0, 10.0)
-    errors = errors_of(annotations, [(1, 1, inside, 0.9), (1, 1, BOX, 0.8)])
-    assert counts(errors) == {}
-    assert before(errors) == pytest.approx(1.0)
 
 
 def test_weak_detections_count_at_no_higher_score(errors_of):
@@ -226,7 +199,7 @@ def test_every_detection_has_the_kind_that_loops_give_it(make_data, make_detecti
     assert set(KINDS[:-1]) <= set(ours.values())
 
 
-def test_no_mending_ever_costs(make_data, make_detections):
+def test_no_fix_ever_costs(make_data, make_detections):
     rng = np.random.default_rng(7)
     for _ in range(20):
         annotations = [

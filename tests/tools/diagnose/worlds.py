@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retinanet.data.coco import CocoData
+from retinanet.data.coco import CocoData, images_of
 from retinanet.evaluation.detect import DetectionArrays
 
 
@@ -97,7 +97,7 @@ def _word(number: int) -> str:
 def look(rng: np.random.Generator, data: CocoData, skill: Skill) -> DetectionArrays:
     """Detections of a network on the data as it is."""
     K = len(data.category_names)
-    image = np.repeat(np.arange(len(data)), np.diff(data.first))
+    image = images_of(data)
     hit = np.flatnonzero(rng.uniform(size=len(image)) < skill.found)
     low, side = data.bbox[hit, :2], data.bbox[hit, 2:]
     corners = np.concatenate([low, low + side], axis=1)
@@ -133,46 +133,24 @@ def _sorted(
     )
 
 
-def with_boxes(data: CocoData, boxes: np.ndarray) -> CocoData:
-    """Other boxes, with their areas."""
-    return dataclasses.replace(data, bbox=boxes, area=np.abs(boxes[:, 2:].prod(axis=1)))
-
-
-def sizes_of(data: CocoData) -> np.ndarray:
-    """(M, 2) width, height of the image of every annotation."""
-    return np.repeat(data.sizes[:, ::-1], np.diff(data.first), axis=0).astype(float)
-
-
-def as_corners(data: CocoData) -> CocoData:
-    """x1, y1, x2, y2 in the file."""
-    low, side = data.bbox[:, :2], data.bbox[:, 2:]
-    return with_boxes(data, np.concatenate([low, low + side], axis=1))
-
-
-def as_centers(data: CocoData) -> CocoData:
-    """Center, width and height in the file."""
-    low, side = data.bbox[:, :2], data.bbox[:, 2:]
-    return with_boxes(data, np.concatenate([low + side / 2, side], axis=1))
-
-
-def as_fractions(data: CocoData) -> CocoData:
-    """Shares of the image in the file."""
-    return with_boxes(data, data.bbox / np.tile(sizes_of(data), 2))
-
-
-def as_rows_first(data: CocoData) -> CocoData:
-    """y, x, height, width in the file."""
-    return with_boxes(data, data.bbox[:, [1, 0, 3, 2]])
-
-
-def scaled(data: CocoData, factor: float) -> CocoData:
-    """Boxes of images of another size."""
-    return with_boxes(data, data.bbox * factor)
-
-
-def framed(data: CocoData, side: float) -> CocoData:
-    """Boxes of images that were all resized to side x side."""
-    return with_boxes(data, data.bbox / np.tile(sizes_of(data), 2) * side)
+def in_form(data: CocoData, form: str) -> CocoData:
+    """The boxes as a file with a mistake has them."""
+    x, y, w, h = data.bbox.T
+    W, H = data.sizes[images_of(data)][:, ::-1].astype(float).T
+    forms = {
+        "corners": (x, y, x + w, y + h),
+        "centers": (x + w / 2, y + h / 2, w, h),
+        "rows first": (y, x, h, w),
+        "fractions": (x / W, y / H, w / W, h / H),
+        "YOLO": ((x + w / 2) / W, (y + h / 2) / H, w / W, h / H),
+        "half": (x / 2, y / 2, w / 2, h / 2),
+        "framed": (x / W * 512, y / H * 512, w / W * 512, h / H * 512),
+        "from below": (x, H - y - h, w, h),
+        "mirrored": (W - x - w, y, w, h),
+        "turned": (W - x - w, H - y - h, w, h),
+    }
+    boxes = np.stack(forms[form], axis=1)
+    return dataclasses.replace(data, bbox=boxes, area=boxes[:, 2:].prod(axis=1))
 
 
 def renamed(data: CocoData, new: np.ndarray) -> CocoData:
@@ -187,17 +165,9 @@ def exchanged(data: CocoData, found: DetectionArrays, order: np.ndarray) -> Dete
     return _sorted(ids, found.boxes, found.scores, found.labels, data)
 
 
-def mirrored(data: CocoData, axis: int) -> CocoData:
-    """x (0) or y (1) counted from the other edge."""
-    boxes = data.bbox.copy()
-    sizes = np.repeat(data.sizes[:, ::-1], np.diff(data.first), axis=0)
-    boxes[:, axis] = sizes[:, axis] - boxes[:, axis] - boxes[:, 2 + axis]
-    return with_boxes(data, boxes)
-
-
 def without_boxes(data: CocoData, images: range) -> CocoData:
     """Images whose boxes nobody drew."""
-    image = np.repeat(np.arange(len(data)), np.diff(data.first))
+    image = images_of(data)
     kept = ~np.isin(image, images)
     counts = np.bincount(image[kept], minlength=len(data))
     columns = {

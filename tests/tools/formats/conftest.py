@@ -24,7 +24,7 @@ def draw(tmp_path):
 
 @pytest.fixture
 def put(tmp_path):
-    """Writes files: ``put({"labels/a.txt": "0 .5 .5 1 1"})``; texts, bytes, or JSON."""
+    """Writes files below a folder, and gives the last: ``put({"labels/a.txt": "0 .5 .5 1 1"})``."""
 
     def write(files, below=""):
         for name, content in files.items():
@@ -33,34 +33,64 @@ def put(tmp_path):
             if isinstance(content, dict):
                 content = json.dumps(content)
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return tmp_path / below
+        return path
 
     return write
 
 
 @pytest.fixture
-def convert(capsys):
-    """Runs the script; gives status, stdout and stderr."""
+def run(capsys):
+    """Runs the script; gives status, stdout in one line, and stderr."""
 
-    def run(*arguments):
-        status = main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return status, said.out, said.err
+    def convert(source_format, target, *arguments):
+        status = main(["--from", source_format, "--to", target, *map(str, arguments)])
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return status, printed.out, printed.err
 
-    return run
+    return convert
 
 
 @pytest.fixture
-def refused(convert, tmp_path):
+def converted(run, tmp_path):
+    """Converts to COCO in ``tmp_path/out``; gives what is printed, in one line."""
+
+    def convert(source_format, *arguments):
+        options = ["--overwrite"] if (tmp_path / "out").exists() else []
+        status, out, err = run(source_format, "coco", *arguments, tmp_path / "out", *options)
+        assert (status, err) == (0, "")
+        return " ".join(out.split())
+
+    return convert
+
+
+@pytest.fixture
+def refused(run, tmp_path):
     """Runs the script on something wrong; gives its lines on stderr. Nothing is written."""
 
-    def run(*arguments):
+    def convert(source_format, *arguments, target="coco"):
         output = tmp_path / "never"
-        status, out, err = convert(*arguments, output)
+        status, out, err = run(source_format, target, *arguments, output)
         assert (status, out) == (1, "")
         assert not output.exists()
         assert not list(tmp_path.glob(".*partial"))
         return err.splitlines()
 
-    return run
+    return convert
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A split in ``tmp_path/out``: images (name, width, height), boxes (image, class, bbox)."""
+
+    def read(split):
+        found = json.loads((tmp_path / f"out/{split}.json").read_text())
+        names = {image["id"]: image["file_name"] for image in found["images"]}
+        classes = {category["id"]: category["name"] for category in found["categories"]}
+        images = [(i["file_name"], i["width"], i["height"]) for i in found["images"]]
+        return images, [
+            (names[a["image_id"]], classes[a["category_id"]], a["bbox"])
+            for a in found["annotations"]
+        ]
+
+    return read

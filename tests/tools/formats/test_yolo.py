@@ -1,8 +1,10 @@
-"""YOLO's labels are read in the layouts of the tools; what is wrong is told by line."""
+"""YOLO: read in the layouts of the tools, with the line in errors; and written."""
 
 import json
 
 import pytest
+
+from retinanet.data.coco import read_coco
 
 NAMES = "cat\ndog\n"
 
@@ -13,37 +15,22 @@ def yolo(draw, put, tmp_path):
     draw("yolo/images", {"a.png": (100, 200), "b.png": (100, 200)})
 
     def write(files):
-        files = {"classes.txt": NAMES} | files
-        put({f"yolo/{name}": content for name, content in files.items()})
+        put({"classes.txt": NAMES} | files, "yolo")
         return tmp_path / "yolo"
 
     return write
 
 
-def boxes(path):
-    found = json.loads(path.read_text())
-    names = {image["id"]: image["file_name"] for image in found["images"]}
-    classes = {c["id"]: c["name"] for c in found["categories"]}
-    return [
-        (names[a["image_id"]], classes[a["category_id"]], a["bbox"]) for a in found["annotations"]
-    ]
-
-
-def test_boxes_by_hand(yolo, convert, tmp_path):
-    source = yolo({"labels/a.txt": "\ufeff1 0.2 0.15 .1 1e-1\r\n\r\n0 0.5 0.5 1 1"})
-    status, out, _ = convert("--from", "yolo", "--to", "coco", source, tmp_path / "out")
-    assert status == 0
-    # Center (20, 30) of 100 x 200 pixels, 10 wide and 20 high.
-    expected = [("a.png", "dog", [15, 20, 10, 20]), ("a.png", "cat", [0, 0, 100, 200])]
-    assert boxes(tmp_path / "out/yolo.json") == expected
-    assert "1 x image without a label file" in out
+def test_boxes_by_hand(yolo, converted, written):
+    source = yolo({"labels/a.txt": "\ufeff1 0.2 0.15 .1 1e-1\r\n\r\n0 0.5 0.5 1.000001 +1"})
+    assert "1 x image without a label file" in converted("yolo", source)
+    # Center (20, 30) of 100 x 200 pixels, 10 wide and 20 high. Rounding at the border is no error.
+    expected = [("a.png", "dog", [15, 20, 10, 20]), ("a.png", "cat", [-5e-05, 0, 100.0001, 200])]
+    assert written("yolo")[1] == expected
 
 
 BAD = {
-    "four": (
-        "0 .1 .1 .1",
-        "must have 5 numbers, class, center x, center y, width, height, got 4",
-    ),
+    "four": ("0 .1 .1 .1", "must have 5 numbers, class, center x, center y, width, height, got 4"),
     "a score": ("0 .1 .1 .1 .1 .9", "has 6 numbers, as detections with their score"),
     "eight": ("0 1 1 1 1 1 1 1", "must have 5 numbers"),
     "rotated": (
@@ -67,48 +54,35 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", list(BAD))
-def test_a_bad_row_is_told_with_its_line(yolo, refused, what):
-    row, said = BAD[what]
+def test_a_bad_row_is_refused_with_its_line(yolo, refused, what):
+    row, message = BAD[what]
     row = row if isinstance(row, bytes) else row.encode()
     source = yolo({"labels/a.txt": b"0 .5 .5 .5 .5\n\n" + row + b"\n", "labels/b.txt": ""})
-    lines = refused("--from", "yolo", "--to", "coco", source)
+    lines = refused("yolo", source)
     assert lines[0] == "mistakes: 1; nothing was written"
     assert lines[1].startswith(f"{source}/labels/a.txt:3: ")
-    assert said in lines[1]
+    assert message in lines[1]
 
 
-def test_polygons_become_boxes_when_asked(yolo, convert, tmp_path):
+def test_polygons_become_boxes_when_asked(yolo, converted, written):
     source = yolo({"labels/a.txt": "0 .1 .2 .3 .1 .2 .4\n1 .1 .1 .2 .1 .2 1.2 .1 .3\n"})
-    status, out, _ = convert(
-        "--from", "yolo", "--to", "coco", source, tmp_path / "out", "--polygons"
-    )
-    assert status == 0
-    assert "2 x polygon or rotated box, replaced by the box around it" in out
-    assert "1 x polygon cut at the border" in out
+    printed = converted("yolo", source, "--polygons")
+    assert "2 x polygon or rotated box, replaced by the box around it" in printed
+    assert "1 x polygon cut at the border" in printed
     expected = [("a.png", "cat", [10, 20, 20, 60]), ("a.png", "dog", [10, 20, 10, 180])]
-    assert boxes(tmp_path / "out/yolo.json") == expected
+    assert written("yolo")[1] == expected
 
 
-def test_rounding_at_the_border_is_no_mistake(yolo, convert, tmp_path):
-    source = yolo({"labels/a.txt": "0 0.5 0.5 1.000001 1\n"})
-    assert convert("--from", "yolo", "--to", "coco", source, tmp_path / "out")[0] == 0
-
-
-def test_labels_and_images_that_do_not_fit(yolo, draw, refused):
+def test_labels_and_images_that_do_not_fit_are_refused(yolo, draw, put, refused):
     source = yolo({"labels/a.txt": "", "labels/c.txt": ""})
-    lines = refused("--from", "yolo", "--to", "coco", source)
-    assert (
-        lines[1] == f"{source}/labels/c.txt: has no image of its name; add it or remove the file."
-    )
+    line = refused("yolo", source)[1]
+    assert line == f"{source}/labels/c.txt: has no image of its name; add it or remove the file."
     draw("yolo/images", {"a.jpg": (9, 9), "c.png": (9, 9)})
-    lines = refused("--from", "yolo", "--to", "coco", source)
-    assert lines[1] == f"{source}/labels/a.txt: belongs to two images, a.jpg and a.png; rename one."
-
-
-def test_an_image_that_is_none(yolo, put, refused):
-    source = yolo({"labels/a.txt": "", "images/b.png": "no image"})
-    lines = refused("--from", "yolo", "--to", "coco", source)
-    assert "b.txt: cannot read image " in lines[1]
+    line = refused("yolo", source)[1]
+    assert line == f"{source}/labels/a.txt: belongs to two images, a.jpg and a.png; rename one."
+    (source / "images/a.jpg").unlink()
+    put({"images/b.png": "no image"}, "yolo")
+    assert "b.txt: cannot read image " in refused("yolo", source)[1]
 
 
 LAYOUTS = {
@@ -146,7 +120,7 @@ LAYOUTS = {
         ["images/Train", "images/Validation"],
         {
             "data.yaml": "Train: images/Train\nValidation: images/Validation\n"
-            "names:\n  0: cat\n  1: dog\npath: .\n",
+            "names:\n  0: cat\n  1: dog\npath: .\n"
         },
     ),
     "lists of images": (
@@ -161,17 +135,15 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_the_layouts_of_the_tools(draw, put, convert, tmp_path, layout):
+def test_the_layouts_of_the_tools_are_read(draw, put, converted, written, tmp_path, layout):
     folders, files = LAYOUTS[layout]
     for row, folder in enumerate(folders):
         draw(f"set/{folder}", {"a.png": (100, 200)})
-        labels = folder.replace("images", "labels")
-        put({f"set/{labels}/a.txt": f"{row} 0.5 0.5 1 1\n"})
-    put({f"set/{name}": text for name, text in files.items()} | {"set/README.roboflow.txt": "hi"})
-    out = tmp_path / "out"
-    assert convert("--from", "yolo", "--to", "coco", tmp_path / "set", out)[0] == 0
-    assert boxes(out / "train.json") == [("a.png", "cat", [0, 0, 100, 200])]
-    assert boxes(out / "val.json") == [("a.png", "dog", [0, 0, 100, 200])]
+        put({f"{folder.replace('images', 'labels')}/a.txt": f"{row} 0.5 0.5 1 1\n"}, "set")
+    put(files | {"README.roboflow.txt": "hi"}, "set")
+    converted("yolo", tmp_path / "set")
+    assert written("train")[1] == [("a.png", "cat", [0, 0, 100, 200])]
+    assert written("val")[1] == [("a.png", "dog", [0, 0, 100, 200])]
 
 
 BAD_YAML = {
@@ -189,19 +161,18 @@ BAD_YAML = {
 
 @pytest.mark.parametrize("what", list(BAD_YAML))
 def test_a_bad_description_is_refused(yolo, refused, what):
-    text, said = BAD_YAML[what]
+    text, message = BAD_YAML[what]
     source = yolo({"data.yaml": text, "labels/a.txt": ""})
     (source / "classes.txt").unlink()
-    lines = refused("--from", "yolo", "--to", "coco", source)
-    assert said in lines[1]
-    assert lines[1].startswith(f"{source}/data.yaml")
+    line = refused("yolo", source)[1]
+    assert message in line
+    assert line.startswith(f"{source}/data.yaml")
 
 
-def test_code_in_a_description_is_a_text(yolo, convert, tmp_path):
+def test_code_in_a_description_is_a_text(yolo, converted, tmp_path):
     command = f"touch {tmp_path}/ran"
     text = f"train: images\nnames: !!python/object/apply:os.system ['{command}']\n"
-    source = yolo({"data.yaml": text, "labels/a.txt": ""})
-    assert convert("--from", "yolo", "--to", "coco", source, tmp_path / "out")[0] == 0
+    converted("yolo", yolo({"data.yaml": text, "labels/a.txt": ""}))
     found = json.loads((tmp_path / "out/train.json").read_text())
     assert [category["name"] for category in found["categories"]] == [command]
     assert not (tmp_path / "ran").exists()
@@ -211,53 +182,127 @@ def test_code_in_a_description_is_a_text(yolo, convert, tmp_path):
 def test_lists_that_lead_elsewhere_are_refused(yolo, refused, line):
     text = "train: train.txt\nnames: [cat]\n"
     source = yolo({"data.yaml": text, "train.txt": f"images/a.png\n{line}\n", "labels/a.txt": ""})
-    lines = refused("--from", "yolo", "--to", "coco", source)
-    assert lines[1].startswith(f"{source}/train.txt:2: ")
+    assert refused("yolo", source)[1].startswith(f"{source}/train.txt:2: ")
 
 
-def test_classes_are_needed(yolo, refused, convert, put, tmp_path):
+def test_classes_are_needed(yolo, refused, converted, put, tmp_path):
     source = yolo({"labels/a.txt": ""})
-    (source / "classes.txt").unlink()
-    assert "has no class names" in refused("--from", "yolo", "--to", "coco", source)[1]
-    names = put({"n.csv": "name,id\ncat,17\ndog,3\n"}) / "n.csv"
-    out = tmp_path / "out"
-    assert convert("--from", "yolo", "--to", "coco", source, out, "--classes", names)[0] == 0
-    found = json.loads((out / "yolo.json").read_text())
+    names = put({"n.csv": "name,id\ncat,17\ndog,3\n"})
+    put({"classes.csv": "id,name\n1,dog\n2,cat\n"}, "yolo")
+    assert "classes.csv and YOLO's own names differ" in refused("yolo", source)[1]
+    for name in ("classes.csv", "classes.txt"):
+        (source / name).unlink()
+    assert "has no class names" in refused("yolo", source)[1]
+    converted("yolo", source, "--classes", names)
+    found = json.loads((tmp_path / "out/yolo.json").read_text())
     assert {c["name"]: c["id"] for c in found["categories"]} == {"cat": 17, "dog": 3}
 
 
-def test_crowds_are_left_out_or_become_objects(put, draw, convert, tmp_path):
+# To YOLO.
+
+
+def coco(names, boxes, **fields):
+    """COCO JSON of images of 100 x 100 and boxes of the first, each with more fields."""
+    sizes = {"width": 100, "height": 100}
+    return fields | {
+        "images": [{"id": 4 + i, "file_name": name} | sizes for i, name in enumerate(names)],
+        "categories": [{"id": 9, "name": "cat"}],
+        "annotations": [
+            {"id": i, "image_id": 4, "category_id": 9, "bbox": bbox} | more
+            for i, (bbox, more) in enumerate(boxes, 1)
+        ],
+    }
+
+
+def test_what_labels_cannot_hold_is_reported(put, draw, run, tmp_path):
     draw("i", {"a.png": (100, 100)})
-    file = (
-        put(
-            {
-                "i/t.json": {
-                    "images": [{"id": 4, "file_name": "a.png", "width": 100, "height": 100}],
-                    "categories": [{"id": 9, "name": "cat"}],
-                    "annotations": [
-                        {
-                            "id": 1,
-                            "image_id": 4,
-                            "category_id": 9,
-                            "bbox": [0, 0, 10, 10],
-                            "iscrowd": 1,
-                        },
-                        {"id": 2, "image_id": 4, "category_id": 9, "bbox": [0, 0, 0, 10]},
-                        {"id": 3, "image_id": 4, "category_id": 9, "bbox": [90, 90, 500, 5]},
-                        {"id": 4, "image_id": 4, "category_id": 9, "bbox": [200, 90, 50, 5]},
-                    ],
-                }
-            }
-        )
-        / "i/t.json"
-    )
-    status, out, _ = convert("--from", "coco", "--to", "yolo", file, tmp_path / "a")
-    said = " ".join(out.split())
-    assert "1 x crowd region, left out" in said
-    assert "1 x box without width or height, left out" in said
-    assert "1 x box cut at the border of its image" in said
-    assert "1 x box outside its image, left out" in said
-    assert (tmp_path / "a/labels/t/a.txt").read_text() == "0 0.95 0.925 0.1 0.05\n"
-    _, out, _ = convert("--from", "coco", "--to", "yolo", file, tmp_path / "b", "--crowd", "object")
-    assert "1 x crowd region, written as an object" in out
-    assert (tmp_path / "b/labels/t/a.txt").read_text().startswith("0 0.05 0.05 0.1 0.1\n")
+    boxes = [
+        ([0, 0, 10, 10], {"iscrowd": 1}),
+        ([0, 0, 0, 10], {}),
+        ([90, 90, 500, 5], {}),
+        ([200, 90, 50, 5], {}),
+        ([1, 2, 4, 8], {"area": 7, "difficult": 1}),
+    ]
+    file = put({"i/t.json": coco(["a.png"], boxes)})
+    status, out, _ = run("coco", "yolo", file, tmp_path / "out")
+    assert status == 0
+    for note in (
+        "1 x crowd region, left out",
+        "1 x box without width or height, left out",
+        "1 x box cut at the border of its image",
+        "1 x box outside its image, left out",
+        "1 x area other than width times height, not kept",
+        "1 x mark as difficult, not kept",
+        "image ids are not kept",
+    ):
+        assert note in " ".join(out.split())
+    rows = (tmp_path / "out/labels/t/a.txt").read_text()
+    assert rows == "0 0.95 0.925 0.1 0.05\n0 0.03 0.06 0.04 0.08\n"
+    _, out, _ = run("coco", "yolo", file, tmp_path / "b", "--crowd", "object")
+    assert "1 x crowd region, written as an object" in " ".join(out.split())
+    assert (tmp_path / "b/labels/t/a.txt").read_text() == "0 0.05 0.05 0.1 0.1\n" + rows
+
+
+def test_images_of_one_stem_cannot_share_labels(put, draw, refused):
+    draw("i", {"a.png": (100, 100), "a.jpg": (100, 100)})
+    file = put({"i/t.json": coco(["a.png", "a.jpg"], [])})
+    line = refused("coco", file, target="yolo")[1]
+    assert "a.jpg: would share its annotation file with a.png" in line
+
+
+ODD_NAMES = [
+    *("\u7ea2\u8840\u7403", "\u062e\u0644\u064a\u0629", "\U0001f98a fox", "traffic light"),
+    *("<b>&amp;'\"]]>", 'a, "b"; c', " ends with a space ", "no", "1.0", "null", "# none", "a: b"),
+    "c\u2028d",  # a line break to Python, not to text files
+]
+
+
+def assert_same(old, new):
+    """Every image has its boxes, within a hundredth of a pixel; crowd regions are left out."""
+    assert (new.category_ids, new.category_names) == (old.category_ids, old.category_names)
+    assert new.missing() == []
+    rows = {new.file_name(row): row for row in range(len(new))}
+    assert rows.keys() == {old.file_name(row) for row in range(len(old))}
+    for i in range(len(old)):
+        j = rows[old.file_name(i)]
+        assert old.sizes[i].tolist() == new.sizes[j].tolist()
+        (boxes, labels), (others, other_labels) = old.boxes(i), new.boxes(j)
+        assert labels.tolist() == other_labels.tolist()
+        assert (boxes - others).abs().sum() < 0.01
+
+
+@pytest.mark.parametrize("data", ["bccd", "coco_slice"])
+def test_real_data_come_back(real_data, run, tmp_path, data):
+    names = {"bccd": ("{}", "{}"), "coco_slice": ("instances_{}2017", "{}2017")}[data]
+    there, back = tmp_path / "there", tmp_path / "back"
+    splits = {}
+    for split in ("train", "val"):
+        file, folder = (name.format(split) for name in names)
+        splits[split] = real_data(data) / f"annotations/{file}.json", real_data(data) / folder
+    status, out, _ = run("coco", "yolo", *(file for file, _ in splits.values()), there)
+    assert status == 0
+    assert ("14 x crowd region, left out" in out) == (data == "coco_slice")
+    assert run("yolo", "coco", there, back)[0] == 0
+    for split, (file, folder) in splits.items():
+        new = read_coco(back / f"{split}.json", there / f"images/{split}")
+        assert_same(read_coco(file, folder), new)
+
+
+def test_odd_names_and_fractions_come_back(draw, put, run, tmp_path):
+    images = [
+        "a/same.png",
+        "b/same.png",
+        '\u732b \U0001f98a/it\'s, <1> & "2".png',
+        " b .png",
+        "d.o.t.png",
+    ]
+    draw("i", dict.fromkeys(images, (100, 100)))
+    found = coco(images, [([0.1 * i, i / 7, 1 + i / 3, 2.5], {}) for i in range(60)])
+    for i, record in enumerate(found["annotations"]):
+        record |= {"image_id": 4 + i % 4, "category_id": 5 * (i % len(ODD_NAMES)) - 10}
+    found["categories"] = [{"id": 5 * i - 10, "name": n} for i, n in enumerate([*ODD_NAMES, "-"])]
+    file = put({"i/train.json": found})
+    assert run("coco", "yolo", file, tmp_path / "there")[0] == 0
+    assert run("yolo", "coco", tmp_path / "there", tmp_path / "back")[0] == 0
+    new = read_coco(tmp_path / "back/train.json", tmp_path / "there/images/train")
+    assert_same(read_coco(file, tmp_path / "i"), new)

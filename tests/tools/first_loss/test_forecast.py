@@ -1,24 +1,25 @@
-"""What is said before the first step: by hand, and what would balance it."""
+"""The forecast of the first loss: by hand, and what would balance it."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from retinanet.cli.main import composer
+from retinanet.config import TrainConfig
 from retinanet.losses import focal_loss
 from retinanet.tools.expected_loss import (
     ClassLoss,
-    balancing_alpha,
     balancing_prior,
     expected_class_loss,
     indifferent_score,
 )
 from retinanet.tools.first_loss.forecast import (
-    announce_loss,
-    compare_first_loss,
     describe_alpha,
-    describe_rate,
-    warn_of_warmup,
+    describe_steps,
+    first_step,
+    forecast_loss,
 )
 from retinanet.tools.first_loss.survey import Survey
 from retinanet.training.step_metrics import Means
@@ -63,90 +64,99 @@ def test_the_balancing_prior_balances(gamma):
     assert worse.ratio > 1
 
 
-def test_the_balancing_alpha_balances():
-    alpha = balancing_alpha(expected_class_loss(0.25, 0.0, 0.01, **COCO), 0.25)
-    assert expected_class_loss(alpha, 0.0, 0.01, **COCO).ratio == pytest.approx(1)
+# The lines of the log
 
 
-# What the log says of it
-
-
-def make_survey(positives: float = 50.0, background: float = 201_550.0) -> Survey:
-    return Survey(1, 0, 5, 0, (5,), 201_600.0, positives, background, 0.0)
-
-
-def say(positives: float = 50.0, **settings) -> str:
+def forecast(positives: float = 50.0, **settings) -> str:
+    counts = Survey(1, 0, 5, 0, (5,), 201_600.0, positives, 201_550.0, 0.0)
     settings = {"alpha": 0.25, "gamma": 2.0, "prior": 0.01, **settings}
-    return "\n".join(announce_loss(make_survey(positives), num_classes=80, **settings))
+    return "\n".join(forecast_loss(counts, num_classes=80, **settings))
 
 
-def test_the_papers_settings_raise_no_warning():
-    assert "first loss class 1.37" in say()
-    assert "warning" not in say()
-
-
-def test_cross_entropy_without_a_prior_is_warned_of_with_a_remedy():
-    said = say(gamma=0.0, prior=0.5)
-    assert "background outweighs positives" in said
-    assert "model.prior=" in said
-    assert "loss.alpha=" in said
+def test_the_papers_settings_are_balanced():
+    assert forecast() == (
+        "first loss class 1.372 (positives 1.128, background 0.2431) with alpha=0.25 gamma=2 "
+        "pi=0.01: balanced"
+    )
 
 
 @pytest.mark.parametrize("prior", [0.05, 0.5])
-def test_the_proposed_alpha_leaves_background_a_loss(prior):
-    said = say(gamma=0.0, prior=prior)
-    alpha = float(said.partition("loss.alpha=")[2].split()[0])
+def test_cross_entropy_with_a_high_prior_is_warned_of_with_a_fix_that_balances(prior):
+    line = forecast(gamma=0.0, prior=prior)
+    assert "background outweighs positives" in line
+    proposed = float(line.partition("model.prior=")[2].split()[0])
+    assert expected_class_loss(0.25, 0.0, proposed, **COCO).ratio == pytest.approx(1, rel=0.1)
+    alpha = float(line.partition("loss.alpha=")[2].split()[0])
     assert alpha < 1
-    counts = {"num_classes": 80, "num_positives": 50.0, "num_background": 201_550.0}
-    assert expected_class_loss(alpha, 0.0, prior, **counts).ratio == pytest.approx(1, rel=0.1)
+    assert expected_class_loss(alpha, 0.0, prior, **COCO).ratio == pytest.approx(1, rel=0.1)
 
 
 def test_an_alpha_next_to_one_is_not_proposed():
-    said = say(positives=1e-3, gamma=0.0, prior=0.99)
-    assert "model.prior=" in said
-    assert "loss.alpha=" not in said
-
-
-def test_a_short_run_is_not_told_to_keep_its_warmup():
-    assert warn_of_warmup(1, 2)[0].endswith("set about 0")
+    line = forecast(positives=1e-3, gamma=0.0, prior=0.99)
+    assert "model.prior=" in line
+    assert "loss.alpha=" not in line
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"positives": 0.0}])
-def test_no_remedy_is_given_where_nothing_can_be_balanced(settings):
-    said = say(**settings)
-    assert "warning" in said
-    assert "model.prior=" not in said
+def test_no_fix_is_given_where_nothing_can_be_balanced(settings):
+    line = forecast(**settings)
+    assert "warning" in line
+    assert "model.prior=" not in line
 
 
-def test_alpha_per_class_is_printed_by_name():
-    alphas = [0.5] * 79 + [0.9]
-    names = [f"class_{i}" for i in range(80)]
-    assert "class_78 0.5, class_79 0.9" in describe_alpha(alphas, names)
-
-
-def test_alpha_says_which_side_it_weights():
-    assert "0.25 weighs y = 1" in describe_alpha(0.25, ["cat"])
-    assert "0.75 weighs y = 0" in describe_alpha(0.25, ["cat"])
+def test_alpha_says_which_side_it_weighs():
+    line = describe_alpha(0.25, ["cat"])
+    assert "0.25 weighs y = 1" in line
+    assert "0.75 weighs y = 0" in line
     assert "both weigh 1" in describe_alpha(None, ["cat"])
+    assert "cat 0.5, dog 0.9" in describe_alpha([0.5, 0.9], ["cat", "dog"])
+
+
+def settings_of(*overrides: str) -> TrainConfig:
+    with composer("train") as reader:
+        return reader.command(["data=shapes", "optim=sgd", *overrides]).settings
+
+
+def steps_of(*overrides: str, total_steps: int = 1000) -> list[str]:
+    return describe_steps(settings_of(*overrides), total_steps, 100)
 
 
 def test_the_rate_says_where_it_comes_from():
-    assert "0.0025 = 0.01 x 4 images a step / 16" in describe_rate(0.01, 4, 16)
-    assert "0.0001, not scaled to the 4 images" in describe_rate(1e-4, 4, None)
+    scaled = ["optim.lr=0.01", "optim.batch_size=4", "optim.reference_batch=16"]
+    assert steps_of(*scaled)[:2] == [
+        "steps      1000 of 4 images: 40 epochs",
+        "lr         0.0025 = 0.01 x 4 images a step / 16",
+    ]
+    fixed = steps_of("optim.lr=0.01", "optim.batch_size=4", "optim.reference_batch=null")
+    assert fixed[1] == "lr         0.01, not scaled to the 4 images of a step"
 
 
-@pytest.mark.parametrize(("factor", "words"), [(1.05, "as expected"), (1.5, "NOT as expected")])
-def test_the_first_loss_is_compared_with_its_closed_form(factor, words):
-    loss = expected_class_loss(0.25, 2.0, 0.01, **COCO).total * factor
-    means = Means(1, 1, loss, 0.0, 0.0, 50.0, 201_550.0, 1.0, [], [])
-    said = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=80)
-    assert said.split(": ")[1].startswith(words)
+def test_a_run_that_is_all_warm_up_is_warned_of():
+    assert len(steps_of("schedule.warmup_steps=250")) == 2
+    assert steps_of("schedule.warmup_steps=251")[2].endswith("set about 50")
+    assert steps_of("schedule.warmup_steps=1", total_steps=2)[2].endswith("set about 0")
 
 
-def test_a_first_batch_without_objects_is_not_judged():
-    means = Means(1, 1, 0.008, 0.0, 0.0, 0.0, 9216.0, 0.0, [], [])
-    said = compare_first_loss(means, alpha=0.25, gamma=2.0, prior=0.01, num_classes=1)
-    assert said.endswith("no object in this batch, so not compared")
+@pytest.mark.parametrize(
+    ("loss", "positives", "words"),
+    [
+        (1.372 * 1.05, 50, "as expected"),
+        (1.372 * 1.5, 50, "NOT as expected"),
+        # Of background alone it is the spread of the first logits.
+        (0.008, 0, "no object in this batch, so not compared"),
+    ],
+)
+def test_the_first_loss_is_compared_with_its_closed_form(loss, positives, words):
+    means = Means(1, 1, loss, 0.0, 0.0, positives, 201_550.0, 1.0, [], [])
+    data = SimpleNamespace(category_names=("cat",) * 80)
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(num_classes=80), loss=SimpleNamespace(fused=True)
+    )
+    line = first_step(settings_of(), data, trainer, means)
+    assert line.split(": ")[1].startswith(words)
+
+
+# The score of an anchor of which the network can tell nothing
 
 
 @pytest.mark.parametrize("share", [0.5, 0.04, 1e-5])

@@ -67,17 +67,15 @@ def test_boxes_of_images_of_several_sizes_are_judged_together():
     assert torch.equal(best_overlaps(both, AnchorGenerator()), alone)
 
 
-def test_objects_are_boxes_at_the_training_size(tmp_path):
+def test_objects_are_the_boxes_that_training_keeps_at_its_size(tmp_path):
     data = write_set(tmp_path, [(1, 10, 20, 30, 40, 0), (2, 0, 0, 5, 5, 1), (2, 190, 0, 50, 50, 0)])
     found = objects_at(data, min_size=200, max_size=1000)
     assert found.boxes.tolist() == [[20, 40, 80, 120], [380, 0, 400, 100]]
     assert found.padded.tolist() == [[224, 416], [224, 416]]
     assert found.labels.tolist() == [0, 1]
-
-
-def test_objects_are_those_that_training_keeps(tmp_path):
+    # A box of 5 px is 1 px, then less: training drops it.
     data = write_set(tmp_path, [(1, 10, 20, 30, 40, 0), (2, 0, 0, 5, 5, 0)])
-    assert objects_at(data, min_size=20, max_size=1000).labels.tolist() == [0, 1]  # 1 px
+    assert objects_at(data, min_size=20, max_size=1000).labels.tolist() == [0, 1]
     assert objects_at(data, min_size=19, max_size=1000).labels.tolist() == [0]
 
 
@@ -105,11 +103,8 @@ def test_shares_by_size_and_class_by_hand(tmp_path):
     assert str(found.all) == "66.7 % of 3"
     assert [(s.num_boxes, s.num_uncovered) for s in found.sizes] == [(2, 2), (1, 0), (0, 0)]
     assert [s.share for s in found.classes] == [0, 1, 0]
-
-
-def test_no_object_is_no_problem(tmp_path):
-    data = write_set(tmp_path, [(1, 0, 0, 200, 100, 1)])
-    found = cover(objects_at(data, min_size=100, max_size=1000), AnchorGenerator(), 0.5, 2)
+    none = write_set(tmp_path, [(1, 0, 0, 200, 100, 1)])
+    found = cover(objects_at(none, min_size=100, max_size=1000), AnchorGenerator(), 0.5, 2)
     assert (found.all.num_boxes, found.all.share) == (0, 0)
 
 

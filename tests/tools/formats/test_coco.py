@@ -1,0 +1,241 @@
+"""COCO JSON of annotation tools trains as it is, or the error names the command that cleans it."""
+
+import json
+
+import pytest
+
+from retinanet.data.coco import read_coco
+from scripts import check_data
+
+SIZE = (64, 48)
+DOG = {"bbox": [1.25, 2.0, 12.05, 10.0], "area": 120.5, "iscrowd": 0, "segmentation": []}
+
+
+def coco(first, names, categories, image=None, box=None, **about):
+    """Two images and a box of the last category; ids from ``first``, and more fields."""
+    size = {"width": SIZE[0], "height": SIZE[1]}
+    ids = {"id": first, "image_id": first, "category_id": categories[-1]["id"]}
+    return about | {
+        "images": [
+            {"id": first + i, "file_name": name} | size | (image or {})
+            for i, name in enumerate(names)
+        ],
+        "categories": categories,
+        "annotations": [ids | DOG | (box or {})],
+    }
+
+
+def cvat():
+    """CVAT by way of Datumaro: ids from 1, no supercategory, attributes, fractions."""
+    return coco(
+        1,
+        ["sub/a.png", "b.png"],
+        [{"id": i, "name": n, "supercategory": ""} for i, n in enumerate(["cat", "dog"], 1)],
+        {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": 0},
+        {"attributes": {"occluded": False, "rotation": 0.0}},
+        licenses=[{"name": "", "id": 0, "url": ""}],
+        info={"contributor": "", "date_created": "", "description": "", "year": ""},
+    )
+
+
+def label_studio(name="images/{}"):
+    """Label Studio: all ids from 0, an ignore field, folders before names."""
+    return coco(
+        0,
+        [name.format("a.png"), name.format("b.png")],
+        [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+        box={"ignore": 0},
+        info={"year": 2026, "version": "1.0", "contributor": "Label Studio", "url": ""},
+    )
+
+
+def roboflow(group="animals"):
+    """Roboflow: class 0 groups the others and has no box; numbers of both kinds."""
+    found = coco(
+        0,
+        ["a_png.rf.1b.png", "b_png.rf.1b.png"],
+        [
+            {"id": 0, "name": group, "supercategory": "none"},
+            {"id": 1, "name": "cat", "supercategory": group},
+            {"id": 2, "name": "dog", "supercategory": group},
+        ],
+        {"license": 1, "date_captured": "2026-01-02T03:04:05+00:00", "extra": {"name": "a.png"}},
+        licenses=[{"id": 1, "url": "https://creativecommons.org/", "name": "CC BY 4.0"}],
+        info={"year": "2026", "version": "3", "description": "Exported from roboflow.com"},
+    )
+    cat = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81}
+    found["annotations"].append(DOG | cat)
+    return found
+
+
+STUDIO = ["images/a.png", "images/b.png"]
+ROBOFLOW = ("train/_annotations.coco.json", "train", ["a_png.rf.1b.png", "b_png.rf.1b.png"])
+EXPORTS = {
+    "CVAT": (cvat(), "annotations/instances_default.json", "images", ["sub/a.png", "b.png"]),
+    "Label Studio": (label_studio(), "result.json", ".", STUDIO),
+    "Label Studio on Windows": (label_studio("images\\{}"), "result.json", ".", STUDIO),
+    "Roboflow": (roboflow(), *ROBOFLOW),
+}
+
+
+@pytest.fixture
+def export(draw, put):
+    """Writes an export with its images; gives its file and image folder."""
+
+    def write(found, file, folder, names):
+        return put({file: found}), draw(folder, dict.fromkeys(names, SIZE))
+
+    return write
+
+
+@pytest.fixture
+def checked(capsys):
+    """Status and text of check_data, with the file as both splits."""
+
+    def check(file, folder):
+        typed = ["data=custom", "model=tiny", f"data.root={folder}", "data.workers=0"]
+        for split in ("train", "val"):
+            typed += [f"data.{split}_images=.", f"data.{split}_annotations={file}"]
+        status = check_data.main(typed)
+        return status, " ".join(capsys.readouterr().out.split())
+
+    return check
+
+
+@pytest.mark.parametrize("tool", list(EXPORTS))
+def test_exports_are_read_and_converted_as_they_are(export, converted, checked, tmp_path, tool):
+    file, folder = export(*EXPORTS[tool])
+    status, printed = checked(file, folder)
+    assert status == 0
+    assert ("images: file_name has backslashes" in printed) == ("Windows" in tool)
+    converted("coco", file)
+    (written,) = (tmp_path / "out").glob("*.json")
+    for data in (read_coco(file, folder), read_coco(written, folder)):
+        assert [data.file_name(i) for i in range(2)] == EXPORTS[tool][3]
+        assert data.missing() == []
+        assert data.bbox[0].tolist() == [1.25, 2.0, 12.05, 10.0]
+        assert data.category_names[data.labels[0]] == "dog"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..\\..\\media\\upload\\4\\{}", "../../media/upload/4/{}", "/home/me/upload/{}", "C:\\x\\{}"],
+)
+def test_names_that_lead_elsewhere_lose_their_folders_when_asked(
+    export, converted, refused, tmp_path, name
+):
+    file, folder = export(label_studio(name), "result.json", "images", ["a.png", "b.png"])
+    with pytest.raises(ValueError, match="--from coco --to coco --base-names"):
+        read_coco(file, folder)
+    assert "--base-names" in refused("coco", file, "--image-folder", folder)[0]
+    assert "2 x image name without its folders" in converted("coco", file, "--base-names")
+    assert read_coco(tmp_path / "out/result.json", folder).missing() == []
+
+
+def test_sizes_that_are_missing_are_read_from_the_images(export, converted, refused, tmp_path):
+    # Label Studio writes null where it could not open the image of a task without labels.
+    found = label_studio()
+    found["images"][1] |= {"width": None, "height": None}
+    file, folder = export(found, "result.json", ".", STUDIO)
+    with pytest.raises(ValueError, match="got None.*--from coco --to coco` reads missing ones"):
+        read_coco(file, folder)
+    assert "1 x size missing in the file, read from the image" in converted("coco", file)
+    assert read_coco(tmp_path / "out/result.json", folder).sizes.tolist() == [[48, 64], [48, 64]]
+    (folder / "images/b.png").write_bytes(b"no image")
+    assert "images[1] (id 1): height must be" in refused("coco", file)[0]
+
+
+def test_numbers_lose_their_quotes(export, converted, tmp_path):
+    # Label Studio's older versions write the category attribute of a label as it was typed.
+    found = label_studio()
+    for number, category in enumerate(found["categories"]):
+        category["id"] = str(number + 1)
+    found["annotations"][0] |= {"category_id": "2", "bbox": ["1.25", "2", 12.05, "10.0"]}
+    file, folder = export(found, "result.json", ".", STUDIO)
+    with pytest.raises(ValueError, match="without quotes, or let .*--from coco --to coco` do it"):
+        read_coco(file, folder)
+    assert "6 x number in quotes" in converted("coco", file)
+    data = read_coco(tmp_path / "out/result.json", folder)
+    assert data.bbox.tolist() == [[1.25, 2, 12.05, 10]]
+    assert (data.category_ids, data.labels.tolist()) == ((1, 2), [1])
+    assert "number in quotes" in converted("coco", file, "--drop-unused-classes")
+    assert read_coco(tmp_path / "out/result.json", folder).category_ids == (2,)
+
+
+@pytest.mark.parametrize("group", ["animals", "cat"])
+def test_a_class_that_only_groups_others_is_dropped_when_asked(
+    export, converted, checked, tmp_path, group
+):
+    file, folder = export(roboflow(group), *ROBOFLOW)
+    if group == "cat":  # the name of another class
+        with pytest.raises(ValueError, match="'cat' occurs before.*--drop-unused-classes"):
+            read_coco(file, folder)
+    status, printed = checked(file, folder)
+    assert status == (group == "cat")
+    assert "--drop-unused-classes" in printed
+    printed = converted("coco", file, "--drop-unused-classes")
+    assert f"1 x class that no box has, dropped: {group}" in printed
+    data = read_coco(tmp_path / "out/train.json", folder)
+    assert (data.category_ids, data.category_names) == ((1, 2), ("cat", "dog"))
+    assert data.labels.tolist() == [1, 0]
+
+
+def test_a_class_is_unused_only_if_no_source_uses_it(export, converted, tmp_path):
+    train, _ = export(roboflow(), *ROBOFLOW)
+    found = roboflow()
+    found["annotations"] = found["annotations"][:1]
+    valid, _ = export(found, "valid/_annotations.coco.json", "valid", ROBOFLOW[2])
+    converted("coco", train, valid, "--drop-unused-classes")
+    for name in ("train.json", "val.json"):
+        names = [c["name"] for c in json.loads((tmp_path / "out" / name).read_text())["categories"]]
+        assert names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "area", "note", "written"),
+    [
+        ([40, 35, -30, -25], 750, "1 x box drawn from right to left or", [10, 10, 30, 25]),
+        ([40, 10, -30, 25], -750, "1 x box drawn from right to left or", [10, 10, 30, 25]),
+        ([10, 35.5, 30, -25], 750, "1 x box drawn from right to left or", [10, 10.5, 30, 25]),
+        (
+            [5, 5, 0, 5],
+            750,
+            "1 x box without width or height, which train.py never trains",
+            [5, 5, 0, 5],
+        ),
+        (
+            [70, 5, 5, 5],
+            750,
+            "1 x box outside its image, which train.py never trains",
+            [70, 5, 5, 5],
+        ),
+        ([1, 2, 1e6, 1e6], None, "1 x area filled in", [1, 2, 1e6, 1e6]),
+    ],
+)
+def test_boxes_are_written_from_the_upper_left_corner(
+    export, converted, tmp_path, bbox, area, note, written
+):
+    found = cvat()
+    found["annotations"][0] |= {"bbox": bbox, "area": area}
+    file, folder = export(found, *EXPORTS["CVAT"][1:])
+    printed = converted("coco", file)
+    assert note in printed
+    assert "boxes dropped" not in printed
+    record = json.loads((tmp_path / "out/instances_default.json").read_text())["annotations"][0]
+    assert (record["bbox"], record["area"]) == (written, abs(area or 1e10))
+    data = read_coco(tmp_path / "out/instances_default.json", folder)
+    assert bool(data.repairs) == ("never trains" in note)
+
+
+def test_real_coco_stays_as_it_is(real_data, converted, tmp_path):
+    root = real_data("coco_slice")
+    file, folder = root / "annotations/instances_val2017.json", root / "val2017"
+    printed = converted("coco", file)
+    assert "577 x segmentation, not kept" in printed
+    assert "images.flickr_url" in printed
+    old, new = read_coco(file, folder), read_coco(tmp_path / "out/val.json", folder)
+    for column in ("image_ids", "sizes", "first", "bbox", "area", "labels", "crowd"):
+        assert getattr(old, column).tolist() == getattr(new, column).tolist()
+    assert old.category_ids == new.category_ids
+    assert old.category_names == new.category_names
+    assert [old.file_name(i) for i in range(68)] == [new.file_name(i) for i in range(68)]
