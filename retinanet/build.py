@@ -1,15 +1,17 @@
-"""Settings become objects: the only place where the names of both meet."""
+"""Build data, model, loss and optimizer from settings, and the model of a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from retinanet import distributed
-from retinanet.config import DataConfig, EvaluationConfig, TrainConfig
+from retinanet.checks import KEYS, check_settings, restore
+from retinanet.config import DataConfig, DetectorConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.data.learnable import check_learnable, drop_vanishing
 from retinanet.data.loader import TrainingLoader
@@ -18,34 +20,22 @@ from retinanet.data.transforms import Augment
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
+from retinanet.model.heads import count_classes
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
-from retinanet.recorded import DetectorConfig
 from retinanet.shapes.dataset import ensure_shapes
+from retinanet.training.checkpoint import shipped_weights
 from retinanet.training.optim import Schedule, WeightAverage, build_optimizer, scaled_lr
 from retinanet.training.trainer import Trainer
 
+# How images come into a model, which every checkpoint must say.
+IMAGE_SETTINGS = ("min_size", "max_size", "resize")
 
-def build_data(data: DataConfig, split: str) -> CocoData:
-    """Read one split's annotations.
-
-    Args:
-        data: settings.
-        split: ``"train"`` or ``"val"``.
-
-    Raises:
-        ValueError: a path is not set, or the annotations are not usable.
-        FileNotFoundError: no such file.
-    """
-    return read_coco(*data_paths(data, split))
+# Data.
 
 
 def data_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
-    """Annotation file and image folder of one split; the built-in set is drawn if need be.
-
-    Args:
-        data: settings.
-        split: ``"train"`` or ``"val"``.
+    """Annotation file and image folder of ``"train"`` or ``"val"``; the built-in set gets drawn.
 
     Raises:
         ValueError: a path is not set.
@@ -59,6 +49,16 @@ def data_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
             raise ValueError(f"data.{split}_{part} is not set; give its path (under data.root).")
         paths.append(Path(data.root or ".") / value)
     return paths[0], paths[1]
+
+
+def build_data(data: DataConfig, split: str) -> CocoData:
+    """The images and annotations of ``"train"`` or ``"val"``.
+
+    Raises:
+        ValueError: a path is not set, or the annotations are not usable.
+        FileNotFoundError: no such file.
+    """
+    return read_coco(*data_paths(data, split))
 
 
 def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
@@ -75,11 +75,6 @@ def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
 def check_splits(data: DataConfig, train: CocoData, val: CocoData) -> None:
     """Refuse splits that cannot be trained on together, or whose images are missing.
 
-    Args:
-        data: settings.
-        train: of them.
-        val: of them.
-
     Raises:
         ValueError: a split without annotations, or other classes in each.
         FileNotFoundError: an image that is missing, unless those are skipped.
@@ -95,17 +90,9 @@ def check_splits(data: DataConfig, train: CocoData, val: CocoData) -> None:
 def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Augment:
     """Resizing, and with ``train`` the random changes."""
     data = settings.data
-    sizes = {"min_size": data.min_size, "max_size": data.max_size, "rule": data.resize}
-    if not train:
-        return Augment(**sizes)
-    augment = settings.augment
+    random = asdict(settings.augment) if train else {}
     return Augment(
-        **sizes,
-        flip=augment.flip,
-        min_sizes=augment.min_sizes,
-        scale=augment.scale,
-        color=augment.color,
-        train=True,
+        min_size=data.min_size, max_size=data.max_size, rule=data.resize, train=train, **random
     )
 
 
@@ -117,7 +104,7 @@ def drop_unseen(settings: TrainConfig | DetectorConfig, data: CocoData) -> CocoD
 def build_loader(
     settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int = 1
 ) -> TrainingLoader:
-    """The training batches of this rank, in so many micro-batches for each step.
+    """The training batches of this rank.
 
     Args:
         settings: of the run.
@@ -145,78 +132,48 @@ def build_loader(
     )
 
 
+# Network.
+
+
 def build_model(
     settings: TrainConfig | DetectorConfig, num_classes: int, *, load_later: bool = False
 ) -> RetinaNet:
-    """The network; its random weights depend on the seed alone.
+    """The network of K classes; its random weights depend on the seed alone.
 
-    Args:
-        settings: of the run.
-        num_classes: K.
-        load_later: a state dict follows, so no weights are fetched.
+    With ``load_later`` a state dict follows, so no weights are fetched.
     """
-    model = settings.model
     torch.manual_seed(settings.seed)
     return RetinaNet(
-        backbone=model.backbone,
         num_classes=num_classes,
-        prior=model.prior,
-        weights=model.weights,
-        norm=model.norm,
-        head_norm=model.head_norm,
-        frozen_stages=model.frozen_stages,
-        norm_eps=model.norm_eps,
-        stride_in_1x1=model.stride_in_1x1,
-        fpn_channels=model.fpn_channels,
-        p6_from=model.p6_from,
-        relu_before_p7=model.relu_before_p7,
-        head_depth=model.head_depth,
-        head_channels=model.head_channels,
         anchors=build_anchors(settings),
         load_later=load_later,
+        **asdict(settings.model),
     )
 
 
 def build_anchors(settings: TrainConfig | DetectorConfig) -> AnchorGenerator:
-    """Where boxes are looked for."""
-    anchors = settings.anchors
-    return AnchorGenerator(
-        sizes=anchors.sizes,
-        scales=anchors.scales,
-        ratios=anchors.ratios,
-        offset=anchors.offset,
-        rounding=anchors.rounding,
-    )
+    """The anchors of an image."""
+    return AnchorGenerator(**asdict(settings.anchors))
+
+
+def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
+    """Logits and deltas to detections."""
+    return Postprocess(**asdict(settings.postprocess))
+
+
+# Training.
 
 
 def build_matcher(settings: TrainConfig) -> Matcher:
-    """Anchors to boxes."""
-    matching = settings.matching
-    return Matcher(
-        positive_iou=matching.positive_iou,
-        negative_iou=matching.negative_iou,
-        low_quality=matching.low_quality,
-        ignore_crowd=matching.ignore_crowd,
-        crowd_iof=matching.crowd_iof,
-    )
+    """Anchors to ground truth."""
+    return Matcher(**asdict(settings.matching))
 
 
 def build_loss(settings: TrainConfig, class_names: Sequence[str]) -> RetinaNetLoss:
-    """Both losses of a step."""
-    loss = settings.loss
-    return RetinaNetLoss(
-        name=loss.name,
-        alpha=resolve_alpha(loss.alpha, class_names),
-        gamma=loss.gamma,
-        star_beta=loss.star_beta,
-        ohem_anchors=loss.ohem_anchors,
-        ohem_nms_iou=loss.ohem_nms_iou,
-        ohem_ratio=loss.ohem_ratio,
-        normalizer=loss.normalizer,
-        box=loss.box,
-        box_weight=loss.box_weight,
-        box_beta=loss.box_beta,
-    )
+    """Class loss and box loss of a step, with what its name reads."""
+    loss, name = asdict(settings.loss), {"loss.name": settings.loss.name}
+    loss["alpha"] = resolve_alpha(settings.loss.alpha, class_names)
+    return RetinaNetLoss(**{k: v for k, v in loss.items() if KEYS[f"loss.{k}"].is_read(name)})
 
 
 def resolve_alpha(alpha: Any, class_names: Sequence[str]) -> float | list[float] | None:
@@ -256,16 +213,79 @@ def resolve_alpha(alpha: Any, class_names: Sequence[str]) -> float | list[float]
     return [float(alpha.get(name, alpha.get("default"))) for name in class_names]
 
 
-def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
-    """Logits and deltas to detections."""
-    post = settings.postprocess
-    return Postprocess(
-        score_threshold=post.score_threshold,
-        pre_nms=post.pre_nms,
-        nms_iou=post.nms_iou,
-        detections=post.detections,
-        clip=post.clip,
+def build_trainer(
+    settings: TrainConfig,
+    model: RetinaNet,
+    class_names: Sequence[str],
+    *,
+    total_steps: int,
+    device: torch.device,
+) -> Trainer:
+    """Everything that a step changes, on a device that :func:`check_device` found fit.
+
+    Args:
+        settings: of the run.
+        model: moved to ``device``.
+        class_names: in the order of labels.
+        total_steps: length of the run.
+        device: of this rank.
+    """
+    model.to(device)
+    # Copied before compiling: a compiled method stays bound to the model it was taken from.
+    ema = None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay)
+    if settings.compile:
+        # One graph for all sizes of images: batches differ, and each graph takes minutes.
+        model.predict = torch.compile(model.predict, dynamic=True)
+    optim, schedule = settings.optim, asdict(settings.schedule)
+    lr = scaled_lr(optim.lr, optim.batch_size, optim.reference_batch)
+    for length in ("epochs", "max_steps"):  # make total_steps
+        del schedule[length]
+    return Trainer(
+        model,
+        build_matcher(settings),
+        build_loss(settings, class_names).to(device),
+        build_optimizer(
+            model,
+            name=optim.name,
+            lr=lr,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+            norm_weight_decay=optim.norm_weight_decay,
+            bias_weight_decay=optim.bias_weight_decay,
+        ),
+        Schedule(lr=lr, total_steps=total_steps, **schedule),
+        network=distributed.wrap(model, device),
+        ema=ema,
+        precision=settings.precision,
+        max_grad_norm=optim.max_grad_norm,
     )
+
+
+def check_device(
+    settings: TrainConfig | DetectorConfig, device: torch.device, *, train: bool
+) -> None:
+    """Refuse settings that only a GPU can serve; synchronized norms predict anywhere.
+
+    Raises:
+        ValueError: the setting and what to use instead.
+    """
+    on_cpu = device.type == "cpu"
+    if train and on_cpu and settings.optim.accumulate == "auto":
+        raise ValueError("optim.accumulate=auto measures a GPU's memory; on a CPU give a number.")
+    if train and settings.model.norm == "sync" and settings.optim.accumulate == "auto":
+        raise ValueError(
+            "optim.accumulate=auto tries steps on each rank by itself, which model.norm=sync does "
+            "not allow; give a number."
+        )
+    if on_cpu and settings.precision == "fp16":
+        raise ValueError("precision=fp16 needs a GPU; on a CPU use precision=bf16 or fp32.")
+    if train and on_cpu and settings.model.norm == "sync":
+        raise ValueError(
+            "model.norm=sync needs GPUs (torch has it for CUDA only); use batch, group or frozen."
+        )
+
+
+# Evaluation, and the model of a checkpoint.
 
 
 def build_validation(
@@ -292,83 +312,71 @@ def build_validation(
     }
 
 
-def build_trainer(
-    settings: TrainConfig,
-    model: RetinaNet,
-    class_names: Sequence[str],
-    *,
-    total_steps: int,
-    device: torch.device,
-) -> Trainer:
-    """Everything that a step changes.
-
-    Args:
-        settings: of the run.
-        model: moved to ``device``.
-        class_names: in the order of labels.
-        total_steps: length of the run.
-        device: of this rank, which :func:`check_device` found fit.
-    """
-    model.to(device)
-    # Copied before compiling: a compiled method stays bound to the model it was taken from.
-    ema = None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay)
-    if settings.compile:
-        # One graph for all sizes of images: batches differ, and each graph takes minutes.
-        model.predict = torch.compile(model.predict, dynamic=True)
-    optim, schedule = settings.optim, settings.schedule
-    lr = scaled_lr(optim.lr, optim.batch_size, optim.reference_batch)
-    return Trainer(
-        model,
-        build_matcher(settings),
-        build_loss(settings, class_names).to(device),
-        build_optimizer(
-            model,
-            name=optim.name,
-            lr=lr,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-            norm_weight_decay=optim.norm_weight_decay,
-            bias_weight_decay=optim.bias_weight_decay,
-        ),
-        Schedule(
-            lr=lr,
-            total_steps=total_steps,
-            warmup_steps=schedule.warmup_steps,
-            warmup_factor=schedule.warmup_factor,
-            decay=schedule.decay,
-            milestones=schedule.milestones,
-            decay_factor=schedule.decay_factor,
-        ),
-        network=distributed.wrap(model, device),
-        ema=ema,
-        precision=settings.precision,
-        max_grad_norm=optim.max_grad_norm,
-    )
-
-
-def check_device(
-    settings: TrainConfig | DetectorConfig, device: torch.device, *, train: bool
-) -> None:
-    """Refuse settings that only a GPU can serve.
-
-    Args:
-        settings: of the run.
-        device: of this rank.
-        train: for training; synchronized norms predict anywhere.
+def recorded_settings(state: dict[str, Any]) -> DetectorConfig:
+    """The settings of a checkpoint that its model detects with.
 
     Raises:
-        ValueError: the setting and what to use instead.
+        ValueError: they are not those of this version, or out of range.
     """
-    if train and device.type == "cpu" and settings.optim.accumulate == "auto":
-        raise ValueError("optim.accumulate=auto measures a GPU's memory; on a CPU give a number.")
-    if train and settings.model.norm == "sync" and settings.optim.accumulate == "auto":
+    names = [f.name for f in fields(DetectorConfig)]
+    recorded = {name: value for name, value in state["settings"].items() if name in names}
+    settings = restore(DetectorConfig, recorded)
+    lacking = [name for name in IMAGE_SETTINGS if getattr(settings.data, name) is None]
+    if lacking:
+        raise ValueError(f"the recorded settings lack data.{', data.'.join(lacking)}.")
+    check_settings(settings)
+    return settings
+
+
+def known_classes(state: dict[str, Any], num_classes: int) -> tuple[list[str], list[int]]:
+    """Names and category ids of a checkpoint's classes; numbers where nobody wrote them down.
+
+    Raises:
+        ValueError: it names more or fewer classes than its model detects.
+    """
+    names, ids = state["classes"]["names"], state["classes"]["ids"]
+    if names is None:
+        return [f"class_{label}" for label in range(num_classes)], list(range(num_classes))
+    if len(names) != num_classes:
         raise ValueError(
-            "optim.accumulate=auto tries steps on each rank by itself, which model.norm=sync does "
-            "not allow; give a number."
+            f"the checkpoint names {len(names)} classes, and its model detects {num_classes}."
         )
-    if device.type == "cpu" and settings.precision == "fp16":
-        raise ValueError("precision=fp16 needs a GPU; on a CPU use precision=bf16 or fp32.")
-    if train and device.type == "cpu" and settings.model.norm == "sync":
-        raise ValueError(
-            "model.norm=sync needs GPUs (torch has it for CUDA only); use batch, group or frozen."
-        )
+    return names, ids
+
+
+def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
+    """The model of a checkpoint, with the EMA weights where there are some.
+
+    Args:
+        state: from :func:`retinanet.weights.read.read_trained`.
+        settings: :func:`recorded_settings` of it.
+
+    Raises:
+        ValueError: parameters are missing or left over.
+    """
+    weights = shipped_weights(state)
+
+    def refuse_others(wanted: dict[str, tuple[int, ...]], left_over: Sequence[str] = ()) -> None:
+        wrong = [n for n, s in wanted.items() if n not in weights or weights[n].shape != s]
+        wrong = [*left_over, *wrong]
+        if wrong:
+            raise ValueError(
+                f"the checkpoint does not hold the model it describes: {len(wrong)} parameters are "
+                f"missing, left over or of another shape, such as "
+                f"{', '.join(map(str, wrong[:3]))}."
+            )
+
+    # First what makes a model large: what is described may fit into no memory.
+    model, anchors = settings.model, settings.anchors
+    a, C = len(anchors.scales) * len(anchors.ratios), model.fpn_channels
+    widths = [C] + [model.head_channels] * min(model.head_depth, 2)
+    described = {"fpn.p7.weight": (C, C, 3, 3), "head.box.pred.weight": (4 * a, widths[-1], 3, 3)}
+    if model.head_depth:
+        last = f"head.cls.convs.{model.head_depth - 1}.weight"
+        described[last] = (widths[-1], widths[-2], 3, 3)
+    refuse_others(described)
+    network = build_model(settings, count_classes(weights), load_later=True)
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    refuse_others(wanted, sorted(weights.keys() - wanted.keys()))
+    network.load_state_dict(weights)
+    return network.eval()

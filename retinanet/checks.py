@@ -1,56 +1,121 @@
-"""What settings may be, alone and together: for the command line and for every constructor."""
+"""Checks of settings: one range, all of a command, or those that a checkpoint records."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_type_hints
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from retinanet.config import TrainConfig
-from retinanet.limits import Limit, check_value
-from retinanet.recorded import DetectorConfig
+from retinanet.config import BEFORE, BOTTLENECKS, DetectorConfig, TrainConfig
+from retinanet.limits import Limit, When, check_value, is_finite
+
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
-def _limits(cls: type, prefix: str = "") -> dict[str, Limit]:
-    """Dotted key -> limit of every setting of ``cls`` that has one."""
-    limits: dict[str, Limit] = {}
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: ``loss.gamma``."""
+
+    name: str
+    type: Any  # bool, int, float, str, list[int], list[float], or Any (loss.alpha)
+    nullable: bool
+    meaning: str
+    limit: Limit | None
+    read: tuple[When, ...] = ()  # has an effect only when one of these holds; empty: always
+    train_only: bool = False
+
+    def is_read(self, values: Mapping[str, Any]) -> bool:
+        """Whether it has an effect beside other settings; those that are not given do not matter.
+
+        Args:
+            values: dotted key -> value.
+        """
+        conditions = [when for when in self.read if when.key in values]
+        return not conditions or any(when.holds(values[when.key]) for when in conditions)
+
+    def converted(self, value: Any) -> Any:
+        """A plain value as one of this type: ``yes`` is true, and 1 is 1.0 for a float.
+
+        Raises:
+            ValueError: it is none.
+        """
+        is_word = self.limit is not None and self.limit.word is not None
+        if (value is None and self.nullable) or (is_word and value == self.limit.word):
+            return value
+        return _as(self.type, value)
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """A plain value as one of a type; a ValueError for what is none."""
+    if kind is Any:  # loss.alpha: its numbers stay as they are; names may look like numbers
+        is_map = isinstance(value, Mapping)
+        items = list(value.values()) if is_map else value if isinstance(value, list) else [value]
+        if items and [_as(float, item) for item in items]:
+            return {str(name): item for name, item in value.items()} if is_map else value
+    elif get_origin(kind) is list and isinstance(value, list):
+        return [_as(get_args(kind)[0], item) for item in value]
+    elif kind is bool and isinstance(value, bool | str) and str(value).lower() in TRUE + FALSE:
+        return str(value).lower() in TRUE
+    elif isinstance(value, bool):
+        pass  # to Python it is a number
+    elif kind is str and isinstance(value, str | int | float) and str(value).strip():
+        return str(value)
+    elif kind is float and isinstance(value, float):
+        return value  # inf and nan too, which ranges refuse
+    elif kind is float and isinstance(value, int) and is_finite(value):
+        return float(value)
+    elif kind is int and isinstance(value, int):
+        return value
+    raise ValueError
+
+
+def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
+    """Dotted name -> key, for every setting of a settings class, in the order of its fields."""
+    keys: dict[str, Key] = {}
     hints = get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[f.name]):
-            limits |= _limits(hints[f.name], f"{prefix}{f.name}.")
-        elif f.metadata["limit"] is not None:
-            limits[prefix + f.name] = f.metadata["limit"]
-    return limits
+        name, hint = prefix + f.name, hints[f.name]
+        if dataclasses.is_dataclass(hint):
+            keys |= keys_of(hint, f"{name}.")
+            continue
+        is_union = get_origin(hint) in (Union, types.UnionType)
+        members = get_args(hint) if is_union else (hint,)
+        nullable = types.NoneType in members
+        kinds = [member for member in members if member is not types.NoneType]
+        is_word = f.metadata["limit"] is not None and f.metadata["limit"].word is not None
+        kind = kinds[0] if len(kinds) == 1 or is_word else Any
+        keys[name] = Key(name, kind, nullable, **f.metadata)
+    return keys
 
 
-LIMITS = _limits(TrainConfig)
+KEYS = keys_of(TrainConfig)
 
 
 def check(key: str, value: Any) -> None:
     """Refuse a value that the setting ``key`` (such as ``"loss.alpha"``) may not have.
 
     Raises:
-        ValueError: the value, what is allowed, what the setting means where that helps.
+        ValueError: the value, and what is allowed.
     """
-    if value is not None and key in LIMITS:
-        check_value(key, value, LIMITS[key])
+    if value is not None and key in KEYS and KEYS[key].limit is not None:
+        check_value(key, value, KEYS[key].limit)
 
 
-def check_settings(settings: Any, prefix: str = "") -> None:
+def check_settings(settings: Any) -> None:
     """Refuse values out of range, and values that do not go together.
 
     Args:
-        settings: a :class:`TrainConfig` or :class:`EvalConfig`, or a group of one.
-        prefix: of the keys in messages, such as ``"loss."``.
+        settings: a :class:`TrainConfig`, :class:`DetectorConfig` or
+            :class:`retinanet.config.EvalConfig`.
 
     Raises:
         ValueError: the first offending key, its value, what is allowed, what to do.
     """
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if dataclasses.is_dataclass(value):
-            check_settings(value, f"{prefix}{f.name}.")
-        else:
-            check(prefix + f.name, value)
+    for key in keys_of(type(settings)):
+        check(key, attrgetter(key)(settings))
     if isinstance(settings, TrainConfig | DetectorConfig):
         check_sizes(settings.data.min_size, settings.data.max_size)
     if isinstance(settings, TrainConfig):
@@ -70,8 +135,7 @@ def _check_together(settings: TrainConfig) -> None:
         )
     if settings.init_from is None:
         check_trunk(model.backbone, model.norm, model.weights, model.frozen_stages)
-    larger = [size for size in settings.augment.min_sizes or () if size > data.max_size]
-    if larger:
+    if any(size > data.max_size for size in settings.augment.min_sizes or ()):
         raise ValueError(
             f"augment.min_sizes={settings.augment.min_sizes} goes above data.max_size="
             f"{data.max_size}, so images would never get that large; raise data.max_size."
@@ -103,16 +167,16 @@ def check_thresholds(positive_iou: float, negative_iou: float) -> None:
 
 def check_trunk(backbone: str, norm: str, weights: str | None, frozen_stages: int) -> None:
     """Refuse random weights that could never become better, and weights that do not exist."""
-    remedy = "Give model.weights a name or a path, or set model.norm=group model.frozen_stages=0."
+    fix = "Give model.weights a name or a path, or set model.norm=group model.frozen_stages=0."
     if norm == "frozen" and weights is None:
         raise ValueError(
             f"model.norm=frozen with model.weights=null: the frozen batch norms of a random "
-            f"{backbone} would normalize nothing. {remedy}"
+            f"{backbone} would normalize nothing. {fix}"
         )
     if frozen_stages and weights is None:
         raise ValueError(
             f"model.frozen_stages={frozen_stages} with model.weights=null: random stages would "
-            f"stay random. {remedy}"
+            f"stay random. {fix}"
         )
     if backbone == "tiny" and weights is not None and not is_path(weights):
         raise ValueError(
@@ -126,7 +190,7 @@ def is_path(weights: str) -> bool:
     return "/" in weights or "\\" in weights or weights.endswith((".pth", ".pt", ".pkl"))
 
 
-def check_gamma(name: str, gamma: float) -> None:
+def check_gamma(name: str, gamma: float | None) -> None:
     """Refuse the exponent that FL* divides by."""
     if name == "focal_star" and gamma == 0:
         raise ValueError(
@@ -137,8 +201,40 @@ def check_gamma(name: str, gamma: float) -> None:
 
 def check_strides(backbone: str, stride_in_1x1: bool) -> None:
     """Refuse to move strides where there are no bottlenecks."""
-    if stride_in_1x1 and not backbone.startswith(("resnet50", "resnet101", "resnet152", "resnext")):
+    if stride_in_1x1 and backbone not in BOTTLENECKS:
         raise ValueError(
             f"model.stride_in_1x1=true with model.backbone={backbone}: it has no bottlenecks with "
             f"a first 1x1 convolution; set it to false, or use resnet50 or a larger one."
         )
+
+
+def restore(cls: type, recorded: Mapping[str, Any]) -> Any:
+    """Settings from the plain containers of a checkpoint; the inverse of ``dataclasses.asdict``.
+
+    Args:
+        cls: such as :class:`TrainConfig`.
+        recorded: group -> key -> value.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value has another type: another version of
+            this project wrote it, or another program.
+    """
+    hints, keys, recorded = get_type_hints(cls), keys_of(cls), BEFORE.get(cls, {}) | recorded
+    missing, unknown = sorted(hints.keys() - recorded.keys()), recorded.keys() - hints.keys()
+    faults, values = [], {}
+    if missing or unknown:
+        faults.append(f"missing {missing}, unknown {sorted(map(ascii, unknown))}")
+    for name in hints.keys() & recorded.keys():
+        if name not in keys and isinstance(recorded[name], dict):
+            values[name] = restore(hints[name], recorded[name])
+            continue
+        try:
+            values[name] = keys[name].converted(recorded[name])
+        except (KeyError, ValueError):
+            faults.append(f"{name} of another type")
+    if faults:
+        raise ValueError(
+            f"the recorded settings do not fit this version: {', '.join(sorted(faults))}. Use the "
+            f"version that wrote them."
+        )
+    return cls(**values)

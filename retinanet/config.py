@@ -1,15 +1,15 @@
-"""Every setting: its type, its meaning, its unit, what is allowed, and when it is read.
+"""Every setting: type, meaning, unit, range, and when it is read.
 
-One dataclass for each folder of ``configs/``. The values live in the YAML files there and
-nowhere else; :func:`check` holds the limits, for the settings and for the constructors of the
-package alike. This module imports neither torch nor Hydra, so a wrong setting fails at once.
+One dataclass for each folder of ``configs/``, whose YAML files hold the values.
+:mod:`retinanet.checks` checks the ranges, for commands and for constructors alike. Neither imports
+torch or Hydra, so a wrong setting fails at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Optional, get_type_hints
+from typing import Any, get_type_hints
 
 from retinanet.limits import (
     COUNT,
@@ -25,10 +25,6 @@ from retinanet.limits import (
     when,
 )
 
-# OmegaConf reads these annotations at run time; it knows Optional[...] in every version.
-# ruff: noqa: UP045
-
-
 # Backbones whose blocks begin with a 1x1 convolution that could have the stride.
 BOTTLENECKS = (
     "resnet50",
@@ -40,6 +36,7 @@ BOTTLENECKS = (
     "resnext101_64x4d",
 )
 PRECISIONS = one_of("auto", "fp32", "bf16", "fp16")
+SEED = Limit(0, 2**31 - 1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,11 +46,11 @@ class DataConfig:
     name: str = setting(
         "built-in shapes, COCO's layout, or your own", one_of("shapes", "coco", "custom")
     )
-    root: Optional[str] = setting("folder of the data set; the four paths below start here")
-    train_images: Optional[str] = setting("folder of the training images", train_only=True)
-    train_annotations: Optional[str] = setting("COCO JSON of the training images", train_only=True)
-    val_images: Optional[str] = setting("folder of the validation images")
-    val_annotations: Optional[str] = setting("COCO JSON of the validation images")
+    root: str | None = setting("folder of the data set; the four paths below start here")
+    train_images: str | None = setting("folder of the training images", train_only=True)
+    train_annotations: str | None = setting("COCO JSON of the training images", train_only=True)
+    val_images: str | None = setting("folder of the validation images")
+    val_annotations: str | None = setting("COCO JSON of the validation images")
     min_size: int = setting(
         "shorter side after resizing, pixels; training, evaluation, prediction", PIXELS
     )
@@ -76,10 +73,10 @@ class AugmentConfig:
     """configs/augment -> retinanet/data/transforms.py"""
 
     flip: float = setting("probability of a left-right flip", FRACTION)
-    min_sizes: Optional[list[int]] = setting(
+    min_sizes: list[int] | None = setting(
         "shorter sides to draw from, pixels; null: data.min_size", PIXELS
     )
-    scale: Optional[list[float]] = setting(
+    scale: list[float] | None = setting(
         "factor range [low, high] on the resized image, cropped back where larger; null: off",
         Limit(0, 10, open_low=True, length=2, increasing=True),
     )
@@ -94,36 +91,24 @@ class ModelConfig:
     """configs/model -> retinanet/model"""
 
     backbone: str = setting(
-        "trunk that makes C3 to C5",
-        one_of(
-            "resnet18",
-            "resnet34",
-            "resnet50",
-            "resnet101",
-            "resnet152",
-            "resnext50_32x4d",
-            "resnext101_32x4d",
-            "resnext101_32x8d",
-            "resnext101_64x4d",
-            "mobilenet_v2",
-            "tiny",
-        ),
+        "network that makes C3 to C5",
+        one_of("resnet18", "resnet34", *BOTTLENECKS, "mobilenet_v2", "tiny"),
     )
-    weights: Optional[str] = setting(
-        "trunk weights: torchvision's name, a path, or null for random",
+    weights: str | None = setting(
+        "backbone weights: torchvision's name, a path, or null for random",
         read=[when("init_from", None)],
     )
-    norm: str = setting("normalization of the trunk", one_of("frozen", "batch", "sync", "group"))
+    norm: str = setting("normalization of the backbone", one_of("frozen", "batch", "sync", "group"))
     head_norm: str = setting(
-        "normalization of the subnets",
+        "normalization of the heads",
         one_of("none", "group"),
         read=[unless("model.head_depth", 0)],
     )
     frozen_stages: int = setting(
-        "trunk stages that do not train: 1 is the stem, 2 adds C2, ...", Limit(0, 5)
+        "backbone stages that do not train: 1 is the stem, 2 adds C2, ...", Limit(0, 5)
     )
     norm_eps: float = setting(
-        "added to the variance by the trunk's frozen and batch norms",
+        "added to the variance by the backbone's frozen and batch norms",
         NOT_NEGATIVE,
         read=[unless("model.norm", "group")],
     )
@@ -134,9 +119,9 @@ class ModelConfig:
     fpn_channels: int = setting("channels of P3 to P7", COUNT)
     p6_from: str = setting("input of P6's convolution", one_of("c5", "p5"))
     relu_before_p7: bool = setting("ReLU between P6 and P7's convolution")
-    head_depth: int = setting("3x3 convolutions in each subnet before its last", NOT_NEGATIVE)
+    head_depth: int = setting("3x3 convolutions in each head before its last", NOT_NEGATIVE)
     head_channels: int = setting(
-        "channels of each subnet", COUNT, read=[unless("model.head_depth", 0)]
+        "channels of each head", COUNT, read=[unless("model.head_depth", 0)]
     )
     prior: float = setting("pi: probability of every class at the start", PROBABILITY)
 
@@ -184,8 +169,7 @@ class LossConfig:
         "class loss: focal; its other form FL* (appendix A); or cross entropy of hard anchors",
         one_of("focal", "focal_star", "ohem"),
     )
-    # Any: OmegaConf has no union of a number with a list or a map.
-    alpha: Any = setting(
+    alpha: float | list[float] | dict[str, float] | None = setting(
         "weight of y = 1, 1 - alpha of y = 0; a list or name map per class; null: off", FRACTION
     )
     gamma: float = setting(
@@ -206,7 +190,7 @@ class LossConfig:
         FRACTION,
         read=[when("loss.name", "ohem")],
     )
-    ohem_ratio: Optional[float] = setting(
+    ohem_ratio: float | None = setting(
         "ohem only: background anchors for each positive; null: as it comes",
         POSITIVE,
         read=[when("loss.name", "ohem")],
@@ -237,15 +221,14 @@ class OptimConfig:
     norm_weight_decay: float = setting("weight decay of normalization parameters", NOT_NEGATIVE)
     bias_weight_decay: float = setting("weight decay of biases", NOT_NEGATIVE)
     batch_size: int = setting("images per step, over all ranks and micro-batches", COUNT)
-    reference_batch: Optional[int] = setting(
+    reference_batch: int | None = setting(
         "lr is scaled by batch_size / this; null: not scaled", COUNT
     )
-    # Any: OmegaConf cannot merge a union of a number with a text.
-    accumulate: Any = setting(
+    accumulate: int | str = setting(
         "micro-batches per step; auto: the fewest with which the GPU's memory suffices",
         dataclasses.replace(COUNT, word="auto"),
     )
-    max_grad_norm: Optional[float] = setting(
+    max_grad_norm: float | None = setting(
         "gradients are clipped to this L2 norm; null: off", POSITIVE
     )
 
@@ -257,14 +240,14 @@ class ScheduleConfig:
     epochs: int = setting(
         "passes over the training images", COUNT, read=[when("schedule.max_steps", None)]
     )
-    max_steps: Optional[int] = setting("length in steps instead of epochs; null: epochs", COUNT)
+    max_steps: int | None = setting("length in steps instead of epochs; null: epochs", COUNT)
     warmup_steps: int = setting("steps of linear warm-up", NOT_NEGATIVE)
     warmup_factor: float = setting(
         "learning rate of the first step, as a share of lr",
         Limit(0, 1, open_low=True),
         read=[unless("schedule.warmup_steps", 0)],
     )
-    decay: str = setting("after the warm-up", one_of("steps", "cosine", "constant"))
+    decay: str = setting("learning rate after the warm-up", one_of("steps", "cosine", "constant"))
     milestones: list[float] = setting(
         "steps only: drops at these shares of the run",
         PROBABILITY,
@@ -281,8 +264,8 @@ class ScheduleConfig:
 class EmaConfig:
     """configs/ema -> retinanet/training/optim.py"""
 
-    decay: Optional[float] = setting(
-        "average of the weights over steps, used to evaluate; null: off", PROBABILITY
+    decay: float | None = setting(
+        "decay of the EMA weights, which are then evaluated; null: off", PROBABILITY
     )
 
 
@@ -313,15 +296,13 @@ class EvaluationConfig:
         POSITIVE,
         train_only=True,
     )
-    max_images: Optional[int] = setting(
-        "evaluate only the first images of the list; null: all", COUNT
-    )
+    max_images: int | None = setting("evaluate only the first images of the list; null: all", COUNT)
     max_dets: list[int] = setting(
         "detections per image for AR1, AR10, AR100 and AP", Limit(low=1, length=3, increasing=True)
     )
     batch_size: int = setting("images of one padded size per forward pass", COUNT)
-    patience: Optional[int] = setting(
-        "in training: stop after this many evaluations without a better AP; null: off",
+    patience: int | None = setting(
+        "early stopping: end after this many evaluations without a better AP; null: off",
         COUNT,
         train_only=True,
     )
@@ -342,14 +323,14 @@ class TrainConfig:
     ema: EmaConfig
     postprocess: PostprocessConfig
     evaluation: EvaluationConfig
-    output_dir: Optional[str] = setting(
+    output_dir: str | None = setting(
         "where this run keeps everything; null: a name made from the command"
     )
-    init_from: Optional[str] = setting(
+    init_from: str | None = setting(
         "start from the weights of this checkpoint; null: model.weights only"
     )
     overwrite: bool = setting("move an older run with other settings aside")
-    seed: int = setting("of weights, order and augmentation", Limit(0, 2**31 - 1))
+    seed: int = setting("seed of weights, order and augmentation", SEED)
     device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
     precision: str = setting(
         "of the model's forward pass; losses are always fp32. auto: bf16 where the device has it",
@@ -358,7 +339,7 @@ class TrainConfig:
     compile: bool = setting("torch.compile the model; pays on GPUs")
     log_every_steps: int = setting("steps between rows of metrics.jsonl", COUNT)
     log_images: int = setting("validation images drawn at each evaluation", NOT_NEGATIVE)
-    save_every_steps: Optional[int] = setting(
+    save_every_steps: int | None = setting(
         "also save between evaluations, in steps; null: off", COUNT
     )
     on_failed_save: str = setting(
@@ -375,12 +356,11 @@ def optional(cls: type) -> type:
     """A copy of a settings class in which every setting may be null: "as recorded"."""
     hints = get_type_hints(cls)
     fields = [
-        (f.name, Optional[hints[f.name]], dataclasses.field(metadata=dict(f.metadata)))
+        (f.name, hints[f.name] | None, dataclasses.field(metadata=dict(f.metadata)))
         for f in dataclasses.fields(cls)
     ]
     made = dataclasses.make_dataclass(f"Recorded{cls.__name__}", fields, slots=True, kw_only=True)
-    made.__module__ = __name__
-    made.__doc__ = cls.__doc__
+    made.__module__, made.__doc__ = __name__, cls.__doc__
     return made
 
 
@@ -397,10 +377,31 @@ class EvalConfig:
     data: RecordedDataConfig  # type: ignore[valid-type]
     postprocess: RecordedPostprocessConfig  # type: ignore[valid-type]
     evaluation: RecordedEvaluationConfig  # type: ignore[valid-type]
-    output_dir: Optional[str] = setting(
+    output_dir: str | None = setting(
         "files go to output_dir/eval; null: the run, or <run>/eval_<data>"
     )
     device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
-    precision: Optional[str] = setting("of the model's forward pass; null: as recorded", PRECISIONS)
+    precision: str | None = setting("of the model's forward pass; null: as recorded", PRECISIONS)
     compile: bool = setting("torch.compile the model; pays for thousands of images")
     log_images: int = setting("images drawn", NOT_NEGATIVE)
+
+
+@dataclass(slots=True, kw_only=True)
+class DetectorConfig:
+    """What a trained model needs to detect: the part of TrainConfig read from checkpoints."""
+
+    data: RecordedDataConfig  # type: ignore[valid-type]
+    model: ModelConfig
+    anchors: AnchorsConfig
+    postprocess: PostprocessConfig
+    precision: str = setting("of the model's forward pass", PRECISIONS)
+    seed: int = setting("seed of weights", SEED)
+
+
+# What versions did that had not yet the setting, so that their checkpoints still detect.
+BEFORE: dict[type, dict[str, Any]] = {
+    RecordedDataConfig: {"resize": "antialias"},
+    ModelConfig: {"norm_eps": 1e-5, "stride_in_1x1": False},
+    AnchorsConfig: {"rounding": "none"},
+    PostprocessConfig: {"clip": "before_nms"},
+}

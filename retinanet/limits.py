@@ -1,4 +1,4 @@
-"""What a setting may be, and the one sentence that says so when it is not."""
+"""Ranges of settings, and the error of a value outside its range."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 
@@ -121,21 +122,16 @@ def check_value(key: str, value: Any, limit: Limit) -> None:
         for name, item in value.items():
             check_value(f"{key}[{name}]", item, limit)
     elif isinstance(value, Sequence) and not isinstance(value, str):
-        _check_list(key, value, limit)
+        if limit.length is None and not value:
+            raise ValueError(f"{key} must not be empty; give at least one number.")
+        if limit.length is not None and len(value) != limit.length:
+            raise ValueError(f"{key} must have {limit.length} numbers, got {len(value)}: {value}.")
+        for index, item in enumerate(value):
+            check_value(f"{key}[{index}]", item, limit)
+        if limit.increasing and any(a > b for a, b in pairwise(value)):
+            raise ValueError(f"{key} must not decrease, got {value}.")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not limit.admits(value):
         raise ValueError(f"{key} must {limit}, got {value}.")
-
-
-def _check_list(key: str, values: Sequence[Any], limit: Limit) -> None:
-    """Refuse a list of the wrong length, order or numbers."""
-    if limit.length is None and not values:
-        raise ValueError(f"{key} must not be empty; give at least one number.")
-    if limit.length is not None and len(values) != limit.length:
-        raise ValueError(f"{key} must have {limit.length} numbers, got {len(values)}: {values}.")
-    for index, item in enumerate(values):
-        check_value(f"{key}[{index}]", item, limit)
-    if limit.increasing and any(a > b for a, b in zip(values, values[1:], strict=False)):
-        raise ValueError(f"{key} must not decrease, got {values}.")
 
 
 def value_text(value: Any) -> str:

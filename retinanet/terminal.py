@@ -1,4 +1,4 @@
-"""Whoever reads along: a terminal of some width, perhaps with color, or a file."""
+"""Terminal output: width, color, line wrapping, and errors in one line."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ COMMANDS = ("python ", "tensorboard ")
 HANGING = 2
 # Codes of ECMA-48, which every terminal with color knows.
 STYLES = {"red": 31, "green": 32, "yellow": 33}
+# What a user can cause: one line, no traceback. Everything else is a mistake of ours.
+# OSError: missing, unreadable, a full disk. MemoryError: of the GPU.
+MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError)
+# Exit status after ctrl-c.
+INTERRUPTED = 130
 
 
 def width(stream: TextIO | None = None) -> int:
@@ -55,6 +60,11 @@ def has_color(stream: TextIO) -> bool:
 def paint(text: str, style: str, stream: TextIO) -> str:
     """``text`` in a color of ``STYLES`` where ``stream`` may have some."""
     return f"\033[{STYLES[style]}m{text}\033[0m" if has_color(stream) else text
+
+
+def paint_start(text: str, start: str, style: str, stream: TextIO) -> str:
+    """``text`` of which the beginning ``start`` has a color."""
+    return paint(start, style, stream) + text.removeprefix(start)
 
 
 def lay_out(text: str, stream: TextIO) -> str:
@@ -110,3 +120,41 @@ def count(number: int, what: str) -> str:
     """``1 box``, ``2 boxes``."""
     plural = f"{what}es" if what.endswith(("x", "ss")) else f"{what}s"
     return f"{number} {what if number == 1 else plural}"
+
+
+def show(text: str, stream: TextIO | None = None) -> int:
+    """Write to the screen; a reader that closes early, as ``head`` does, is no mistake.
+
+    Args:
+        text: letters that the stream's encoding lacks, as a name may have, become their codes.
+        stream: None: stdout.
+
+    Returns:
+        0, the exit status of a program whose work this is.
+    """
+    stream = sys.stdout if stream is None else stream
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        stream.write(text.rstrip("\n") + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return 0
+
+
+def complain(error: BaseException) -> None:
+    """Print an error on stderr: its kind and its message."""
+    rank = os.environ.get("RANK", "0")
+    where = f"[rank {rank}] " if rank != "0" else ""
+    line = lay_out(where + one_line(error), sys.stderr)
+    start = f"{where}{type(error).__name__}:"
+    sys.stderr.write(paint_start(line, start, "red", sys.stderr) + "\n")
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an error and its message."""
+    message = str(error)
+    if "Original Traceback" in message:  # from a loader process: the last line is the error
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    return f"{type(error).__name__}: {' '.join(message.split())}"

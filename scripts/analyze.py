@@ -26,10 +26,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import COCO_MAX_DETS
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain, show
 from retinanet.tools.diagnose.analyze import Analysis, analyze
 from retinanet.tools.diagnose.results import read_results
 from retinanet.tools.report.error_report import confused_table, error_table, write_analysis

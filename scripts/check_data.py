@@ -28,11 +28,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retinanet import build
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.data.coco import Reading
 from retinanet.data.issues import Effect, Issue
+from retinanet.terminal import INTERRUPTED, MISTAKES, complain, show
 from retinanet.tools.anchor_coverage import objects_at
 from retinanet.tools.check_data.box_sizes import plot_box_sizes, plot_classes
 from retinanet.tools.check_data.check import check

@@ -70,8 +70,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.cli.command import INTERRUPTED, MISTAKES, complain, show
-from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, wrap
+from retinanet.terminal import (
+    DEFAULT_WIDTH,
+    INTERRUPTED,
+    LABELS,
+    MISTAKES,
+    complain,
+    count,
+    show,
+    wrap,
+)
 from retinanet.tools.formats.convert import READERS, TARGETS, read_sources, set_aside, write
 from retinanet.tools.formats.dataset import AnnotationError, Dataset, Options
 

@@ -7,7 +7,7 @@ trained. The defaults are COCO at 800 x 1344 pixels.
 
 import argparse
 
-from retinanet.cli.command import show
+from retinanet.terminal import show
 from retinanet.tools.expected_loss import ClassLoss, expected_class_loss, indifferent_score
 
 PRIORS = (0.5, 0.1, 0.01, 0.001)

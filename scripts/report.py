@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.cli.command import MISTAKES, complain
+from retinanet.terminal import MISTAKES, complain
 from retinanet.tools.report.gallery import MOST_IMAGES
 from retinanet.tools.report.publish import rebuild_report
 

@@ -10,10 +10,9 @@ import pytest
 import yaml
 
 from retinanet import config
-from retinanet.checks import check, check_settings
-from retinanet.cli.files import configs_folder
-from retinanet.cli.keys import groups_of, keys_of
-from retinanet.cli.main import composer
+from retinanet.checks import KEYS, check, keys_of
+from retinanet.cli.main import composer, configs_folder
+from retinanet.cli.overrides import group_of, groups_of
 from retinanet.config import EvalConfig, TrainConfig
 from retinanet.limits import check_value
 from retinanet.losses import RetinaNetLoss
@@ -22,21 +21,16 @@ from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
 
-ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[1] / "retinanet"
 CONFIGS = configs_folder()
-GROUPS = groups_of(keys_of(TrainConfig))
+GROUPS = groups_of(KEYS)
 SCHEMAS = [
     value
     for value in vars(config).values()
     if dataclasses.is_dataclass(value) and value.__module__ == config.__name__
 ]
-PATHS = [
-    f"data.{name}=x"
-    for name in ("root", "train_images", "train_annotations", "val_images", "val_annotations")
-]
-
-# Keys that no code reads, with the reason. There should be none.
-INERT: dict[str, str] = {}
+PATHS = [f"data.{key}=x" for key in ("root", "val_images", "val_annotations")]
+TRAINING_PATHS = ["data.train_images=x", "data.train_annotations=x"]
 
 
 def group_files():
@@ -45,7 +39,7 @@ def group_files():
 
 
 def given(path):
-    """What a group file says about its group."""
+    """What a group file gives its group."""
     values = yaml.safe_load(path.read_text())
     is_bundle = path.read_text().startswith("# @package _global_\n")
     return values[path.parent.name] if is_bundle else values
@@ -59,19 +53,24 @@ def file_id(path):
 
 
 @pytest.mark.parametrize("path", group_files(), ids=file_id)
-def test_a_group_file_gives_every_key_of_its_group_in_order(path):
-    fields = get_type_hints(TrainConfig)[path.parent.name]
-    assert list(given(path)) == [f.name for f in dataclasses.fields(fields)]
+def test_a_group_file_gives_in_order_every_key_that_is_read_with_its_name(path):
+    group, values = path.parent.name, given(path)
+    name = {f"{group}.name": values["name"]} if values.get("name") else {}
+    for_eval = "eval_only" in path.parts or path.stem == "recorded"
+    assert [f"{group}.{key}" for key in values] == [
+        key.name
+        for key in KEYS.values()
+        if group_of(key.name) == group and key.is_read(name) and not (for_eval and key.train_only)
+    ]
 
 
 @pytest.mark.parametrize(("job", "schema"), [("train", TrainConfig), ("eval", EvalConfig)])
 def test_a_root_file_gives_every_key_of_the_root_and_every_group(job, schema):
     root = yaml.safe_load((CONFIGS / f"{job}.yaml").read_text())
     chosen = {name for item in root.pop("defaults") if isinstance(item, dict) for name in item}
-    hints = get_type_hints(schema)
-    groups = {name for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
-    assert set(root) == set(hints) - groups
-    assert chosen - {"experiment"} == groups
+    keys = keys_of(schema)
+    assert set(root) == {key for key in keys if not group_of(key)}
+    assert chosen - {"experiment"} == set(groups_of(keys))
 
 
 def test_every_folder_is_a_group_and_every_group_a_folder():
@@ -79,13 +78,13 @@ def test_every_folder_is_a_group_and_every_group_a_folder():
     assert folders == {*GROUPS, "experiment", "eval_only"}
 
 
-def test_eval_reads_the_same_values_as_train():
+def test_eval_reads_the_same_values_as_train_but_sizes_which_belong_to_the_checkpoint():
     for path in CONFIGS.glob("eval_only/*/*.yaml"):
         training = given(CONFIGS / path.relative_to(CONFIGS / "eval_only"))
         own = given(path)
-        assert own.keys() == training.keys()
+        sizes = {key: own.pop(key) for key in ("min_size", "max_size", "resize")}
+        assert set(sizes.values()) == {None}
         assert all(training[key] == value for key, value in own.items() if value is not None)
-        assert own["min_size"] is own["max_size"] is None  # they belong to the checkpoint
 
 
 def all_choices():
@@ -99,29 +98,20 @@ def all_choices():
 
 
 @pytest.mark.parametrize(("job", "choice"), all_choices())
-def test_every_choice_composes_within_its_ranges(job, choice):
-    needed = PATHS if choice == "data=custom" else []
-    if choice == "augment=multiscale":  # its sizes are for images of COCO's size
-        needed = ["data=coco"]
-    if job == "eval":
-        needed = ["checkpoint=x", *(path for path in needed if "train" not in path)]
+def test_every_choice_composes_within_its_ranges_and_keeps_its_values(job, choice):
+    group, _, name = choice.partition("=")
+    needed = ["checkpoint=x"] if job == "eval" else []
+    if name == "custom":
+        needed += PATHS + (TRAINING_PATHS if job == "train" else [])
+    if group == "augment":  # some of their sizes are for images of COCO's size
+        needed += ["data=coco"]
     with composer(job) as reader:
-        command = reader.command([choice, *needed])
-    check_settings(command.settings)
-    expected = TrainConfig if job == "train" else EvalConfig
-    assert type(command.settings) is expected
-
-
-@pytest.mark.parametrize("path", group_files(), ids=lambda path: f"{path.parent.name}={path.stem}")
-def test_a_choice_keeps_its_values_on_the_built_in_set(path):
-    group = path.parent.name
-    if group == "data" or path.stem == "recorded":
-        pytest.skip("chooses the data itself, or is for eval.py")
-    needed = ["data.min_size=256", "data.max_size=2000"] if group == "augment" else []
-    with composer("train") as reader:
-        settings = reader.command([f"{group}={path.stem}", *needed]).settings
-    found = dataclasses.asdict(getattr(settings, group))
-    assert {key: found[key] for key in given(path)} == given(path)
+        settings = reader.command([choice, *needed]).settings
+    assert type(settings) is {"train": TrainConfig, "eval": EvalConfig}[job]
+    if group not in ("experiment", "data"):
+        found = dataclasses.asdict(getattr(settings, group))
+        of_file = given(CONFIGS / group / f"{name}.yaml")
+        assert found == dict.fromkeys(found) | of_file
 
 
 def test_every_experiment_states_its_command():
@@ -151,39 +141,32 @@ def test_every_key_has_a_meaning_and_every_number_a_range(schema):
     for key in keys_of(schema).values():
         assert 8 <= len(key.meaning) <= 90
         assert key.meaning.isascii()
-        is_text_or_switch = key.type in (str, bool)
-        assert is_text_or_switch or key.limit is not None, key.name
+        assert key.type in (str, bool) or key.limit is not None, key.name
 
 
 def test_a_recorded_setting_may_be_null_and_is_else_the_same():
-    train, evaluation = keys_of(TrainConfig), keys_of(EvalConfig)
-    for name in evaluation:
+    for name, key in keys_of(EvalConfig).items():
         if name.startswith(("data.", "postprocess.")):
-            assert evaluation[name] == dataclasses.replace(train[name], nullable=True)
+            assert key == dataclasses.replace(KEYS[name], nullable=True)
 
 
-def outside(limit):
-    """Numbers just outside a limit, and what no limit admits."""
-    values = [float("nan"), float("inf"), -float("inf")]
-    for end, is_open, step in ((limit.low, limit.open_low, -1), (limit.high, limit.open_high, 1)):
-        if abs(end) != float("inf"):
-            values.append(end if is_open else end + step * max(abs(end), 1) * 1e-9)
-    return values
-
-
-NUMBERS = [k for k in keys_of(TrainConfig).values() if k.limit and not k.limit.choices]
+NUMBERS = [k for k in KEYS.values() if k.limit and not k.limit.choices]
 
 
 @pytest.mark.parametrize("key", NUMBERS, ids=lambda key: key.name)
 def test_numbers_outside_a_range_are_refused_and_its_ends_are_not(key):
     limit = key.limit
-    wrap = [limit.length or 1] if key.is_list and key.name != "loss.alpha" else None
-    for value in outside(limit):
+    length = (limit.length or 1) if "list" in str(key.type) else 0
+    refused, taken = [float("nan"), float("inf"), -float("inf")], []
+    for end, is_open, step in ((limit.low, limit.open_low, -1), (limit.high, limit.open_high, 1)):
+        if abs(end) != float("inf"):
+            refused.append(end if is_open else end + step * max(abs(end), 1) * 1e-9)
+            taken += [] if is_open else [end]
+    for value in refused:
         with pytest.raises(ValueError, match=key.name.replace(".", r"\.")):
-            check(key.name, [value] * wrap[0] if wrap else value)
-    for end, is_open in ((limit.low, limit.open_low), (limit.high, limit.open_high)):
-        if abs(end) != float("inf") and not is_open:
-            check(key.name, [end] * wrap[0] if wrap else end)
+            check(key.name, [value] * length if length else value)
+    for value in taken:
+        check(key.name, [value] * length if length else value)
     with pytest.raises(ValueError, match="must"):
         check_value(key.name, True, limit)
 
@@ -192,25 +175,29 @@ def test_numbers_outside_a_range_are_refused_and_its_ends_are_not(key):
 
 
 @pytest.mark.parametrize(
-    ("cls", "files"),
+    ("cls", "file"),
     [
-        (AnchorGenerator, {"anchors": "paper"}),
-        (Matcher, {"matching": "paper"}),
-        (RetinaNetLoss, {"loss": "focal"}),
-        (Postprocess, {"postprocess": "paper"}),
-        (RetinaNet, {"model": "resnet50"}),
+        (AnchorGenerator, "anchors/paper"),
+        (Matcher, "matching/paper"),
+        (RetinaNetLoss, "loss/focal"),
+        (RetinaNetLoss, "loss/focal_star"),
+        (RetinaNetLoss, "loss/ohem"),
+        (Postprocess, "postprocess/paper"),
+        (RetinaNet, "model/resnet50"),
     ],
-    ids=lambda value: value.__name__ if inspect.isclass(value) else None,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_defaults_of_constructors_are_the_files_values(cls, files):
-    ((group, name),) = files.items()
-    values = given(CONFIGS / group / f"{name}.yaml")
+def test_defaults_of_constructors_are_the_files_values(cls, file):
+    values = given(CONFIGS / f"{file}.yaml")
     parameters = inspect.signature(cls).parameters
     assert set(values) <= set(parameters), "a setting that the constructor does not take"
+    # What table 1d of the paper trains without, and the name itself.
+    others = {"loss/focal_star": {"name"}, "loss/ohem": {"name", "alpha"}}.get(file, set())
     for key, value in values.items():
         default = parameters[key].default
         default = list(default) if isinstance(default, tuple) else default
-        assert default is inspect.Parameter.empty or default == pytest.approx(value), key
+        is_same = default is inspect.Parameter.empty or default == pytest.approx(value)
+        assert is_same or key in others, key
 
 
 # Use.
@@ -261,56 +248,49 @@ class Reads(ast.NodeVisitor):
             self.read.add(self.owner[schema] + node.attr)
 
     def visit_Call(self, node):
-        # getattr(data, f"{split}_images") reads every key of data that it could name.
+        """``f(**asdict(loss))``: f takes every key. ``getattr(data, f"{split}_images")``."""
         self.generic_visit(node)
-        if isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) == 2:
-            schema = self.class_of(node.args[0])
-            if schema is not None and isinstance(node.args[1], ast.JoinedStr):
-                self.read |= {
-                    self.owner[schema] + f.name
-                    for f in dataclasses.fields(schema)
-                    if f.name.endswith(("_images", "_annotations"))
-                }
+        schema = self.class_of(node.args[0]) if node.args else None
+        if schema is None or not isinstance(node.func, ast.Name):
+            return
+        of_splits = node.func.id == "getattr" and isinstance(node.args[1], ast.JoinedStr)
+        for f in dataclasses.fields(schema):
+            is_path = of_splits and f.name.endswith(("_images", "_annotations"))
+            is_length = f.name in ("epochs", "max_steps")  # which the schedule does not take
+            if is_path or (
+                node.func.id == "asdict" and schema is not TrainConfig and not is_length
+            ):
+                self.read.add(self.owner[schema] + f.name)
 
 
-def keys_read():
-    """Keys that the package reads below the command line."""
-    reads = set()
-    for path in (ROOT / "retinanet").rglob("*.py"):
-        if path.name not in ("config.py", "cli.py", "command.py"):
-            visitor = Reads()
-            visitor.visit(ast.parse(path.read_text()))
-            reads |= visitor.read
-    return reads
+def keys_read(source):
+    visitor = Reads()
+    visitor.visit(ast.parse(source))
+    return visitor.read & set(KEYS)
 
 
-def test_every_key_is_read_or_named_as_inert():
-    unread = set(keys_of(TrainConfig)) - keys_read()
-    assert unread == set(INERT)
+def test_every_key_is_read_by_the_jobs_or_below():
+    reads_for_the_job = ("cli/main.py", "cli/sweep.py", "cli/overrides.py", "cli/help.py")
+    paths = [path for path in PACKAGE.rglob("*.py") if not str(path).endswith(reads_for_the_job)]
+    assert set().union(*(keys_read(path.read_text()) for path in paths)) == set(KEYS)
 
 
 def test_the_search_for_reads_finds_what_is_read_and_no_more():
     source = """
 def build(settings: TrainConfig, data: DataConfig):
     loss, ema = settings.loss, settings.ema
-    other.gamma, data.workers, loss.alpha, settings.seed, ema.decay
+    other.gamma, data.workers, loss.alpha, settings.seed, asdict(ema), asdict(settings)
 """
-    visitor = Reads()
-    visitor.visit(ast.parse(source))
-    found = visitor.read & set(keys_of(TrainConfig))
-    assert found == {"data.workers", "loss.alpha", "seed", "ema.decay"}
+    assert keys_read(source) == {"data.workers", "loss.alpha", "seed", "ema.decay"}
 
 
 def test_settings_objects_stop_at_the_builder():
     """Below build.py plain arguments are passed: no module of the detector imports a config."""
-    above = {"build.py", "checks.py", "recorded.py", "run.py", "trained.py"}
-    homes = (config.__name__, "retinanet.recorded")
-    package = ROOT / "retinanet"
+    above = {"build.py", "checks.py", "run.py"}
     importing = set()
-    for path in (p for p in package.rglob("*.py") if not {"cli", "tools"} & {*p.parts}):
-        tree = ast.parse(path.read_text())
-        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        names = [n.name for node in nodes if node.module in homes for n in node.names]
+    for path in (path for path in PACKAGE.rglob("*.py") if not {"cli", "tools"} & {*path.parts}):
+        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+        names = [a.name for node in nodes if node.module == config.__name__ for a in node.names]
         if any(name.endswith("Config") for name in names):
-            importing.add(path.relative_to(package).as_posix())
+            importing.add(path.relative_to(PACKAGE).as_posix())
     assert importing == above

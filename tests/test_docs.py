@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from retinanet.cli.command import read_arguments
-from retinanet.cli.main import composer
+from retinanet.cli.main import composer, read_arguments
 from scripts.first_loss import tables
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,6 @@ LAYERS = [
     {
         "limits",
         "config",
-        "recorded",
         "checks",
         "boxes",
         "signals",
@@ -40,7 +39,6 @@ LAYERS = [
     },
     {"training", "evaluation"},
     {"build"},
-    {"trained"},
     {"run"},
     {"tools"},
     {"cli"},
@@ -48,9 +46,7 @@ LAYERS = [
 # Inside a layer: who may import whom.
 WITHIN = {
     ("config", "limits"),
-    ("recorded", "config"),
     ("checks", "config"),
-    ("checks", "recorded"),
     ("checks", "limits"),
     ("devices", "distributed"),
     ("losses", "matching"),

@@ -1,4 +1,4 @@
-"""What is said on terminals of some width, on dumb ones, and in files."""
+"""Output on terminals of some width, on dumb ones, and in files."""
 
 import fcntl
 import os
@@ -109,8 +109,8 @@ def test_a_run_fits_the_terminal_and_its_bar_tears_no_line(data, tmp_path, on_te
     for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)):
         assert count_columns(line.rstrip()) <= columns or str(tmp_path) in line, line
     lines = rendered(text)
-    said = (tmp_path / "r/train.log").read_text().splitlines()
-    log = [line[24:] if re.match(r"\d{4}-", line) else line for line in said]
+    written = (tmp_path / "r/train.log").read_text().splitlines()
+    log = [line[24:] if re.match(r"\d{4}-", line) else line for line in written]
     whole = [line for line in log if line.strip() and not line.startswith("epoch ")]
     expected = [part for line in whole for part in wrap(line, columns)]
     found = [line for line in lines if line and not line.startswith("epoch ")]
@@ -119,18 +119,13 @@ def test_a_run_fits_the_terminal_and_its_bar_tears_no_line(data, tmp_path, on_te
     assert "3/3" in bar and "class" in bar
 
 
-def test_colors_are_few_and_only_where_they_are_wanted(data, tmp_path, on_terminal, monkeypatch):
+def test_colors_are_few_and_only_on_the_terminal(data, tmp_path, on_terminal):
     screen = on_terminal(80)
     train(data, tmp_path / "r", *LONG, "schedule.warmup_steps=3")
     text = screen.close()
     assert "\x1b[33mwarning\x1b[0m    schedule.warmup_steps=3" in text
     assert "\x1b[32m (best)\x1b[0m" in text and "\x1b[32mfinished\x1b[0m" in text
     assert "\x1b[3" not in (tmp_path / "r/train.log").read_text()
-    screen = on_terminal(80)
-    monkeypatch.setenv("NO_COLOR", "1")
-    train(data, tmp_path / "r", *LONG, "schedule.warmup_steps=3")
-    text = screen.close()
-    assert "finished   3 steps" in text and "\x1b[3" not in text
 
 
 def test_a_dumb_terminal_and_a_file_get_lines_alone(data, tmp_path, on_terminal, capsys):
@@ -144,35 +139,33 @@ def test_a_dumb_terminal_and_a_file_get_lines_alone(data, tmp_path, on_terminal,
 
 def test_a_pipe_gets_whole_lines_and_the_rows(data, tmp_path, capfd):
     train(data, tmp_path / "r", *LONG)
-    said = capfd.readouterr()
-    assert said.err == ""
-    assert "\r" not in said.out and "\x1b" not in said.out
-    assert said.out.count("images/s  ") == 3  # one a row: there is no bar
-    assert max(map(len, said.out.splitlines())) > 80
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    assert "\r" not in printed.out and "\x1b" not in printed.out
+    assert printed.out.count("images/s  ") == 3  # one a row: there is no bar
+    assert max(map(len, printed.out.splitlines())) > 80
 
 
-def test_lines_break_between_words_below_their_text():
-    line = "coverage   6.5 % of the boxes have no anchor with enough overlap at the training size"
-    assert wrap(line, 80) == [
-        "coverage   6.5 % of the boxes have no anchor with enough overlap at the training",
-        "           size",
-    ]
-    assert wrap(line, 100) == [line]
-    assert wrap("no label here, but words enough", 20) == ["no label here, but", "  words enough"]
-    assert wrap("    indented  by four and more", 18) == ["    indented  by", "  four and more"]
-    cell = "\u767d\u8840\u7403"  # six columns
-    assert wrap(f"classes    {cell} {cell} {cell} {cell}", 30) == [
-        f"classes    {cell} {cell}",
-        f"           {cell} {cell}",
-    ]
+CELL = "\u767d\u8840\u7403"  # six columns
+COVERAGE = "coverage   6.5 % of the boxes have no anchor with enough overlap at the training size"
 
 
-def test_paths_and_commands_stay_whole():
-    path = "/a" * 40
-    assert wrap(f"best       {path}", 60) == [f"best       {path}"]
-    command = f"watch      tensorboard --logdir {path}"
-    assert wrap(command, 60) == [command]
-    assert wrap("", 60) == [""]
+@pytest.mark.parametrize(
+    ("line", "columns", "lines"),
+    [
+        (COVERAGE, 80, [COVERAGE[:-5], "           size"]),
+        (COVERAGE, 100, [COVERAGE]),
+        ("no label, but words enough", 14, ["no label, but", "  words enough"]),
+        ("    indented  by four", 18, ["    indented  by", "  four"]),
+        (f"classes    {CELL} {CELL} {CELL}", 30, [f"classes    {CELL} {CELL}", " " * 11 + CELL]),
+        # Paths and commands are for copying.
+        (f"best       {'/a' * 40}", 60, [f"best       {'/a' * 40}"]),
+        ("watch      tensorboard --logdir a", 20, ["watch      tensorboard --logdir a"]),
+        ("", 60, [""]),
+    ],
+)
+def test_lines_break_between_words_below_their_text(line, columns, lines):
+    assert wrap(line, columns) == lines
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,19 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
-from retinanet.checks import check
-from retinanet.cli.keys import keys_of
+from retinanet.checks import KEYS, check, keys_of
 from retinanet.cli.main import composer
-from retinanet.config import BOTTLENECKS, EvalConfig, TrainConfig
+from retinanet.config import BOTTLENECKS, EvalConfig
 from retinanet.limits import value_text
+from retinanet.training.run_directory import changed_keys
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS = keys_of(TrainConfig)
 CONDITIONAL = [key for key in KEYS.values() if key.read]
 
 # Command; what is said about it; which choice would read it.
@@ -82,46 +83,23 @@ def test_every_condition_has_a_row_of_the_table():
     assert {key.name for key in CONDITIONAL} <= words
 
 
-def made_true(when):
-    """A command in which a condition holds."""
-    needed = {
-        "loss.name": "loss={}",
-        "optim.name": "optim={}",
-        "model.backbone": "model=resnet50 model.backbone={}",
-    }
-    values = [3, "batch"] if when.other else when.values
-    value = next(value for value in values if _is_allowed(when.key, value))
-    return needed.get(when.key, when.key + "={}").format(value_text(value)).split()
-
-
-def _is_allowed(key, value):
-    try:
-        check(key, value)
-    except ValueError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize(
     ("key", "when"),
     [(key, when) for key in CONDITIONAL for when in key.read],
     ids=lambda x: getattr(x, "name", getattr(x, "key", None)),
 )
-def test_a_setting_is_taken_where_its_condition_holds(train, key, when):
-    needed = made_true(when)
-    settings = train.command(needed).settings
-    for part in key.name.split("."):
-        settings = getattr(settings, part)
+def test_a_setting_is_taken_where_its_condition_on_another_one_holds(train, key, when):
+    assert when.key in KEYS and when.key != key.name
+    for value in when.values:
+        check(when.key, value)
+    assert not when.holds(object()) or when.other
+    value = ("batch" if when.key == "model.norm" else 3) if when.other else when.values[0]
+    file = {"loss.name": "loss", "optim.name": "optim"}.get(when.key, when.key)
+    needed = [f"{file}={value_text(value)}"]
+    if when.key == "model.backbone":
+        needed.insert(0, "model=resnet50")
+    settings = attrgetter(key.name)(train.command(needed).settings)
     train.command([*needed, f"{key.name}={value_text(settings)}"])
-
-
-@pytest.mark.parametrize("key", CONDITIONAL, ids=lambda key: key.name)
-def test_a_condition_is_on_another_setting_that_there_is_and_may_have_the_value(key):
-    for when in key.read:
-        assert when.key in KEYS and when.key != key.name
-        for value in when.values:
-            check(when.key, value)
-        assert not when.holds(object()) or when.other
 
 
 def test_a_setting_without_a_condition_is_taken_by_every_loss_optimizer_and_schedule(train):
@@ -133,8 +111,7 @@ def test_a_setting_without_a_condition_is_taken_by_every_loss_optimizer_and_sche
     for choice in ("loss=ohem", "loss=focal_star", "optim=adamw", "schedule=1x", "data=coco"):
         settings = train.command([choice]).settings
         for name in free:
-            group, _, part = name.partition(".")
-            train.command([choice, f"{name}={value_text(getattr(getattr(settings, group), part))}"])
+            train.command([choice, f"{name}={value_text(attrgetter(name)(settings))}"])
 
 
 def test_backbones_with_bottlenecks_are_those_whose_strides_can_move():
@@ -143,20 +120,23 @@ def test_backbones_with_bottlenecks_are_those_whose_strides_can_move():
     assert set(BOTTLENECKS) == {name for name in choices if name.startswith(named)}
 
 
-def test_values_of_files_are_never_refused(train):
-    # loss/ohem.yaml has a gamma, optim/adamw.yaml a momentum: the classes of settings need them.
-    for typed in ("loss=ohem", "optim=adamw", "schedule=cosine", "loss.box=giou"):
-        train.command([typed])
-
-
-def test_a_name_without_a_file_of_its_own_may_be_typed(tmp_path):
-    mine = (ROOT / "configs/loss/ohem.yaml").read_text()
+def test_a_file_of_the_users_may_hold_what_nothing_reads_and_a_name_without_a_file(tmp_path):
+    mine = (ROOT / "configs/loss/ohem.yaml").read_text() + "gamma: 0.0\n"
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss/mine.yaml").write_text(mine)
     with composer("train", str(tmp_path)) as reader:
         assert reader.command(["loss=mine", "loss.ohem_anchors=9"]).settings.loss.ohem_anchors == 9
         assert reader.command(["loss=ohem", "loss.name=ohem"]).settings.loss.name == "ohem"
         assert "values of loss=mine" in refusal(reader.command, ["loss=mine", "loss.name=focal"])
+
+
+def test_a_run_that_recorded_values_of_what_nothing_reads_is_the_same_run(train):
+    now = asdict(train.command([]).settings)
+    before = now | {"loss": now["loss"] | {"star_beta": 1.0, "ohem_anchors": 128}}
+    assert now["loss"]["star_beta"] is None
+    assert changed_keys(before, now) == changed_keys(now, before) == {}
+    before["loss"]["gamma"] = 1.0
+    assert changed_keys(before, now) == {"loss.gamma": (1.0, 2.0)}
 
 
 @pytest.mark.parametrize(
@@ -214,8 +194,5 @@ def test_eval_takes_everything_else():
     with composer("eval") as reader:
         settings = reader.command(["checkpoint=x", "data=coco"]).settings
         for name in reader.keys.keys() - refused:
-            value = settings
-            for part in name.split("."):
-                value = getattr(value, part)
-            typed = {"checkpoint=x", "data=coco", f"{name}={value_text(value)}"}
-            reader.command(sorted(typed))
+            own = f"{name}={value_text(attrgetter(name)(settings))}"
+            reader.command(sorted({"checkpoint=x", "data=coco", own}))

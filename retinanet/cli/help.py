@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from retinanet.cli.keys import MISSING, Key, group_of, groups_of, leaves
+from retinanet.checks import Key
+from retinanet.cli.overrides import MISSING, allowed, group_of, groups_of
 from retinanet.limits import value_text
 
 WIDTH = 98
 LEFT = 34  # columns of key=value
+NOT_READ = "(not read)"
 PAPER = ("loss.alpha", "loss.gamma", "model.prior")
 TYPES = {bool: "bool", int: "int", float: "float", str: "text", list[int]: "list of int"}
 
@@ -53,62 +55,45 @@ def help_text(
     job: str,
     keys: Mapping[str, Key],
     choices: Mapping[str, list[str]],
-    tree: Mapping[str, Any],
+    values: Mapping[str, Any],
 ) -> str:
     """The whole text.
 
     Args:
-        job: ``train`` or ``eval``.
+        job: ``train`` or ``eval``, whose text leaves out the keys that it refuses.
         keys: every key, in the order to print.
         choices: group -> names of its files.
-        tree: the values, as nested maps.
+        values: dotted key -> value; files leave out what nothing reads with their names.
 
     Returns:
         Lines of at most ``WIDTH`` columns.
     """
-    values = dict(leaves(tree, keys))
-    blocks = [ABOUT[job]]
-    if job == "train":
-        lines = [_line(keys[name], values.get(name), "  " + name) for name in PAPER]
-        blocks.append("\n".join(["The three settings of the paper", *lines]) + "\n")
-    blocks.append(_choices(choices))
-    blocks.append("Every key, with the value that this command gives it\n")
-    blocks += [_group(job, group, keys, values) for group in ["", *groups_of(keys)]]
-    return "\n".join(blocks)
+
+    def lines_of(names: Iterable[str]) -> list[str]:
+        return [_line(keys[name], values.get(name, NOT_READ)) for name in names]
+
+    paper = ["The three settings of the paper", *lines_of(PAPER)] if job == "train" else []
+    files = ["Choices (GROUP=NAME); each name is a file configs/GROUP/NAME.yaml"]
+    files += [_wrap(f"  {group}=".ljust(16), ", ".join(names)) for group, names in choices.items()]
+    blocks = [paper, files, ["Every key, with the value that this command gives it"]]
+    shown = [name for name, key in keys.items() if not (job == "eval" and key.train_only)]
+    for group in ["", *groups_of(keys)]:
+        blocks.append(lines_of(name for name in shown if group_of(name) == group))
+    return "\n".join([ABOUT[job], *("\n".join(block) + "\n" for block in blocks if block)])
 
 
-def _choices(choices: Mapping[str, list[str]]) -> str:
-    """Which files each group has."""
-    lines = ["Choices (GROUP=NAME); each name is a file configs/GROUP/NAME.yaml"]
-    for group, names in choices.items():
-        head = f"  {group}="
-        lines.append(_wrap(head.ljust(16), ", ".join(names)))
-    return "\n".join(lines) + "\n"
-
-
-def _group(job: str, group: str, keys: Mapping[str, Key], values: Mapping[str, Any]) -> str:
-    """The keys of one group, but those that the program refuses."""
-    lines = [
-        _line(key, values.get(name), "  " + name)
-        for name, key in keys.items()
-        if group_of(name) == group and not (job == "eval" and key.train_only)
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _line(key: Key, value: Any, name: str) -> str:
+def _line(key: Key, value: Any) -> str:
     """``key=value``, then meaning (type, range), wrapped beside it."""
     kind = "number, list or map" if key.type is Any else TYPES.get(key.type, "list of float")
-    length = getattr(key.limit, "length", None)
-    kind = f"{length} x {kind.removeprefix('list of ')}" if length else kind
-    kind = "one of" if key.limit and key.limit.choices else kind
-    allowed = key.allowed.removeprefix("one of ")
-    allowed = allowed.replace("at least", ">=").replace("above", ">")
-    about = " ".join(filter(None, [kind, allowed]))
+    if key.limit and key.limit.length:
+        kind = f"{key.limit.length} x {kind.removeprefix('list of ')}"
+    if key.limit and key.limit.choices:
+        kind = "one of"
+    limit = allowed(key).removeprefix("one of ").replace("at least", ">=").replace("above", ">")
+    about = " ".join(filter(None, [kind, limit]))
     about += " or null" if key.nullable and key.type is not Any else ""
     shown = MISSING + " (to be given)" if value == MISSING else value_text(value)
-    left = f"{name}={shown}"
-    text = f"{key.meaning} ({about})"
+    left, text = f"  {key.name}={shown}", f"{key.meaning} ({about})"
     if len(left) >= LEFT:
         return f"{left}\n" + _wrap(" " * LEFT, text)
     return _wrap(left.ljust(LEFT), text)

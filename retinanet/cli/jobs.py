@@ -1,18 +1,17 @@
-"""The two jobs of the command line, from settings to files: train and evaluate."""
+"""The two jobs of the command line: training and evaluation, with the tools that report on them."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from retinanet import build, distributed
-from retinanet.checks import check_settings
-from retinanet.config import EvalConfig, EvaluationConfig, RecordedEvaluationConfig, TrainConfig
+from retinanet.build import load_model, recorded_settings
+from retinanet.checks import check_sizes, restore
+from retinanet.config import DetectorConfig, EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.splits import check_images_exist
 from retinanet.devices import choose_device, choose_precision
@@ -20,7 +19,6 @@ from retinanet.evaluation.coco import validate
 from retinanet.evaluation.numbers import COCO_MAX_DETS
 from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.model.heads import count_classes
-from retinanet.recorded import DetectorConfig, restore
 from retinanet.run import Scores, TrainingRun
 from retinanet.signals import Signals
 from retinanet.tools.diagnose.explain import explain
@@ -30,7 +28,6 @@ from retinanet.tools.report.publish import log_evaluation, publish, refresh_repo
 from retinanet.tools.report.run_record import Record, read_record
 from retinanet.tools.report.style import save_png
 from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch
-from retinanet.trained import load_model, recorded_settings
 from retinanet.training.board import few
 from retinanet.training.logs import start_logging
 from retinanet.training.run_directory import environment, read_rows
@@ -62,13 +59,13 @@ def train(settings: TrainConfig, overrides: list[str]) -> None:
             overrides,
             device,
             signals,
-            on_start=announce_run,
-            on_first_step=show_first_step,
+            on_start=describe_run,
+            on_first_step=compare_first_step,
             on_evaluation=publish_evaluation,
         ).run()
 
 
-def announce_run(run: TrainingRun) -> list[str]:
+def describe_run(run: TrainingRun) -> list[str]:
     """What to expect of a new run: its data, its network, its first loss."""
     return announcement(
         run.settings,
@@ -80,8 +77,8 @@ def announce_run(run: TrainingRun) -> list[str]:
     )
 
 
-def show_first_step(run: TrainingRun, means: Means) -> None:
-    """The first loss beside the expected one, and a picture of the first batch."""
+def compare_first_step(run: TrainingRun, means: Means) -> None:
+    """Log the first loss beside the expected one, and show the first batch."""
     if not means.bad and run.settings.init_from is None:
         logger.info("%s", first_step(run.settings, run.train_data, run.trainer, means))
     if run.settings.log_images:
@@ -90,7 +87,7 @@ def show_first_step(run: TrainingRun, means: Means) -> None:
 
 def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
     """Tables, files and plots of an evaluation; ``eval/`` always describes best.pt."""
-    step, finished = run.trainer.step, run.finished()
+    step, finished, root = run.trainer.step, run.finished(), run.directory.root
     scored = explain(
         run.val_data,
         scores.detections,
@@ -106,12 +103,9 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
     log_evaluation(scored, cap=run.settings.postprocess.detections, classes=finished)
     sheet = None
     if better:
-        sheet = publish(
-            run.directory.root,
-            scored,
-            about={"checkpoint": str(run.directory.best), "step": step},
-            record=read_record(run.directory.root, str(run.directory.best), step),
-        )
+        checkpoint = str(run.directory.best)
+        about = {"checkpoint": checkpoint, "step": step}
+        sheet = publish(root, scored, about=about, record=read_record(root, checkpoint, step))
     save_png(training_curves(read_rows(run.directory.metrics)), run.directory.plots / "curves.png")
     show = few(step // run.evaluate_every) or finished
     augment = build.build_augment(run.settings, train=False)
@@ -128,7 +122,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
         )
     )
     if finished and not better:  # the report of the best checkpoint lacks these curves
-        refresh_report(run.directory.root, run.val_data)
+        refresh_report(root, run.val_data)
 
 
 def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
@@ -145,169 +139,121 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
     device = choose_device(settings.device)
     with distributed.group(device.type):
         start_logging(None, main=distributed.is_main())
-        _evaluate(settings, overrides, device)
 
+        # What the checkpoint records, and over it what eval.py was given.
+        checkpoint = Path(settings.checkpoint)
+        state = read_trained(checkpoint)
+        detector = recorded_settings(state)
+        recorded = state["settings"].get("evaluation")  # None: another project's
+        evaluated = None if recorded is None else restore(EvaluationConfig, recorded)
+        as_trained = how_scored(detector, evaluated)
+        choose(detector, settings)
+        # max_images is not taken over: a training that looks at few images saves time, and null
+        # is the word for all of them.
+        for name in ("backend", "max_dets", "batch_size"):
+            if getattr(settings.evaluation, name) is None and evaluated is not None:
+                setattr(settings.evaluation, name, getattr(evaluated, name))
+        detector.precision = choose_precision(detector.precision, device)
+        changed = how_scored(detector, settings.evaluation) != as_trained
+        build.check_device(detector, device, train=False)
 
-def _evaluate(settings: EvalConfig, overrides: list[str], device: torch.device) -> None:
-    checkpoint = Path(settings.checkpoint)
-    state = read_trained(checkpoint)
-    recorded = recorded_settings(state)
-    evaluated = recorded_evaluation(state)
-    as_trained = how_scored(recorded, evaluated)
-    apply_choices(recorded, settings)
-    apply_recorded(settings, evaluated)
-    recorded.precision = choose_precision(recorded.precision, device)
-    changed = how_scored(recorded, settings.evaluation) != as_trained
-    build.check_device(recorded, device, train=False)
-    if recorded.data.val_annotations is None:
-        raise ValueError(
-            f"{checkpoint} ({describe_source(state)}) does not say which data to evaluate on; "
-            f"add data=coco data.root=PATH, or data=custom with its paths."
+        # The data, with the labels of the checkpoint.
+        if detector.data.val_annotations is None:
+            raise ValueError(
+                f"{checkpoint} ({describe_source(state)}) does not say which data to evaluate on; "
+                f"add data=coco data.root=PATH, or data=custom with its paths."
+            )
+        data = build.build_data(detector.data, "val")
+        data = match_classes(data, checkpoint, state)
+        if detector.data.on_bad_image == "stop" and settings.evaluation.max_images is None:
+            check_images_exist(data)  # now rather than after hours
+
+        # The detections and their scores.
+        folder = output_folder(settings, state, data, changed=changed)
+        distributed.on_main(lambda: (folder / "eval").mkdir(parents=True, exist_ok=True))
+        model = load_model(state, detector).to(device)
+        logger.info(
+            "evaluate   %s (%s) on %d images of %s, shorter side %d px",
+            *(checkpoint, describe_source(state), len(data), data.path, detector.data.min_size),
         )
-    data = build.build_data(recorded.data, "val")
-    if state["classes"]["names"] is None:
-        check_num_classes(data, checkpoint, count_classes(state["model"]))
-    else:
-        data = match_classes(data, checkpoint, state["classes"]["names"])
-    if recorded.data.on_bad_image == "stop" and settings.evaluation.max_images is None:
-        check_images_exist(data)  # now rather than after hours
-    folder = output_folder(settings, state, data, changed=changed)
-    distributed.on_main(lambda: (folder / "eval").mkdir(parents=True, exist_ok=True))
-    model = load_model(state, recorded).to(device)
-    logger.info(
-        "evaluate   %s (%s) on %d images of %s, shorter side %d px",
-        *(checkpoint, describe_source(state), len(data), data.path, recorded.data.min_size),
-    )
-    evaluation, found = validate(
-        model,
-        data,
-        compiled=settings.compile,
-        **build.build_validation(recorded, settings.evaluation, device),
-    )
-    if distributed.is_main():
+        how = build.build_validation(detector, settings.evaluation, device)
+        evaluation, detections = validate(model, data, compiled=settings.compile, **how)
+        if not distributed.is_main():
+            return
+
+        # Tables, files and the report.
+        thresholds = None
+        if evaluation is not None:
+            thresholds = find_thresholds(data, detections, evaluation.max_dets[-1])
         scored = explain(
             data,
-            found,
+            detections,
             evaluation,
-            recorded,
+            detector,
             state["settings"],
             num_drawn=settings.log_images,
             step=state["step"],
             metrics=checkpoint.parent.parent / "metrics.jsonl",
             train_ids=state["classes"]["ids"],
-            thresholds=evaluation and find_thresholds(data, found, evaluation.max_dets[-1]),
+            thresholds=thresholds,
         )
-        log_evaluation(scored, cap=recorded.postprocess.detections, classes=True)
-        publish(
-            folder,
-            scored,
-            about={"checkpoint": str(checkpoint), "step": state["step"]},
-            record=record_of(folder, state, settings, recorded, overrides, device),
-        )
+        log_evaluation(scored, cap=detector.postprocess.detections, classes=True)
+        if (folder / "config.yaml").exists():  # the report of a run
+            record = read_record(folder, settings.checkpoint, state["step"])
+        else:
+            processes = distributed.world_size()
+            record = Record(
+                kind="Evaluation",
+                title="/".join(folder.resolve().parts[-2:]),
+                checkpoint=settings.checkpoint,
+                step=state["step"],
+                typed=overrides,
+                settings=asdict(detector) | {"evaluation": asdict(settings.evaluation)},
+                starts=[{**environment(), "device": str(device), "processes": processes}],
+            )
+        about = {"checkpoint": str(checkpoint), "step": state["step"]}
+        publish(folder, scored, about=about, record=record)
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
         logger.info("report     %s", folder / "eval" / "report.html")
 
 
-def record_of(
-    folder: Path,
-    state: dict[str, Any],
-    settings: EvalConfig,
-    recorded: DetectorConfig,
-    overrides: list[str],
-    device: torch.device,
-) -> Record:
-    """What the report of an evaluation says beside its numbers: of a run where it is one's own.
-
-    Args:
-        folder: where the files go.
-        state: the checkpoint.
-        settings: of eval.py.
-        recorded: of the checkpoint, with what eval.py was told.
-        overrides: as typed.
-        device: of this rank.
-    """
-    if (folder / "config.yaml").exists():
-        return read_record(folder, settings.checkpoint, state["step"])
-    start = {**environment(), "device": str(device), "processes": distributed.world_size()}
-    how = {"evaluation": dataclasses.asdict(settings.evaluation)}
-    return Record(
-        kind="Evaluation",
-        title="/".join(folder.resolve().parts[-2:]),
-        checkpoint=settings.checkpoint,
-        step=state["step"],
-        typed=overrides,
-        settings=dataclasses.asdict(recorded) | how,
-        starts=[start],
-    )
-
-
-def apply_choices(recorded: DetectorConfig, settings: EvalConfig) -> None:
-    """Put what eval.py was told over what the checkpoint records, in place.
-
-    Args:
-        recorded: of the checkpoint.
-        settings: of eval.py.
-    """
+def choose(detector: DetectorConfig, settings: EvalConfig) -> None:
+    """Put what eval.py was given over what the checkpoint records, in place."""
     for group in ("data", "postprocess"):
-        chosen, own = getattr(settings, group), getattr(recorded, group)
-        for f in dataclasses.fields(chosen):
-            value = getattr(chosen, f.name)
-            if value is not None:
-                setattr(own, f.name, value)
+        given = getattr(settings, group)
+        for f in fields(given):
+            if getattr(given, f.name) is not None:
+                setattr(getattr(detector, group), f.name, getattr(given, f.name))
     if settings.precision is not None:
-        recorded.precision = settings.precision
-    check_settings(recorded)
+        detector.precision = settings.precision
+    check_sizes(detector.data.min_size, detector.data.max_size)
 
 
-def apply_recorded(settings: EvalConfig, evaluated: EvaluationConfig | None) -> None:
-    """Evaluate as in training where eval.py was told nothing else, in place.
-
-    ``max_images`` is not taken over: a training that looks at few images saves time, and null is
-    the word for all of them.
-
-    Args:
-        settings: of eval.py.
-        evaluated: how the run of the checkpoint evaluated; None: the defaults of :func:`validate`.
-    """
-    for name in ("backend", "max_dets", "batch_size"):
-        if getattr(settings.evaluation, name) is None and evaluated is not None:
-            setattr(settings.evaluation, name, getattr(evaluated, name))
-
-
-def recorded_evaluation(state: dict[str, Any]) -> EvaluationConfig | None:
-    """How the run of a checkpoint evaluated; None for another project's."""
-    recorded = state["settings"].get("evaluation")
-    return None if recorded is None else restore(EvaluationConfig, recorded)
-
-
-def how_scored(
-    settings: DetectorConfig,
-    evaluation: EvaluationConfig | RecordedEvaluationConfig | None,  # type: ignore[valid-type]
-) -> tuple[Any, ...]:
-    """All that the numbers of one model on one data set depend on."""
-    data = settings.data
-    model = data.min_size, data.max_size, data.resize, settings.precision
+def how_scored(detector: DetectorConfig, evaluation: Any) -> tuple[Any, ...]:
+    """All that the numbers of one model on one data set depend on; None: validate's defaults."""
+    data = detector.data
     images = evaluation and (evaluation.max_images, list(evaluation.max_dets or COCO_MAX_DETS))
-    return *model, images, dataclasses.asdict(settings.postprocess)
+    resized = data.min_size, data.max_size, data.resize
+    return *resized, detector.precision, images, asdict(detector.postprocess)
 
 
-def check_num_classes(data: CocoData, checkpoint: Path, num_classes: int) -> None:
-    """Refuse data that cannot be what a checkpoint without names was trained on."""
-    if len(data.category_names) != num_classes:
-        raise ValueError(
-            f"{checkpoint} detects {num_classes} classes and does not name them; {data.path} lists "
-            f"{len(data.category_names)} categories. It can be evaluated on data with exactly as "
-            f"many, whose ids are in the order of its labels."
-        )
-
-
-def match_classes(data: CocoData, checkpoint: Path, names: list[str]) -> CocoData:
+def match_classes(data: CocoData, checkpoint: Path, state: dict[str, Any]) -> CocoData:
     """Give data the labels of a checkpoint: classes are the same by name, in any order.
 
     Raises:
-        ValueError: the names that only one of them has, and what to do.
+        ValueError: the names that only one of them has, or other numbers of classes, and what to
+            do.
     """
-    own = data.category_names
+    own, names = data.category_names, state["classes"]["names"]
+    if names is None:
+        num_classes = count_classes(state["model"])
+        if len(own) != num_classes:
+            raise ValueError(
+                f"{checkpoint} detects {num_classes} classes and does not name them; {data.path} "
+                f"lists {len(own)} categories. It can be evaluated on data with exactly as many, "
+                f"whose ids are in the order of its labels."
+            )
+        return data
     if sorted(own) != sorted(names):
         only_here = [name for name in own if name not in names]
         only_there = [name for name in names if name not in own]
@@ -318,6 +264,10 @@ def match_classes(data: CocoData, checkpoint: Path, names: list[str]) -> CocoDat
             f"init_from={checkpoint}."
         )
     return data.relabelled(names)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "none"
 
 
 def output_folder(settings: EvalConfig, state: dict, data: CocoData, *, changed: bool) -> Path:
@@ -345,7 +295,3 @@ def output_folder(settings: EvalConfig, state: dict, data: CocoData, *, changed:
     parts += [] if own else [settings.data.name or data.path.stem]
     parts += ["changed"] if changed else []
     return run / "_".join(["eval", *parts])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "none"

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from retinanet.atomic import write_whole
+from retinanet.checks import KEYS
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +246,8 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[An
     for key in sorted(before.keys() | after.keys()):
         values = before.get(key), after.get(key)
         if values[0] == values[1] or key.startswith(MAY_DIFFER):
+            continue
+        if key in KEYS and not KEYS[key].is_read(after):  # versions record it or leave it null
             continue
         if key in MAY_RISE and None not in values and values[1] > values[0]:
             continue

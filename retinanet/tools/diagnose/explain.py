@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from retinanet import build
-from retinanet.config import TrainConfig
+from retinanet.config import DetectorConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resized_size
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds
-from retinanet.recorded import DetectorConfig
 from retinanet.tools.diagnose.diagnosis import diagnose
 from retinanet.tools.diagnose.evidence import Network
 from retinanet.tools.diagnose.history import History

@@ -9,8 +9,7 @@ import shlex
 import pytest
 
 from retinanet import build
-from retinanet.cli.command import read_arguments
-from retinanet.cli.main import composer
+from retinanet.cli.main import composer, read_arguments
 from retinanet.data.loader import BatchDataset, plan_batch
 from scripts import convert_dataset
 
