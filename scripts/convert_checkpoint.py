@@ -11,7 +11,6 @@ originals too: converting saves the work of doing it each time.
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,21 @@ from retinanet.training.transfer import CONVENTIONS, describe_source
 from retinanet.weights import torchvision
 from retinanet.weights.read import read_trained
 from retinanet.weights.third_party import ANCHORS, coco_classes
-
-# Of every level, in torchvision's builders.
-BUILDERS_CHANNELS = 256
+from scripts.command_line import new_parser
 
 # What else decides the detections of a checkpoint, beside the conventions of a transfer.
 SHOWN = (("data", "min_size"), ("data", "max_size"), *CONVENTIONS, ("postprocess", "clip"))
+# torchvision's builders: backbone, source of P6 and norm of the heads; channels of every level.
+BUILDERS = {
+    ("resnet50", "p5", "none"): "retinanet_resnet50_fpn",
+    ("resnet50", "c5", "group"): "retinanet_resnet50_fpn_v2",
+}
+BUILDERS_CHANNELS = 256
 
 
 def main() -> None:
     """Read, check that the model can be built, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("convert_checkpoint", __doc__)
     parser.add_argument("source", type=Path, help=".pt, .pth or .pkl")
     parser.add_argument("target", type=Path, help="file to write; must not exist yet")
     parser.add_argument(
@@ -58,15 +59,12 @@ def main() -> None:
 
 
 def convert(source: Path, target: Path, layout: str) -> str:
-    """Write ``target``.
+    """Write ``target``; some lines about what was read and how the result is used.
 
     Args:
         source: any checkpoint that :func:`retinanet.weights.read.read_trained` reads.
-        target: where to.
+        target: file to write.
         layout: ``"retinanet"`` or ``"torchvision"``.
-
-    Returns:
-        What was read and how the result is used, in some lines.
 
     Raises:
         FileNotFoundError: no such source.
@@ -75,53 +73,50 @@ def convert(source: Path, target: Path, layout: str) -> str:
     state = read_trained(source)
     settings = recorded_settings(state)
     model = load_model(state, settings)
+    plain = state["settings"]
+    _, ids = known_classes(state, model.num_classes)
+    shown = (f"{group}.{key}={value_text(plain[group][key])}" for group, key in SHOWN)
     lines = [
         f"read       {source}: {describe_source(state)}, {settings.model.backbone}, "
         f"{model.num_classes} classes",
-        f"settings   {' '.join(_shown(state))}",
+        f"settings   {' '.join(shown)}",
     ]
     if layout == "retinanet":
         save_checkpoint(target, state)
-        data = "" if _knows_its_data(state) else f" {_data_of(model.num_classes, state)}"
+        if plain["data"]["val_annotations"] is not None:
+            data = ""
+        elif ids == coco_classes()[1]:
+            data = " data=coco data.root=PATH"
+        else:
+            data = (
+                " data=custom data.root=PATH data.val_images=FOLDER data.val_annotations=FILE.json"
+            )
         lines.append(f"evaluate   python eval.py checkpoint={target}{data}")
     else:
-        _, ids = known_classes(state, model.num_classes)
-        weights = torchvision.write(shipped_weights(state), state["settings"], ids)
+        weights = torchvision.write(shipped_weights(state), plain, ids)
         torch.save(weights, target)
-        lines += _how_to_load(target, state, weights)
+        lines += how_to_load(target, plain, weights)
     return "\n".join([*lines, f"written    {target}"])
 
 
-def _knows_its_data(state: dict[str, Any]) -> bool:
-    return state["settings"]["data"]["val_annotations"] is not None
-
-
-def _data_of(num_classes: int, state: dict[str, Any]) -> str:
-    """The settings of data that has these classes."""
-    if known_classes(state, num_classes)[1] == coco_classes()[1]:
-        return "data=coco data.root=PATH"
-    return "data=custom data.root=PATH data.val_images=FOLDER data.val_annotations=FILE.json"
-
-
-def _shown(state: dict[str, Any]) -> list[str]:
-    settings = state["settings"]
-    return [f"{group}.{key}={value_text(settings[group][key])}" for group, key in SHOWN]
-
-
-def _how_to_load(
-    target: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]
+def how_to_load(
+    target: Path, settings: dict[str, Any], weights: dict[str, torch.Tensor]
 ) -> list[str]:
-    """The lines of Python that load a file in torchvision's layout."""
-    model, anchors = state["settings"]["model"], state["settings"]["anchors"]
+    """The lines of Python that load a file in torchvision's layout.
+
+    Args:
+        target: the file.
+        settings: recorded in the checkpoint that it was made from.
+        weights: in the file.
+    """
+    model, anchors = settings["model"], settings["anchors"]
+    data, post = settings["data"], settings["postprocess"]
     a = weights["head.regression_head.bbox_reg.bias"].shape[0] // 4
     K = weights["head.classification_head.cls_logits.bias"].shape[0] // a
-    builders = {
-        ("resnet50", "p5", "none"): "retinanet_resnet50_fpn",
-        ("resnet50", "c5", "group"): "retinanet_resnet50_fpn_v2",
-    }
-    builder = builders.get((model["backbone"], model["p6_from"], model["head_norm"]))
+    builder = BUILDERS.get((model["backbone"], model["p6_from"], model["head_norm"]))
+    own_anchors = all(anchors[key] == value for key, value in ANCHORS.items())
     # The second version's builder sets its anchors itself.
-    fixed = builder is not None and builder.endswith("v2") and _anchor_lines(anchors) != [")"]
+    fixed = builder is not None and builder.endswith("v2") and not own_anchors
     if builder is None or fixed or model["fpn_channels"] != BUILDERS_CHANNELS:
         return [
             f"load       torchvision has no builder for {model['backbone']} with model.p6_from="
@@ -129,24 +124,24 @@ def _how_to_load(
             f"{model['fpn_channels']}{' and other anchors' if fixed else ''}; make its RetinaNet "
             f"from parts, with {K} classes"
         ]
-    data, post = state["settings"]["data"], state["settings"]["postprocess"]
-    lines = [
-        "load       import torch, torchvision",
-        "           from torchvision.models.detection.anchor_utils import AnchorGenerator",
-        f"           model = torchvision.models.detection.{builder}(",
-        f"               weights=None, weights_backbone=None, num_classes={K},",
-        f"               min_size={data['min_size']}, max_size={data['max_size']},",
-        f"               score_thresh={post['score_threshold']}, nms_thresh={post['nms_iou']},",
-        f"               detections_per_img={post['detections']}, "
-        f"topk_candidates={post['pre_nms']},",
-        *(f"               {line}" for line in _anchor_lines(anchors)),
-        f"           model.load_state_dict(torch.load({str(target)!r}, weights_only=True))",
+    last = ")" if own_anchors else f"anchor_generator={_generator(anchors)})"
+    code = [
+        "import torch, torchvision",
+        "from torchvision.models.detection.anchor_utils import AnchorGenerator",
+        f"model = torchvision.models.detection.{builder}(",
+        f"    weights=None, weights_backbone=None, num_classes={K},",
+        f"    min_size={data['min_size']}, max_size={data['max_size']},",
+        f"    score_thresh={post['score_threshold']}, nms_thresh={post['nms_iou']},",
+        f"    detections_per_img={post['detections']}, topk_candidates={post['pre_nms']},",
+        f"    {last}",
+        f"model.load_state_dict(torch.load({str(target)!r}, weights_only=True))",
     ]
     if model["norm_eps"] != 1e-5:
-        lines += [
-            "           for module in model.backbone.body.modules():",
-            f"               if hasattr(module, 'running_var'): module.eps = {model['norm_eps']:g}",
+        code += [
+            "for module in model.backbone.body.modules():",
+            f"    if hasattr(module, 'running_var'): module.eps = {model['norm_eps']:g}",
         ]
+    lines = [f"{'' if i else 'load':<11}{line}" for i, line in enumerate(code)]
     if anchors["rounding"] != "torchvision" or data["resize"] != "torchvision":
         lines.append(
             "note       torchvision rounds anchors and resizes in its own way, this model was "
@@ -155,16 +150,14 @@ def _how_to_load(
     return lines
 
 
-def _anchor_lines(anchors: dict[str, Any]) -> list[str]:
-    """The last argument of a builder: anchors that are not its own."""
-    if all(anchors[key] == value for key, value in ANCHORS.items()):
-        return [")"]
+def _generator(anchors: dict[str, Any]) -> str:
+    """A torchvision generator of anchors that are not its own, as Python."""
     sides = [[size * scale for scale in anchors["scales"]] for size in anchors["sizes"]]
     if anchors["rounding"] == "torchvision":
         sides = [[math.floor(side) for side in level] for level in sides]
     sizes = ", ".join(f"({', '.join(f'{side:.10g}' for side in level)},)" for level in sides)
     ratios = ", ".join(f"{ratio:.10g}" for ratio in anchors["ratios"])
-    return [f"anchor_generator=AnchorGenerator(({sizes}), (({ratios},),) * 5))"]
+    return f"AnchorGenerator(({sizes}), (({ratios},),) * 5)"
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@
     python -m scripts.export best.pt --format pt2
 
 Pixels from 0 to 255 go in; normalization, anchors and NMS are inside, and boxes come out in pixels
-of the photo. docs/export.md says how to make the inputs in a few lines of numpy and Pillow.
+of the image. docs/export.md says how to make the inputs in a few lines of numpy and Pillow.
 
-Every file is run beside its checkpoint on photos (those given, or the run's validation images)
+Every file is run beside its checkpoint on images (those given, or the run's validation images)
 before it gets its name. Where a box differs by more than 0.5 px, a score by more than 0.001, or a
 detection has no partner, the file is removed.
 
@@ -18,39 +18,33 @@ Exit status: 0 when the file detects the same, 1 when there is no file.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.terminal import INTERRUPTED, MISTAKES, complain, show
+from retinanet.terminal import show
 from retinanet.tools.export.job import KINDS, Request, export
 from retinanet.tools.export.write import OPSET, Shape
+from scripts.command_line import exit_status, new_parser
 
 DYNAMIC = "dynamic"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what was compared; 1 when nothing was written."""
-    wanted = read_arguments(arguments)
-    try:
-        export(wanted, say=show)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except MISTAKES as error:
-        complain(error)
-        return 1
-    size = wanted.output.stat().st_size / 1e6
-    show(f"written    {wanted.output}, {size:.1f} MB")
-    return 0
+    request = read_arguments(arguments)
+
+    def work() -> int:
+        export(request, say=show)
+        return show(f"written    {request.output}, {request.output.stat().st_size / 1e6:.1f} MB")
+
+    return exit_status(work)
 
 
 def read_arguments(arguments: Sequence[str] | None) -> Request:
-    """What is wanted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """The export that the command line asks for."""
+    parser = new_parser("export", __doc__)
     parser.add_argument("checkpoint", type=Path, help="of train.py, or of another project")
     parser.add_argument("--format", choices=KINDS, default="onnx", help="(default: %(default)s)")
     parser.add_argument(
@@ -99,20 +93,15 @@ def read_arguments(arguments: Sequence[str] | None) -> Request:
 
 
 def _size(text: str) -> tuple[int, int] | None:
-    if text == DYNAMIC:
-        return None
-    height, by, width = text.lower().partition("x")
-    if not (by and height.isdecimal() and width.isdecimal()):
+    if text != DYNAMIC and not re.fullmatch(r"\d+[xX]\d+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is neither {DYNAMIC} nor as 800x1344")
-    return int(height), int(width)
+    return None if text == DYNAMIC else tuple(map(int, text.lower().split("x")))
 
 
 def _batch(text: str) -> int | None:
-    if text == DYNAMIC:
-        return None
-    if not text.isdecimal():
+    if text != DYNAMIC and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is neither {DYNAMIC} nor a whole number")
-    return int(text)
+    return None if text == DYNAMIC else int(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who makes the class loss of a trained network: figure 4 of the paper, from any checkpoint.
+"""Which anchors make the class loss of a trained network: figure 4 of the paper, any checkpoint.
 
 Sorted by their loss, the easy anchors first: what share of the whole loss do they add up to, for
 positives and for background, and for several gamma? Beside it the share of the gradient that comes
@@ -9,17 +9,16 @@ from background. With several checkpoints of one run, the same over training tim
   python -m scripts.loss_shares theirs.pth -- data=coco data.root=/datasets/coco
 
 What follows -- names the data, as for train.py; without it a checkpoint's own is taken. A run keeps
-its last checkpoint and its best one: for the course of a training copy last.pt while it goes on.
+its last checkpoint and its best one: to follow a training, copy last.pt while it runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -27,19 +26,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from retinanet import build
-from retinanet.build import load_model, recorded_settings
 from retinanet.cli.main import composer
 from retinanet.data.loader import BatchLoader, eval_plan
 from retinanet.devices import choose_device
 from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
-from retinanet.terminal import MISTAKES, complain, has_bar
+from retinanet.terminal import has_bar
 from retinanet.tools.report.style import COLORS, house_style, save_png
 from retinanet.training.transfer import describe_source
 from retinanet.weights.read import read_trained
-from scripts.settings import split_settings
+from scripts.command_line import exit_status, new_parser, split_settings
 
-# Of these anchors the table says how much of the loss they make: figure 4's readings.
+# The table says how much of the loss these shares of the anchors make: figure 4's readings.
 HARDEST_POSITIVES = 0.2
 HARDEST_BACKGROUND = 0.01
 # Points of a drawn curve; more cannot be seen.
@@ -48,7 +46,7 @@ POINTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The class loss of every anchor of some images, for one gamma, and whose gradient it is."""
+    """The class loss of every anchor of some images, for one gamma, and its gradient's origin."""
 
     gamma: float
     positives: Tensor  # (P,) ascending
@@ -58,11 +56,7 @@ class Shares:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, write the plot."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.loss_shares",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("loss_shares", __doc__)
     parser.add_argument("checkpoints", type=Path, nargs="+", help="of train.py")
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
     parser.add_argument(
@@ -80,101 +74,92 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give at least one image, gammas of at least 0, and alpha in [0, 1]")
     if len(args.gammas) > len(COLORS):
         parser.error(f"give at most {len(COLORS)} gammas; more curves cannot be told apart")
-    found: dict[str, list[Shares]] = {}
-    try:
-        for path in args.checkpoints:
-            label, shares = shares_of(path, args.gammas, args.alpha, args.images, settings)
-            found[str(path) if label in found else label] = shares
-    except MISTAKES as error:
-        complain(error)
-        return 1
-    print("\n".join(table(found, args.alpha)))
+    return exit_status(lambda: _measure(args, settings))
+
+
+def _measure(args: argparse.Namespace, settings: Sequence[str]) -> int:
+    shares: dict[str, list[Shares]] = {}
+    for path in args.checkpoints:
+        label, logits, labels = read_anchors(path, args.images, settings)
+        shares[str(path) if label in shares else label] = [
+            shares_of(logits, labels, args.alpha, gamma) for gamma in args.gammas
+        ]
+    print("\n".join(table(shares, args.alpha)))
     args.plot.parent.mkdir(parents=True, exist_ok=True)
-    plot(args.plot, found)
+    plot(args.plot, shares)
     print(f"\nplot: {args.plot}")
     return 0
 
 
-def shares_of(
-    path: Path,
-    gammas: Sequence[float],
-    alphas: Sequence[float],
-    num_images: int,
-    typed: Sequence[str] = (),
-) -> tuple[str, list[Shares]]:
-    """What a checkpoint is called, and its losses on the first images of its validation set.
+@torch.no_grad()
+def read_anchors(
+    path: Path, num_images: int, typed: Sequence[str] = ()
+) -> tuple[str, Tensor, Tensor]:
+    """A checkpoint's name, its logits (M, K) and labels (M,) of all anchors that have a loss.
 
     Args:
         path: of a checkpoint, ours or another project's.
-        gammas: focusing exponents.
-        alphas: weights of y = 1. The gradients are for each; the losses, whose shares hardly
-            depend on it, for the first.
-        num_images: how many at most.
+        num_images: of the validation set, at most.
         typed: settings that name the data; none: the checkpoint's own.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no checkpoint, or no objects in these images.
+        ValueError: no checkpoint, data that nobody named, or no objects in these images.
     """
     state = read_trained(path)
-    logits, labels = [], []
-    if not typed and state["settings"]["data"]["val_annotations"] is None:
+    settings = build.recorded_settings(state)
+    data_settings = settings.data
+    if typed:
+        with composer("train") as reader:
+            data_settings = reader.command(list(typed)).settings.data
+    elif data_settings.val_annotations is None:
         raise ValueError(
             f"{path} does not say which data it was validated on; name it after --, such as "
             f"-- data=coco data.root=/datasets/coco."
         )
-    for one, label in _predictions(state, num_images, typed):
-        counted = label >= NEGATIVE
-        logits.append(one[counted])
-        labels.append(label[counted])
-    logits, labels = torch.cat(logits), torch.cat(labels)  # (M, K), (M,)
-    if not (labels >= 0).any():
-        raise ValueError(f"{path}: no positive anchor in {num_images} images; take more.")
-    return describe_source(state), [_shares(logits, labels, alphas, gamma) for gamma in gammas]
-
-
-@torch.no_grad()
-def _predictions(
-    state: dict[str, Any], num_images: int, typed: Sequence[str]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (B, A, K) and labels (B, A) of batch after batch."""
-    device = choose_device("auto")
-    settings = recorded_settings(state)
-    named = settings
-    if typed:
-        with composer("train") as reader:
-            named = reader.command(list(typed)).settings
-    data = build.build_data(named.data, "val")
-    model = load_model(state, settings).to(device)
-    matcher = Matcher(**state["settings"].get("matching", {}))
+    data = build.build_data(data_settings, "val")
     augment = build.build_augment(settings, train=False)
     plan = eval_plan(data, augment, batch_size=8, max_images=num_images)
     loader = BatchLoader(
         data, augment, plan, seed=0, workers=0, on_bad_image="stop", pin_memory=False
     )
+    device = choose_device("auto")
+    model = build.load_model(state, settings).to(device)
+    matcher = Matcher(**state["settings"].get("matching", {}))
+    logits, labels = [], []
     for batch in tqdm(loader, desc="loss", unit="batch", leave=False, disable=not has_bar()):
         batch = batch.to(device)
-        logits, _, anchors = model(batch.images, batch.sizes)
-        yield logits.float(), matcher(anchors, batch.boxes, batch.labels, batch.crowds).label
+        predicted, _, anchors = model(batch.images, batch.sizes)  # (B, A, K)
+        label = matcher(anchors, batch.boxes, batch.labels, batch.crowds).label  # (B, A)
+        logits.append(predicted.float()[label >= NEGATIVE])
+        labels.append(label[label >= NEGATIVE])
+    logits, labels = torch.cat(logits), torch.cat(labels)
+    if not (labels >= 0).any():
+        raise ValueError(f"{path}: no positive anchor in {num_images} images; take more.")
+    return describe_source(state), logits, labels
 
 
-def _shares(logits: Tensor, labels: Tensor, alphas: Sequence[float], gamma: float) -> Shares:
+def shares_of(logits: Tensor, labels: Tensor, alphas: Sequence[float], gamma: float) -> Shares:
+    """Losses and gradients of anchors under focal loss.
+
+    Args:
+        logits: (M, K).
+        labels: (M,) class in [0, K), or negative for background.
+        alphas: weights of positives. The gradients are for each; the losses, whose shares hardly
+            depend on it, for the first.
+        gamma: focusing exponent.
+    """
     positive = labels >= 0
     is_class = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
-    losses, shares = [], []
+    losses, gradients = [], []
     for alpha in alphas:
         logits = logits.detach().requires_grad_()
         losses.append(focal_loss(logits, is_class, alpha, gamma).sum(dim=1))  # (M,)
         (gradient,) = torch.autograd.grad(losses[-1].sum(), logits)
         gradient = gradient.abs().sum(dim=1)
-        shares.append((gradient[~positive].sum() / gradient.sum()).item())
-    loss = losses[0].detach()
-    return Shares(
-        gamma,
-        loss[positive].sort().values.cpu(),
-        loss[~positive].sort().values.cpu(),
-        tuple(shares),
-    )
+        gradients.append((gradient[~positive].sum() / gradient.sum()).item())
+    positives, background = (losses[0].detach()[side].sort() for side in (positive, ~positive))
+    return Shares(gamma, positives.values.cpu(), background.values.cpu(), tuple(gradients))
 
 
 def hardest_share(losses: Tensor, share: float) -> float:
@@ -183,34 +168,34 @@ def hardest_share(losses: Tensor, share: float) -> float:
     return (losses[-max(1, round(share * len(losses))) :].sum() / losses.sum()).item()
 
 
-def table(found: dict[str, list[Shares]], alphas: Sequence[float]) -> list[str]:
-    """Lines of a Markdown table."""
+def table(shares: dict[str, list[Shares]], alphas: Sequence[float]) -> list[str]:
+    """Lines of a Markdown table: checkpoint -> its shares for each gamma."""
     columns = "".join(f" background's gradient, alpha {alpha:g} |" for alpha in alphas)
     lines = [
         f"| checkpoint | gamma | hardest {HARDEST_POSITIVES:.0%} of positives | hardest "
         f"{HARDEST_BACKGROUND:.0%} of background |{columns}",
         "| --- | ---: | ---: | ---: |" + " ---: |" * len(alphas),
     ]
-    for label, shares in found.items():
-        for one in shares:
-            lines.append(
-                f"| {label} | {one.gamma:g} "
-                f"| {hardest_share(one.positives, HARDEST_POSITIVES):.0%} "
-                f"| {hardest_share(one.background, HARDEST_BACKGROUND):.0%} |"
-                + "".join(f" {share:.0%} |" for share in one.background_gradient)
-            )
+    for label, rows in shares.items():
+        for row in rows:
+            cells = [
+                hardest_share(row.positives, HARDEST_POSITIVES),
+                hardest_share(row.background, HARDEST_BACKGROUND),
+                *row.background_gradient,
+            ]
+            lines.append(f"| {label} | {row.gamma:g} |" + "".join(f" {c:.0%} |" for c in cells))
     return lines
 
 
-def plot(path: Path, found: dict[str, list[Shares]]) -> None:
+def plot(path: Path, shares: dict[str, list[Shares]]) -> None:
     """A row for each checkpoint, positives at the left, background at the right."""
     with house_style():
-        figure = Figure(figsize=(8, 3.4 * len(found)), layout="constrained")
-        grid = figure.subplots(len(found), 2, squeeze=False)
-        for row, (label, shares) in zip(grid, found.items(), strict=True):
+        figure = Figure(figsize=(8, 3.4 * len(shares)), layout="constrained")
+        grid = figure.subplots(len(shares), 2, squeeze=False)
+        for row, (label, by_gamma) in zip(grid, shares.items(), strict=True):
             for axes, side in zip(row, ("positives", "background"), strict=True):
-                for color, one in zip(COLORS, shares, strict=False):
-                    x, y = _curve(getattr(one, side))
+                for color, one in zip(COLORS, by_gamma, strict=False):
+                    x, y = curve(getattr(one, side))
                     axes.plot(x, y, color=color, label=f"gamma {one.gamma:g}")
                 axes.set(
                     title=f"{label}: {side}",
@@ -221,8 +206,8 @@ def plot(path: Path, found: dict[str, list[Shares]]) -> None:
         save_png(figure, path)
 
 
-def _curve(losses: Tensor) -> tuple[list[float], list[float]]:
-    """Shares of the anchors and of the loss that they add up to."""
+def curve(losses: Tensor) -> tuple[list[float], list[float]]:
+    """Shares of the anchors and of the loss that they add up to, at most ``POINTS`` of each."""
     total = losses.double().cumsum(0)
     at = torch.linspace(0, len(losses) - 1, min(POINTS, len(losses))).round().long()
     return ((at + 1) / len(losses)).tolist(), (total[at] / total[-1]).tolist()

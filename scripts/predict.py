@@ -1,29 +1,29 @@
-"""Find objects in photos with a checkpoint and nothing else; no annotations are needed.
+"""Find objects in images with a checkpoint and nothing else; no annotations are needed.
 
   python -m scripts.predict runs/NAME/checkpoints/best.pt photo.jpg
   python -m scripts.predict best.pt /data/photos --output found --score 0.5
   python -m scripts.predict best.pt "/data/2026-*/**/*.jpg" @more.txt --no-draw
 
-CHECKPOINT is one of this project, torchvision, detectron2 or mmdetection. PHOTO is a file, a
+CHECKPOINT is one of this project, torchvision, detectron2 or mmdetection. IMAGE is a file, a
 folder, which is searched with all folders in it, a pattern in quotes, or @FILE with one of these
-on each line. Hidden files, and in folders files that do not end like photos, are left out.
+on each line. Hidden files, and in folders files that do not end like images, are left out.
 
 OUTPUT gets
-  drawn/           the photos with boxes, class names and scores, as JPEG
+  drawn/           the images with boxes, class names and scores, as JPEG
   detections.json  COCO's results format
   coco.json        a whole COCO file: images, categories, annotations with scores
   detections.csv   file, class, category_id, score, x1, y1, x2, y2
-  predict.json     what ran, with which scores, and photos that could not be read
-Boxes are in pixels of the photos as displayed, with the EXIF orientation; classes have the names
+  predict.json     what ran, with which scores, and images that could not be read
+Boxes are in pixels of the images as displayed, with the EXIF orientation; classes have the names
 and category ids of the data that the checkpoint was trained on. An OUTPUT that this program made
 is replaced, any other is refused.
 
 All files hold the same detections: those that reach --score. "auto" is, for each class, the score
 of best F1 on the validation set that the checkpoint keeps; 0.3 where it keeps none. To score the
 results yourself ask for weak ones too: --score 0.05 gives those that eval.py writes, --score 0 as
-many of each photo as the checkpoint allows (100).
+many of each image as the checkpoint allows (100).
 
-Exit status: 0, or 1 when a photo could not be read (the others are done), or 130 after ctrl-c or
+Exit status: 0, or 1 when an image could not be read (the others are done), or 130 after ctrl-c or
 SIGTERM, which leave the results so far.
 """
 
@@ -35,58 +35,31 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 from tqdm import tqdm
 
 from retinanet.signals import postponed
-from retinanet.terminal import (
-    DEFAULT_WIDTH,
-    INTERRUPTED,
-    MISTAKES,
-    complain,
-    count,
-    has_bar,
-    show,
-    wrap,
-)
-from retinanet.tools.image_files import Photos, describe_kinds, find_photos
+from retinanet.terminal import DEFAULT_WIDTH, count, has_bar, show, wrap
+from retinanet.tools.image_files import describe_kinds, find_photos
 from retinanet.tools.predict.detector import Detector, load
 from retinanet.tools.predict.files import RECORD, is_ours
 from retinanet.tools.predict.predict import Prediction
 from retinanet.tools.report.fonts import check_letters
+from scripts.command_line import exit_status, new_parser
 
-# Off a terminal a line tells every so many seconds how far it is.
+# Without a terminal a line each so many seconds shows the progress.
 SECONDS_BETWEEN_LINES = 30.0
 # Lists on the screen end after this many; the files have all.
 SHOWN = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict; 1 when a photo could not be read, or nothing could be done."""
-    args = read_arguments(arguments)
-    try:
-        photos = find_photos(args.photos, skip=is_ours)
-        return predict(args, photos)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except torch.OutOfMemoryError:
-        complain(MemoryError(f"{args.batch_size} photos do not fit; lower --batch-size."))
-    except MISTAKES as error:
-        complain(error)
-    return 1
-
-
-def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Options, and what to predict on."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Predict; 1 when an image could not be read, or nothing could be done."""
+    parser = new_parser("predict", __doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("photos", nargs="+", metavar="PHOTO")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument(
         "--output", type=Path, default=Path("predictions"), help="folder (default: %(default)s)"
     )
@@ -105,15 +78,11 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(arguments)
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
-    return args
+    return exit_status(lambda: predict(args))
 
 
 def read_score(text: str) -> float | str:
-    """``auto`` or a number.
-
-    Raises:
-        argparse.ArgumentTypeError: neither.
-    """
+    """``auto`` or a number in [0, 1); anything else is an error of argparse."""
     try:
         score = text if text == "auto" else float(text)
     except ValueError:
@@ -123,57 +92,65 @@ def read_score(text: str) -> float | str:
     return score
 
 
-def predict(args: argparse.Namespace, photos: Photos) -> int:
-    """Everything after the photos are found; the exit status."""
+def predict(args: argparse.Namespace) -> int:
+    """Detect on every image, write the files, log what was done; the exit status."""
+    images = find_photos(args.images, skip=is_ours)
     detector = load(args.checkpoint, args.device, args.precision)
-    job = Prediction(detector, photos, args.output, draw=args.draw)
-    minimum = detector.min_scores(args.score).tolist()
-    for line in describe(args, detector, photos):
-        say(line)
-    about: dict[str, Any] = {
+    job = Prediction(detector, images, args.output, draw=args.draw)
+    data = detector.settings.data
+    left_out = f"; left out: {describe_kinds(images.left_out)}" if images.left_out else ""
+    log(
+        f"checkpoint {args.checkpoint}: {detector.settings.model.backbone}, "
+        f"{count(len(detector.names), 'class')}, shorter side {data.min_size} px; "
+        f"{detector.device} in {detector.precision}"
+    )
+    log(f"images     {len(images.paths)} in {images.root}{left_out}")
+    log(f"score      {describe_score(args.score, detector)}")
+    letters = check_letters(detector.names, detector.category_ids) if args.draw else None
+    if letters is not None:
+        log(f"note       {letters}")
+    about = {
         "checkpoint": str(args.checkpoint),
         "device": str(detector.device),
         "precision": detector.precision,
         "score": args.score,
-        "scores": dict(zip(detector.names, minimum, strict=True)),
+        "scores": dict(zip(detector.names, detector.min_scores(args.score).tolist(), strict=True)),
     }
     try:
-        with Progress(len(photos.paths)) as progress, postponed() as check:
-
-            def after_each(number: int) -> None:
-                progress.update(number)
-                check()
-
-            job.run(
-                score=args.score, batch_size=args.batch_size, about=about, after_each=after_each
-            )
-            check()
+        run(job, args, about)
     except KeyboardInterrupt:
-        say(f"stopped    after {len(job.results)} of {len(photos.paths)} photos")
-        for line in summary(job):
-            say(line)
+        log(f"stopped    after {len(job.results)} of {len(images.paths)} images")
+        log_results(job)
         raise
-    for line in summary(job):
-        say(line)
-    for line in complaints(job):
-        say(line, sys.stderr)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(f"{args.batch_size} images do not fit; lower --batch-size.") from error
+    log_results(job)
     return 1 if job.failed else 0
 
 
-def describe(args: argparse.Namespace, detector: Detector, photos: Photos) -> list[str]:
-    """What is about to happen."""
-    settings = detector.settings
-    lines = [
-        f"checkpoint {args.checkpoint}: {settings.model.backbone}, "
-        f"{count(len(detector.names), 'class')}, shorter side "
-        f"{settings.data.min_size} px; {detector.device} in {detector.precision}",
-        f"photos     {len(photos.paths)} in {photos.root}",
-    ]
-    if photos.left_out:
-        lines[-1] += f"; left out: {describe_kinds(photos.left_out)}"
-    lines.append(f"score      {describe_score(args.score, detector)}")
-    letters = check_letters(detector.names, detector.category_ids) if args.draw else None
-    return lines if letters is None else [*lines, f"note       {letters}"]
+def run(job: Prediction, args: argparse.Namespace, about: dict[str, object]) -> None:
+    """The detecting, behind a bar on a terminal, else with a line now and then."""
+    total, start = len(job.names), time.monotonic()
+    logged = start
+    with (
+        tqdm(total=total, desc="predict", unit="image", leave=False, disable=not has_bar()) as bar,
+        postponed() as check,
+    ):
+
+        def after_each(number: int) -> None:
+            nonlocal logged
+            bar.update()
+            now = time.monotonic()
+            if bar.disable and now - logged >= SECONDS_BETWEEN_LINES:
+                logged = now
+                rate = number / (now - start)
+                minutes = (total - number) / rate / 60
+                line = f"{number} of {total} images, {rate:.1f} images/s, {minutes:.0f} min left"
+                log(" " * 11 + line)
+            check()
+
+        job.run(score=args.score, batch_size=args.batch_size, about=about, after_each=after_each)
+        check()
 
 
 def describe_score(score: float | str, detector: Detector) -> str:
@@ -187,71 +164,37 @@ def describe_score(score: float | str, detector: Detector) -> str:
             f"another --score may suit it better"
         )
     rows = [f"{name} {one:.2f}" for name, one in zip(detector.names, minimum, strict=True)]
-    shown = ", ".join(rows[:SHOWN]) + (", ..." if len(rows) > SHOWN else "")
-    return f"of best F1 on the validation set: {shown}"
+    return f"of best F1 on the validation set: {_first(rows)}"
 
 
-def summary(job: Prediction) -> list[str]:
-    """What was found, how fast, and where it is."""
+def log_results(job: Prediction) -> None:
+    """What was detected, how fast, where it is, and which images could not be read."""
     counts = Counter(int(label) for result in job.results for label in result.labels)
-    names = job.detector.names
-    rows = [f"{names[label]} {number}" for label, number in counts.most_common(SHOWN)]
-    shown = f": {', '.join(rows)}" + (", ..." if len(counts) > SHOWN else "") if rows else ""
+    rows = [f"{job.detector.names[label]} {number}" for label, number in counts.most_common()]
     num_with = sum(len(result.scores) > 0 for result in job.results)
-    files = "detections.json coco.json detections.csv" + (" drawn/" if job.drawn else "")
-    return [
-        f"found      {count(job.num_detections, 'object')} in {num_with} of "
-        f"{count(len(job.results), 'photo')}{shown}",
-        f"speed      {len(job.results) / max(job.seconds, 1e-9):.1f} photos/s",
-        f"files      {job.output}: {files}",
-    ]
+    log(
+        f"detections {job.num_detections} in {num_with} of {count(len(job.results), 'image')}"
+        + (f": {_first(rows)}" if rows else "")
+    )
+    log(f"speed      {len(job.results) / max(job.seconds, 1e-9):.1f} images/s")
+    drawn = " drawn/" if job.drawn else ""
+    log(f"files      {job.output}: detections.json coco.json detections.csv{drawn}")
+    if job.failed:
+        messages = list(job.failed.values())
+        what = count(len(messages), "image")
+        log(f"unreadable {what}, listed in {job.output / RECORD}", sys.stderr)
+        more = [f"... {len(messages) - SHOWN} more"] if len(messages) > SHOWN else []
+        for message in [*messages[:SHOWN], *more]:
+            log(" " * 11 + message, sys.stderr)
 
 
-def complaints(job: Prediction) -> list[str]:
-    """Photos that could not be read."""
-    if not job.failed:
-        return []
-    messages = list(job.failed.values())
-    more = [f"... {len(messages) - SHOWN} more"] if len(messages) > SHOWN else []
-    what = count(len(messages), "photo")
-    return [
-        f"unreadable {what}, listed in {job.output / RECORD}",
-        *(f"           {message}" for message in messages[:SHOWN] + more),
-    ]
+def _first(rows: Sequence[str]) -> str:
+    return ", ".join([*rows[:SHOWN], *(["..."] if len(rows) > SHOWN else [])])
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
+def log(line: str, stream: TextIO | None = None) -> None:
     """Show within the width of the screen."""
     show("\n".join(wrap(line, DEFAULT_WIDTH)), stream)
-
-
-class Progress:
-    """A bar on a terminal, else a line now and then; a context manager."""
-
-    def __init__(self, total: int) -> None:
-        self._bar = tqdm(
-            total=total, desc="predict", unit="photo", leave=False, disable=not has_bar()
-        )
-        self._total = total
-        self._start = self._told = time.monotonic()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(self, number: int) -> None:
-        """``number`` photos are done."""
-        self._bar.update()
-        now = time.monotonic()
-        if self._bar.disable and now - self._told >= SECONDS_BETWEEN_LINES:
-            self._told = now
-            rate = number / (now - self._start)
-            say(
-                f"           {number} of {self._total} photos, {rate:.1f} photos/s, "
-                f"{(self._total - number) / rate / 60:.0f} min left"
-            )
 
 
 if __name__ == "__main__":

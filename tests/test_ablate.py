@@ -6,79 +6,62 @@ import json
 import pytest
 
 from scripts import ablate
-from scripts.experiments.outcome import Run, plot, read_row, write
-from scripts.experiments.tables import EXPERIMENTS
-
-
-def settings_of(name, *typed):
-    runs = ablate.plan(EXPERIMENTS[name].variants, [0], typed)
-    return runs, [dict(text.split("=", 1) for text in run.variant.settings) for run in runs]
+from scripts.ablate import EXPERIMENTS, Run, plan, read_experiment, write
 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_every_row_is_a_run_of_its_own(name):
-    runs, _ = settings_of(name, "data=shapes")
+    runs = plan(name, None, [0], ["data=shapes"])
     assert len({run.folder for run in runs}) == len(runs)
     assert len({run.variant.label for run in runs}) == len(runs)
 
 
 def test_rows_that_two_tables_share_are_one_run():
-    gamma, _ = settings_of("gamma")
-    star, _ = settings_of("star")
-    assert {run.folder for run in gamma} & {run.folder for run in star}
+    gamma, star = ({run.folder for run in plan(name, None, [0], [])} for name in ("gamma", "star"))
+    assert gamma & star
 
 
 def test_the_tables_of_the_paper():
     # Spot checks against tables 1a, 1b, 1c, 1d and 3 of arXiv:1708.02002.
-    rows = {(name, v.label): v.paper for name, e in EXPERIMENTS.items() for v in e.variants}
-    assert rows["alpha", "CE, alpha 0.75"] == 31.1
-    assert rows["gamma", "gamma 2, alpha 0.25"] == 34.0
-    assert rows["gamma", "gamma 0.5, alpha 0.5"] == 32.9
-    assert rows["anchors", "2 scales, 3 ratios"] == 34.2
-    assert rows["ohem", "OHEM 128, NMS 0.5"] == 32.8
-    assert rows["ohem", "OHEM 512, NMS 0.5, 1:3"] == 24.0
-    assert rows["star", "FL*, gamma 4, beta 0"] == 33.9
+    rows = {(name, v.label): v for name in EXPERIMENTS for v in read_experiment(name)[2]}
+    papers = {key: variant.paper for key, variant in rows.items()}
+    assert papers["alpha", "CE, alpha 0.75"] == 31.1
+    assert papers["gamma", "gamma 2, alpha 0.25"] == 34.0
+    assert papers["gamma", "gamma 0.5, alpha 0.5"] == 32.9
+    assert papers["anchors", "2 scales, 3 ratios"] == 34.2
+    assert papers["ohem", "OHEM 128, NMS 0.5"] == 32.8
+    assert papers["ohem", "OHEM 512, NMS 0.5, 1:3"] == 24.0
+    assert papers["star", "FL*, gamma 4, beta 0"] == 33.9
+    assert papers["prior", "focal loss, pi 0.1"] is None
+    # A label says what its row sets.
+    for (name, label), variant in rows.items():
+        for word in ("alpha", "gamma", "beta"):
+            if f"{word} " in label and name != "prior":
+                value = label.split(f"{word} ")[1].split(",")[0]
+                assert any(text.endswith(f"{word}={value}") for text in variant.settings)
+        if name == "ohem" and label != "focal loss":
+            numbers = label.removeprefix("OHEM ").replace(", NMS", "").replace(", 1:", " ").split()
+            assert [text.partition("=")[2] for text in variant.settings] == ["ohem", *numbers]
 
 
 def test_anchors_have_the_scales_of_their_octave():
-    _, typed = settings_of("anchors")
-    assert typed[0] == {"anchors.scales": "[1]", "anchors.ratios": "[1.0]"}
-    assert typed[-1]["anchors.scales"] == "[1,1.189207115,1.414213562,1.681792831]"
+    for variant in read_experiment("anchors")[2]:
+        scales, ratios = (json.loads(text.partition("=")[2]) for text in variant.settings)
+        assert variant.label == f"{len(scales)} scales, {len(ratios)} ratios"
+        assert scales == pytest.approx([2 ** (i / len(scales)) for i in range(len(scales))])
 
 
-def test_what_the_rows_set():
-    # What the paper varies; everything else is common.
-    _, typed = settings_of("star")
-    assert typed[0] == {"loss.alpha": "0.75", "loss.gamma": "0"}
-    assert typed[1] == {"loss.alpha": "0.25", "loss.gamma": "2"}
-    assert typed[2] == {"loss": "focal_star", "loss.gamma": "2", "loss.star_beta": "1"}
-    assert typed[3] == {"loss": "focal_star", "loss.gamma": "4", "loss.star_beta": "0"}
-    _, typed = settings_of("prior")
-    assert [row["model.prior"] for row in typed if "model.prior" in row] == [
-        *("0.5", "0.1", "0.001", "0.5", "0.01")
-    ]
-    assert typed[4] == {"model.prior": "0.5", "loss.gamma": "0", "loss.alpha": "null"}
-    _, typed = settings_of("gamma")
-    assert [row["loss.gamma"] for row in typed] == ["0", "0.1", "0.2", "0.5", "1", "2", "5"]
-    _, typed = settings_of("ohem")
-    assert typed[7] == {
-        "loss": "ohem",
-        "loss.ohem_anchors": "256",
-        "loss.ohem_nms_iou": "0.5",
-        "loss.ohem_ratio": "3",
-    }
-
-
-def test_a_wrong_setting_stops_before_the_first_run(capsys):
-    assert ablate.main(["gamma", "--", "loss.gama=1"]) == 1
-    assert "loss.gama" in capsys.readouterr().err
-    assert ablate.main(["gamma", "--only", "gamma 3", "--", "data=shapes"]) == 1
-    assert "no row gamma 3; there are: gamma 0, alpha 0.75;" in capsys.readouterr().err
-
-
-def test_seeds_are_not_settings(capsys):
-    assert ablate.main(["gamma", "--", "data=shapes", "seed=3"]) == 1
-    assert "give seeds as --seeds" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--", "loss.gama=1"], "loss.gama"),
+        (["--only", "gamma 3", "--", "data=shapes"], "no row gamma 3; there are: gamma 0, alpha"),
+        (["--", "data=shapes", "seed=3"], "give seeds as --seeds"),
+    ],
+)
+def test_a_mistake_stops_before_the_first_run(capsys, typed, message):
+    assert ablate.main(["gamma", *typed]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_commands(capsys):
@@ -92,39 +75,27 @@ def test_a_dry_run_prints_the_commands(capsys):
 def write_run(folder, rows, finished):
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "train.log").write_text("finished   20 steps\n" if finished else "epoch 0\n")
+    (folder / "train.log").write_text(" finished   20 steps\n" if finished else " epoch 0\n")
 
 
-@pytest.fixture
-def runs(tmp_path):
-    """Two variants, two seeds: one variant stopped with one seed, one was not begun."""
-    variants = EXPERIMENTS["star"].variants[:3]
-    made = [
-        Run(v, seed, (f"seed={seed}",), tmp_path / f"{i}_{seed}")
-        for i, v in enumerate(variants)
+def test_the_table_has_means_seeds_and_where_runs_stopped(tmp_path):
+    # Two seeds each: one row finished, one stopped with a seed and has no AP, one did not begin.
+    runs = [
+        Run(variant, seed, (f"seed={seed}",), tmp_path / f"{i}_{seed}")
+        for i, variant in enumerate(read_experiment("star")[2][:3])
         for seed in (0, 1)
     ]
-    write_run(made[0].folder, [{"step": 10, "AP": 0.1}, {"step": 20, "AP": 0.31}], True)
-    write_run(made[1].folder, [{"step": 20, "AP": 0.33}], True)
-    write_run(made[2].folder, [{"step": 7, "loss/class": 1e9}], False)
-    write_run(made[3].folder, [{"step": 20, "AP": None}], True)
-    return made
-
-
-def test_the_table_has_means_seeds_and_where_runs_stopped(tmp_path, runs):
+    write_run(runs[0].folder, [{"step": 10, "AP": 0.1}, {"step": 20, "AP": 0.31}], True)
+    write_run(runs[1].folder, [{"step": 20, "AP": 0.33}], True)
+    write_run(runs[2].folder, [{"step": 7, "loss/class": 1e9}], False)
+    write_run(runs[3].folder, [{"step": 20, "AP": None}], True)
     lines = write(tmp_path / "out", "star", runs)
     assert lines[4] == "| CE | 32.0 | 31.0, 33.0 | 31.1 |"
     assert lines[5] == "| FL, gamma 2 | stopped | stopped after step 7 | 34.0 |"
     assert lines[6] == "| FL*, gamma 2, beta 1 |  |  | 33.8 |"
+    assert (tmp_path / "out/table.md").read_text().splitlines() == lines
     with (tmp_path / "out/table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["AP"] for row in rows] == ["0.3200", "", ""]
     assert rows[0]["command"] == "python train.py seed=0"
     assert (tmp_path / "out/plot.png").stat().st_size > 5000
-
-
-def test_a_row_of_nothing_can_be_drawn(runs, tmp_path):
-    row = read_row(runs[4].variant, runs[4:])
-    assert (row.aps, row.stopped) == ((), ())
-    plot(tmp_path / "plot.png", "star", [row])
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,7 @@
 """The comparison with torchvision's RetinaNet class is fair: same input, network, step, scores."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -9,16 +10,25 @@ import torch
 from PIL import Image
 
 from retinanet import build
-from retinanet.training.optim import Schedule
 from scripts import compare_peers
-from scripts.peers import contestants, outcome
-from scripts.peers.contestants import Ours, PlainLoop, SameBatches
-from scripts.peers.feeds import Setup, collect, normalized, targets_of, train_batches
-from scripts.peers.plain import PlainImages, train_loader
-from scripts.peers.rates import TICKS, RatesByTime, make_rates
-from scripts.peers.recipes import RECOMMENDED, REFERENCES, compose
-from scripts.peers.torchvision_model import check_comparable, torchvision_model
+from scripts.compare_peers import (
+    RECOMMENDED,
+    REFERENCES,
+    OurTraining,
+    Training,
+    compose,
+    table,
+)
+from scripts.torchvision_peer import (
+    PlainImages,
+    TorchvisionTraining,
+    as_lists,
+    check_comparable,
+    torchvision_model,
+    train_loader,
+)
 
+CPU = torch.device("cpu")
 SMALL = (
     "data=custom",
     "model=tiny",
@@ -42,8 +52,8 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Six pictures of a square on noise, two of them portrait; one without a box."""
+def data_settings(tmp_path_factory):
+    """Six images of a square on noise, two of them portrait; one without a box."""
     root = tmp_path_factory.mktemp("squares")
     random = np.random.default_rng(0)
     images, annotations = [], []
@@ -60,41 +70,48 @@ def folder(tmp_path_factory):
     categories = [{"id": 5, "name": "even"}, {"id": 6, "name": "odd"}]
     coco = {"images": images, "annotations": annotations, "categories": categories}
     (root / "boxes.json").write_text(json.dumps(coco))
-    return root
-
-
-@pytest.fixture(scope="module")
-def data_settings(folder):
     parts = {"images": ".", "annotations": "boxes.json"}
     paths = [f"data.{split}_{k}={v}" for split in ("train", "val") for k, v in parts.items()]
-    return [f"data.root={folder}", *paths]
+    return [f"data.root={root}", *paths]
+
+
+class Setup:
+    """Settings and what is made of them."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.splits = build.build_splits(settings.data)
+        self.model = build.build_model(settings, 2)
+
+    def ours(self):
+        return OurTraining(self.settings, self.splits, CPU)
+
+    def theirs(self, same_input=True):
+        return TorchvisionTraining(self.settings, self.splits, CPU, same_input=same_input)
+
+    def batch(self):
+        (batch,) = next(iter(self.ours().batches(9)))
+        return batch
+
+    def schedule(self, tmp_path):
+        contest = {"unit": "steps", "amount": 4, "turns": 1}
+        return Training("retinanet", self.settings, self.splits, contest, tmp_path).schedule(0)
 
 
 @pytest.fixture
 def setup(data_settings):
-    def make(*typed: str) -> Setup:
-        settings = compose(SMALL, data_settings, typed)
-        splits = build.build_splits(settings.data)
-        rates = make_rates(settings, total_steps=4, clock=lambda: 0.0, num_images=6)
-        return Setup(settings, *splits, torch.device("cpu"), rates)
-
-    return make
+    return lambda *typed: Setup(compose(SMALL, data_settings, typed))
 
 
-def first_batch(setup):
-    return next(iter(train_batches(setup, 0)))
-
-
-def test_the_same_pixels_enter_both_trunks(setup):
+def test_the_same_pixels_enter_both_backbones(setup):
     made = setup("optim.batch_size=6")  # landscape and portrait, so both sides are padded
-    peer, batch = SameBatches(made), first_batch(made)
+    theirs, batch = made.theirs().model, made.batch()
     assert (batch.sizes.amin(0) < torch.tensor(batch.images.shape[-2:])).all()
     entered = []
-    for trunk in (peer.trainer.model.backbone, peer.ours.backbone):
-        trunk.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
-    peer.trainer.model.train()
-    peer.trainer.model(normalized(batch), targets_of(batch))
-    peer.ours(batch.images, batch.sizes)
+    for backbone in (theirs.backbone, made.model.backbone):
+        backbone.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    theirs.train()(*as_lists(batch))
+    made.model(batch.images, batch.sizes)
     assert torch.equal(*entered)
 
 
@@ -108,9 +125,9 @@ def test_the_same_pixels_enter_both_trunks(setup):
     ],
 )
 def test_torchvisions_class_becomes_the_same_network(setup, typed):
-    settings = setup(*typed).settings
-    ours = build.build_model(settings, 2).eval()
-    theirs = torchvision_model(settings, ours, same_input=True).eval()
+    made = setup(*typed)
+    ours = made.model.eval()
+    theirs = torchvision_model(made.settings, ours, same_input=True).eval()
     pixels = torch.randn(2, 3, 128, 128)
     logits, deltas = ours.predict(pixels)
     outputs = theirs.head(list(theirs.backbone(pixels).values()))
@@ -120,46 +137,36 @@ def test_torchvisions_class_becomes_the_same_network(setup, typed):
     assert count[0] == count[1]
 
 
-def test_both_match_against_the_same_anchors(setup):
-    settings = setup().settings
-    ours = build.build_model(settings, 2)
-    theirs = torchvision_model(settings, ours, same_input=True)
-    images, _ = theirs.transform([torch.zeros(3, 128, 160)])
-    (anchors,) = theirs.anchor_generator(images, [torch.zeros(1, dtype=torch.bfloat16)])
+def test_anchors_are_ours_with_the_same_input_and_torchvisions_rounded_ones_without(setup):
+    made = setup()
+    same, plain = (
+        torchvision_model(made.settings, made.model, same_input=s) for s in (True, False)
+    )
+    images, _ = same.transform([torch.zeros(3, 128, 160)])
+    (anchors,) = same.anchor_generator(images, [torch.zeros(1, dtype=torch.bfloat16)])
     assert anchors.dtype == torch.float32
-    assert torch.equal(anchors, ours.anchors(128, 160))
+    assert torch.equal(anchors, made.model.anchors(128, 160))
+    assert plain.anchor_generator.sizes[0] == (32, 40, 50)
+    assert (plain.transform.min_size, plain.transform.size_divisible) == ((96,), 32)
 
 
-def test_the_plain_loop_has_torchvisions_rounded_anchors(setup):
-    settings = setup().settings
-    theirs = torchvision_model(settings, build.build_model(settings, 2), same_input=False)
-    assert theirs.anchor_generator.sizes[0] == (32, 40, 50)
-    assert theirs.transform.min_size == (96,)
-    assert theirs.transform.size_divisible == 32
-
-
-def test_with_the_same_divisor_one_step_makes_the_same_weights(setup):
+def test_with_the_same_divisor_one_step_makes_the_same_weights(setup, tmp_path):
     # torchvision divides by the positives of each image; so can we, and then nothing differs.
     made = setup("loss.normalizer=image", "schedule.warmup_steps=0", "optim.lr=1.0")
-    ours, theirs = Ours(made), SameBatches(made)
-    before = [p.clone() for p in theirs.trainer.model.parameters()]
-    batch = first_batch(made)
-    ours.one_step(batch)
-    theirs.one_step(batch)
+    ours, theirs, batch = made.ours(), made.theirs(), made.batch()
+    before = [p.clone() for p in theirs.model.parameters()]
+    ours.one_step([batch], made.schedule(tmp_path))
+    theirs.one_step(as_lists(batch), made.schedule(tmp_path))
     expected = torchvision_model(made.settings, ours.trainer.model, same_input=True)
     moved = 0.0
-    for a, b, start in zip(
-        theirs.trainer.model.parameters(), expected.parameters(), before, strict=True
-    ):
+    for a, b, start in zip(theirs.model.parameters(), expected.parameters(), before, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
         moved = max(moved, (a - start).abs().max().item())
     assert moved > 1e-2
 
 
 def test_with_the_same_weights_both_detect_the_same(setup):
-    made = setup()
-    ours, theirs = Ours(made), SameBatches(made)
-    mine, other = ours.detect(), theirs.detect()
+    mine, other = setup().ours().detect(), setup().theirs().detect()
     assert mine.evaluated.tolist() == other.evaluated.tolist() == [10, 11, 12, 13, 14, 15]
     assert len(mine) > 0
     # Untrained, so many scores are equal: compare as sets of the strongest.
@@ -167,14 +174,17 @@ def test_with_the_same_weights_both_detect_the_same(setup):
 
 
 def test_both_get_the_same_batches_wherever_they_start(setup):
-    made = setup()
-    several = [b.image_ids.tolist() for b, _ in zip(train_batches(made, 0), range(7), strict=False)]
-    later = [b.image_ids.tolist() for b, _ in zip(train_batches(made, 4), range(3), strict=False)]
-    assert several[4:] == later
+    ours, theirs = setup().ours(), setup().theirs()
+    theirs.step = 4
+    several = [as_lists(batch) for (batch,) in ours.batches(7)]
+    later = list(theirs.batches(7))
+    assert (len(several), len(later)) == (7, 3)
+    for a, b in zip(several[4:], later, strict=True):
+        assert all(map(torch.equal, a[0], b[0]))
 
 
 def test_plain_images_flip_with_their_boxes(setup):
-    data = setup().train
+    data = setup().splits[0]
     (image, target), (flipped, moved) = (PlainImages(data, p)[4] for p in (0.0, 1.0))
     assert image.max() == 1
     for pixels, (box,) in ((image, target["boxes"]), (flipped, moved["boxes"])):
@@ -184,55 +194,69 @@ def test_plain_images_flip_with_their_boxes(setup):
 
 
 def test_the_plain_loop_sees_every_image_with_a_box_once_an_epoch(setup):
-    loader = train_loader(setup().train, flip=0.5, batch_size=2, seed=0, step=0, workers=0)
-    epochs = [t["index"].item() for (_, ts), _ in zip(loader, range(4), strict=False) for t in ts]
+    made = setup()
+
+    def indices(step, count):
+        batches = zip(train_loader(made.splits[0], made.settings, step), range(count), strict=False)
+        return [target["index"].item() for (_, targets), _ in batches for target in targets]
+
+    epochs = indices(0, 4)
     for epoch in (epochs[:4], epochs[4:]):  # five images in batches of two: one is left out
         assert len(set(epoch)) == 4
         assert 3 not in epoch
+    assert indices(3, 1) == epochs[6:]
+    with pytest.raises(ValueError, match="optim.batch_size=6, but .* has only 5 images"):
+        optim = dataclasses.replace(made.settings.optim, batch_size=6)
+        train_loader(made.splits[0], dataclasses.replace(made.settings, optim=optim), 0)
 
 
-def test_the_plain_loop_learns(setup):
+def test_the_plain_loop_learns(setup, tmp_path):
     made = setup("optim.lr=0.05", "schedule.warmup_steps=0", "schedule.decay=constant")
-    peer = PlainLoop(made)
-    peer.trainer.model.train()
-    images, targets = next(iter(peer.batches()))
-    losses = [sum(peer.trainer.model(images, targets).values())]
+    peer = made.theirs(same_input=False)
+    peer.model.train()
+    samples = next(iter(peer.batches(9)))
+    losses = [sum(peer.model(*samples).values())]
     for _ in range(4):
-        peer.one_step((images, targets))
-    losses.append(sum(peer.trainer.model(images, targets).values()))
+        peer.one_step(samples, made.schedule(tmp_path))
+    losses.append(sum(peer.model(*samples).values()))
     assert losses[1] < 0.9 * losses[0]
     assert peer.detect().evaluated.tolist() == [10, 11, 12, 13, 14, 15]
 
 
-def test_a_loss_that_is_not_finite_stops_the_peer(setup):
+def test_a_loss_that_is_not_finite_stops_the_peer(setup, tmp_path):
     made = setup()
-    peer = SameBatches(made)
+    peer = made.theirs()
     with torch.no_grad():
-        peer.trainer.model.head.classification_head.cls_logits.bias.fill_(float("nan"))
+        peer.model.head.classification_head.cls_logits.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="torchvision's loss is nan at step 0"):
-        peer.one_step(first_batch(made))
+        peer.one_step(as_lists(made.batch()), made.schedule(tmp_path))
 
 
-def test_rates_by_time_end_with_the_time():
-    now = [0.0]
-    decay = Schedule(lr=0.1, total_steps=TICKS, decay="steps", milestones=[0.5])
-    rates = RatesByTime(decay, lambda: now[0], warmup_steps=10, factor=0.1)
-    assert rates(0) == pytest.approx(0.01)
-    assert rates(5) == pytest.approx(0.055)
-    now[0] = 0.49
-    assert rates(10) == pytest.approx(0.1)
-    now[0] = 0.51
-    assert rates(10) == pytest.approx(0.01)
-    now[0] = 1.5  # the last step began before the end
-    assert rates(99) == pytest.approx(0.01)
+def timed(settings, num_images, tmp_path):
+    contest = {"unit": "seconds", "amount": 100.0, "turns": 1}
+    return Training("torchvision", settings, ([None] * num_images, None), contest, tmp_path)
 
 
-def test_the_references_warm_up_within_the_first_epoch(data_settings):
+def test_a_schedule_by_time_ends_with_the_time(data_settings, tmp_path):
+    typed = ["optim.lr=0.1", "optim.reference_batch=2", "schedule.milestones=[0.5]"]
+    typed += ["schedule.warmup_steps=10", "schedule.warmup_factor=0.1", "schedule.decay=steps"]
+    training = timed(compose(SMALL, data_settings, typed), 292, tmp_path)
+    for seconds, step, rate in (
+        *((0.0, 0, 0.01), (0.1, 5, 0.055)),  # the warm-up counts steps
+        *((49.0, 10, 0.1), (51.0, 10, 0.01), (49.0, 9000, 0.1), (51.0, 9000, 0.01)),
+        (150.0, 99, 0.01),  # the last step began before the end
+    ):
+        training.seconds = seconds
+        assert training.schedule(step)(step) == pytest.approx(rate)
+
+
+def test_the_references_warm_up_within_the_first_epoch(data_settings, tmp_path):
     settings = compose(REFERENCES, data_settings, ["data=custom"])
-    rates = make_rates(settings, total_steps=None, clock=lambda: 0.0, num_images=292)
-    assert rates.warmup_steps == 35  # 36 steps of 8
-    assert rates(0) == pytest.approx(0.005 / 1000)
-    assert rates(35) == pytest.approx(0.005)
+    training = timed(settings, 292, tmp_path)
+    assert training.schedule(0)(0) == pytest.approx(0.005 / 1000)
+    training.seconds = 1.0
+    assert training.schedule(34)(34) < 0.005
+    assert training.schedule(35)(35) == pytest.approx(0.005)  # 36 steps of 8
 
 
 def test_recipes_are_settings_of_ours(data_settings):
@@ -260,46 +284,24 @@ def test_what_torchvisions_class_cannot_be_is_refused(data_settings, typed, mess
         check_comparable(compose(SMALL, data_settings, [typed]))
 
 
-def test_detections_are_collected_as_the_evaluator_takes_them():
-    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [1.0, 2.0, 4.0, 8.0]])
-    one = contestants.Detections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([1, 0]))
-    none = contestants.Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())
-    found = collect([(7, one), (3, none)], cap=2)
-    assert found.boxes.tolist() == [[0, 0, 1, 1], [1, 2, 3, 6]]
-    assert (found.image_ids.tolist(), found.evaluated.tolist()) == ([7, 7], [3, 7])
-    assert found.num_capped == 1
-
-
 def row(peer, seed, ap):
-    numbers = dict.fromkeys(outcome.COLUMNS, ap)
+    numbers = dict.fromkeys(compare_peers.COLUMNS, ap)
     return {"peer": peer, "seed": seed, "step": 4, "seconds_per_step": 0.5, **numbers}
 
 
-def test_the_verdict_compares_means_over_common_seeds():
-    rows = [row("a", 0, 0.3), row("b", 0, 0.2), row("a", 1, 0.4), row("b", 1, 0.25)]
-    lines = outcome.verdict([*rows, row("a", 2, 0.9)])
-    assert lines[0] == "mean AP over 2 seed(s): a 0.3500, b 0.2250: +0.1250"
-    assert "up to 0.1000 apart" in lines[1]
-    assert outcome.verdict(rows[:1]) == []
+def test_the_table_shows_last_evaluations_and_means_over_common_seeds():
+    a, b = "retinanet", "torchvision"
+    rows = [row(a, 0, 0.1), row(a, 0, 0.3) | {"APs": None}, row(b, 0, 0.2)]
+    lines = table(rows)
+    assert lines[1].split() == [a, "0", "4", "0.50", *["0.300"] * 3, "n/a", *["0.300"] * 2]
+    assert lines[-2] == "mean AP over 1 seed(s): retinanet 0.3000, torchvision 0.2000: +0.1000"
+    assert lines[-1] == "One seed each: a small difference may be chance."
     # What has no AP is no AP of 0: that seed has no pair.
-    assert outcome.verdict([*rows, row("a", 3, 0.9), row("b", 3, None)])[0] == lines[0]
-
-
-def test_the_table_shows_the_last_evaluation_and_undefined_numbers():
-    early = row("a", 0, 0.1)
-    last = {**row("a", 0, 0.2), "APs": None}
-    lines = outcome.table([early, last])
-    assert lines[1].split() == [
-        "a",
-        "0",
-        "4",
-        "0.50",
-        "0.200",
-        "0.200",
-        "0.200",
-        "n/a",
-        *["0.200"] * 2,
-    ]
+    rows += [row(a, 1, 0.4), row(b, 1, 0.25), row(a, 2, 0.9), row(a, 3, 0.9), row(b, 3, None)]
+    lines = table(rows)
+    assert lines[-2] == "mean AP over 2 seed(s): retinanet 0.3500, torchvision 0.2250: +0.1250"
+    assert "up to 0.1000 apart" in lines[-1]
+    assert "mean" not in "".join(table(rows[:2]))
 
 
 def run(folder, mode, *options, settings):
@@ -328,16 +330,18 @@ def test_a_comparison_in_parts_gives_what_it_gives_at_once(tmp_path, settings, c
     assert steps == [(peer, step) for peer in ("retinanet", "torchvision") for step in (2, 4)]
 
 
-def test_what_is_finished_is_reused_and_seeds_can_be_added(tmp_path, settings, monkeypatch):
+def test_finished_trainings_are_kept_seeds_are_added_and_other_settings_refused(
+    tmp_path, settings, monkeypatch, capsys
+):
     assert run(tmp_path, "steps", "--steps", "1", "--seeds", "0", settings=settings) == 0
     made = []
-    start = contestants.Ours.__init__
+    start = OurTraining.__init__
 
-    def spy(self, setup):
-        made.append(setup.settings.seed)
-        start(self, setup)
+    def spy(self, settings, *rest):
+        made.append(settings.seed)
+        start(self, settings, *rest)
 
-    monkeypatch.setattr(contestants.Ours, "__init__", spy)
+    monkeypatch.setattr(OurTraining, "__init__", spy)
     assert run(tmp_path, "steps", "--steps", "1", "--seeds", "0", "1", settings=settings) == 0
     assert made == [1]
     with (tmp_path / "results.csv").open() as file:
@@ -345,14 +349,25 @@ def test_what_is_finished_is_reused_and_seeds_can_be_added(tmp_path, settings, m
     assert rows == [(peer, seed) for seed in "01" for peer in ("retinanet", "torchvision")]
     assert (tmp_path / "ap.png").stat().st_size > 5000
 
-
-def test_another_comparison_in_the_same_folder_is_refused(tmp_path, settings, capsys):
-    assert run(tmp_path, "steps", "--steps", "1", "--seeds", "0", settings=settings) == 0
     again = [*settings, "loss.gamma=1", "data.workers=1"]
     assert run(tmp_path, "steps", "--steps", "1", "--seeds", "0", settings=again) == 1
     error = capsys.readouterr().err
     assert "ValueError" in error
     assert "(settings.retinanet.loss.gamma, settings.torchvision.loss.gamma)" in error
+
+
+def test_the_peers_take_turns(tmp_path, settings, monkeypatch):
+    turns = []
+
+    def turn(self, *_):
+        turns.append((self.settings.seed, self.peer))
+        self.rows.append({"AP": None, **row(self.peer, self.settings.seed, None)})
+        return True
+
+    monkeypatch.setattr(Training, "turn", turn)
+    options = ("--steps", "9", "--evaluations", "3")
+    assert run(tmp_path, "steps", *options, settings=settings) == 0
+    assert turns == [(s, p) for s in (0, 1) for _ in range(3) for p in ("retinanet", "torchvision")]
 
 
 @pytest.mark.slow
@@ -368,20 +383,6 @@ def test_time_from_the_command_line(tmp_path, settings, capsys):
     assert rows[1]["seconds"] >= 1.2 <= rows[3]["seconds"]
     depth = {peer: one["model"]["head_depth"] for peer, one in result["settings"].items()}
     assert depth == {"retinanet": 1, "torchvision": 4}
-
-
-def test_the_peers_take_turns(tmp_path):
-    length = compare_peers.Length("steps", 9, 3)
-    assert [length.end_of(turn) for turn in range(3)] == [3, 6, 9]
-    common = {"length": length, "batch_size": 2, "make": None, "score": None}
-    path = tmp_path / "state.pt"
-    trainings = [
-        compare_peers.Training(peer, seed, path=path, **common) for seed in (0, 1) for peer in "ab"
-    ]
-    trainings[0].rows.append({})
-    order = [(t.seed, t.peer) for t in compare_peers.in_turns(trainings, 3)]
-    assert order[:5] == [(0, "b"), (0, "a"), (0, "b"), (0, "a"), (0, "b")]
-    assert order[5:] == [(1, "a"), (1, "b")] * 3
 
 
 def test_mistakes_are_one_line(tmp_path, settings, capsys):

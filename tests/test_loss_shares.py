@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from retinanet.losses import focal_loss
-from scripts.loss_shares import _curve, _shares, hardest_share, main, plot, table
+from scripts.loss_shares import curve, hardest_share, main, plot, shares_of, table
 
 
 def test_the_hardest_share_by_hand():
@@ -17,7 +17,7 @@ def test_the_hardest_share_by_hand():
 
 
 def test_the_curve_of_equal_losses_is_the_diagonal():
-    x, y = _curve(torch.ones(5000))
+    x, y = curve(torch.ones(5000))
     assert x == pytest.approx(y)
     assert (len(x), y[-1]) == (1000, 1.0)
 
@@ -25,7 +25,7 @@ def test_the_curve_of_equal_losses_is_the_diagonal():
 def test_both_sides_are_told_apart_and_their_gradients_added():
     logits = torch.tensor([[2.0, -3.0], [-1.0, -2.0], [0.5, -4.0]])
     labels = torch.tensor([0, -1, -1])
-    found = _shares(logits, labels, [0.25, 0.75], gamma=2.0)
+    found = shares_of(logits, labels, [0.25, 0.75], gamma=2.0)
     is_class = torch.tensor([[True, False], [False, False], [False, False]])
     loss = focal_loss(logits, is_class).sum(1)
     torch.testing.assert_close(found.positives, loss[:1])
@@ -49,7 +49,7 @@ def test_larger_gammas_put_the_background_into_fewer_anchors(tmp_path):
     logits = torch.randn(5000, 3) * 2 - 4
     labels = torch.full((5000,), -1)
     labels[:20] = 1
-    shares = [_shares(logits, labels, [0.25], gamma) for gamma in (0.0, 1.0, 2.0)]
+    shares = [shares_of(logits, labels, [0.25], gamma) for gamma in (0.0, 1.0, 2.0)]
     hardest = [hardest_share(one.background, 0.01) for one in shares]
     assert hardest == sorted(hardest)
     assert hardest[2] > 2 * hardest[0]

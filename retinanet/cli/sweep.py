@@ -20,7 +20,7 @@ from retinanet.cli.overrides import Command
 from retinanet.limits import value_text
 from retinanet.signals import SIGNALS, STATUS, Stopped
 from retinanet.terminal import lay_out, paint_start, show
-from retinanet.tools.report import sweep, sweep_rows
+from retinanet.tools.report import sweep
 from retinanet.training.run_directory import MAY_BECOME, MAY_DIFFER
 
 MAX_LENGTH = 100
@@ -123,8 +123,8 @@ def run_sweep(
         Task(
             ", ".join(f"{name}={value_text(run.swept[name])}" for name in swept),
             [*program, *command.typed],
-            sweep_rows.note_of(folder, run.folder),
-            sweep_rows.is_done(run.folder, asdict(command.settings)),
+            sweep.note_of(folder, run.folder),
+            sweep.is_done(run.folder, asdict(command.settings)),
         )
         for run, command in zip(runs, commands, strict=True)
     ]
@@ -134,9 +134,7 @@ def run_sweep(
 
     def counts(rows: list[dict[str, str]]) -> str:
         count = Counter(row["status"] for row in rows)
-        return ", ".join(
-            f"{count[status]} {status}" for status in sweep_rows.STATUSES if count[status]
-        )
+        return ", ".join(f"{count[status]} {status}" for status in sweep.STATUSES if count[status])
 
     try:
         failed = run_all(

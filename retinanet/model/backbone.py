@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from retinanet.checks import check, check_strides, check_trunk
 from retinanet.model.convolution import convolve
 from retinanet.model.heads import group_norm
-from retinanet.weights.pretrained import load_trunk
+from retinanet.weights.pretrained import load_backbone
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -232,7 +232,7 @@ def build_trunk(
     else:
         trunk = ResNetTrunk(build_resnet(name, make_norm), stride_in_1x1=stride_in_1x1)
     if weights is not None and not load_later:
-        load_trunk(trunk, name, weights)
+        load_backbone(trunk, name, weights)
     trunk.freeze(frozen_stages)
     return trunk
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retinanet.fast.coco_eval import Objects, precision_recall
-from scripts.benchmarks.ends import pycocotools_curves
+from scripts.benchmark_stages import pycocotools_curves
 
 SIDE = 400.0  # pixels; where boxes begin
 

@@ -28,7 +28,7 @@ from retinanet.cli.main import composer
 from retinanet.config import DetectorConfig
 from retinanet.model.backbone import build_trunk
 from retinanet.training.checkpoint import load_checkpoint
-from retinanet.weights.pretrained import load_trunk
+from retinanet.weights.pretrained import load_backbone
 from retinanet.weights.read import read_trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def doors():
         "checkpoint of a run": load_checkpoint,
         "checkpoint of anybody": read_trained,
         "retinanet.load": lambda path: retinanet.load(path, device="cpu"),
-        "model.weights": lambda path: load_trunk(trunk, "resnet18", str(path)),
+        "model.weights": lambda path: load_backbone(trunk, "resnet18", str(path)),
     }
 
 
@@ -356,14 +356,14 @@ from pathlib import Path
 import torch, retinanet
 from retinanet.weights.read import read_trained
 from retinanet.model.backbone import build_trunk
-from retinanet.weights.pretrained import load_trunk
+from retinanet.weights.pretrained import load_backbone
 from retinanet.training.checkpoint import load_checkpoint
 trunk = build_trunk("resnet18", weights=None, norm="group", frozen_stages=0)
 doors = [
     load_checkpoint,
     read_trained,
     lambda path: retinanet.load(path, device="cpu"),
-    lambda path: load_trunk(trunk, "resnet18", str(path)),
+    lambda path: load_backbone(trunk, "resnet18", str(path)),
 ]
 
 def kib(what):

@@ -20,6 +20,24 @@ MEAN = [123.675, 116.28, 103.53]  # RGB
 STD = [58.395, 57.12, 57.375]
 
 
+def detectron2_resnet(state, prefix=""):
+    """Parameters of torchvision's ResNet under detectron2's names."""
+
+    def renamed(name):
+        first, *rest = name.split(".")
+        if first in ("conv1", "bn1"):
+            return "stem.conv1." + ("norm." if first == "bn1" else "") + rest[-1]
+        if first == "fc":
+            return f"stem.fc.{rest[-1]}"
+        block, part, *rest = rest
+        stage = f"res{int(first[-1]) + 1}.{block}."
+        if part == "downsample":
+            return stage + ("shortcut.norm." if rest[0] == "1" else "shortcut.") + rest[-1]
+        return stage + (f"conv{part[-1]}.norm." if part[0] == "b" else f"{part}.") + rest[-1]
+
+    return {prefix + renamed(name): value for name, value in state.items()}
+
+
 class TwoMore(ExtraFPNBlock):
     """P6 from C5 and P7."""
 
@@ -37,9 +55,9 @@ class TwoMore(ExtraFPNBlock):
 class Emulated(nn.Module):
     """A network that detects something, with random weights."""
 
-    def __init__(self, trunk="resnet50", *, num_classes=80, caffe=True, relu_before_p7=True):
+    def __init__(self, backbone="resnet50", *, num_classes=80, caffe=True, relu_before_p7=True):
         super().__init__()
-        resnet = torchvision.models.get_model(trunk, norm_layer=FrozenBatchNorm2d)
+        resnet = torchvision.models.get_model(backbone, norm_layer=FrozenBatchNorm2d)
         if caffe and hasattr(resnet.layer1[0], "conv3"):
             for layer in (resnet.layer2, resnet.layer3, resnet.layer4):
                 layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
@@ -111,7 +129,7 @@ class Emulated(nn.Module):
         """
         pixels = self.pixels(path)
         height, width = read(path).shape[1:]
-        found = []
+        candidates = []
         for level, (logits, deltas) in enumerate(zip(*self.outputs(pixels), strict=True)):
             stride = 2 ** (level + 3)
             rows, columns = (math.ceil(side / stride) for side in pixels.shape[2:])
@@ -121,8 +139,8 @@ class Emulated(nn.Module):
             best = scores.argsort(descending=True, stable=True)[:1000]
             best = best[scores[best] > 0.05]
             anchor, label = best // self.num_classes, best % self.num_classes
-            found.append((scores[best], label, apply(deltas[anchor], anchors[anchor])))
-        scores, labels, boxes = map(torch.cat, zip(*found, strict=True))
+            candidates.append((scores[best], label, apply(deltas[anchor], anchors[anchor])))
+        scores, labels, boxes = map(torch.cat, zip(*candidates, strict=True))
         limits = torch.tensor([width, height, width, height])
         if clip_first:
             boxes = boxes.clamp(min=0).minimum(limits)
@@ -154,23 +172,23 @@ def level_anchors(stride, rows, columns, order):
     )
 
 
-def assert_same(found, scores, labels, boxes):
+def assert_same(detections, scores, labels, boxes):
     """Each detection has its partner; equal scores may come in any order."""
-    assert len(found.scores) == len(scores)
-    score = (found.scores[:, None] - scores).abs()  # (D, D)
-    box = (found.boxes[:, None] - boxes).abs().amax(dim=-1)
-    same = (found.labels[:, None] == labels) & (score < 1e-4) & (box < 0.1)
-    assert same.any(dim=0).all(), f"not found: {scores[~same.any(dim=0)]}"
-    assert same.any(dim=1).all(), f"found alone: {found.scores[~same.any(dim=1)]}"
+    assert len(detections.scores) == len(scores)
+    score = (detections.scores[:, None] - scores).abs()  # (D, D)
+    box = (detections.boxes[:, None] - boxes).abs().amax(dim=-1)
+    same = (detections.labels[:, None] == labels) & (score < 1e-4) & (box < 0.1)
+    assert same.any(dim=0).all(), f"not detected: {scores[~same.any(dim=0)]}"
+    assert same.any(dim=1).all(), f"detected alone: {detections.scores[~same.any(dim=1)]}"
 
 
 def assert_same_outputs(detector, net, path, order):
     """Logits and deltas of all anchors, those of coarse levels that detect nothing too."""
     with torch.inference_mode():
         images, sizes, _ = detector.prepare(path)
-        found = detector.model(images, sizes)[:2]
+        outputs = detector.model(images, sizes)[:2]
         expected = net.outputs(net.pixels(path))
-    for ours, levels in zip(found, expected, strict=True):
+    for ours, levels in zip(outputs, expected, strict=True):
         start = 0
         for level in levels:
             level = level.unflatten(1, (3, 3, -1))  # (cells, 3, 3, K or 4)

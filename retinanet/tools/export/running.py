@@ -10,9 +10,7 @@ import torch
 import torchvision  # noqa: F401 - nms, for programs
 from torch import Tensor
 
-from retinanet.tools.export.write import INPUTS
-
-# From inputs in the order of INPUTS to outputs.
+# From inputs in the order of the graph's to outputs.
 Run = Callable[..., list[Tensor]]
 # onnxruntime's number for errors alone: it warns of every constant that it folds away.
 ERRORS_ALONE = 3
@@ -50,8 +48,10 @@ def _open_onnx(path: Path) -> Run:
     except refusals as error:
         raise ValueError(f"onnxruntime cannot read the file: {error}") from error
 
+    names = [value.name for value in session.get_inputs()]
+
     def run(*inputs: Tensor) -> list[Tensor]:
-        fed = dict(zip(INPUTS, (value.numpy() for value in inputs), strict=False))
+        fed = dict(zip(names, (value.numpy() for value in inputs), strict=True))
         try:
             return [torch.from_numpy(output) for output in session.run(None, fed)]
         except refusals as error:

@@ -1,21 +1,24 @@
-"""Graphs into files: ONNX through torch's exporter, or torch's own format."""
+"""Write a graph and its metadata: ONNX through torch's exporter, or torch's own format."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.util
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from retinanet.data.loader import DIVISOR
 from retinanet.tools.export.graph import Graph, Heads
+from retinanet.tools.predict.detector import Detector
+from retinanet.weights.pretrained import RGB_MEAN, RGB_STD
 
 if TYPE_CHECKING:
     import onnx
@@ -25,8 +28,6 @@ OPSET = 18
 # The oldest with all operators that are needed, and the newest that was tried.
 OPSETS = (18, 23)
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
-INPUTS = ("images", "sizes", "file_sizes")
-OUTPUTS = {Graph: ("boxes", "scores", "labels", "count"), Heads: ("logits", "deltas", "anchors")}
 # Entry of a .pt2 file that holds what the properties of an ONNX file do.
 METADATA_FILE = "metadata.json"
 # Height and width to trace with, pixels.
@@ -40,6 +41,16 @@ RENAMED = (
     "`create_unbacked_symint` is deprecated, please use `new_dynamic_size` instead",
     "`isinstance(treespec, LeafSpec)` is deprecated",
 )
+
+
+# Of the keys and values of the metadata; another number where a reader must change.
+FORMAT = 1
+# Rule of resizing -> how pixels are interpolated, how sides are rounded.
+RESIZING = {
+    "antialias": ("bilinear with antialiasing, as Pillow's, rounded to whole numbers", "half up"),
+    "opencv": ("bilinear without antialiasing, as OpenCV's, rounded to whole numbers", "half up"),
+    "torchvision": ("bilinear without antialiasing, not rounded", "down"),
+}
 
 
 class Shape(NamedTuple):
@@ -60,6 +71,111 @@ def check_installed() -> None:
         raise ValueError(
             f"ONNX files need {' and '.join(missing)}: pip install {' '.join(NEEDED)}. "
             f"--format pt2 does without."
+        )
+
+
+@contextmanager
+def _known_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in RENAMED:
+            warnings.filterwarnings("ignore", re.escape(message), FutureWarning)
+        yield
+
+
+def least_side(kind: str, shape: Shape) -> int:
+    """Pixels that padded images must have at least on each side.
+
+    Args:
+        kind: ``"onnx"`` or ``"pt2"``.
+        shape: what is fixed.
+    """
+    return DIVISOR * (LEAST_SIDES if kind == "pt2" and shape.size is None else 1)
+
+
+def image_dtype(detector: Detector) -> torch.dtype:
+    """What resized pixels are: whole numbers, but where the checkpoint's rule does not round."""
+    return torch.float32 if detector.settings.data.resize == "torchvision" else torch.uint8
+
+
+def describe(
+    detector: Detector, state: dict[str, Any], checkpoint: Path, shape: Shape, least_side: int
+) -> dict[str, Any]:
+    """Everything that a program around the file must know: key -> plain value.
+
+    Args:
+        detector: that is written.
+        state: its checkpoint, from :func:`retinanet.weights.read.read_trained`.
+        checkpoint: the file that it was read from.
+        shape: what is fixed.
+        least_side: pixels that padded images have at least on each side.
+    """
+    data = detector.settings.data
+    resampling, rounding = RESIZING[data.resize]
+    return {
+        "format": FORMAT,
+        "task": "object detection",
+        "names": list(detector.names),
+        "category_ids": list(detector.category_ids),
+        "thresholds": detector.thresholds,
+        "preprocessing": {
+            "channels": "RGB",
+            "layout": "BCHW",
+            "range": [0, 255],
+            "dtype": str(image_dtype(detector)).removeprefix("torch."),
+            "min_size": data.min_size,
+            "max_size": data.max_size,
+            "resize": data.resize,
+            "resampling": resampling,
+            "sides_rounded": rounding,
+            "multiple": DIVISOR,
+            "least_side": least_side,
+            "batch": shape.batch,
+            "size": shape.size and list(shape.size),
+            "padding": "zeros, at right and bottom",
+            "normalization": "inside the file",
+            "mean": list(RGB_MEAN),
+            "std": list(RGB_STD),
+        },
+        "postprocess": dataclasses.asdict(detector.settings.postprocess),
+        "source": {
+            "file": checkpoint.name,
+            "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            "origin": state.get("origin") or "retinanet",
+            "step": state.get("step"),
+        },
+        "versions": {"torch": torch.__version__},
+    }
+
+
+def traced(graph: Graph | Heads, shape: Shape, dtype: torch.dtype) -> torch.export.ExportedProgram:
+    """The operators of a graph, for all inputs of a shape.
+
+    Args:
+        graph: to trace.
+        shape: what is fixed.
+        dtype: of the images.
+    """
+    # Where their number may change, two images: 1 would be a constant.
+    B = 2 if shape.batch is None else shape.batch
+    H, W = shape.size or TRACED
+    sizes = torch.tensor([[H, W]] * B)
+    example = {
+        "images": torch.zeros(B, 3, H, W, dtype=dtype),
+        "sizes": sizes,
+        "file_sizes": sizes.clone(),
+    }
+    fixed = torch.export.Dim.STATIC
+    batch = torch.export.Dim("batch") if shape.batch is None else fixed
+    sides: dict[int, Any] = {2: fixed, 3: fixed}
+    if shape.size is None:
+        rows, columns = (torch.export.Dim(n, min=LEAST_SIDES) for n in ("rows", "columns"))
+        sides = {2: DIVISOR * rows, 3: DIVISOR * columns}
+    axes = {"images": {0: batch, **sides}, "sizes": {0: batch}, "file_sizes": {0: batch}}
+    with _known_warnings(), torch.no_grad():
+        return torch.export.export(
+            graph,
+            tuple(example[name] for name in graph.inputs),
+            dynamic_shapes={name: axes[name] for name in graph.inputs},
         )
 
 
@@ -87,10 +203,14 @@ def write_onnx(
     import onnx
 
     program = traced(graph, shape, dtype)
-    names = {"input_names": _inputs(graph), "output_names": OUTPUTS[type(graph)]}
     with _known_warnings():
         exported = torch.onnx.export(
-            program, **names, opset_version=opset, dynamo=True, verbose=False
+            program,
+            input_names=graph.inputs,
+            output_names=graph.outputs,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
         )
     model = exported.model_proto
     _forget_the_machine(model)
@@ -116,64 +236,16 @@ def write_program(
     torch.export.save(traced(graph, shape, dtype), path, extra_files=extra)
 
 
-def traced(graph: Graph | Heads, shape: Shape, dtype: torch.dtype) -> torch.export.ExportedProgram:
-    """The operators of a graph, for all inputs of a shape."""
-    example = _example(graph, shape, dtype)
-    fixed = torch.export.Dim.STATIC
-    batch = torch.export.Dim("batch") if shape.batch is None else fixed
-    sides: dict[int, Any] = {2: fixed, 3: fixed}
-    if shape.size is None:
-        rows, columns = (torch.export.Dim(n, min=LEAST_SIDES) for n in ("rows", "columns"))
-        sides = {2: DIVISOR * rows, 3: DIVISOR * columns}
-    axes = {"images": {0: batch, **sides}, "sizes": {0: batch}, "file_sizes": {0: batch}}
-    with _known_warnings(), torch.no_grad():
-        return torch.export.export(
-            graph, example, dynamic_shapes={name: axes[name] for name in _inputs(graph)}
-        )
-
-
-def least_side(kind: str, shape: Shape) -> int:
-    """Pixels that padded images must have at least on each side.
-
-    Args:
-        kind: ``"onnx"`` or ``"pt2"``.
-        shape: what is fixed.
-    """
-    return DIVISOR * (LEAST_SIDES if kind == "pt2" and shape.size is None else 1)
-
-
-def _inputs(graph: nn.Module) -> Sequence[str]:
-    return INPUTS if isinstance(graph, Graph) else INPUTS[:2]
-
-
-def _example(graph: nn.Module, shape: Shape, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Inputs to trace with; two images where their number may change, as 1 is a constant."""
-    B = 2 if shape.batch is None else shape.batch
-    H, W = shape.size or TRACED
-    sizes = torch.tensor([[H, W]] * B)
-    example = (torch.zeros(B, 3, H, W, dtype=dtype), sizes, sizes.clone())
-    return example[: len(_inputs(graph))]
-
-
-@contextmanager
-def _known_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        for message in RENAMED:
-            warnings.filterwarnings("ignore", re.escape(message), FutureWarning)
-        yield
-
-
 def _forget_the_machine(model: onnx.ModelProto) -> None:
     """Take out what the exporter notes of the source: lines of code, and paths of this machine."""
-    for part in (model.graph, *model.functions):
+    graph = model.graph
+    entries = [*graph.input, *graph.output, *graph.initializer]
+    for part in (graph, *model.functions):
+        entries += [*part.node, *part.value_info]
+    for entry in entries:
+        entry.doc_string = ""
+    for part in (model, graph, *model.functions, *entries):
         del part.metadata_props[:]
-        for thing in (*part.node, *part.value_info):
-            del thing.metadata_props[:]
-            thing.doc_string = ""
-    for thing in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        del thing.metadata_props[:]
-        thing.doc_string = ""
-    del model.metadata_props[:]
 
 
 def _name_axes(model: onnx.ModelProto, shape: Shape) -> None:

@@ -1,59 +1,73 @@
-"""A trained model with all it needs to look at photos: classes, sizes, anchors, thresholds."""
+"""Load a trained model with its classes, sizes, anchors and thresholds, and detect in images."""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from retinanet import build
 from retinanet.build import known_classes, load_model, recorded_settings
 from retinanet.config import DetectorConfig
-from retinanet.data.workers import free_shared_memory
+from retinanet.data.images import pillow_pixels, read_image
+from retinanet.data.loader import padded_size
+from retinanet.data.transforms import resize, resized_size
+from retinanet.data.workers import PREFETCH, free_shared_memory, receive, share, start_worker
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.detect import detect_images
 from retinanet.evaluation.thresholds import known_thresholds, min_scores
 from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.model.retinanet import RetinaNet
-from retinanet.postprocess import Detections
-from retinanet.tools.predict.prepared import (
-    Photo,
-    Prepared,
-    Preparer,
-    Unreadable,
-    in_batches,
-    pad_together,
-    pixels_of,
-    prepare_all,
-    shared_bytes,
-)
 from retinanet.weights.read import read_trained
+
+# A path, an image of Pillow, or RGB of uint8: an array (H, W, 3) or a tensor (3, H, W).
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+
+# Images wait until a batch of their padded size is full, but no more than this many batches' worth:
+# that bounds the memory, and how long the oldest waits.
+WAITING_BATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ImageDetections:
-    """Objects found in one photo, best first."""
+    """Detections in one image, best first."""
 
-    boxes: Tensor  # (D, 4) x1, y1, x2, y2 in pixels of the photo as displayed
+    boxes: Tensor  # (D, 4) x1, y1, x2, y2 in pixels of the image as displayed
     scores: Tensor  # (D,) in (0, 1)
     labels: Tensor  # (D,) int64 in [0, K)
     category_ids: tuple[int, ...]  # of the data the model was trained on
     names: tuple[str, ...]
-    size: tuple[int, int]  # height, width of the photo as displayed, pixels
+    size: tuple[int, int]  # height, width of the image as displayed, pixels
+
+
+class Resized(NamedTuple):
+    """An image as the model takes it."""
+
+    index: int  # among the images
+    pixels: Tensor  # (3, height, width) not padded; uint8, or float32 from 0 to 255
+    original: tuple[int, int]  # height, width of the image as displayed
+
+
+class Unreadable(NamedTuple):
+    """An image that cannot be read, and why."""
+
+    index: int
+    error: ValueError | OSError
 
 
 class Detector:
-    """Photos in, detections out.
+    """Images in, detections out.
 
-    A photo is a path, an image of Pillow, or RGB of uint8: an array (H, W, 3) or a tensor
-    (3, H, W). ``thresholds`` are the scores of best F1 on the validation set, as
+    ``thresholds`` are the scores of best F1 on the validation set, as
     :func:`retinanet.evaluation.thresholds.known_thresholds` describes them.
     """
 
@@ -85,14 +99,15 @@ class Detector:
         self.postprocess = build.build_postprocess(settings)
 
     def __call__(
-        self, photos: Iterable[Photo], *, score: float | str | None = None, batch_size: int = 1
+        self, images: Iterable[ImageLike], *, score: float | str | None = None, batch_size: int = 1
     ) -> list[ImageDetections]:
-        """Detect on photos; the results have their order.
+        """Detections of each image, in their order.
 
         Args:
-            photos: any number; see the class.
+            images: any number: paths, images of Pillow, or RGB of uint8 as arrays (H, W, 3) or
+                tensors (3, H, W).
             score: see :meth:`min_scores`.
-            batch_size: photos of one padded size that go through the model together. Boxes and
+            batch_size: images of one padded size that go through the model together. Boxes and
                 scores in fp32 are the same to 1e-5 of their size.
 
         Raises:
@@ -100,18 +115,18 @@ class Detector:
             ValueError: a file that is no readable image, an array of another shape or type, or a
                 score out of range.
         """
-        return list(self.stream(photos, score=score, batch_size=batch_size))
+        return list(self.stream(images, score=score, batch_size=batch_size))
 
     def stream(
-        self, photos: Iterable[Photo], *, score: float | str | None = None, batch_size: int = 1
+        self, images: Iterable[ImageLike], *, score: float | str | None = None, batch_size: int = 1
     ) -> Iterator[ImageDetections]:
         """As calling, but each result as soon as it and those before it are there."""
         early: dict[int, ImageDetections] = {}
         wanted = 0
-        for index, found in self.outcomes(photos, score=score, batch_size=batch_size):
-            if not isinstance(found, ImageDetections):
-                raise found
-            early[index] = found
+        for index, detections in self.outcomes(images, score=score, batch_size=batch_size):
+            if not isinstance(detections, ImageDetections):
+                raise detections
+            early[index] = detections
             while wanted in early:
                 yield early.pop(wanted)
                 wanted += 1
@@ -119,41 +134,72 @@ class Detector:
     @torch.inference_mode()
     def outcomes(
         self,
-        photos: Iterable[Photo],
+        images: Iterable[ImageLike],
         *,
         score: float | str | None = None,
         batch_size: int = 1,
         workers: int = 0,
     ) -> Iterator[tuple[int, ImageDetections | ValueError | OSError]]:
-        """What becomes of each photo, in the order in which that is known.
+        """What becomes of each image, in the order in which that is known.
 
         Args:
-            photos: of which few are in memory at a time.
+            images: of which few are in memory at a time.
             score: see :meth:`min_scores`.
             batch_size: see calling.
-            workers: processes that read ahead; 0: photos are read one by one.
+            workers: processes that read ahead; 0: images are read one by one.
 
         Yields:
-            The position of a photo, and what was found in it or why it cannot be read.
+            The index of an image, and its detections or why it cannot be read.
 
         Raises:
             FloatingPointError: the model's output is not a number.
         """
-        if isinstance(photos, str | Path | Image.Image | np.ndarray | Tensor):
-            raise ValueError("give a list of photos, such as [photo], also for one.")
+        if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
+            raise ValueError("give a list of images, such as [image], also for one.")
         minimum = self.min_scores(score)
         postprocess = copy.copy(self.postprocess)
         if score is not None:  # what is asked for may be weaker than what usually is kept
             postprocess.score_threshold = min(postprocess.score_threshold, minimum.min().item())
-        for group in in_batches(self._prepared(photos, workers), batch_size):
+        for group in in_batches(self._resized(images, workers), batch_size):
             if isinstance(group, Unreadable):
                 yield group
                 continue
             batch = [tensor.to(self.device, non_blocking=True) for tensor in pad_together(group)]
-            indices = [photo.index for photo in group]
-            found = detect_images(self.model, postprocess, batch, self.precision, indices)
-            for photo, image in zip(group, found, strict=True):
-                yield photo.index, self._result(image, photo.original, minimum)
+            indices = [image.index for image in group]
+            detections = detect_images(self.model, postprocess, batch, self.precision, indices)
+            for image, fields in zip(group, detections, strict=True):
+                boxes, scores, labels = (field.cpu() for field in fields)
+                kept = scores >= minimum[labels]
+                labels = labels[kept]
+                yield (
+                    image.index,
+                    ImageDetections(
+                        boxes=boxes[kept],
+                        scores=scores[kept],
+                        labels=labels,
+                        category_ids=tuple(self.category_ids[i] for i in labels.tolist()),
+                        names=tuple(self.names[i] for i in labels.tolist()),
+                        size=image.original,
+                    ),
+                )
+
+    def _resized(self, images: Iterable[ImageLike], workers: int) -> Iterator[Resized | Unreadable]:
+        """Every image ready for the model, or why it cannot be read, in their order."""
+        data = self.settings.data
+        limits = data.min_size, data.max_size, data.resize
+        if workers == 0:
+            yield from (read_and_resize(limits, item) for item in enumerate(images))
+            return
+        loader = DataLoader(
+            list(enumerate(images)),
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=functools.partial(_resize_and_share, limits),  # in the worker
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # the global one stays as it is
+        )
+        yield from receive(loader, "lower the batch size")
 
     def can_share(self, workers: int, batch_size: int) -> bool:
         """Whether /dev/shm holds what so many workers read ahead.
@@ -162,8 +208,11 @@ class Detector:
             workers: see :meth:`outcomes`.
             batch_size: see calling.
         """
-        free = free_shared_memory()
-        return free is None or shared_bytes(self._preparer(()), workers, batch_size) <= free
+        data, free = self.settings.data, free_shared_memory()
+        num_images = PREFETCH * workers + (WAITING_BATCHES + 1) * batch_size
+        value_bytes = 4 if data.resize == "torchvision" else 1
+        needed = num_images * 3 * data.min_size * data.max_size * value_bytes
+        return free is None or needed <= free
 
     @property
     def device(self) -> torch.device:
@@ -185,12 +234,12 @@ class Detector:
         kept, K = self.postprocess.score_threshold, len(self.names)
         return min_scores(score, self.thresholds, K, kept)
 
-    def draw(self, photo: Photo, found: ImageDetections) -> Image.Image:
-        """The photo with boxes, names and scores on it, as an image of Pillow.
+    def draw(self, image: ImageLike, detections: ImageDetections) -> Image.Image:
+        """The image with boxes, names and scores on it, as an image of Pillow.
 
         Args:
-            photo: in which it was found.
-            found: of this detector.
+            image: see calling.
+            detections: in it, of this detector.
 
         Raises:
             FileNotFoundError: no such file.
@@ -198,50 +247,24 @@ class Detector:
         """
         from retinanet.tools.report.pictures import draw_detections  # imports matplotlib: only now
 
-        pixels = pixels_of(photo).permute(1, 2, 0).numpy()
-        what = found.labels, found.names, found.category_ids, found.scores
-        return draw_detections(pixels, found.boxes, *what)
+        pixels = read_pixels(image).permute(1, 2, 0).numpy()
+        labels, names, ids = detections.labels, detections.names, detections.category_ids
+        return draw_detections(pixels, detections.boxes, labels, names, ids, detections.scores)
 
-    def prepare(self, photo: Photo) -> tuple[Tensor, Tensor, Tensor]:
-        """A photo as the model takes it, on its device.
+    def prepare(self, image: ImageLike) -> tuple[Tensor, Tensor, Tensor]:
+        """An image as the model takes it, on its device.
 
         Args:
-            photo: see the class.
+            image: see calling.
 
         Returns:
             The padded image (1, 3, H, W), its size without padding (1, 2), that of the file (2,).
         """
-        prepared = self._preparer([photo])[0]
-        if isinstance(prepared, Unreadable):
-            raise prepared.error
-        images, sizes, originals = (x.to(self.device) for x in pad_together([prepared]))
+        (resized,) = self._resized([image], workers=0)
+        if isinstance(resized, Unreadable):
+            raise resized.error
+        images, sizes, originals = (x.to(self.device) for x in pad_together([resized]))
         return images, sizes, originals[0]
-
-    def _preparer(self, photos: Sequence[Photo]) -> Preparer:
-        data = self.settings.data
-        return Preparer(photos, data.min_size, data.max_size, data.resize)
-
-    def _prepared(self, photos: Iterable[Photo], workers: int) -> Iterable[Prepared | Unreadable]:
-        """Every photo ready for the model, or why it cannot be read."""
-        if workers:
-            pinned = self.device.type == "cuda"
-            return prepare_all(self._preparer(list(photos)), workers, pinned)
-        preparer = self._preparer(())
-        return (preparer.prepare(index, photo) for index, photo in enumerate(photos))
-
-    def _result(self, found: Detections, size: tuple[int, int], minimum: Tensor) -> ImageDetections:
-        """Detections on the CPU, with their names, without the weak ones."""
-        boxes, scores, labels = (field.cpu() for field in found)
-        kept = scores >= minimum[labels]
-        labels = labels[kept]
-        return ImageDetections(
-            boxes=boxes[kept],
-            scores=scores[kept],
-            labels=labels,
-            category_ids=tuple(self.category_ids[i] for i in labels.tolist()),
-            names=tuple(self.names[i] for i in labels.tolist()),
-            size=size,
-        )
 
 
 def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Detector:
@@ -269,3 +292,102 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
         raise ValueError(f"{path}: {error}") from error
     precision = choose_precision(precision, place)
     return Detector(model, settings, names, ids, precision, thresholds)
+
+
+def read_pixels(image: ImageLike) -> Tensor:
+    """The pixels of an image as it is displayed, (3, H, W) uint8 RGB.
+
+    Args:
+        image: a path; an image of Pillow, whose EXIF orientation is applied; an array (H, W, 3) or
+            a tensor (3, H, W), both uint8 RGB.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no readable image, or an array of another shape or type.
+        TypeError: something else.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return pillow_pixels(image)
+    if not isinstance(image, np.ndarray | Tensor):
+        raise TypeError(
+            f"an image is a path, an image of Pillow, an array or a tensor, got {type(image)}."
+        )
+    is_array = isinstance(image, np.ndarray)
+    right = image.ndim == 3 and image.shape[2 if is_array else 0] == 3 and 0 not in image.shape
+    if not right or str(image.dtype).removeprefix("torch.") != "uint8":
+        raise ValueError(
+            f"{'an array (H, W, 3)' if is_array else 'a tensor (3, H, W)'} of uint8 from 0 to 255, "
+            f"RGB, makes an image; got {tuple(image.shape)} of {image.dtype}."
+        )
+    if is_array:
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
+    return image.cpu()
+
+
+def read_and_resize(
+    limits: tuple[int, int, str], item: tuple[int, ImageLike]
+) -> Resized | Unreadable:
+    """An image as the model takes it, or why it cannot be read.
+
+    Args:
+        limits: of the shorter side after resizing, of the longer one, pixels; and the rule, see
+            :func:`retinanet.data.transforms.resize`.
+        item: index of the image, and the image.
+    """
+    (min_size, max_size, rule), (index, image) = limits, item
+    try:
+        pixels = read_pixels(image)
+    except (ValueError, OSError) as error:
+        # Without where it arose: that cannot go from one process to another.
+        return Unreadable(index, error.with_traceback(None))
+    height, width = pixels.shape[1:]
+    size = resized_size(height, width, min_size, max_size, rule)
+    return Resized(index, resize(pixels, size, rule), (height, width))
+
+
+def _resize_and_share(
+    limits: tuple[int, int, str], item: tuple[int, ImageLike]
+) -> Resized | Unreadable:
+    return share(read_and_resize(limits, item))
+
+
+def in_batches(
+    images: Iterable[Resized | Unreadable], batch_size: int
+) -> Iterator[list[Resized] | Unreadable]:
+    """Images of one padded size together, in an order that only depends on the images.
+
+    Args:
+        images: in order.
+        batch_size: images at most.
+    """
+    waiting: dict[tuple[int, int], list[Resized]] = {}  # by padded height and width
+    for image in images:
+        if isinstance(image, Unreadable):
+            yield image
+            continue
+        padded = tuple(padded_size(np.array(image.pixels.shape[1:])).tolist())
+        group = waiting.setdefault(padded, [])
+        group.append(image)
+        if len(group) == batch_size:
+            yield waiting.pop(padded)
+        elif sum(map(len, waiting.values())) == WAITING_BATCHES * batch_size:
+            yield waiting.pop(min(waiting, key=lambda size: waiting[size][0].index))
+    yield from waiting.values()
+
+
+def pad_together(images: Sequence[Resized]) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of one padded size as a batch.
+
+    Returns:
+        Images (B, 3, H, W), zeros at right and bottom, channels last in memory; their sizes
+        without padding (B, 2); those of the files (B, 2).
+    """
+    sizes = torch.tensor([image.pixels.shape[1:] for image in images])
+    H, W = padded_size(sizes[0].numpy()).tolist()
+    batch = torch.zeros(len(images), H, W, 3, dtype=images[0].pixels.dtype).permute(0, 3, 1, 2)
+    for row, image in zip(batch, images, strict=True):
+        _, height, width = image.pixels.shape
+        row[:, :height, :width] = image.pixels
+    return batch, sizes, torch.tensor([image.original for image in images])

@@ -1,48 +1,28 @@
-"""What was found in photos, as files that annotation tools, spreadsheets and people read."""
+"""A folder of predictions: detections as files that annotation tools and spreadsheets read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
+import torch
 
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
+from retinanet.tools.predict.detector import ImageDetections
 
 # Every folder of predictions has it: what made them, and which files are its own.
 RECORD = "predict.json"
 RESULTS = ("detections.json", "coco.json", "detections.csv")
 DRAWN = "drawn"
-# Suffixes that a drawn photo keeps; others get one of these besides, as all are JPEGs.
+# Suffixes that a drawn image keeps; others get one of these besides, as all are JPEGs.
 JPEG = (".jpg", ".jpeg")
 # File systems allow 255 bytes; a temporary name is longer than the last one.
 NAME_BYTES = 200
 CSV_COLUMNS = ("file", "class", "category_id", "score", "x1", "y1", "x2", "y2")
-
-
-@dataclass(frozen=True, slots=True)
-class PhotoResult:
-    """What was found in one photo, the best first."""
-
-    image_id: int
-    name: str  # below the folder of all photos, with /
-    size: tuple[int, int]  # height, width as displayed, pixels
-    boxes: np.ndarray  # (D, 4) float64 x1, y1, x2, y2 in pixels
-    scores: np.ndarray  # (D,) float64
-    labels: np.ndarray  # (D,) int64 in [0, K)
-
-
-@dataclass(frozen=True, slots=True)
-class Classes:
-    """What labels mean."""
-
-    names: Sequence[str]
-    ids: Sequence[int]  # category ids
 
 
 def is_ours(folder: Path) -> bool:
@@ -50,25 +30,37 @@ def is_ours(folder: Path) -> bool:
     return _record(folder) is not None
 
 
-def check_output(output: Path, photos: Iterable[Path]) -> None:
+def _record(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder of predictions; None where there is none, or somebody else's."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or record.get("made_by") != "scripts.predict":
+        return None
+    files = record.get("files")
+    return record if isinstance(files, list) and {*map(type, files)} <= {str} else None
+
+
+def check_output(output: Path, images: Iterable[Path]) -> None:
     """Refuse a folder that holds anything but earlier predictions; nothing is changed yet.
 
     Args:
         output: where predictions are to go.
-        photos: that are predicted on.
+        images: that are predicted on.
 
     Raises:
-        ValueError: the folder holds other files, or a photo.
+        ValueError: the folder holds other files, or an image.
     """
     if output.exists() and not is_ours(output) and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(
             f"{output} exists and holds no predictions; choose another --output, or remove it."
         )
     inside = output.resolve()
-    for photo in photos:
-        if photo.resolve().is_relative_to(inside):
+    for image in images:
+        if image.resolve().is_relative_to(inside):
             raise ValueError(
-                f"the photo {photo} lies in {output}, whose files are replaced; choose another "
+                f"the image {image} lies in {output}, whose files are replaced; choose another "
                 f"--output."
             )
 
@@ -103,76 +95,23 @@ def record(output: Path, about: dict[str, Any], files: Sequence[str]) -> None:
     write_whole(output / RECORD, json.dumps(content, indent=1) + "\n")
 
 
-def write_results(output: Path, results: Sequence[PhotoResult], classes: Classes) -> None:
+def write_results(
+    output: Path,
+    image_names: Sequence[str],
+    detections: Mapping[int, ImageDetections],
+    categories: Mapping[int, str],
+) -> None:
     """Write detections.json, coco.json and detections.csv, each whole or not at all.
 
     Args:
         output: their folder.
-        results: of photos, in any order.
-        classes: what the labels mean.
+        image_names: below the folder of all images, with ``/``; ids are their numbers, from 1.
+        detections: index of an image -> what was detected in it.
+        categories: category id -> name of the class.
     """
-    results = sorted(results, key=lambda result: result.image_id)
-    lists = (_list(_results(results, classes)), _coco(results, classes))
-    for name, content in zip(RESULTS, (*lists, _csv(results, classes)), strict=True):
-        # Names of files that are not UTF-8 keep their bytes.
-        write_whole(output / name, content.encode(errors="surrogateescape"))
-
-
-def drawn_names(names: Sequence[str]) -> list[str]:
-    """Where each photo is drawn, below the folder of predictions: no two in one file.
-
-    Args:
-        names: of photos, as in :attr:`PhotoResult.name`.
-    """
-    taken: set[str] = set()
-    found = []
-    for name in names:
-        path = PurePosixPath(name)
-        last = path.name if path.suffix.lower() in JPEG else f"{path.name}.jpg"
-        if len(last.encode(errors="surrogateescape")) > NAME_BYTES:
-            digest = hashlib.sha256(last.encode(errors="surrogateescape")).hexdigest()[:8]
-            last = f"{last[: NAME_BYTES // 8]},{digest}.jpg"
-        place, number = path.with_name(last), 1
-        # Also apart on file systems that do not tell small letters from capitals.
-        while str(place).casefold() in taken:
-            number += 1
-            place = path.with_name(f"{Path(last).stem}_{number}{Path(last).suffix}")
-        taken.add(str(place).casefold())
-        found.append(f"{DRAWN}/{place}")
-    return found
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder of predictions; None where there is none, or somebody else's."""
-    try:
-        found = json.loads((folder / RECORD).read_bytes())
-    except (OSError, ValueError):
-        return None
-    ours = isinstance(found, dict) and found.get("made_by") == "scripts.predict"
-    files = found.get("files") if ours else None
-    return found if isinstance(files, list) and {*map(type, files)} <= {str} else None
-
-
-def _results(results: Sequence[PhotoResult], classes: Classes) -> Iterator[dict[str, Any]]:
-    """Rows of COCO's results format, with all digits."""
-    for result in results:
-        corners = result.boxes
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-        rows = zip(boxes.tolist(), result.scores.tolist(), result.labels.tolist(), strict=True)
-        for box, score, label in rows:
-            yield {
-                "image_id": result.image_id,
-                "category_id": classes.ids[label],
-                "bbox": box,
-                "score": score,
-            }
-
-
-def _coco(results: Sequence[PhotoResult], classes: Classes) -> str:
-    """A whole annotation file, whose annotations have scores."""
     images = (
-        {"id": r.image_id, "file_name": r.name, "width": r.size[1], "height": r.size[0]}
-        for r in results
+        {"id": i + 1, "file_name": image_names[i], "width": size[1], "height": size[0]}
+        for i, size in ((i, detections[i].size) for i in sorted(detections))
     )
     annotations = (
         {
@@ -185,28 +124,72 @@ def _coco(results: Sequence[PhotoResult], classes: Classes) -> str:
             "segmentation": [],
             "score": row["score"],
         }
-        for number, row in enumerate(_results(results, classes), start=1)
+        for number, row in enumerate(_coco_results(detections), start=1)
     )
-    pairs = zip(classes.ids, classes.names, strict=True)
-    categories = ({"id": number, "name": name} for number, name in pairs)
-    parts = {"images": images, "categories": categories, "annotations": annotations}
-    lists = ",\n".join(f'"{key}": {_list(rows).rstrip()}' for key, rows in parts.items())
-    return "{\n" + lists + "\n}\n"
+    named = ({"id": number, "name": name} for number, name in categories.items())
+    parts = {"images": images, "categories": named, "annotations": annotations}
+    lists = ",\n".join(f'"{key}": {_json_list(rows)}' for key, rows in parts.items())
+    contents = (
+        _json_list(_coco_results(detections)) + "\n",
+        "{\n" + lists + "\n}\n",
+        csv_text(CSV_COLUMNS, _csv_rows(image_names, detections)),
+    )
+    for name, content in zip(RESULTS, contents, strict=True):
+        # Names of files that are not UTF-8 keep their bytes.
+        write_whole(output / name, content.encode(errors="surrogateescape"))
 
 
-def _list(rows: Iterable[dict[str, Any]]) -> str:
+def _coco_results(detections: Mapping[int, ImageDetections]) -> Iterator[dict[str, Any]]:
+    """Rows of COCO's results format, with all digits."""
+    for index, one in sorted(detections.items()):
+        boxes, scores = one.boxes.to(torch.float64, copy=True), one.scores.double()
+        boxes[:, 2:] -= boxes[:, :2]  # x, y, width, height
+        rows = zip(one.category_ids, boxes.tolist(), scores.tolist(), strict=True)
+        for category_id, bbox, score in rows:
+            yield {
+                "image_id": index + 1,
+                "category_id": category_id,
+                "bbox": bbox,
+                "score": score,
+            }
+
+
+def _csv_rows(
+    image_names: Sequence[str], detections: Mapping[int, ImageDetections]
+) -> Iterator[list[Any]]:
+    """A row for each detection: scores with four digits, pixels with two behind the point."""
+    for index, one in sorted(detections.items()):
+        boxes, scores = one.boxes.tolist(), one.scores.tolist()
+        rows = zip(one.names, one.category_ids, scores, boxes, strict=True)
+        for name, category_id, score, box in rows:
+            sides = (f"{side:.2f}" for side in box)
+            yield [image_names[index], name, category_id, f"{score:.4f}", *sides]
+
+
+def _json_list(rows: Iterable[dict[str, Any]]) -> str:
     """JSON, one row a line."""
-    return "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
+    return "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
 
 
-def _csv(results: Sequence[PhotoResult], classes: Classes) -> str:
-    """One row for each detection: scores with four digits, pixels with two behind the point."""
-    return csv_text(CSV_COLUMNS, _cells(results, classes))
+def drawn_names(image_names: Sequence[str]) -> list[str]:
+    """Where each image is drawn, below the folder of predictions: no two in one file.
 
-
-def _cells(results: Sequence[PhotoResult], classes: Classes) -> Iterator[list[Any]]:
-    for result in results:
-        rows = zip(result.boxes.tolist(), result.scores.tolist(), result.labels, strict=True)
-        for box, score, label in rows:
-            what = result.name, classes.names[label], classes.ids[label]
-            yield [*what, f"{score:.4f}", *(f"{side:.2f}" for side in box)]
+    Args:
+        image_names: below the folder of all images, with ``/``.
+    """
+    taken: set[str] = set()
+    names = []
+    for image_name in image_names:
+        path = PurePosixPath(image_name)
+        last = path.name if path.suffix.lower() in JPEG else f"{path.name}.jpg"
+        content = last.encode(errors="surrogateescape")
+        if len(content) > NAME_BYTES:
+            last = f"{last[: NAME_BYTES // 8]},{hashlib.sha256(content).hexdigest()[:8]}.jpg"
+        drawn, number = path.with_name(last), 1
+        # Also apart on file systems that do not tell small letters from capitals.
+        while str(drawn).casefold() in taken:
+            number += 1
+            drawn = path.with_name(f"{Path(last).stem}_{number}{Path(last).suffix}")
+        taken.add(str(drawn).casefold())
+        names.append(f"{DRAWN}/{drawn}")
+    return names

@@ -21,7 +21,7 @@ def detector(checkpoint):
 
 @pytest.fixture(scope="session")
 def exported(checkpoint):
-    """The file, and the lines that its export said."""
+    """The file, and the lines that its export printed."""
     pytest.importorskip("onnxruntime")
     lines = []
     path = checkpoint.with_suffix(".onnx")
@@ -35,8 +35,8 @@ def made_up(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def eight_photos(real_data):
-    """Real photos of eight sizes, the narrowest and the widest of the set among them."""
+def eight_images(real_data):
+    """Real images of eight sizes, the narrowest and the widest of the set among them."""
     from PIL import Image
 
     by_size = {}

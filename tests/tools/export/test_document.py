@@ -10,9 +10,8 @@ from PIL import Image
 
 from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resized_size
-from retinanet.tools.export.describe import describe
 from retinanet.tools.export.sample_images import fit
-from retinanet.tools.export.write import Shape
+from retinanet.tools.export.write import Shape, describe
 
 ROOT = Path(__file__).parents[3]
 
@@ -31,11 +30,11 @@ def shown():
 
 @pytest.fixture
 def how(detector, checkpoint):
-    def say(size=None, **sizes):
+    def make(size=None, **sizes):
         about = describe(detector, {}, checkpoint, Shape(size=size), 32)["preprocessing"]
         return about | sizes
 
-    return say
+    return make
 
 
 def differences(made, images):
@@ -45,14 +44,14 @@ def differences(made, images):
 
 
 @pytest.mark.parametrize("sizes", [(96, 160), (800, 1333), (200, 210)])
-def test_its_pixels_are_those_of_the_detector(shown, how, detector, eight_photos, sizes):
+def test_its_pixels_are_those_of_the_detector(shown, how, detector, eight_images, sizes):
     data = detector.settings.data
     before = data.min_size, data.max_size
     data.min_size, data.max_size = sizes
     try:
-        for photo in eight_photos[:: 1 if sizes[0] < 800 else 4]:
-            made = shown["prepare"](photo, how())
-            images, size, original = detector.prepare(photo)
+        for path in eight_images[:: 1 if sizes[0] < 800 else 4]:
+            made = shown["prepare"](path, how())
+            images, size, original = detector.prepare(path)
             assert made["images"].shape == tuple(images.shape)
             assert made["images"].dtype == np.uint8
             assert made["sizes"].tolist() == size.tolist()
@@ -65,10 +64,10 @@ def test_its_pixels_are_those_of_the_detector(shown, how, detector, eight_photos
 
 
 def test_on_a_fixed_canvas_too(shown, how, detector, made_up):
-    for photo in made_up:
+    for path in made_up:
         for canvas in ((96, 96), (64, 160), (320, 320)):
-            made = shown["prepare"](photo, how(canvas))
-            wanted = fit(photo, detector.settings, canvas)
+            made = shown["prepare"](path, how(canvas))
+            wanted = fit(path, detector.settings, canvas)
             assert made["images"].shape[2:] == canvas
             assert made["sizes"].tolist() == wanted.sizes.tolist()
             height, width = wanted.sizes[0].tolist()
@@ -76,7 +75,7 @@ def test_on_a_fixed_canvas_too(shown, how, detector, made_up):
             assert differences(made, wanted.images)[0] <= 1
 
 
-def test_a_turned_photo_is_turned(shown, how, detector, tmp_path, made_up):
+def test_a_turned_image_is_turned(shown, how, detector, tmp_path, made_up):
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(made_up[0]) as file:
@@ -88,32 +87,32 @@ def test_a_turned_photo_is_turned(shown, how, detector, tmp_path, made_up):
     assert differences(made, images)[0] <= 1
 
 
-def test_sizes_are_the_same_for_all_photos(shown, how, tmp_path):
+def test_sizes_are_the_same_for_all_images(shown, how, tmp_path):
     generator = np.random.default_rng(0)
     for _ in range(50):
         height, width = generator.integers(1, 700, 2).tolist()
         Image.new("1", (width, height)).save(tmp_path / "p.png")
         for sizes in ((96, 160), (33, 500)):
-            told = how(min_size=sizes[0], max_size=sizes[1])
-            made = shown["prepare"](tmp_path / "p.png", told)
+            about = how(min_size=sizes[0], max_size=sizes[1])
+            made = shown["prepare"](tmp_path / "p.png", about)
             size = resized_size(height, width, *sizes)
             assert made["sizes"].tolist() == [list(size)]
             assert made["images"].shape[2:] == tuple(padded_size(size))
 
 
 @pytest.mark.slow
-def test_it_prints_what_the_detector_finds(shown, exported, detector, made_up, capsys):
+def test_it_prints_what_the_detector_detects(shown, exported, detector, made_up, capsys):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(exported[0]))
-    (found,) = detector([made_up[0]])
+    (detections,) = detector([made_up[0]])
     shown["detect"](session, made_up[0])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(found.scores) > 10
+    assert len(lines) == len(detections.scores) > 10
     # Pixels that differ by a level move scores by more than rounding does.
     name, score, *box = re.findall(r"[\w.]+", lines[0])
-    assert name == found.names[0]
-    assert float(score) == pytest.approx(found.scores[0].item(), abs=0.02)
+    assert name == detections.names[0]
+    assert float(score) == pytest.approx(detections.scores[0].item(), abs=0.02)
     torch.testing.assert_close(
-        torch.tensor([float(side) for side in box]), found.boxes[0], atol=2.0, rtol=0
+        torch.tensor([float(side) for side in box]), detections.boxes[0], atol=2.0, rtol=0
     )

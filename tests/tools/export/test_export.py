@@ -17,12 +17,12 @@ from retinanet.tools.export.compare import Difference, Outcome, compare
 from retinanet.tools.export.graph import Graph
 from retinanet.tools.export.job import Request, export, summary
 from retinanet.tools.export.running import open_file
-from retinanet.tools.export.sample_images import MOST, batches, choose
+from retinanet.tools.export.sample_images import MAX_OF_FOLDER, batches, choose
 from retinanet.tools.export.write import Shape
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.weights.read import read_trained
 from scripts.export import main, read_arguments
-from scripts.peers.parity import spread_model
+from scripts.torchvision_parity import spread_model
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -41,9 +41,9 @@ def assert_the_same(outcome, images):
     assert max(d.score for d in outcome.differences) < 1e-4
 
 
-def test_real_photos_alone_and_in_a_batch_give_the_same(exported, detector, eight_photos):
+def test_real_images_alone_and_in_a_batch_give_the_same(exported, detector, eight_images):
     run = open_file(exported[0], "onnx")
-    inputs = batches(eight_photos, detector, ANY, 32)
+    inputs = batches(eight_images, detector, ANY, 32)
     assert len({batch.images.shape for batch in inputs}) > 4
     assert [len(batch.images) for batch in inputs] == [1] * 8 + [3]
     assert_the_same(compare(detector, run, inputs), 11)
@@ -80,10 +80,9 @@ def test_what_changes_has_a_name_and_what_comes_out_a_place(exported):
 
 def test_the_file_says_how_to_use_it(exported, checkpoint):
     session = onnxruntime.InferenceSession(str(exported[0]))
-    told = session.get_modelmeta().custom_metadata_map
-    about = {key: json.loads(value) for key, value in told.items()}
-    assert about["names"] == list(NAMES)
-    assert about["category_ids"] == list(IDS)
+    properties = session.get_modelmeta().custom_metadata_map
+    about = {key: json.loads(value) for key, value in properties.items()}
+    assert (about["names"], about["category_ids"]) == (list(NAMES), list(IDS))
     assert about["thresholds"] == THRESHOLDS
     assert about["source"] == {
         "file": "best.pt",
@@ -103,9 +102,9 @@ def test_nothing_of_the_machine_is_in_the_file(exported):
         assert trace not in content
 
 
-def test_the_screen_says_that_no_photos_were_there(exported):
+def test_the_screen_says_that_no_images_were_there(exported):
     text = "\n".join(exported[1])
-    assert "4 pictures made up of colored noise" in text
+    assert "4 images made up of colored noise" in text
     assert "--photos" in text
     assert re.search(r"speed +torch .* s, onnxruntime .* x", text)
     read, *lines = text.splitlines()  # the first has a path
@@ -121,7 +120,7 @@ def test_other_weights_are_not_the_same(exported, detector, made_up, tmp_path):
 
 
 def spoilt(path, target, factor=1.02):
-    """A copy in which one convolution of the box subnet is two hundredths larger."""
+    """A copy in which one convolution of the box head is two hundredths larger."""
     model = onnx.load(path)
     (weight,) = (w for w in model.graph.initializer if w.name.endswith("head.box.pred.weight"))
     values = onnx.numpy_helper.to_array(weight) * factor
@@ -134,36 +133,22 @@ def command(checkpoint, output, *options):
     return [str(checkpoint), "--output", str(output), *map(str, options)]
 
 
-def test_a_wrong_file_never_gets_its_name(exported, checkpoint, tmp_path, monkeypatch, capsys):
-    written = []
-
-    def write_wrongly(graph, path, *_):
-        written.append(spoilt(exported[0], path))
-
-    monkeypatch.setattr(write, "write_onnx", write_wrongly)
-    assert main(command(checkpoint, tmp_path / "m.onnx")) == 1
-    assert len(written) == 1
-    assert list(tmp_path.iterdir()) == []
-    error = capsys.readouterr().err
-    assert "does not detect what" in error
-    assert "It was removed." in error
-
-
-def test_a_file_that_nobody_can_read_is_refused(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(write, "write_onnx", lambda graph, path, *_: path.write_bytes(b"no model"))
-    assert main(command(checkpoint, tmp_path / "m.onnx")) == 1
-    assert list(tmp_path.iterdir()) == []
-    assert "onnxruntime cannot read the file" in capsys.readouterr().err
-
-
-def test_interrupted_it_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+def test_only_a_file_that_detects_the_same_gets_its_name(
+    exported, checkpoint, tmp_path, monkeypatch, capsys
+):
     def stop(graph, path, *_):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "write_onnx", stop)
-    assert main(command(checkpoint, tmp_path / "m.onnx")) == 130
-    assert list(tmp_path.iterdir()) == []
+    for write_onnx, status, message in (
+        (lambda graph, path, *_: spoilt(exported[0], path), 1, "does not detect what"),
+        (lambda graph, path, *_: path.write_bytes(b"no"), 1, "onnxruntime cannot read the file"),
+        (stop, 130, ""),
+    ):
+        monkeypatch.setattr(write, "write_onnx", write_onnx)
+        assert main(command(checkpoint, tmp_path / "m.onnx")) == status
+        assert list(tmp_path.iterdir()) == []
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -199,26 +184,26 @@ def test_files_go_beside_their_checkpoint(options, name):
 
 
 def test_a_comparison_of_nothing_says_so():
-    nothing = Difference("photo", (32, 32), 1, 0, 0.0, 0.0, 0, 0)
+    nothing = Difference("image", (32, 32), 1, 0, 0.0, 0.0, 0, 0)
     lines = summary(Outcome([nothing], [(2.0, 1.0)]), "onnx")
     assert "2.00 x" in lines[1]
-    assert "nothing was found in any image" in lines[2]
+    assert "nothing was detected in any image" in lines[2]
     assert len(summary(Outcome([nothing._replace(detections=1)], [(2.0, 1.0)]), "onnx")) == 2
 
 
-def test_nothing_is_overwritten(checkpoint, tmp_path, capsys):
-    (tmp_path / "m.onnx").write_text("mine")
-    assert main(command(checkpoint, tmp_path / "m.onnx")) == 1
-    assert "already exists" in capsys.readouterr().err
-    assert (tmp_path / "m.onnx").read_text() == "mine"
-
-
-def test_missing_places_are_refused(checkpoint, tmp_path, capsys):
-    assert main(command(checkpoint, tmp_path / "no" / "m.onnx")) == 1
-    assert "there is no folder" in capsys.readouterr().err
-    for source in (tmp_path / "no.pt", tmp_path):
-        assert main(command(source, tmp_path / "m.onnx")) == 1
-        assert len(capsys.readouterr().err.splitlines()) == 1
+def test_nothing_is_overwritten_and_missing_places_are_refused(checkpoint, tmp_path, capsys):
+    (tmp_path / "mine.onnx").write_text("mine")
+    for source, output, message in (
+        (checkpoint, "mine.onnx", "already exists"),
+        (checkpoint, "no/m.onnx", "there is no folder"),
+        (tmp_path / "no.pt", "m.onnx", "no checkpoint"),
+        (tmp_path, "m.onnx", "no checkpoint"),
+    ):
+        assert main(command(source, tmp_path / output)) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_missing_libraries_are_named(checkpoint, tmp_path, monkeypatch, capsys):
@@ -228,15 +213,15 @@ def test_missing_libraries_are_named(checkpoint, tmp_path, monkeypatch, capsys):
     assert "ONNX files need onnxruntime: pip install onnx onnxruntime onnxscript" in error
 
 
-def test_folders_give_photos_of_all_their_length(detector, made_up, tmp_path):
+def test_folders_give_images_of_all_their_length(detector, made_up, tmp_path):
     for i in range(20):
         (tmp_path / f"{i:02}.PNG").write_bytes(made_up[0].read_bytes())
     (tmp_path / "notes.txt").write_text("no photo")
     chosen, said = choose([tmp_path, made_up[1]], detector, tmp_path)
     names = [path.name for path in chosen]
-    assert len(names) == MOST + 1
+    assert len(names) == MAX_OF_FOLDER + 1
     assert (names[0], names[-2:]) == ("00.PNG", ["19.PNG", made_up[1].name])
-    assert said.startswith("9 photos of")
+    assert said.startswith("9 images of")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no photo in the folder"):
         choose([tmp_path / "empty"], detector, tmp_path)
@@ -254,17 +239,17 @@ def test_folders_give_photos_of_all_their_length(detector, made_up, tmp_path):
     ],
 )
 def test_all_kinds_of_files_give_the_same(
-    checkpoint, eight_photos, tmp_path, kind, raw_heads, shape
+    checkpoint, eight_images, tmp_path, kind, raw_heads, shape
 ):
     path = tmp_path / f"m.{kind}"
-    wanted = Request(checkpoint, path, kind, raw_heads, shape, tuple(eight_photos))
-    outcome = export(wanted, lambda line: None)
+    request = Request(checkpoint, path, kind, raw_heads, shape, tuple(eight_images))
+    outcome = export(request, lambda line: None)
     assert_the_same(outcome, {None: 11, 1: 8, 3: 9}[shape.batch])
     assert list(tmp_path.iterdir()) == [path]
     if kind == "pt2":
-        told = {write.METADATA_FILE: ""}
-        torch.export.load(path, extra_files=told)
-        assert json.loads(told[write.METADATA_FILE])["names"] == list(NAMES)
+        extra = {write.METADATA_FILE: ""}
+        torch.export.load(path, extra_files=extra)
+        assert json.loads(extra[write.METADATA_FILE])["names"] == list(NAMES)
 
 
 @pytest.mark.slow
@@ -301,25 +286,25 @@ def test_the_same_checkpoint_gives_the_same_bytes(exported, checkpoint, tmp_path
         ["model=tiny", "model.norm=group", "postprocess.clip=after_nms", "anchors.offset=0.5"],
     ],
 )
-def test_all_trunks_and_norms_give_the_same(eight_photos, tmp_path, typed):
+def test_all_backbones_and_norms_give_the_same(eight_images, tmp_path, typed):
     typed = [*typed, "model.weights=null", "model.frozen_stages=0"]
     typed += ["data.min_size=192", "data.max_size=320"]
     path = make_checkpoint(tmp_path / "m.pt", *typed)
-    wanted = Request(path, tmp_path / "m.onnx", photos=tuple(eight_photos))
-    assert_the_same(export(wanted, lambda line: None), 11)
+    request = Request(path, tmp_path / "m.onnx", photos=tuple(eight_images))
+    assert_the_same(export(request, lambda line: None), 11)
 
 
 @pytest.mark.slow
-def test_torchvisions_checkpoint_with_its_conventions_gives_the_same(eight_photos, tmp_path):
+def test_torchvisions_checkpoint_with_its_conventions_gives_the_same(eight_images, tmp_path):
     torch.save(
-        spread_model("v1", seed=0, photos=eight_photos[:2]).state_dict(), tmp_path / "tv.pth"
+        spread_model("v1", seed=0, images=eight_images[:2]).state_dict(), tmp_path / "tv.pth"
     )
     state = read_trained(tmp_path / "tv.pth")
     state["settings"]["data"].update(min_size=224, max_size=373)  # the same in less time
     save_checkpoint(tmp_path / "tv.pt", state)
     detector = load(tmp_path / "tv.pt")
     assert detector.settings.anchors.rounding == "torchvision"
-    wanted = Request(tmp_path / "tv.pt", tmp_path / "tv.onnx", photos=tuple(eight_photos))
-    assert_the_same(export(wanted, lambda line: None), 11)
-    (images, *_) = onnxruntime.InferenceSession(str(wanted.output)).get_inputs()
+    request = Request(tmp_path / "tv.pt", tmp_path / "tv.onnx", photos=tuple(eight_images))
+    assert_the_same(export(request, lambda line: None), 11)
+    (images, *_) = onnxruntime.InferenceSession(str(request.output)).get_inputs()
     assert images.type == "tensor(float)"  # its resizing does not round

@@ -1,18 +1,17 @@
-"""Files of predictions: read back by others they are what was found."""
+"""Files of predictions: read back by others they hold what was detected."""
 
 import csv
 import json
 import os
 
-import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 
 from retinanet.data.coco import read_coco
+from retinanet.tools.predict.detector import ImageDetections
 from retinanet.tools.predict.files import (
     RECORD,
-    Classes,
-    PhotoResult,
     begin,
     check_output,
     drawn_names,
@@ -20,27 +19,25 @@ from retinanet.tools.predict.files import (
     write_results,
 )
 
-CLASSES = Classes(["cat", 'a, "b"\n\u732b'], [17, 90])
+CATEGORIES = {17: "cat", 90: 'a, "b"\n\u732b'}
 
 
-def result(image_id, name, boxes=(), scores=(), labels=()):
-    return PhotoResult(
-        image_id=image_id,
-        name=name,
+def detections(boxes=(), scores=(), labels=()):
+    return ImageDetections(
+        boxes=torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+        scores=torch.tensor(scores, dtype=torch.float64),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        category_ids=tuple(list(CATEGORIES)[label] for label in labels),
+        names=tuple(list(CATEGORIES.values())[label] for label in labels),
         size=(48, 64),
-        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        scores=np.array(scores, dtype=np.float64),
-        labels=np.array(labels, dtype=np.int64),
     )
 
 
 @pytest.fixture
 def output(tmp_path):
-    results = [
-        result(3, "b/2.jpg"),
-        result(1, "b/1.jpg", [[1, 2, 11, 22], [0.1, 0.2, 0.4, 48]], [0.9, 1 / 3], [1, 0]),
-    ]
-    write_results(tmp_path, results, CLASSES)
+    boxes = [[1, 2, 11, 22], [0.1, 0.2, 0.4, 48]]
+    results = {2: detections(), 0: detections(boxes, [0.9, 1 / 3], [1, 0])}
+    write_results(tmp_path, ["b/1.jpg", "unreadable.jpg", "b/2.jpg"], results, CATEGORIES)
     return tmp_path
 
 
@@ -72,13 +69,13 @@ def test_the_csv_has_corners_in_pixels(output):
         rows = list(csv.reader(file))
     assert rows == [
         ["file", "class", "category_id", "score", "x1", "y1", "x2", "y2"],
-        ["b/1.jpg", CLASSES.names[1], "90", "0.9000", "1.00", "2.00", "11.00", "22.00"],
+        ["b/1.jpg", CATEGORIES[90], "90", "0.9000", "1.00", "2.00", "11.00", "22.00"],
         ["b/1.jpg", "cat", "17", "0.3333", "0.10", "0.20", "0.40", "48.00"],
     ]
 
 
-def test_nothing_found_makes_valid_files(tmp_path):
-    write_results(tmp_path, [], CLASSES)
+def test_no_detections_make_valid_files(tmp_path):
+    write_results(tmp_path, [], {}, CATEGORIES)
     assert json.loads((tmp_path / "detections.json").read_text()) == []
     whole = json.loads((tmp_path / "coco.json").read_text())
     assert (whole["images"], whole["annotations"], len(whole["categories"])) == ([], [], 2)
@@ -86,12 +83,12 @@ def test_nothing_found_makes_valid_files(tmp_path):
 
 def test_names_of_files_that_are_not_utf8_keep_their_bytes(tmp_path):
     name = os.fsdecode(b"\xff.jpg")
-    write_results(tmp_path, [result(1, name, [[0, 0, 1, 1]], [0.5], [0])], CLASSES)
+    write_results(tmp_path, [name], {0: detections([[0, 0, 1, 1]], [0.5], [0])}, CATEGORIES)
     assert b"\xff.jpg,cat" in (tmp_path / "detections.csv").read_bytes()
     assert json.loads((tmp_path / "coco.json").read_text())["images"][0]["file_name"] == name
 
 
-def test_no_two_photos_are_drawn_in_one_file():
+def test_no_two_images_are_drawn_in_one_file():
     names = ["a/1.jpg", "b/1.jpg", "1.png", "1.jpg", "1.PNG", "1.png.jpg", "1.JPEG", "x" * 240]
     drawn = drawn_names(names)
     assert drawn[:4] == ["drawn/a/1.jpg", "drawn/b/1.jpg", "drawn/1.png.jpg", "drawn/1.jpg"]
@@ -132,10 +129,10 @@ def test_other_folders_are_refused(tmp_path, content):
         check_output(next(tmp_path.iterdir()), [])
 
 
-def test_photos_inside_the_folder_are_refused(tmp_path):
+def test_images_inside_the_folder_are_refused(tmp_path):
     begin(tmp_path / "out", {}, [])
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"photo .*1\.jpg lies in .*link, whose files"):
+    with pytest.raises(ValueError, match=r"image .*1\.jpg lies in .*link, whose files"):
         check_output(tmp_path / "link", [tmp_path / "out/drawn/1.jpg"])
     check_output(tmp_path / "link", [tmp_path / "1.jpg"])
 

@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection import (
-    retinanet_resnet50_fpn,
-    retinanet_resnet50_fpn_v2,
-)
+from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.transforms.functional import pil_to_tensor
 
 from retinanet.tools.predict.detector import Detector, ImageDetections, load
 from retinanet.weights.third_party import coco_classes
+from scripts.torchvision_peer import read
 
 VERSIONS = ("v1", "v2")
-
 # Spread of the class logits and their mean: one pair in some thousands above the threshold.
 LOGIT_STD = 0.7
 LOGIT_MEAN = -6.0
@@ -41,9 +36,9 @@ FITTED_SIDE = 256
 
 
 class Difference(NamedTuple):
-    """How far two models are apart on one photo."""
+    """How far two models are apart on one image."""
 
-    photo: str
+    image: str
     size: tuple[int, int]  # height and width after resizing
     logits: float  # largest difference / largest value
     deltas: float  # likewise
@@ -53,64 +48,56 @@ class Difference(NamedTuple):
     box: float  # largest difference, pixels of the file
 
 
-def spread_model(version: str, seed: int, photos: Sequence[Path] = ()) -> TorchvisionRetinaNet:
+def spread_model(version: str, seed: int, images: Sequence[Path] = ()) -> TorchvisionRetinaNet:
     """A model of torchvision that detects, without training.
 
     Args:
         version: ``"v1"``, with frozen norms as its builder makes it for trained weights, or
             ``"v2"``.
         seed: of its weights.
-        photos: to which norms and scores are fitted, so that scores lie well between 0 and 1;
-            none: noise.
+        images: files to which norms and scores are fitted, so that scores lie well between 0 and
+            1; none: noise.
     """
     torch.manual_seed(seed)
-    build = retinanet_resnet50_fpn if version == "v1" else retinanet_resnet50_fpn_v2
-    model = build(weights=None, weights_backbone=None)
-    images = torch.randn(2, 3, FITTED_SIDE, FITTED_SIDE)
-    if photos:
+    make = retinanet_resnet50_fpn if version == "v1" else retinanet_resnet50_fpn_v2
+    model = make(weights=None, weights_backbone=None)
+    pixels = torch.randn(2, 3, FITTED_SIDE, FITTED_SIDE)
+    if images:
         model.transform.min_size = (FITTED_SIDE,)
-        images = model.transform([_read(photo) for photo in photos])[0].tensors
-    fit_norms(model, images)
-    for subnet in (model.head.classification_head, model.head.regression_head):
-        for conv in subnet.conv.modules():
-            if isinstance(conv, nn.Conv2d):  # so that something is left after four ReLUs
-                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        pixels = model.transform([read(path) for path in images])[0].tensors
+    fit_norms(model, pixels)
+    cls, box = model.head.classification_head, model.head.regression_head
+    for conv in [*cls.conv.modules(), *box.conv.modules()]:
+        if isinstance(conv, nn.Conv2d):  # so that something is left after four ReLUs
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     with torch.no_grad():
-        _spread(model, images)
+        # Class logits spread around a mean that few reach, deltas are moderate.
+        outputs = model.head(list(model.backbone(pixels).values()))
+        for name, last, std, mean in (
+            ("cls_logits", cls.cls_logits, LOGIT_STD, LOGIT_MEAN),
+            ("bbox_regression", box.bbox_reg, 0.2, 0.0),
+        ):
+            last.bias.fill_(mean)
+            last.weight *= std / (outputs[name] - outputs[name].mean()).std()
+        # Labels without a category: nothing teaches them, so a trained model never gives them.
+        unused = sorted(set(range(NUM_LABELS)) - set(coco_classes()[1]))
+        cls.cls_logits.bias.view(-1, NUM_LABELS)[:, unused] = -LARGE
+        cls.cls_logits.weight.unflatten(0, (-1, NUM_LABELS))[:, unused] = 0
     if version == "v1":
         freeze_norms(model.backbone, eps=0.0)
     return model.eval()
 
 
 @torch.no_grad()
-def fit_norms(model: nn.Module, images: Tensor) -> None:
-    """Give every batch norm of a trunk the statistics of images, and random scales and shifts."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
+def fit_norms(model: nn.Module, pixels: Tensor) -> None:
+    """Give every batch norm of a backbone the statistics of images, random scales and shifts."""
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.uniform_(norm.weight, 0.5, 1.0)
         nn.init.uniform_(norm.bias, -0.2, 0.2)
         norm.momentum = 1.0
     model.backbone.train()
-    model.backbone(images)
+    model.backbone(pixels)
     model.eval()
-
-
-def _spread(model: TorchvisionRetinaNet, images: Tensor) -> None:
-    """Make the class logits spread around a mean that few reach, and the deltas moderate."""
-    head = model.head
-    features = list(model.backbone(images).values())
-    outputs = head(features)
-    for name, last, std, mean in (
-        ("cls_logits", head.classification_head.cls_logits, LOGIT_STD, LOGIT_MEAN),
-        ("bbox_regression", head.regression_head.bbox_reg, 0.2, 0.0),
-    ):
-        last.bias.zero_()
-        last.weight *= std / (outputs[name] - outputs[name].mean()).std()
-        last.bias += mean
-    # Labels without a category: nothing teaches them, so a trained model never gives them.
-    unused = sorted(set(range(NUM_LABELS)) - set(coco_classes()[1]))
-    head.classification_head.cls_logits.bias.view(-1, NUM_LABELS)[:, unused] = -LARGE
-    head.classification_head.cls_logits.weight.unflatten(0, (-1, NUM_LABELS))[:, unused] = 0
 
 
 def freeze_norms(module: nn.Module, eps: float) -> None:
@@ -124,85 +111,75 @@ def freeze_norms(module: nn.Module, eps: float) -> None:
             freeze_norms(child, eps)
 
 
-def run(
-    version: str, photos: Sequence[Path], *, min_size: int, max_size: int, seed: int
-) -> list[Difference]:
-    """Make a model of torchvision, write it, load the file as ours, compare.
+def parity(
+    version: str, images: Sequence[Path], *, min_size: int, max_size: int, seed: int
+) -> list[str]:
+    """Make a model of torchvision, write it, load the file as ours, compare: a Markdown table.
 
     Args:
         version: see :func:`spread_model`.
-        photos: image files.
+        images: files.
         min_size: shorter side after resizing, pixels.
         max_size: bound of the longer side, pixels.
         seed: of the weights.
     """
-    theirs = spread_model(version, seed, photos)
+    theirs = spread_model(version, seed, images)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "theirs.pth"
         torch.save(theirs.state_dict(), path)
         ours = load(path, device="cpu")
     theirs.transform.min_size, theirs.transform.max_size = (min_size,), max_size
     ours.settings.data.min_size, ours.settings.data.max_size = min_size, max_size
-    return compare(theirs, ours, photos)
-
-
-def table(differences: Sequence[Difference]) -> list[str]:
-    """Lines of a Markdown table."""
     lines = [
-        "| photo | height x width | logits, rel. | deltas, rel. | detections | unmatched | score | "
+        "| image | height x width | logits, rel. | deltas, rel. | detections | unmatched | score | "
         "box, px |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for one in differences:
+    for one in differences(theirs, ours, images):
         lines.append(
-            f"| {one.photo} | {one.size[0]} x {one.size[1]} | {one.logits:.1e} | {one.deltas:.1e} "
+            f"| {one.image} | {one.size[0]} x {one.size[1]} | {one.logits:.1e} | {one.deltas:.1e} "
             f"| {one.detections} | {one.unmatched} | {one.score:.1e} | {one.box:.1e} |"
         )
     return lines
 
 
 @torch.inference_mode()
-def compare(
-    theirs: TorchvisionRetinaNet, ours: Detector, photos: Sequence[Path]
+def differences(
+    theirs: TorchvisionRetinaNet, ours: Detector, images: Sequence[Path]
 ) -> list[Difference]:
-    """Both models on photos, from file to boxes in its pixels.
+    """Both models on images, from file to boxes in its pixels.
 
     Args:
         theirs: the source of ``ours``.
         ours: from :func:`retinanet.tools.predict.detector.load`; both resize to the same limits.
-        photos: image files.
+        images: files.
     """
-    return [_compare_photo(theirs, ours, photo) for photo in photos]
-
-
-def _compare_photo(theirs: TorchvisionRetinaNet, ours: Detector, photo: Path) -> Difference:
-    image = _read(photo)
-    listed, _ = theirs.transform([image])
-    outputs = theirs.head(list(theirs.backbone(listed.tensors).values()))
-    logits, deltas, _ = ours.model(*ours.prepare(photo)[:2])
-    K = outputs["cls_logits"].shape[-1]
-    kept = ours.category_ids if len(ours.category_ids) < K else range(K)
-    (found,) = theirs([image])
-    mine = ours([photo])[0]
-    extent = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(dim=1)
-    found = {key: value[extent] for key, value in found.items()}  # ours gives no others
-    pairs, unmatched = _pairs(found, mine, ours.postprocess.detections)
-    return Difference(
-        photo=photo.name,
-        size=listed.image_sizes[0],
-        logits=_relative(logits, outputs["cls_logits"][..., list(kept)]),
-        deltas=_relative(deltas, outputs["bbox_regression"]),
-        detections=len(mine.boxes),
-        unmatched=unmatched,
-        score=max((score for score, _ in pairs), default=0.0),
-        box=max((box for _, box in pairs), default=0.0),
-    )
-
-
-def _read(photo: Path) -> Tensor:
-    """As torchvision's references do."""
-    with Image.open(photo) as file:
-        return pil_to_tensor(file.convert("RGB")) / 255
+    found = []
+    for path in images:
+        image = read(path)
+        resized, _ = theirs.transform([image])
+        outputs = theirs.head(list(theirs.backbone(resized.tensors).values()))
+        logits, deltas, _ = ours.model(*ours.prepare(path)[:2])
+        K = outputs["cls_logits"].shape[-1]
+        kept = ours.category_ids if len(ours.category_ids) < K else range(K)
+        (expected,) = theirs([image])
+        (detected,) = ours([path])
+        extent = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(dim=1)
+        expected = {key: value[extent] for key, value in expected.items()}  # ours gives no others
+        pairs, unmatched = _pairs(expected, detected, ours.postprocess.detections)
+        found.append(
+            Difference(
+                image=path.name,
+                size=resized.image_sizes[0],
+                logits=_relative(logits, outputs["cls_logits"][..., list(kept)]),
+                deltas=_relative(deltas, outputs["bbox_regression"]),
+                detections=len(detected.boxes),
+                unmatched=unmatched,
+                score=max((score for score, _ in pairs), default=0.0),
+                box=max((box for _, box in pairs), default=0.0),
+            )
+        )
+    return found
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:
@@ -216,7 +193,7 @@ def _pairs(
 
     Args:
         theirs: boxes, scores and labels, which are category ids.
-        ours: of the same photo.
+        ours: of the same image.
         most: detections of an image at most.
     """
     if not len(theirs["boxes"]):
@@ -224,9 +201,8 @@ def _pairs(
     pairs = []
     free = torch.ones(len(theirs["boxes"]), dtype=torch.bool)
     alone = torch.ones(len(ours.boxes), dtype=torch.bool)
-    for i, (box, score, label) in enumerate(
-        zip(ours.boxes, ours.scores, ours.category_ids, strict=True)
-    ):
+    rows = zip(ours.boxes, ours.scores, ours.category_ids, strict=True)
+    for i, (box, score, label) in enumerate(rows):
         apart = (theirs["boxes"] - box).abs().amax(dim=1)
         apart = apart.masked_fill(~free | (theirs["labels"] != label), torch.inf)
         nearest = int(apart.argmin())

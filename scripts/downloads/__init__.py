@@ -1,1 +1,0 @@
-"""Parts of download_coco: fetching a file, and unpacking an archive."""

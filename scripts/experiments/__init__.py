@@ -1,1 +1,0 @@
-"""What ``scripts.ablate`` runs, and how its results are shown."""

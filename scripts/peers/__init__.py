@@ -1,1 +1,0 @@
-"""What ``scripts.compare_peers`` compares, and how a comparison is held."""
