@@ -37,6 +37,10 @@ BOTTLENECKS = (
 )
 PRECISIONS = one_of("auto", "fp32", "bf16", "fp16")
 SEED = Limit(0, 2**31 - 1)
+# When several settings are read.
+HIDDEN_LAYERS = [unless("model.head_depth", 0)]
+OHEM = [when("loss.name", "ohem")]
+STEPS = [when("schedule.decay", "steps")]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,9 +104,7 @@ class ModelConfig:
     )
     norm: str = setting("normalization of the backbone", one_of("frozen", "batch", "sync", "group"))
     head_norm: str = setting(
-        "normalization of the heads",
-        one_of("none", "group"),
-        read=[unless("model.head_depth", 0)],
+        "normalization of the heads", one_of("none", "group"), read=HIDDEN_LAYERS
     )
     frozen_stages: int = setting(
         "backbone stages that do not train: 1 is the stem, 2 adds C2, ...", Limit(0, 5)
@@ -120,9 +122,7 @@ class ModelConfig:
     p6_from: str = setting("input of P6's convolution", one_of("c5", "p5"))
     relu_before_p7: bool = setting("ReLU between P6 and P7's convolution")
     head_depth: int = setting("3x3 convolutions in each head before its last", NOT_NEGATIVE)
-    head_channels: int = setting(
-        "channels of each head", COUNT, read=[unless("model.head_depth", 0)]
-    )
+    head_channels: int = setting("channels of each head", COUNT, read=HIDDEN_LAYERS)
     prior: float = setting("pi: probability of every class at the start", PROBABILITY)
 
 
@@ -182,18 +182,12 @@ class LossConfig:
         Limit(-100, 100),
         read=[when("loss.name", "focal_star")],
     )
-    ohem_anchors: int = setting(
-        "ohem only: anchors that count in each image", COUNT, read=[when("loss.name", "ohem")]
-    )
+    ohem_anchors: int = setting("ohem only: anchors that count in each image", COUNT, read=OHEM)
     ohem_nms_iou: float = setting(
-        "ohem only: anchors with more overlap count once",
-        FRACTION,
-        read=[when("loss.name", "ohem")],
+        "ohem only: anchors with more overlap count once", FRACTION, read=OHEM
     )
     ohem_ratio: float | None = setting(
-        "ohem only: background anchors for each positive; null: as it comes",
-        POSITIVE,
-        read=[when("loss.name", "ohem")],
+        "ohem only: background anchors for each positive; null: as it comes", POSITIVE, read=OHEM
     )
     normalizer: str = setting(
         "losses are divided by positives of the batch, the image, or their average over steps",
@@ -249,14 +243,10 @@ class ScheduleConfig:
     )
     decay: str = setting("learning rate after the warm-up", one_of("steps", "cosine", "constant"))
     milestones: list[float] = setting(
-        "steps only: drops at these shares of the run",
-        PROBABILITY,
-        read=[when("schedule.decay", "steps")],
+        "steps only: drops at these shares of the run", PROBABILITY, read=STEPS
     )
     decay_factor: float = setting(
-        "steps only: factor of each drop",
-        Limit(0, 1, open_low=True),
-        read=[when("schedule.decay", "steps")],
+        "steps only: factor of each drop", Limit(0, 1, open_low=True), read=STEPS
     )
 
 

@@ -18,7 +18,6 @@ all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from retinanet.cli.sweep import Task, run_all
 from retinanet.csv_text import csv_text
 from retinanet.tools.report.style import COLORS, GRAY, house_style, save_png
 from retinanet.tools.report.sweep import has_finished
+from retinanet.training.run_directory import read_rows
 from scripts.command_line import exit_status, new_parser, split_settings
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
@@ -255,10 +255,7 @@ def _rows(runs: Sequence[Run]) -> dict[Variant, tuple[list[float], list[int]]]:
     rows: dict[Variant, tuple[list[float], list[int]]] = {run.variant: ([], []) for run in runs}
     for run in runs:
         aps, stopped = rows[run.variant]
-        path = run.folder / "metrics.jsonl"
-        lines = (
-            [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-        )
+        lines = read_rows(run.folder / "metrics.jsonl")
         evaluated = [line["AP"] for line in lines if "AP" in line]
         if lines and not has_finished(run.folder):
             stopped.append(lines[-1]["step"])

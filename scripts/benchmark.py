@@ -11,7 +11,7 @@
   evaluation   5000 images and 500,000 detections to COCO's curves (minutes)
 
 What counts is the speed beside the peer's turn in the same round: median, smallest, largest. Each
-stage runs twice, with the machine's allocator as it is and with glibc's told to keep what it has:
+stage runs twice, with the machine's allocator as it is and with glibc's set to keep what it has:
 by default glibc maps every tensor above 32 MiB afresh, which slows down whoever makes more of them.
 
   python -m scripts.benchmark loss matching postprocess
@@ -56,7 +56,7 @@ MIB = 2**20
 PEAK_TURNS = 8
 # mallopt's names, malloc.h of glibc.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-# torch's profiler writes its own news to stderr below this.
+# torch's profiler writes messages to stderr below this.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 

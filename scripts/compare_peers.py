@@ -47,7 +47,7 @@ from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import Batch
 from retinanet.devices import choose_device, choose_precision
-from retinanet.evaluation.coco import evaluate, validate
+from retinanet.evaluation.coco import Evaluation, validate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.tools.report.style import COLORS, house_style, save_png
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
@@ -266,13 +266,13 @@ class OurTraining:
         self.trainer.network.train()
         self.trainer.one_step(micro_batches)
 
-    def detect(self) -> DetectionArrays:
-        """Detections in the validation images, by the averaged weights where there are any."""
+    def validate(self) -> tuple[Evaluation, DetectionArrays]:
+        """Numbers and detections of the validation images, by averaged weights if there are any."""
         ema = self.trainer.ema
         # fp32, as torchvision's references do: in bf16 torchvision would round its boxes to 8 bits.
         settings = dataclasses.replace(self.settings, precision="fp32")
         how = build.build_validation(settings, settings.evaluation, self.device)
-        return validate(self.trainer.model if ema is None else ema.model, self.val, **how)[1]
+        return validate(self.trainer.model if ema is None else ema.model, self.val, **how)
 
 
 class Training:
@@ -329,9 +329,6 @@ class Training:
             end = round(end)
         if not self._train(training, end, deadline, save_every):
             return False
-        val, how = self.splits[1], self.settings.evaluation
-        detections = training.detect()
-        metrics = evaluate(val, detections, detections.evaluated, how.backend, how.max_dets).metrics
         self.rows.append(
             {
                 "peer": self.peer,
@@ -341,7 +338,7 @@ class Training:
                 "seconds": round(self.seconds, 1),
                 "seconds_per_step": round(self.seconds / max(training.step, 1), 4),
                 "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-                **metrics,
+                **training.validate()[0].metrics,
             }
         )
         self._save(training)

@@ -154,7 +154,7 @@ def differences(
         ours: from :func:`retinanet.tools.predict.detector.load`; both resize to the same limits.
         images: files.
     """
-    found = []
+    rows = []
     for path in images:
         image = read(path)
         resized, _ = theirs.transform([image])
@@ -167,7 +167,7 @@ def differences(
         extent = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(dim=1)
         expected = {key: value[extent] for key, value in expected.items()}  # ours gives no others
         pairs, unmatched = _pairs(expected, detected, ours.postprocess.detections)
-        found.append(
+        rows.append(
             Difference(
                 image=path.name,
                 size=resized.image_sizes[0],
@@ -179,7 +179,7 @@ def differences(
                 box=max((box for _, box in pairs), default=0.0),
             )
         )
-    return found
+    return rows
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:

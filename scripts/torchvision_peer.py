@@ -29,14 +29,14 @@ from retinanet.config import TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import DIVISOR, Batch, BatchLoader, eval_plan
 from retinanet.devices import autocast
+from retinanet.evaluation.coco import Evaluation, evaluate
 from retinanet.evaluation.detect import DetectionArrays, as_arrays, merge
 from retinanet.model.backbone import build_resnet, norm_layer
 from retinanet.model.heads import group_norm
 from retinanet.model.retinanet import RGB_MEAN, RGB_STD, RetinaNet
 from retinanet.postprocess import Detections, to_original
 from retinanet.training.optim import Schedule, WeightAverage, build_optimizer, scaled_lr
-from retinanet.weights.names import rename, to_theirs
-from retinanet.weights.torchvision import NAMES
+from retinanet.weights.names import TORCHVISION, rename
 
 # What torchvision's class is fed with: images (3, H, W), and boxes and labels of each.
 Sample = tuple[Tensor, dict[str, Tensor]]
@@ -163,11 +163,11 @@ def torchvision_model(
     )
     if same_input:
         model.transform = SameInput(1, 1, [], [], size_divisible=DIVISOR)
-    renaming = to_theirs(NAMES)
-    model.load_state_dict(rename(ours.state_dict(), renaming)[0])
-    trained = {renaming(name): p.requires_grad for name, p in ours.named_parameters()}
+    weights, _ = rename(ours.state_dict(), TORCHVISION)
+    model.load_state_dict(weights)
+    parameters, _ = rename(dict(ours.named_parameters()), TORCHVISION)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trained[name])
+        parameter.requires_grad_(parameters[name].requires_grad)
     return model
 
 
@@ -249,18 +249,21 @@ class TorchvisionTraining:
             self.ema.update(self.model, self.step)
 
     @torch.inference_mode()
-    def detect(self) -> DetectionArrays:
-        """Detections in the validation images, in fp32, by the averaged weights if there are."""
+    def validate(self) -> tuple[Evaluation, DetectionArrays]:
+        """Numbers and detections of the validation images, in fp32, by averaged weights if any."""
         model = self.model if self.ema is None else self.ema.model
         model.eval()
-        cap, parts = self.settings.postprocess.detections, []
+        how, cap = self.settings.evaluation, self.settings.postprocess.detections
+        parts = []
         for images, image_ids, sizes in self._val_batches():
             outputs = model([image.to(self.device) for image in images])
             detections = [Detections(one["boxes"], one["scores"], one["labels"]) for one in outputs]
             if sizes is not None:  # else torchvision gave pixels of the file
                 detections = [to_original(*one) for one in zip(detections, *sizes, strict=True)]
             parts.append(as_arrays(detections, image_ids, cap))
-        return merge(parts)
+        detections = merge(parts)
+        numbers = evaluate(self.val, detections, detections.evaluated, how.backend, how.max_dets)
+        return numbers, detections
 
     def _val_batches(self) -> Iterator[tuple[list[Tensor], Tensor, tuple[Tensor, Tensor] | None]]:
         """Images, their ids, and sizes of resized images and of their files."""

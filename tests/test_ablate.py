@@ -75,7 +75,8 @@ def test_a_dry_run_prints_the_commands(capsys):
 def write_run(folder, rows, finished):
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "train.log").write_text(" finished   20 steps\n" if finished else " epoch 0\n")
+    record = {"state": "finished" if finished else "stopped", "starts": [], "stops": []}
+    (folder / "run.json").write_text(json.dumps(record))
 
 
 def test_the_table_has_means_seeds_and_where_runs_stopped(tmp_path):

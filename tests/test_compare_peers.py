@@ -166,7 +166,7 @@ def test_with_the_same_divisor_one_step_makes_the_same_weights(setup, tmp_path):
 
 
 def test_with_the_same_weights_both_detect_the_same(setup):
-    mine, other = setup().ours().detect(), setup().theirs().detect()
+    (_, mine), (_, other) = setup().ours().validate(), setup().theirs().validate()
     assert mine.evaluated.tolist() == other.evaluated.tolist() == [10, 11, 12, 13, 14, 15]
     assert len(mine) > 0
     # Untrained, so many scores are equal: compare as sets of the strongest.
@@ -220,7 +220,7 @@ def test_the_plain_loop_learns(setup, tmp_path):
         peer.one_step(samples, made.schedule(tmp_path))
     losses.append(sum(peer.model(*samples).values()))
     assert losses[1] < 0.9 * losses[0]
-    assert peer.detect().evaluated.tolist() == [10, 11, 12, 13, 14, 15]
+    assert peer.validate()[1].evaluated.tolist() == [10, 11, 12, 13, 14, 15]
 
 
 def test_a_loss_that_is_not_finite_stops_the_peer(setup, tmp_path):

@@ -28,7 +28,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parent / "reliability"))
-from broken_sets import FAULTS, REFUSED, DataSet, split_of, write_pictures
+from broken_sets import FAULTS, REFUSED, DataSet, split_of, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "assets" / "golden"
@@ -323,7 +323,7 @@ def test_a_fault_of_the_data_is_told_in_the_recorded_words(
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "data"
     root.mkdir()
-    write_pictures(root / "images")
+    write_images(root / "images")
     made = DataSet(root, split_of(10, 4), split_of(20, 3))
     FAULTS[name].seed(made)
     made.write()

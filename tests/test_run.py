@@ -451,7 +451,7 @@ def test_early_stopping_that_was_interrupted_makes_no_further_step(data, tmp_pat
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("retinanet.cli.jobs.tell", tell)
+        patched.setattr("retinanet.cli.jobs.log_evaluation", tell)
         with pytest.raises(Killed):
             train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
     train(data, tmp_path / "run", *overrides, "schedule.epochs=9")

@@ -40,7 +40,7 @@ def read_names(images: Records) -> list[str]:
     """
     names = images.texts("file_name")
     images.refuse(
-        [index for index, name in enumerate(names) if _leaves_folder(name)],
+        [index for index, name in enumerate(names) if leaves_folder(name)],
         "file_name",
         "a path below the image folder, neither absolute nor with '..'",
         "Point data.*_images at the folder that the names start from; `python -m "
@@ -53,9 +53,9 @@ def read_names(images: Records) -> list[str]:
     return names
 
 
-def _leaves_folder(name: str) -> bool:
+def leaves_folder(name: str) -> bool:
     """Whether a file name is absolute or climbs, to POSIX or to Windows."""
-    if name[0] not in "/\\" and ".." not in name and ":" not in name:
+    if name[:1] not in "/\\" and ".." not in name and ":" not in name:
         return False  # nearly all: paths are slow
     windows = PureWindowsPath(name)
     return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts

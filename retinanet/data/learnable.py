@@ -59,19 +59,12 @@ def drop_vanishing(data: CocoData, augment: Augment) -> CocoData:
 
 
 def check_learnable(data: CocoData) -> None:
-    """Refuse a training set that leaves no box to train on.
-
-    Args:
-        data: of :func:`drop_vanishing`.
-
-    Raises:
-        ValueError: what became of the annotations, and the fix.
-    """
+    """Raise a ValueError for what :func:`learnable_issues` finds."""
     raise_refused(learnable_issues(data))
 
 
 def learnable_issues(data: CocoData) -> list[Issue]:
-    """What :func:`check_learnable` refuses."""
+    """Refused: a training set, of :func:`drop_vanishing`, that leaves no box to train on."""
     if data.has_objects or not data.annotated:
         return []
     reason, fix = why_no_objects(data)
@@ -121,7 +114,7 @@ def describe_dropped(data: CocoData) -> list[str]:
 
 
 def describe_no_ground_truth(data: CocoData) -> list[str]:
-    """A warning for the log where validation has nothing to be found; else nothing."""
+    """A warning for the log where validation has no ground truth; else nothing."""
     if data.has_objects:
         return []
     reason, fix = why_no_objects(data)

@@ -178,10 +178,7 @@ class Records:
             yield self.place(index, f"got {shown(self.items[index][field])}")
 
     def unique(
-        self,
-        field: str,
-        values: list[Any] | np.ndarray,
-        fix: str = "Remove or rename one of them.",
+        self, field: str, values: list[Any] | np.ndarray, fix: str = "Remove or rename one of them."
     ) -> None:
         """Refuse a column in which a value occurs twice: both records and the value."""
         values = values.tolist() if isinstance(values, np.ndarray) else values

@@ -17,20 +17,12 @@ NEAR_NAME = 0.65
 
 
 def check_annotated(data: CocoData, split: str) -> None:
-    """Refuse a test set, which has no list of annotations.
-
-    Args:
-        data: as read.
-        split: ``"train"`` or ``"val"``, for the message.
-
-    Raises:
-        ValueError: the setting that names the file.
-    """
+    """Raise a ValueError for what :func:`annotated_issues` finds."""
     raise_refused(annotated_issues(data, split))
 
 
 def annotated_issues(data: CocoData, split: str) -> list[Issue]:
-    """What :func:`check_annotated` refuses."""
+    """Refused: a test set, which has no list of annotations, as split ``"train"`` or ``"val"``."""
     if data.annotated:
         return []
     fix = "training needs boxes in both sets."
@@ -43,42 +35,42 @@ def annotated_issues(data: CocoData, split: str) -> list[Issue]:
 
 
 def check_same_classes(train: CocoData, val: CocoData) -> None:
-    """Refuse two files that do not list the same categories, by name and id.
-
-    One misspelt name would shift the labels of every category after it.
-
-    Raises:
-        ValueError: the categories that differ, and what they were probably meant to be.
-    """
+    """Raise a ValueError for what :func:`class_issues` finds."""
     raise_refused(class_issues(train, val))
 
 
 def class_issues(train: CocoData, val: CocoData) -> list[Issue]:
-    """What :func:`check_same_classes` refuses."""
-    ids = [dict(zip(d.category_names, d.category_ids, strict=True)) for d in (train, val)]
-    only = [
-        [
-            f"{shown(name)} is only in {data.path}{_near_miss(name, theirs.keys() - ours.keys())}"
-            for name in ours
-            if name not in theirs
-        ]
-        for data, ours, theirs in ((train, *ids), (val, *reversed(ids)))
-    ]
+    """Refused: two files that do not list the same categories, by name and id.
+
+    One misspelt name would shift the labels of every category after it.
+    """
+    only_train, only_val = _only_in(train, val), _only_in(val, train)
+    val_ids = dict(zip(val.category_names, val.category_ids, strict=True))
     other_ids = [
-        f"{shown(name)} has id {number} in {train.path} and {ids[1][name]} in {val.path}"
-        for name, number in ids[0].items()
-        if number != ids[1].get(name, number)
+        f"{shown(name)} has id {number} in {train.path} and {val_ids[name]} in {val.path}"
+        for name, number in zip(train.category_names, train.category_ids, strict=True)
+        if number != val_ids.get(name, number)
     ]
-    places = [*only[0], *only[1], *other_ids]
+    places = only_train + only_val + other_ids
     if not places:
         return []
-    named = "; ".join([*only[0][:3], *only[1][:3]] or other_ids[:1])
+    named = "; ".join(only_train[:3] + only_val[:3] or other_ids[:1])
     fix = "Correct the list of categories of one file."
     error = ValueError(
         f"training and validation must list the same categories with the same ids: {named}. {fix}"
     )
     kind = "categories: training and validation must list the same, with the same ids"
     return [refusal(kind, places, error, fix, count=len(places))]
+
+
+def _only_in(data: CocoData, other: CocoData) -> list[str]:
+    """The classes that another data set does not list, with those that were probably meant."""
+    others = set(other.category_names) - set(data.category_names)
+    return [
+        f"{shown(name)} is only in {data.path}{_near_miss(name, others)}"
+        for name in data.category_names
+        if name not in other.category_names
+    ]
 
 
 def _near_miss(name: str, others: Set[str]) -> str:
@@ -101,16 +93,12 @@ def _foreign_letter(name: str, other: str) -> str:
 
 
 def check_images_exist(data: CocoData) -> None:
-    """Refuse a data set with images missing from its folder.
-
-    Raises:
-        FileNotFoundError: the first missing image, and how many are missing.
-    """
+    """Raise a FileNotFoundError for what :func:`missing_issues` finds."""
     raise_refused(missing_issues(data))
 
 
 def missing_issues(data: CocoData) -> list[Issue]:
-    """What :func:`check_images_exist` refuses."""
+    """Refused: images that are missing from their folder."""
     missing = data.missing() if data.image_root.is_dir() else []  # no folder: refused when read
     if not missing:
         return []

@@ -195,7 +195,7 @@ FIELDS = {
     "image id as text": ("images", "id", "11", "must be an integer", "without quotes"),
     "no width": ("images", "width", ..., "is missing", "Add it"),
     "height of zero": ("images", "height", 0, f"must be {PIXELS}", "as it is displayed"),
-    "width as text": ("images", "width", "60", "must be a finite number", "Correct it"),
+    "width that is no number": ("images", "width", "60", "must be a finite number", "Correct it"),
     "no file name": ("images", "file_name", ..., "is missing", "Add it"),
     "empty file name": (
         "images",
@@ -205,29 +205,41 @@ FIELDS = {
         "Correct it",
     ),
     "absolute file name": ("images", "file_name", "/data/11.png", NAME, "data.*_images"),
-    "file name that climbs": ("images", "file_name", "../images/11.png", NAME, "data.*_images"),
+    "file name that leaves the folder": (
+        "images",
+        "file_name",
+        "../images/11.png",
+        NAME,
+        "data.*_images",
+    ),
     "no bbox": ("annotations", "bbox", ..., "is missing", "Add it"),
     "bbox of three": ("annotations", "bbox", [1, 2, 3], BOX, "Correct the box"),
     "bbox with nan": ("annotations", "bbox", [1, 2, math.nan, 4], BOX, "Correct the box"),
     "bbox with infinity": ("annotations", "bbox", [1, 2, math.inf, 4], BOX, "Correct the box"),
     "bbox of texts": ("annotations", "bbox", ["1", "2", "3", "4"], BOX, "Correct the box"),
-    "unknown image": (
+    "image of an annotation unknown": (
         "annotations",
         "image_id",
         99,
         LISTED.format("image"),
         "Remove the annotation",
     ),
-    "unknown category": (
+    "category of an annotation unknown": (
         "annotations",
         "category_id",
         0,
         LISTED.format("category"),
         "or list what",
     ),
-    "category as text": ("annotations", "category_id", "2", "must be an integer", "without quotes"),
+    "category of an annotation as text": (
+        "annotations",
+        "category_id",
+        "2",
+        "must be an integer",
+        "without quotes",
+    ),
     "iscrowd of 2": ("annotations", "iscrowd", 2, "must be 0 or 1", "leave it out"),
-    "area as text": ("annotations", "area", "big", f"must be {AREA}", "leave it out"),
+    "area that is no number": ("annotations", "area", "big", f"must be {AREA}", "leave it out"),
     "category without id": ("categories", "id", ..., "is missing", "Add it"),
     "category without name": ("categories", "name", ..., "is missing", "Add it"),
 }
@@ -254,8 +266,8 @@ TAKEN = {
         "[30, 22, 0, 9]",
         "Correct the box",
     ),
-    "box from below": (
-        {"bbox": [3, 22, 12, -9]},
+    "box drawn from below": (
+        {"bbox": [30, 22, 12, -9]},
         BACKWARDS,
         LOST,
         "22, 12, -9]",
@@ -268,7 +280,13 @@ TAKEN = {
         "bbox [-1, -1, -1, -1]",
         "Correct the box",
     ),
-    "box outside": ({"bbox": [130, 22, 12, 9]}, OUTSIDE, LOST, "bbox [130, 22", "Correct the box"),
+    "box outside the image": (
+        {"bbox": [130, 22, 12, 9]},
+        OUTSIDE,
+        LOST,
+        "bbox [130, 22",
+        "Correct the box",
+    ),
     "box across the border": (
         {"bbox": [55, 22, 12, 9]},
         "bbox reaches outside its image",

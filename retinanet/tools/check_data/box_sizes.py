@@ -28,23 +28,23 @@ TICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 @house_style()
 def plot_box_sizes(
-    found: Objects, generator: AnchorGenerator, positive_iou: float, min_size: int, out: Path
+    objects: Objects, generator: AnchorGenerator, positive_iou: float, min_size: int, out: Path
 ) -> None:
     """Width and height of each box with the anchors over them, and how well these fit.
 
     Args:
-        found: objects at the training size.
+        objects: of the set, at the training size.
         generator: makes the anchors.
         positive_iou: what an anchor needs.
         min_size: shorter side of resized images, pixels, for the title.
         out: PNG to write.
     """
-    found = found.spread(DRAWN_BOXES)
-    best = best_overlaps(found, generator).numpy()
+    objects = objects.spread(DRAWN_BOXES)
+    best = best_overlaps(objects, generator).numpy()
     figure = Figure(figsize=(10, 5.2), layout="constrained")
     plane, fit = figure.subplots(1, 2, width_ratios=(3, 2))
     plane.set_title(f"Training boxes at a shorter side of {min_size} px")
-    sides = (found.boxes[:, 2:] - found.boxes[:, :2]).clamp(min=0.5).numpy()
+    sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]).clamp(min=0.5).numpy()
     size = float(np.clip(2e4 / max(len(sides), 1), 2, 14))
     uncovered = best < positive_iou
     share = 100 * uncovered.mean() if len(uncovered) else 0

@@ -229,10 +229,7 @@ def _objects(data: CocoData, index: int) -> list[tuple]:
 
 
 def check_leaks(
-    train: CocoData,
-    val: CocoData,
-    train_files: Sequence[ImageFile],
-    val_files: Sequence[ImageFile],
+    train: CocoData, val: CocoData, train_files: Sequence[ImageFile], val_files: Sequence[ImageFile]
 ) -> Iterator[Issue]:
     """The same image, or a near-duplicate, in training and in validation.
 

@@ -176,10 +176,9 @@ def _scaling_votes(case: Case) -> tuple[np.ndarray, np.ndarray]:
     count = data.first[image + 1] - data.first[image]
     detection, image = np.repeat(rows, count), np.repeat(image, count)  # each with every object
     place = np.arange(len(image)) - np.repeat(count.cumsum() - count, count)
-    row = data.first[image] + place
-    ours, theirs = detections.boxes[detection], data.bbox[row]
+    ours, theirs = detections.boxes[detection], data.bbox[data.first[image] + place]
     with np.errstate(divide="ignore", invalid="ignore"):
         center = np.log(ours[:, :2] + ours[:, 2:] / 2) - np.log(theirs[:, :2] + theirs[:, 2:] / 2)
         side = np.log(ours[:, 2:]) - np.log(theirs[:, 2:])
-        agreed = (np.abs(center - side) < SAME_RATIO).all(axis=1) & ~data.crowd[row]
+        agreed = (np.abs(center - side) < SAME_RATIO).all(axis=1)
     return (center + side)[agreed] / 2, data.sizes[image[agreed]][:, ::-1]

@@ -38,7 +38,7 @@ NUMBERS = {
     "annotations": ("id", "image_id", "category_id", "area", "iscrowd"),
     "categories": ("id",),
 }
-# Fields that are kept, or that say nothing.
+# Fields that are kept, or empty of meaning here.
 KEPT = {
     "images": {"id", "file_name", "width", "height"},
     "annotations": {*NUMBERS["annotations"], "bbox", "difficult", "ignore"},
@@ -46,11 +46,6 @@ KEPT = {
 }
 QUOTED = "number in quotes"
 BACKWARDS = "box drawn from right to left or from bottom to top, its corners put in order"
-# What train.py would drop, and this keeps.
-KEPT_AS_THEY_ARE = {
-    FLAT: "box without width or height, which train.py never trains on",
-    OUTSIDE: "box outside its image, which train.py never trains on",
-}
 SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null)')
 
 
@@ -78,7 +73,11 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
     with refused(path):
         class_ids = class_ids_of(zip(data.category_names, data.category_ids, strict=True))
     images = _images_of(content, path, root, options)
-    notes.update({KEPT_AS_THEY_ARE.get(what, what): n for what, n in data.repairs.items()})
+    for what, number in data.repairs.items():
+        if what == OUTSIDE:  # kept here
+            notes["box outside its image, which train.py never trains on"] = number
+        elif what != FLAT:  # counted for all formats
+            notes[what] = number
     masks = len(SEGMENTATION.findall(path.read_bytes()))
     notes.update({"segmentation, not kept: boxes are": masks} if masks else {})
     lost = [key for key in content if key not in KEPT and content[key]]
@@ -109,7 +108,7 @@ def _repair(content: Content, path: Path, options: Options, notes: Counter[str])
     for record in _records(content, "annotations"):
         box = record.get("bbox")
         if isinstance(box, list):
-            counted[QUOTED] += sum(_unquote(box, place) for place in range(len(box)))
+            counted[QUOTED] += sum(_unquote(box, index) for index in range(len(box)))
             counted[BACKWARDS] += _put_in_order(record)
     images = [i for i in _records(content, "images") if isinstance(i.get("file_name"), str)]
     root = find_root(path, images[0]["file_name"] if images else "", options)

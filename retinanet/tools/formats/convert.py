@@ -71,7 +71,7 @@ def read_sources(
         used = set().union(*(used_ids(path) for _, path in named))
         options = dataclasses.replace(options, used_ids=sorted(used))
     if len(image_folders) < len(named):
-        image_folders = [*image_folders, None][:1] * len(named)
+        image_folders = (list(image_folders) or [None]) * len(named)
     parts = []
     for (name, path), folder in zip(named, image_folders, strict=True):
         part = READERS[source_format](path, dataclasses.replace(options, image_folder=folder))
@@ -99,6 +99,9 @@ def _merged(parts: Sequence[Dataset]) -> Dataset:
     notes: Counter[str] = Counter()
     for part in parts:
         notes.update(part.notes)
+    flat = sum(min(box.xywh[2:]) <= 0 for part in parts for box in part.boxes())
+    if flat:
+        notes["box without width or height, which train.py never trains on"] = flat
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
     for name, number in (pair for part in parts for pair in part.class_ids.items()):

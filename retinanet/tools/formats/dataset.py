@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -21,7 +21,6 @@ CORNERS = {"edges": 0, "pixels": 1}
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 # Folders that tools make for the splits of a data set.
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test")
-FLAT_NOTE = "box without width or height, which training leaves out"
 # Python's own reading also takes nan, inf, 1_000 and the digits of other scripts.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 LARGEST = 10**100
@@ -152,12 +151,6 @@ def split_name(text: str) -> str:
     """``train``, ``val`` or ``test`` where a name says so, as in ``instances_train2017``."""
     known = re.search(r"(?<![a-z])(train|val|test)(ing|id|idation)?(?![a-z])", text.lower())
     return known[1] if known else text
-
-
-def leaves_folder(name: str) -> bool:
-    """Whether a file name is absolute or climbs, to POSIX or to Windows."""
-    windows = PureWindowsPath(name)
-    return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
 
 
 def name_problem(name: str) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from retinanet.data.fields import leaves_folder
 from retinanet.data.records import shown
 from retinanet.tools.formats.dataset import (
-    FLAT_NOTE,
     SIDES,
     BadRecord,
     Box,
@@ -18,7 +18,6 @@ from retinanet.tools.formats.dataset import (
     Split,
     box_of_corners,
     check_class,
-    leaves_folder,
     name_problem,
     read_side,
     read_size,
@@ -73,12 +72,12 @@ def read_table(path: Path, options: Options) -> Dataset:
     root = find_root(path, first, options)
     errors = Errors()
     images: dict[str, ImageRecord] = {}
-    empty: dict[str, str] = {}  # image -> place of its row without a box
+    empty: dict[str, str] = {}  # image -> file:line of its row without a box
     for line, cells in rows:
         with errors.caught(path, line):
             if len(cells) != len(titles):
                 raise BadRecord(f"has {len(cells)} columns, the header {len(titles)}.")
-            row = {column: cells[place] for column, place in columns.items()}
+            row = {column: cells[index] for column, index in columns.items()}
             image = _image_of(row, root, images, options)
             if not any(row[column].strip() for column in ("class", *SIDES)):
                 if image.boxes or image.name in empty:
@@ -96,8 +95,6 @@ def read_table(path: Path, options: Options) -> Dataset:
     dataset = Dataset([Split(file_split(path), root, list(images.values()))], declared or {})
     if unread:
         dataset.notes[f"{path}: columns not read: {', '.join(unread)}"] = 0
-    flat = sum(min(box.xywh[2:]) == 0 for box in dataset.boxes())
-    dataset.notes.update({FLAT_NOTE: flat} if flat else {})
     return dataset
 
 
@@ -117,10 +114,10 @@ def _read_rows(
 
 
 def _find_columns(titles: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """Column -> its place in a row, and the titles that nothing reads."""
+    """Column -> its index in a row, and the titles that nothing reads."""
     columns: dict[str, int] = {}
     unread = []
-    for place, title in enumerate(map(str.strip, titles)):
+    for index, title in enumerate(map(str.strip, titles)):
         column = next((c for c, known in TITLES.items() if title.lower() in known), None)
         if column is None:
             unread.append(title or "(no title)")
@@ -128,7 +125,7 @@ def _find_columns(titles: Sequence[str]) -> tuple[dict[str, int], list[str]]:
             both = f"{shown(titles[columns[column]])} and {shown(title)}"
             raise BadRecord(f"the columns {both} both mean {column}; remove or rename one.", 1)
         else:
-            columns[column] = place
+            columns[column] = index
     missing = [column for column in NEEDED if column not in columns]
     if missing:
         headless = not columns and len(titles) == len(NEEDED)

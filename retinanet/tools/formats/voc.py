@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from retinanet.data.fields import leaves_folder
 from retinanet.data.records import shown
 from retinanet.terminal import count
 from retinanet.tools.formats.dataset import (
-    FLAT_NOTE,
     SIDES,
     SPLIT_NAMES,
     BadRecord,
@@ -24,7 +24,6 @@ from retinanet.tools.formats.dataset import (
     Split,
     box_of_corners,
     check_class,
-    leaves_folder,
     name_problem,
     progress,
     read_side,
@@ -233,8 +232,6 @@ class _Reader:
                 with _at(element):
                     sides.append(read_side(None if element is None else _text(element), side))
             xywh = box_of_corners(sides, self.corners)
-        if min(xywh[2:]) == 0:
-            self.notes[FLAT_NOTE] += 1
         for extra in ("part", "pose", "truncated", "occluded"):
             if _text(item.find(extra)).strip() not in ("0", "Unspecified", ""):
                 self.notes[f"value of {extra}, not kept"] += 1

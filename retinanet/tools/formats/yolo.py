@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from retinanet.csv_text import csv_text
+from retinanet.data.fields import leaves_folder
 from retinanet.data.records import shown
 from retinanet.terminal import count
 from retinanet.tools.formats.dataset import (
-    FLAT_NOTE,
     SPLIT_NAMES,
     BadRecord,
     Box,
@@ -25,7 +25,6 @@ from retinanet.tools.formats.dataset import (
     Options,
     Split,
     class_ids_of,
-    leaves_folder,
     progress,
     read_number,
     refused,
@@ -320,8 +319,6 @@ class _Reader:
             hint = " Pixels? YOLO wants shares of the image." if max(outside) > 2 else ""
             raise BadRecord(f"center, width and height must lie in [0, 1], got {outside[0]}.{hint}")
         x, y, width, height = shares
-        if min(width, height) <= 0:
-            self.notes[FLAT_NOTE] += 1
         left, top = (x - width / 2) * image.width, (y - height / 2) * image.height
         xywh = left, top, width * image.width, height * image.height
         return Box(self.class_names[int(index)], tuple(map(float, xywh)))

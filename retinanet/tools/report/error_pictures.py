@@ -55,7 +55,7 @@ def draw_worst(data: CocoData, analysis: Analysis, folder: Path) -> list[Path]:
 def _worst_panels(data: CocoData, analysis: Analysis, worst: ImageErrors) -> list[Panel]:
     """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
     matched, errors = analysis.matched, analysis.errors
-    truth, found, names = matched.truth, matched.found, class_names(data)
+    truth, detections, names = matched.truth, matched.found, class_names(data)
     place = np.searchsorted(matched.image_ids, worst.image_id)
     image, size = read_pixels(data, worst.index), tuple(data.sizes[worst.index].tolist())
 
@@ -69,16 +69,16 @@ def _worst_panels(data: CocoData, analysis: Analysis, worst: ImageErrors) -> lis
     ]
     objects_panel = Panel(title, image, size, boxes)
 
-    shown = (found.image == place) & (matched.scores >= errors.score) & ~matched.ignored
+    shown = (detections.image == place) & (matched.scores >= errors.score) & ~matched.ignored
     shown = np.flatnonzero(shown)
     wrong = errors.kind[shown] != NO_ERROR
     # Errors above what is right, and of each the best on top.
-    order = np.lexsort((matched.scores[shown], wrong))
-    colors = [RIGHT_COLOR if k == NO_ERROR else KIND_COLORS[KINDS[k]] for k in errors.kind[shown]]
-    boxes = [
-        Box(corners(found.box[d]), colors[i], caption(names[found.label[d]], matched.scores[d]))
-        for i, d in zip(order, shown[order], strict=True)
-    ]
+    boxes = []
+    for d in shown[np.lexsort((matched.scores[shown], wrong))]:
+        kind = errors.kind[d]
+        color = RIGHT_COLOR if kind == NO_ERROR else KIND_COLORS[KINDS[kind]]
+        text = caption(names[detections.label[d]], matched.scores[d])
+        boxes.append(Box(corners(detections.box[d]), color, text))
     title = f"score \u2265 {errors.score:.2f}: {len(shown)}, wrong: {wrong.sum()}"
     return [objects_panel, Panel(title, image, size, boxes)]
 

@@ -54,7 +54,7 @@ def training_curves(rows: Sequence[dict[str, Any]], step: int | None = None) -> 
     scores.set_title("Validation")
     highest = 0.0
     for name, color in zip(("AP", "AP50", "AP75"), COLORS, strict=False):
-        steps, values = series(rows, name)
+        steps, values = _series(rows, name)
         scores.plot(steps, values, ".-", color=color, markersize=5, label=_latest(name, values))
         highest = max(highest, values.max(initial=0.0))
     # A failed run must look like one: no axis is shorter than this, and none goes beyond 1.
@@ -62,7 +62,7 @@ def training_curves(rows: Sequence[dict[str, Any]], step: int | None = None) -> 
     if step is not None:
         scores.axvline(step, color=GRAY, linewidth=1.2, label=f"this checkpoint: step {step:,}")
     rate.set_title("Learning rate")
-    rate.plot(*series(rows, "lr"), color=BLACK, linewidth=1.2)
+    rate.plot(*_series(rows, "lr"), color=BLACK, linewidth=1.2)
     rate.set_ylim(bottom=0)
     rate.set_xlabel("step")
     losses.legend(loc="upper right")
@@ -74,8 +74,8 @@ def _draw_losses(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     """Both losses: what was measured in pale, a running mean in full color."""
     means = []
     for name, color in zip(("loss/class", "loss/box"), COLORS, strict=False):
-        steps, values = series(rows, name)
-        mean = running_mean(values)
+        steps, values = _series(rows, name)
+        mean = _running_mean(values)
         axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
         axes.plot(steps, mean, color=color, label=_latest(name.removeprefix("loss/"), mean))
         means.append(mean)
@@ -96,14 +96,14 @@ def _draw_losses(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_title(title)
 
 
-def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one number, in the order of the steps; what is not finite is left out."""
-    found = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
-    steps = [step for step in sorted(found) if np.isfinite(found[step])]
-    return np.array(steps, dtype=float), np.array([found[step] for step in steps], dtype=float)
+    values = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
+    steps = [step for step in sorted(values) if np.isfinite(values[step])]
+    return np.array(steps, dtype=float), np.array([values[step] for step in steps], dtype=float)
 
 
-def running_mean(values: np.ndarray) -> np.ndarray:
+def _running_mean(values: np.ndarray) -> np.ndarray:
     """Exponential mean that weighs its first values like any other."""
     keep = 1 - 1 / max(SMOOTHING * len(values), 1)
     mean, weight = 0.0, 0.0
@@ -157,12 +157,12 @@ def precision_curves(evaluation: Evaluation) -> dict[str, np.ndarray]:
     if not labels:
         return {}
     curves = evaluation.precision[:, :, labels]
-    found = _mean_precision(curves)
+    by_name = _mean_precision(curves)
     if 1 < len(labels) <= MAX_NAMED:
         for column, label in enumerate(labels):
             name = plain_text(evaluation.per_class[label].name, 40)
-            found[f"class {name}"] = curves[0][:, column]
-    return found
+            by_name[f"class {name}"] = curves[0][:, column]
+    return by_name
 
 
 def _mean_precision(curves: np.ndarray) -> dict[str, np.ndarray]:

@@ -47,11 +47,11 @@ def draw_detections(
     picture = Image.fromarray(image)
     names = drawable_names(names, ids)
     rows = zip(np.asarray(boxes).tolist(), labels, names, scores, strict=True)
-    found = [
+    drawn = [
         Box(box, class_color(int(label)), caption(name, float(score)))
         for box, label, name, score in rows
     ]
-    draw_boxes(picture, found[::-1])
+    draw_boxes(picture, drawn[::-1])
     return picture
 
 

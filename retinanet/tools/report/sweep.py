@@ -5,6 +5,7 @@ Imports no torch: the process that starts the runs stays small.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import statistics
@@ -31,8 +32,7 @@ FINISHED, FAILED, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", 
 STATUSES = (FINISHED, FAILED, UNFINISHED, NOT_STARTED)
 # Runs that differ in nothing else are one setting, measured more than once.
 SEED = "seed"
-# The console has columns for these, each so wide.
-SHOWN = ("AP", "AP50", "AP75")
+# Of a column of numbers on the console.
 NUMBER_WIDTH = 8
 
 Row = dict[str, str]
@@ -185,72 +185,97 @@ def show_summary(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
         keys: swept keys.
     """
     settings, summaries = settings_of(keys), summarize(rows, keys)
-    columns = {"n": "n", "AP": "AP", "+-": "AP_std", **{name: name for name in SHOWN[1:]}}
-    if SEED not in keys:
-        del columns["+-"]
+    columns = {"n": "n", "AP": "AP", **({"+-": "AP_std"} if SEED in keys else {})}
+    columns |= {"AP50": "AP50", "AP75": "AP75"}
     room = width() - len(columns) * NUMBER_WIDTH
     most = max(NUMBER_WIDTH, room // max(len(settings), 1))
+
+    def line(texts: Sequence[str], numbers: Sequence[str]) -> str:
+        cells = [fit(text, widths[key] - 1) for key, text in zip(settings, texts, strict=True)]
+        return "".join(f"{cell} " for cell in cells) + "".join(
+            f"{n:>{NUMBER_WIDTH}}" for n in numbers
+        )
+
     widths = {
-        key: min(most, 2 + max(count_columns(text) for text in [key, *(s[key] for s in summaries)]))
+        key: min(most, 2 + max(map(count_columns, [key, *(row[key] for row in summaries)])))
         for key in settings
     }
-    lines = [[*settings, *columns]]
-    for summary in summaries:
-        cells = [summary[name] for name in columns.values()]
-        numbers = [f"{float(cell):.3f}" if cell else "n/a" for cell in cells[1:]]
-        lines.append([*(summary[key] for key in settings), cells[0], *numbers])
-    table = []
-    for cells in lines:
-        line = "".join(
-            fit(cell, widths[key] - 1) + " " for key, cell in zip(settings, cells, strict=False)
-        )
-        table.append(line + "".join(f"{cell:>{NUMBER_WIDTH}}" for cell in cells[len(settings) :]))
+    table = [line(settings, list(columns))]
+    for row in summaries:
+        n, *cells = (row[name] for name in columns.values())
+        numbers = [f"{float(cell):.3f}" if cell else "n/a" for cell in cells]
+        table.append(line([row[key] for key in settings], [n, *numbers]))
     return table
 
 
 def sweep_figure(rows: Sequence[Row], keys: Sequence[str]) -> Figure:
-    """AP of the finished runs: a line of means over the seeds for each setting of the other keys.
+    """Mean AP of the finished runs over one swept key, a line for each setting of the others.
+
+    The values stand side by side in their order, whatever they are: numbers, names, null.
 
     Args:
         rows: of the table; at least one has finished and has an AP.
         keys: swept keys. That with most different numbers, or else values, becomes the axis.
     """
-    from retinanet.tools.report.sweep_figure import draw_lines  # imports matplotlib: only now
+    from matplotlib.figure import Figure  # only now: not where there is nothing to draw
 
-    done = [row for row in rows if row[STATUS] == FINISHED and row["AP"]]
+    from retinanet.tools.report.style import class_color, house_style
+
+    summaries = [summary for summary in summarize(rows, keys) if summary["AP"]]
     settings = settings_of(keys)
-
-    def extent(key: str) -> tuple[int, int]:
-        values = {row[key] for row in done}
-        return sum(number(value) is not None for value in values), len(values)
-
-    axis = max(settings, key=extent, default="")
+    values = {key: sorted({s[key] for s in summaries}, key=rank) for key in settings}
+    num_numbers = {key: sum(rank(v)[0] < math.inf for v in values[key]) for key in settings}
+    axis = max(settings, key=lambda key: (num_numbers[key], len(values[key])), default=None)
     last = [key.rpartition(".")[2] for key in settings]
-    short = {
-        key: part if last.count(part) == 1 else key
-        for key, part in zip(settings, last, strict=True)
-        if key != axis
-    }
-    lines: dict[str, dict[str, list[float]]] = {}  # other settings -> value -> AP of its runs
-    for row in done:
-        name = ", ".join(f"{part}={row[key]}" for key, part in short.items())
-        value = row[axis] if axis else "all seeds"
-        lines.setdefault(name, {}).setdefault(value, []).append(float(row["AP"]))
-    values = sorted({value for line in lines.values() for value in line}, key=rank)
-    figure = draw_lines(lines, values, axis)
+    short = [
+        key if last.count(part) > 1 else part for key, part in zip(settings, last, strict=True)
+    ]
+    lines: dict[str, list[Row]] = {}
+    for summary in summaries:
+        names = zip(settings, short, strict=True)
+        others = [f"{name}={summary[key]}" for key, name in names if key != axis]
+        lines.setdefault(", ".join(others), []).append(summary)
 
-    notes = []
-    counts = {len(runs) for line in lines.values() for runs in line.values()}
-    if max(counts) > 1:
-        fewest = f"{min(counts)} to " if min(counts) < max(counts) else ""
-        notes.append(f"line: mean of {fewest}{max(counts)} seeds; white dots: single seeds")
+    ticks = values[axis] if axis else ["all seeds"]
+    with house_style():
+        figure = Figure(figsize=(max(6.6, 0.3 * len(ticks)), 4.3), layout="constrained")
+        axes = figure.subplots()
+        for place, (name, line) in enumerate(lines.items()):
+            x = [ticks.index(summary[axis]) if axis else 0 for summary in line]
+            means = [float(summary["AP"]) for summary in line]
+            spread = [float(summary["AP_std"] or 0) for summary in line]
+            style = {"color": class_color(place), "capsize": 4, "label": _tail(name, 34)}
+            axes.errorbar(x, means, spread if any(spread) else None, fmt="o-", **style)
+            for at, mean in zip(x, means, strict=True) if len(lines) == 1 else ():
+                axes.annotate(f"{mean:.3f}", (at, mean), (5, 6), textcoords="offset points")
+        labels = [_tail(tick, 16) for tick in ticks]
+        axes.set_xticks(range(len(ticks)), labels, rotation=90 * (sum(map(len, labels)) > 70))
+        axes.set(xlabel=axis or "", ylabel="AP (IoU .50:.95)", xlim=(-0.5, len(ticks) - 0.5))
+        axes.margins(y=0.14)
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))  # no AP is below 0
+        if len(lines) > 1:
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.set_title("\n".join(_notes(rows, summaries)), fontsize=9, fontweight="normal")
+    return figure
+
+
+def _tail(text: str, most: int) -> str:
+    """The end of a long value: paths mostly begin alike."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= most else "..." + text[3 - most :]
+
+
+def _notes(rows: Sequence[Row], summaries: Sequence[Row]) -> list[str]:
+    """What the marks mean, and what is missing."""
+    counts = sorted({int(summary["n"]) for summary in summaries})
+    seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
+    notes = [f"mean of {seeds} seeds; bars: standard deviation"] if counts[-1] > 1 else []
     missing = sum(row[STATUS] != FINISHED for row in rows)
-    undefined = len(rows) - len(done) - missing
+    undefined = sum(row[STATUS] == FINISHED and not row["AP"] for row in rows)
     for count, why in ((missing, "not finished"), (undefined, "without an AP")):
         if count:
             notes.append(f"{count} of {len(rows)} runs {why}: not drawn")
-    figure.axes[0].set_title("\n".join(notes), loc="left", fontsize=9, fontweight="normal")
-    return figure
+    return notes
 
 
 def settings_of(keys: Sequence[str]) -> list[str]:
@@ -258,19 +283,12 @@ def settings_of(keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key != SEED]
 
 
-def number(text: str) -> float | None:
-    """The number that a swept value is, if it is one."""
-    try:
-        found = float(text)
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None
-
-
 def rank(text: str) -> tuple[float, str]:
     """Sorts numbers by size, before words by letter."""
-    found = number(text)
-    return (math.inf, text) if found is None else (found, "")
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(text)):
+            return float(text), ""
+    return math.inf, text
 
 
 def _cell(value: float | None) -> str:

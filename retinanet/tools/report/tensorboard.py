@@ -103,6 +103,16 @@ def show_evaluation(
 
 
 @torch.no_grad()
+def _predict(trainer: Trainer, model: RetinaNet, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Scores (B, A, K) of a batch, and its anchors (A, 4); the model is left as it was."""
+    training = model.training
+    model.eval()  # or looking would change the statistics of batch norms
+    with autocast(trainer.device, trainer.precision):
+        logits, _, anchors = model(batch.images, batch.sizes)
+    model.train(training)
+    return logits.float().sigmoid(), anchors
+
+
 def p_t(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
     """Probability given to the ground truth, for positives and for a sample of background.
 
@@ -114,13 +124,8 @@ def p_t(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
         ``{"positives": (P,), "background": (at most P_T_SAMPLES,)}`` in [0, 1], on the CPU.
     """
     batch = batch.to(trainer.device)
-    match, model = trainer.match(batch), trainer.model
-    training = model.training
-    model.eval()  # or looking would change the statistics of batch norms
-    with autocast(trainer.device, trainer.precision):
-        logits, _, _ = model(batch.images, batch.sizes)
-    model.train(training)
-    scores = logits.float().sigmoid()  # (B, A, K)
+    match = trainer.match(batch)
+    scores, _ = _predict(trainer, trainer.model, batch)
     positive = match.label >= 0
     own = scores[positive].gather(1, match.label[positive][:, None])[:, 0]
     background = 1 - scores[match.label == NEGATIVE].flatten()
@@ -149,14 +154,9 @@ def draw_progress(
         return None
     batch = batch.to(trainer.device)
     match = trainer.match(batch)
-    training = model.training
-    model.eval()
-    with torch.no_grad(), autocast(trainer.device, trainer.precision):
-        logits, _, anchors = model(batch.images, batch.sizes)
-    model.train(training)
-    # (B, A): of the class of each positive anchor
-    scores = logits.float().sigmoid().gather(2, match.label.clamp(min=0)[..., None])[..., 0]
-    panels = anchor_panels(batch, match, anchors, scores, data)
+    scores, anchors = _predict(trainer, model, batch)
+    own = scores.gather(2, match.label.clamp(min=0)[..., None])[..., 0]  # (B, A)
+    panels = anchor_panels(batch, match, anchors, own, data)
     return draw_sheet(in_rows(panels, COLUMNS), LEGEND)
 
 
@@ -208,6 +208,8 @@ def anchor_panels(
         title += f"{int(positive.sum())} positive anchors, {len(ignored)} ignored"
         if known:
             title += f", mean score of positives {np.mean(known):.2f}"
+        if not matched.all():
+            title += f"\n{int((~matched).sum())} without a positive anchor"
         image = batch.images[i, :, :height, :width].permute(1, 2, 0)
         pixels = image.clamp(0, 255).to(torch.uint8).cpu().numpy()
         panels.append(Panel(title, pixels, (height, width), drawn))

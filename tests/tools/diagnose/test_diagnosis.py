@@ -269,6 +269,16 @@ def test_classes_taken_for_others_that_are_not_there_are_no_wrong_names(world):
     assert verdict(data, found) == "undecided"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_images_whose_boxes_fit_by_luck_are_not_exchanged(seed):
+    """Among 200 images of one object, every random detection fits some object."""
+    rng = rng_of(seed)
+    kinds = {"num_classes": 1, "objects": (1, 1), "one_size": True, "sides": (100, 160)}
+    data = make_world(rng, num_images=200, **kinds)
+    anywhere = dataclasses.replace(POOR, found=0.0, false=1.0)
+    assert verdict(data, look(rng, data, anywhere)) == "undecided"
+
+
 def test_tiny_objects_that_are_hard_to_find_are_no_fault():
     data = make_world(rng_of(), sides=(4, 12))
     assert verdict(data, look(rng_of(1), data, POOR)) in (None, "undecided")

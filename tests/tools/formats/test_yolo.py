@@ -178,7 +178,7 @@ def test_code_in_a_description_is_a_text(yolo, converted, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("line", ["../secret.png", "/etc/passwd", "images/nothing.png"])
+@pytest.mark.parametrize("line", ["../secret.png", "/etc/passwd", "images/nothing.png", "./"])
 def test_lists_that_lead_elsewhere_are_refused(yolo, refused, line):
     text = "train: train.txt\nnames: [cat]\n"
     source = yolo({"data.yaml": text, "train.txt": f"images/a.png\n{line}\n", "labels/a.txt": ""})

@@ -120,7 +120,8 @@ def test_images_of_a_batch_show_their_objects_and_matched_anchors(data, batch):
     assert matched[:4] == ([0, 0, 40, 44], class_color(0), "cat", "haloed")
     assert unmatched[:4] == ([60, 60, 63, 63], tensorboard.UNMATCHED, "dog", "haloed")
     assert first.title == (
-        "1.jpg\n2 objects, 1 positive anchors, 1 ignored, mean score of positives 0.20"
+        "1.jpg\n2 objects, 1 positive anchors, 1 ignored, mean score of positives 0.20\n"
+        "1 without a positive anchor"
     )
     # Without the padding.
     assert (first.image.shape, second.image.shape) == ((96, 128, 3), (80, 100, 3))
