@@ -1,11 +1,11 @@
-# The commands of this project. Each is a few lines that also work by hand.
+# The commands of this project. Each is a few lines that can also be typed by hand.
 
 PYTHON ?= python3
 VENV ?= .venv
-# Where `make demo` keeps its run, and further settings for it: make demo RUN=runs/no_focus ARGS="loss.gamma=0"
+# The run directory of `make demo`, and further settings for it: make demo RUN=runs/no_focus ARGS="loss.gamma=0"
 RUN ?= runs/demo
 ARGS ?=
-# Processes of the tests: auto is one for each core.
+# Test processes: auto is one per core.
 WORKERS ?= auto
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
@@ -24,17 +24,17 @@ demo: $(VENV)/.installed ## train and evaluate on the built-in data set, on any 
 	$(BIN)/python eval.py checkpoint=$(RUN)/checkpoints/best.pt
 	@echo
 	@echo "Report        $(RUN)/eval/report.html      open it in a browser"
-	@echo "Pictures      $(RUN)/plots/        curves, PR curves, predictions beside ground truth"
+	@echo "Plots         $(RUN)/plots/        curves, PR curves, detections beside ground truth"
 	@echo "Numbers       $(RUN)/eval/metrics.json   $(RUN)/metrics.jsonl"
 	@echo "TensorBoard   $(BIN)/tensorboard --logdir runs"
 	@echo
 	@echo "Try next"
 	@echo "  $(BIN)/python train.py --help                     every setting, with its value"
-	@echo "  $(BIN)/python train.py loss.gamma=0               focusing off: what is focal loss worth?"
+	@echo "  $(BIN)/python train.py loss.gamma=0               no focusing: weighted cross entropy"
 	@echo "  $(BIN)/python train.py model.prior=0.5            no prior: watch the first class loss"
 	@echo "  $(BIN)/python train.py -m loss.gamma=0,0.5,1,2,5  table 1b of the paper on this data"
-	@echo "  $(BIN)/python -m scripts.analyze $(RUN)           what it gets wrong"
-	@echo "  $(BIN)/python -m scripts.predict $(RUN)/checkpoints/best.pt PHOTOS"
+	@echo "  $(BIN)/python -m scripts.analyze $(RUN)           errors by kind"
+	@echo "  $(BIN)/python -m scripts.predict $(RUN)/checkpoints/best.pt IMAGES"
 
 test: $(VENV)/.installed-dev ## run the test suite
 	$(BIN)/python $(PYTEST) -m "not slow and not gpu" $(ARGS)
@@ -62,10 +62,10 @@ clean: ## remove caches and builds; runs, data and the environment stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./.venv*" -prune -exec rm -rf {} +
 
-install: $(VENV)/.installed ## make the virtual environment with what training needs
-install-dev: $(VENV)/.installed-dev ## the same with what tests and linters need
+install: $(VENV)/.installed ## make the virtual environment with the requirements of training
+install-dev: $(VENV)/.installed-dev ## the same with those of tests and linters
 
-# The stamps are younger than the requirements they were installed from.
+# Stamps of finished installations, newer than the requirements they were made from.
 $(VENV)/.installed: requirements.txt | $(VENV)/.made
 	$(BIN)/python -m pip install -r requirements.txt
 	@touch $@
