@@ -164,16 +164,18 @@ def match(
 
     box, score = _differences(ours, theirs)  # (D, D')
     same = (box <= MAX_BOX) & (score <= MAX_SCORE) & (ours.labels[:, None] == theirs.labels)
-    mine, other = ~same.any(dim=1), ~same.any(dim=0)
-    explained = mine & _may_be_alone(ours, theirs, settings)
-    explained_other = other & known & _may_be_alone(theirs, ours, settings)
+    mine, other = ~same.any(dim=1), ~same.any(dim=0)  # alone
+    explained = mine & _may_be_alone(ours, theirs, other, settings)
+    explained_other = other & known & _may_be_alone(theirs, ours, mine, settings)
     ties = int(explained.sum() + explained_other.sum())
     unmatched = int(mine.sum() + other.sum()) - ties
     return len(ours.scores), *largest, ties, unmatched
 
 
-def _may_be_alone(detections: Detections, others: Detections, settings: Postprocess) -> Tensor:
-    """(D,) bool: which detections NMS may leave out on the other side, as scores round there.
+def _may_be_alone(
+    detections: Detections, others: Detections, alone: Tensor, settings: Postprocess
+) -> Tensor:
+    """(D,) bool: which detections the other side may lack because scores round differently there.
 
     Of two overlapping candidates with all but equal scores NMS may keep the other one, and the last
     place or the threshold may let in another one.
@@ -181,18 +183,21 @@ def _may_be_alone(detections: Detections, others: Detections, settings: Postproc
     Args:
         detections: of one side.
         others: of the other side.
+        alone: (D',) bool, those of the other side that this one lacks.
         settings: threshold, IoU and number of detections.
     """
     scores = detections.scores
-    # So near to the threshold or to the other side's last place that it may miss.
-    at_limit = scores <= settings.score_threshold + MAX_SCORE
-    if len(others.scores) == settings.detections:
-        at_limit |= scores <= others.scores[-1] + MAX_SCORE
-    # The other side has one that suppresses it, and its own side none.
+    limit = settings.score_threshold
+    # Clipping after NMS takes out some of a full list.
+    if len(others.scores) == settings.detections or not settings.clips_first:
+        last = [side.scores[-1].item() for side in (detections, others) if len(side.scores)]
+        limit = max(limit, min(last, default=0.0))
+    # One of the other side suppresses it: one that this side lacks, or by a hair.
     better = others.scores >= scores[:, None] - MAX_SCORE  # (D, D')
-    suppressed = (_overlaps(detections, others) > settings.nms_iou - MAX_IOU) & better
-    double = _overlaps(detections, detections).fill_diagonal_(0) > settings.nms_iou + MAX_IOU
-    return (at_limit | suppressed.any(dim=1)) & ~double.any(dim=1)
+    overlap = _overlaps(detections, others)
+    suppressed = better & alone & (overlap > settings.nms_iou - MAX_IOU)
+    border = better & ((overlap - settings.nms_iou).abs() <= MAX_IOU)
+    return (scores <= limit + MAX_SCORE) | (suppressed | border).any(dim=1)
 
 
 def _differences(first: Detections, second: Detections) -> tuple[Tensor, Tensor]:

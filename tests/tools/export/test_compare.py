@@ -111,3 +111,12 @@ def test_at_the_limit_of_nms_one_side_may_keep_both():
     # Limit 0.5, IoU 0.6: it should have gone.
     assert not compare(two, one).is_same
     assert not compare(one, two, candidates=two).is_same
+
+
+def test_where_clipping_comes_after_nms_the_last_place_counts_in_a_shorter_list_too():
+    # Clipping takes boxes outside of the image out of a full list.
+    one, two = [(BOX, 0.9, 1)], [(BOX, 0.9, 1), (FAR, 0.3, 1)]
+    assert compare(two, one, clip="after_nms").is_same
+    assert not compare(two, one).is_same
+    more = [(BOX, 0.9, 1), ([200.0, 10.0, 250.0, 70.0], 0.4, 1), (FAR, 0.3, 1)]
+    assert compare(more, one, clip="after_nms").unmatched == 1
