@@ -134,7 +134,7 @@ def _check_together(settings: TrainConfig) -> None:
             f"data.resize=torchvision does not keep; use data.resize=antialias."
         )
     if settings.init_from is None:
-        check_trunk(model.backbone, model.norm, model.weights, model.frozen_stages)
+        check_backbone(model.backbone, model.norm, model.weights, model.frozen_stages)
     if any(size > data.max_size for size in settings.augment.min_sizes or ()):
         raise ValueError(
             f"augment.min_sizes={settings.augment.min_sizes} goes above data.max_size="
@@ -165,7 +165,7 @@ def check_thresholds(positive_iou: float, negative_iou: float) -> None:
         )
 
 
-def check_trunk(backbone: str, norm: str, weights: str | None, frozen_stages: int) -> None:
+def check_backbone(backbone: str, norm: str, weights: str | None, frozen_stages: int) -> None:
     """Refuse random weights that could never become better, and weights that do not exist."""
     fix = "Give model.weights a name or a path, or set model.norm=group model.frozen_stages=0."
     if norm == "frozen" and weights is None:

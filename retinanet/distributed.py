@@ -1,4 +1,4 @@
-"""Several processes as one: every function also works, and costs nothing, on a single process."""
+"""Distributed training: every function also works, at no cost, on a single process."""
 
 from __future__ import annotations
 

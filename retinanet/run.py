@@ -52,7 +52,7 @@ class Scores(NamedTuple):
 
 
 class TrainingRun:
-    """Everything of one run, and the order of its acts."""
+    """One training run: set up, resume, train, evaluate, save."""
 
     def __init__(
         self,

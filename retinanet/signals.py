@@ -1,4 +1,4 @@
-"""Signals: the first ends the work after the step it is in, a later one at once."""
+"""Signals: the first stops a run after its step, a later one at once."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Signals:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Callable[[], None]]:
-    """Remember ctrl-c and SIGTERM until it is convenient; once more, and it is now.
+    """Defer the first SIGINT or SIGTERM to the next safe point; a second one interrupts at once.
 
     In the middle of a step it may be a transfer from a reading process that is cut off, which
     then has something to say about it. Signals that are ignored stay so.

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs/contributing.md").read_text()
 PATCHES = re.findall(r"```diff\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = re.findall(r"^python train\.py (.*)$", TEXT, flags=re.MULTILINE)
-NAMES = ["loss", "trunk", "data"]
+NAMES = ["loss", "backbone", "data"]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ EXPERIMENTS = sorted(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Random weights of a trunk in a file, made once."""
+    """Random weights of a backbone in a file, made once."""
     folder = tmp_path_factory.mktemp("weights")
 
     def path_of(name):

@@ -198,7 +198,7 @@ def test_the_demo_begins_with_the_recorded_losses(tmp_path, recording):
 
 
 def narrow(run: Path) -> None:
-    """Of every layer of trunk and pyramid only the first channels live on.
+    """Of every layer of backbone and pyramid only the first channels live on.
 
     Group norm has groups of 8 channels here. A group of zeros stays zero, gives nothing to the
     next layer, and has no gradient behind a ReLU: it never comes back in training, and millions

@@ -31,7 +31,7 @@ ALL_CLASSES = slice(None)
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """One category; what has no ground truth is None."""
+    """COCO metrics of one class; None where there is no ground truth."""
 
     name: str
     category_id: int
@@ -45,7 +45,7 @@ class ClassResult:
 
 @dataclass(frozen=True, slots=True)
 class SizeResult:
-    """The objects of one category and size; what has no ground truth is None."""
+    """COCO metrics of one class and size range; None where there is no ground truth."""
 
     name: str
     category_id: int

@@ -1,4 +1,4 @@
-"""Run the model over a data set and collect what it finds, in pixels of the image files."""
+"""Detections of a model on a data set, in pixels of the image files."""
 
 import logging
 import time

@@ -57,7 +57,7 @@ def for_inference(model: RetinaNet, precision: str, *, compiled: bool = False) -
 def _foldable(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """Convolutions that a norm follows: the parent of both, and their names in it.
 
-    In torchvision's and our trunks a norm is defined right after its convolution.
+    In torchvision's and our backbones a norm is defined right after its convolution.
     """
     for parent in model.modules():
         children = list(parent.named_children())

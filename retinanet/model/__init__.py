@@ -1,1 +1,1 @@
-"""The network: trunk, feature pyramid, subnets and anchors."""
+"""The network: backbone, feature pyramid, heads and anchors."""

@@ -1,4 +1,4 @@
-"""Trunks: images in, C3 to C5 out, under torchvision's parameter names."""
+"""Backbones: images in, C3 to C5 out, under torchvision's parameter names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.checks import check, check_strides, check_trunk
+from retinanet.checks import check, check_backbone, check_strides
 from retinanet.model.convolution import convolve
 from retinanet.model.heads import group_norm
 from retinanet.weights.pretrained import load_backbone
@@ -18,7 +18,7 @@ from retinanet.weights.pretrained import load_backbone
 NormLayer = Callable[[int], nn.Module]
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
     """A network of five stages; the last three make C3, C4 and C5.
 
     Attributes:
@@ -40,7 +40,7 @@ class Trunk(nn.Module):
             module.requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> Trunk:
+    def train(self, mode: bool = True) -> Backbone:
         """As usual, but frozen stages never leave evaluation mode."""
         super().train(mode)
         for module in self._frozen():
@@ -52,7 +52,7 @@ class Trunk(nn.Module):
         return [self.get_submodule(name) for name in names]
 
 
-class ResNetTrunk(Trunk):
+class ResNetBackbone(Backbone):
     """torchvision's ResNet or ResNeXt without its classifier."""
 
     stages = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
@@ -108,7 +108,7 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     return convolve(conv, x, weight, norm.bias - norm.running_mean * scale)
 
 
-class MobileNetTrunk(Trunk):
+class MobileNetBackbone(Backbone):
     """torchvision's MobileNetV2 without its classifier."""
 
     # Positions in torchvision's `features` after which the stride is 2, 4, 8, 16, 32.
@@ -134,7 +134,7 @@ class MobileNetTrunk(Trunk):
         return outputs[2], outputs[3], outputs[4]
 
 
-class TinyTrunk(Trunk):
+class TinyBackbone(Backbone):
     """Five stages of one residual block each, for CPUs and tests; about 2 M parameters."""
 
     WIDTHS = (16, 32, 64, 128, 256)
@@ -194,7 +194,7 @@ def norm_layer(norm: str, eps: float) -> NormLayer:
     return group_norm if norm == "group" else partial(layers[norm], eps=eps)
 
 
-def build_trunk(
+def build_backbone(
     name: str,
     *,
     weights: str | None,
@@ -203,8 +203,8 @@ def build_trunk(
     norm_eps: float = 1e-5,
     stride_in_1x1: bool = False,
     load_later: bool = False,
-) -> Trunk:
-    """A trunk with its weights.
+) -> Backbone:
+    """A backbone with its weights.
 
     Args:
         name: ``"tiny"`` or torchvision's name of a ResNet, ResNeXt or MobileNetV2.
@@ -223,18 +223,18 @@ def build_trunk(
     check("model.backbone", name)
     check_strides(name, stride_in_1x1)
     if not load_later:
-        check_trunk(name, norm, weights, frozen_stages)
+        check_backbone(name, norm, weights, frozen_stages)
     make_norm = norm_layer(norm, norm_eps)
     if name == "tiny":
-        trunk: Trunk = TinyTrunk(make_norm)
+        backbone: Backbone = TinyBackbone(make_norm)
     elif name == "mobilenet_v2":
-        trunk = MobileNetTrunk(torchvision.models.mobilenet_v2(norm_layer=make_norm).features)
+        backbone = MobileNetBackbone(torchvision.models.mobilenet_v2(norm_layer=make_norm).features)
     else:
-        trunk = ResNetTrunk(build_resnet(name, make_norm), stride_in_1x1=stride_in_1x1)
+        backbone = ResNetBackbone(build_resnet(name, make_norm), stride_in_1x1=stride_in_1x1)
     if weights is not None and not load_later:
-        load_backbone(trunk, name, weights)
-    trunk.freeze(frozen_stages)
-    return trunk
+        load_backbone(backbone, name, weights)
+    backbone.freeze(frozen_stages)
+    return backbone
 
 
 def build_resnet(name: str, norm_layer: NormLayer) -> ResNet:

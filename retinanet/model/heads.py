@@ -1,4 +1,4 @@
-"""The two subnets: what an anchor shows, and where its object is."""
+"""Classification and box-regression heads."""
 
 import math
 
@@ -31,7 +31,7 @@ def prior_bias(prior: float) -> float:
 
 
 def count_classes(weights: dict[str, Tensor]) -> int:
-    """K of a model's state dict; the box subnet shows how many anchors there are in a cell.
+    """K of a model's state dict; the box head shows how many anchors there are in a cell.
 
     Raises:
         ValueError: there are no predictions in it.
@@ -43,7 +43,7 @@ def count_classes(weights: dict[str, Tensor]) -> int:
     return classes // (boxes // 4)
 
 
-class Subnet(nn.Module):
+class Head(nn.Module):
     """3x3 convolutions with ReLU, shared by all levels, then one that predicts."""
 
     def __init__(

@@ -1,13 +1,13 @@
-"""RetinaNet: trunk, pyramid and two subnets in one module."""
+"""RetinaNet: backbone, pyramid and two heads in one module."""
 
 import torch
 from torch import Tensor, nn
 
 from retinanet.model.anchors import AnchorGenerator, grid_sizes
-from retinanet.model.backbone import build_trunk
+from retinanet.model.backbone import build_backbone
 from retinanet.model.convolution import guard_narrow_maps
 from retinanet.model.fpn import FeaturePyramid
-from retinanet.model.heads import Subnet, prior_bias
+from retinanet.model.heads import Head, prior_bias
 from retinanet.weights.pretrained import RGB_MEAN, RGB_STD
 
 
@@ -43,17 +43,17 @@ class RetinaNet(nn.Module):
             backbone: a name of ``configs/model``'s list.
             num_classes: K, without a background class.
             prior: pi, the probability of every class at every anchor at the start.
-            weights: of the trunk: torchvision's name, a path, or None for random.
-            norm: of the trunk: ``"frozen"``, ``"batch"``, ``"sync"`` or ``"group"``.
-            head_norm: of the subnets: ``"none"`` or ``"group"``.
-            frozen_stages: trunk stages that do not train.
-            norm_eps: added to the variance by the trunk's frozen and batch norms.
+            weights: of the backbone: torchvision's name, a path, or None for random.
+            norm: of the backbone: ``"frozen"``, ``"batch"``, ``"sync"`` or ``"group"``.
+            head_norm: of the heads: ``"none"`` or ``"group"``.
+            frozen_stages: backbone stages that do not train.
+            norm_eps: added to the variance by the backbone's frozen and batch norms.
             stride_in_1x1: bottlenecks shrink in their first convolution, as in Caffe's ResNets.
             fpn_channels: of P3 to P7.
             p6_from: ``"c5"`` or ``"p5"``.
             relu_before_p7: ReLU between P6 and P7.
-            head_depth: hidden layers of each subnet.
-            head_channels: of each subnet.
+            head_depth: hidden layers of each head.
+            head_channels: of each head.
             anchors: None for the paper's.
             load_later: a state dict will be loaded, so frozen norms may be random until then.
 
@@ -66,7 +66,7 @@ class RetinaNet(nn.Module):
         self.num_classes = num_classes
         self.anchor_generator = anchors or AnchorGenerator()
         a = self.anchor_generator.num_per_cell
-        self.backbone = build_trunk(
+        self.backbone = build_backbone(
             backbone,
             weights=weights,
             norm=norm,
@@ -78,11 +78,11 @@ class RetinaNet(nn.Module):
         self.fpn = FeaturePyramid(
             self.backbone.channels, fpn_channels, p6_from=p6_from, relu_before_p7=relu_before_p7
         )
-        subnet = {"norm": head_norm}
+        head = {"norm": head_norm}
         self.head = nn.ModuleDict(
             {
-                "cls": Subnet(fpn_channels, head_channels, head_depth, a * num_classes, **subnet),
-                "box": Subnet(fpn_channels, head_channels, head_depth, a * 4, **subnet),
+                "cls": Head(fpn_channels, head_channels, head_depth, a * num_classes, **head),
+                "box": Head(fpn_channels, head_channels, head_depth, a * 4, **head),
             }
         )
         self.reset_prior(prior)

@@ -80,7 +80,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     number = state.get("format") if isinstance(state, dict) else None
     if not isinstance(number, int) or number != FORMAT:
         raise ValueError(
-            f"{path} is not a checkpoint of this project (format {FORMAT}); weights of a trunk "
+            f"{path} is not a checkpoint of this project (format {FORMAT}); weights of a backbone "
             f"belong into model.weights."
         )
     return state

@@ -1,4 +1,4 @@
-"""What a run tells: console, train.log, metrics.jsonl and TensorBoard, from the main rank."""
+"""Logging of a run: console, train.log, metrics.jsonl and TensorBoard, from the main rank."""
 
 from __future__ import annotations
 

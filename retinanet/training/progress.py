@@ -1,4 +1,4 @@
-"""How far a run is and how fast: the bar, and the rows of the training log."""
+"""Progress of a run: the bar, and the rows of the training log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run continues from, and how it stands."""
+"""The checkpoint that a run continues from, and its early stopping."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from retinanet.limits import value_text
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training.checkpoint import shipped_weights
 
-# A trunk that matches less than this of its parameters is another trunk.
-MIN_TRUNK_SHARE = 0.95
+# A backbone that matches less than this of its parameters is another backbone.
+MIN_BACKBONE_SHARE = 0.95
 
 # Parameters with one group of rows for each class.
 CLASS_PARAMETERS = ("head.cls.pred.weight", "head.cls.pred.bias")
@@ -48,7 +48,7 @@ def transfer(
         Lines for the log: what was kept, restarted and left out.
 
     Raises:
-        ValueError: it is of another trunk.
+        ValueError: it is of another backbone.
     """
     given, own = shipped_weights(state), model.state_dict()
     fits = {
@@ -57,11 +57,11 @@ def transfer(
         if name in own and own[name].shape == value.shape and name not in CLASS_PARAMETERS
     }
     # Both ways: a batch norm's statistics that find no place are a mismatch too.
-    trunk = _trunk_names(own) | _trunk_names(given)
-    share = sum(name in fits for name in trunk) / len(trunk)
-    if share < MIN_TRUNK_SHARE:
+    backbone = _backbone_names(own) | _backbone_names(given)
+    share = sum(name in fits for name in backbone) / len(backbone)
+    if share < MIN_BACKBONE_SHARE:
         raise ValueError(
-            f"init_from={path}: only {share:.0%} of the trunk's parameters fit; it was trained "
+            f"init_from={path}: only {share:.0%} of the backbone's parameters fit; it was trained "
             f"with model.backbone={state['settings']['model']['backbone']} and model.norm="
             f"{state['settings']['model']['norm']}. Use the same here."
         )
@@ -107,8 +107,8 @@ def other_conventions(given: dict[str, Any], own: dict[str, Any]) -> list[str]:
     ]
 
 
-def _trunk_names(state: dict[str, Tensor]) -> set[str]:
-    """Parameters and statistics of the trunk; counters of batches do not matter."""
+def _backbone_names(state: dict[str, Tensor]) -> set[str]:
+    """Parameters and statistics of the backbone; counters of batches do not matter."""
     return {
         name
         for name in state

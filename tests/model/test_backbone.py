@@ -1,4 +1,4 @@
-"""Trunks: equal to torchvision's, frozen where they are to be, and particular about weights."""
+"""Backbones: equal to torchvision's, frozen where they are to be, and particular about weights."""
 
 import os
 import pickle
@@ -13,15 +13,15 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.model.backbone import build_trunk, residual
+from retinanet.model.backbone import build_backbone, residual
 
 # The smallest of each family, and one of every kind of block.
 SMALL = ["resnet18", "resnet50", "mobilenet_v2", "tiny"]
 IMAGES = torch.randn(2, 3, 96, 64)
 
 
-def trunk_of(name: str, **settings) -> nn.Module:
-    return build_trunk(
+def backbone_of(name: str, **settings) -> nn.Module:
+    return build_backbone(
         name,
         **{"weights": None, "norm": "batch", "frozen_stages": 0, "load_later": True, **settings},
     )
@@ -49,10 +49,10 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_stages_halve_the_image_and_channels_are_announced(name):
-    trunk = trunk_of(name)
-    outputs = trunk(torch.zeros(1, 3, 100, 70))
+    backbone = backbone_of(name)
+    outputs = backbone(torch.zeros(1, 3, 100, 70))
     assert [tuple(c.shape[2:]) for c in outputs] == [(13, 9), (7, 5), (4, 3)]
-    assert tuple(c.shape[1] for c in outputs) == tuple(trunk.channels)
+    assert tuple(c.shape[1] for c in outputs) == tuple(backbone.channels)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_stages_halve_the_image_and_channels_are_announced(name):
     ["resnet34", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d"]
     + ["resnext101_32x8d", "resnext101_64x4d"],
 )
-def test_the_large_trunks_have_the_channels_they_announce(name):
+def test_the_large_backbones_have_the_channels_they_announce(name):
     with torch.device("meta"):
-        trunk = trunk_of(name)
-        outputs = trunk(torch.zeros(1, 3, 64, 64))
-    assert tuple(c.shape[1] for c in outputs) == trunk.channels
+        backbone = backbone_of(name)
+        outputs = backbone(torch.zeros(1, 3, 64, 64))
+    assert tuple(c.shape[1] for c in outputs) == backbone.channels
 
 
 @pytest.mark.parametrize(("name", "norm"), [("resnet18", "frozen"), ("resnet18", "batch")])
@@ -72,10 +72,12 @@ def test_features_equal_torchvisions(tmp_path, name, norm):
     state = write_weights(tmp_path / "w.pth", name)
     theirs = torchvision.models.get_model(name).eval()
     theirs.load_state_dict(state)
-    trunk = build_trunk(name, weights=str(tmp_path / "w.pth"), norm=norm, frozen_stages=2).eval()
+    backbone = build_backbone(
+        name, weights=str(tmp_path / "w.pth"), norm=norm, frozen_stages=2
+    ).eval()
     nodes = {"layer2": "c3", "layer3": "c4", "layer4": "c5"}
     expected = torchvision.models._utils.IntermediateLayerGetter(theirs, nodes)(IMAGES)
-    for ours, other in zip(trunk(IMAGES), expected.values(), strict=True):
+    for ours, other in zip(backbone(IMAGES), expected.values(), strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
 
 
@@ -108,10 +110,10 @@ def test_the_last_features_of_mobilenet_equal_torchvisions(tmp_path):
     state = write_weights(tmp_path / "w.pth", "mobilenet_v2")
     theirs = torchvision.models.mobilenet_v2().eval()
     theirs.load_state_dict(state)
-    trunk = build_trunk(
+    backbone = build_backbone(
         "mobilenet_v2", weights=str(tmp_path / "w.pth"), norm="frozen", frozen_stages=0
     )
-    c3, c4, c5 = trunk(IMAGES)
+    c3, c4, c5 = backbone(IMAGES)
     torch.testing.assert_close(c5, theirs.features(IMAGES), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(c4, theirs.features[:14](IMAGES), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(c3, theirs.features[:7](IMAGES), rtol=1e-4, atol=1e-4)
@@ -122,66 +124,66 @@ def test_real_mobilenet_weights_fit():
     path = Path(data).parent / "weights" / "mobilenet_v2_features_torchvision.pth"
     if not data or not path.is_file():
         pytest.skip("put mobilenet_v2_features_torchvision.pth into weights/ beside the test data")
-    trunk = build_trunk("mobilenet_v2", weights=str(path), norm="frozen", frozen_stages=2)
+    backbone = build_backbone("mobilenet_v2", weights=str(path), norm="frozen", frozen_stages=2)
     given = torch.load(path, weights_only=True)
-    own = trunk.state_dict()
+    own = backbone.state_dict()
     for key, value in given.items():
         if not key.endswith("num_batches_tracked"):
             assert torch.equal(own[key], value)
-    assert all(c.isfinite().all() for c in trunk(IMAGES))
+    assert all(c.isfinite().all() for c in backbone(IMAGES))
 
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("frozen_stages", [0, 2, 5])
 def test_frozen_stages_have_no_gradient_and_the_others_have_one(name, frozen_stages):
-    trunk = trunk_of(name, frozen_stages=frozen_stages)
-    frozen = tuple(f"{stage}." for names in trunk.stages[:frozen_stages] for stage in names)
-    for key, parameter in trunk.named_parameters():
+    backbone = backbone_of(name, frozen_stages=frozen_stages)
+    frozen = tuple(f"{stage}." for names in backbone.stages[:frozen_stages] for stage in names)
+    for key, parameter in backbone.named_parameters():
         assert parameter.requires_grad != key.startswith(frozen), key
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_stages_hold_every_parameter_once(name):
-    trunk = trunk_of(name)
-    prefixes = [f"{stage}." for names in trunk.stages for stage in names]
-    for key, _ in trunk.named_parameters():
+    backbone = backbone_of(name)
+    prefixes = [f"{stage}." for names in backbone.stages for stage in names]
+    for key, _ in backbone.named_parameters():
         assert sum(key.startswith(prefix) for prefix in prefixes) == 1, key
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_statistics_of_frozen_stages_stand_still_and_the_others_move(name):
-    trunk = trunk_of(name, frozen_stages=2)
-    before = {key: value.clone() for key, value in trunk.state_dict().items()}
-    trunk.eval().train()  # as every epoch does
-    trunk(IMAGES)
-    frozen = tuple(f"{stage}." for names in trunk.stages[:2] for stage in names)
+    backbone = backbone_of(name, frozen_stages=2)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone.eval().train()  # as every epoch does
+    backbone(IMAGES)
+    frozen = tuple(f"{stage}." for names in backbone.stages[:2] for stage in names)
     statistics = [key for key in before if key.endswith(("running_mean", "running_var"))]
     assert statistics
     for key in statistics:
-        assert torch.equal(trunk.state_dict()[key], before[key]) == key.startswith(frozen), key
+        assert torch.equal(backbone.state_dict()[key], before[key]) == key.startswith(frozen), key
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "tiny"])
-def test_group_norm_fits_every_trunk(name):
-    trunk = trunk_of(name, norm="group")
-    assert any(isinstance(module, nn.GroupNorm) for module in trunk.modules())
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in trunk.modules())
-    assert all(c.isfinite().all() for c in trunk(IMAGES))
+def test_group_norm_fits_every_backbone(name):
+    backbone = backbone_of(name, norm="group")
+    assert any(isinstance(module, nn.GroupNorm) for module in backbone.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+    assert all(c.isfinite().all() for c in backbone(IMAGES))
 
 
 def test_frozen_norms_are_buffers_with_the_usual_epsilon(weights):
-    trunk = build_trunk("resnet18", weights=str(weights), norm="frozen", frozen_stages=0)
-    norms = [module for module in trunk.modules() if isinstance(module, FrozenBatchNorm2d)]
+    backbone = build_backbone("resnet18", weights=str(weights), norm="frozen", frozen_stages=0)
+    norms = [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
     assert len(norms) == 20
     assert {norm.eps for norm in norms} == {1e-5}
-    assert not any("bn" in key for key, _ in trunk.named_parameters())
+    assert not any("bn" in key for key, _ in backbone.named_parameters())
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_frozen_norms_with_random_weights_are_refused(name):
     with pytest.raises(ValueError, match="model.norm=frozen with model.weights=null.*norm=group"):
-        build_trunk(name, weights=None, norm="frozen", frozen_stages=0)
-    build_trunk(name, weights=None, norm="frozen", frozen_stages=0, load_later=True)
+        build_backbone(name, weights=None, norm="frozen", frozen_stages=0)
+    build_backbone(name, weights=None, norm="frozen", frozen_stages=0, load_later=True)
 
 
 # Weights
@@ -189,16 +191,18 @@ def test_frozen_norms_with_random_weights_are_refused(name):
 
 def test_an_unknown_name_of_weights_lists_those_there_are():
     with pytest.raises(ValueError, match="model.weights=COCO: resnet50 has IMAGENET1K_V1"):
-        build_trunk("resnet50", weights="COCO", norm="frozen", frozen_stages=0)
+        build_backbone("resnet50", weights="COCO", norm="frozen", frozen_stages=0)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file .*none.pth; check model.weights"):
-        build_trunk("resnet18", weights=str(tmp_path / "none.pth"), norm="frozen", frozen_stages=0)
+        build_backbone(
+            "resnet18", weights=str(tmp_path / "none.pth"), norm="frozen", frozen_stages=0
+        )
 
 
 def load_file(path: Path, **settings) -> nn.Module:
-    return build_trunk(
+    return build_backbone(
         "resnet18", **{"weights": str(path), "norm": "frozen", "frozen_stages": 0, **settings}
     )
 
@@ -273,4 +277,4 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
         lambda _, **settings: original(url, **settings),
     )
     with pytest.raises(ValueError, match="could not be downloaded.*model.weights=PATH.*norm=group"):
-        build_trunk("resnet18", weights="IMAGENET1K_V1", norm="frozen", frozen_stages=2)
+        build_backbone("resnet18", weights="IMAGENET1K_V1", norm="frozen", frozen_stages=2)

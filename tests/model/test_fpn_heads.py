@@ -1,4 +1,4 @@
-"""Pyramid and subnets: shapes, wiring, first values."""
+"""Pyramid and heads: shapes, wiring, first values."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from retinanet.model.fpn import FeaturePyramid
-from retinanet.model.heads import Subnet, group_norm, prior_bias
+from retinanet.model.heads import Head, group_norm, prior_bias
 
 CHANNELS = (8, 16, 32)
 
@@ -82,7 +82,7 @@ def test_equal_to_torchvisions_pyramid():
         torch.testing.assert_close(level, other)
 
 
-# Subnets
+# Heads
 
 
 @pytest.mark.parametrize("prior", [0.01, 0.5, 1e-8, 1 - 1e-6])
@@ -102,32 +102,32 @@ def test_priors_outside_are_refused(prior):
 
 @pytest.mark.parametrize("norm", ["none", "group"])
 def test_weights_start_as_a_gaussian_of_one_hundredth(norm):
-    subnet = Subnet(64, 64, 4, 36, norm=norm)
-    for conv in (*subnet.convs, subnet.pred):
+    head = Head(64, 64, 4, 36, norm=norm)
+    for conv in (*head.convs, head.pred):
         assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
         assert conv.weight.mean().abs() < 1e-3
         assert conv.bias is None or (conv.bias == 0).all()
 
 
 def test_depth_and_width_are_free():
-    subnet = Subnet(16, 24, 0, 36)
-    assert subnet.pred.weight.shape == (36, 16, 3, 3)
-    assert Subnet(16, 24, 3, 36).pred.weight.shape == (36, 24, 3, 3)
+    head = Head(16, 24, 0, 36)
+    assert head.pred.weight.shape == (36, 16, 3, 3)
+    assert Head(16, 24, 3, 36).pred.weight.shape == (36, 24, 3, 3)
 
 
 def test_predictions_are_ordered_by_level_row_column_anchor():
     # One-hot: anchor a's number i is channel a * width + i, and the pixel gives row and column.
-    subnet = Subnet(1, 1, 0, 9 * 4)
+    head = Head(1, 1, 0, 9 * 4)
     with torch.no_grad():
-        subnet.pred.weight.zero_()
-        subnet.pred.weight[:, 0, 1, 1] = 1.0
-        subnet.pred.bias.copy_(torch.arange(36) * 1000.0)
+        head.pred.weight.zero_()
+        head.pred.weight[:, 0, 1, 1] = 1.0
+        head.pred.bias.copy_(torch.arange(36) * 1000.0)
     grids = [(3, 5), (2, 3)]
     features = [
         100 * level + torch.arange(h * w).float().view(1, 1, h, w)
         for level, (h, w) in enumerate(grids)
     ]
-    output = subnet(features, 4)[0]  # (A, 4)
+    output = head(features, 4)[0]  # (A, 4)
     expected = torch.tensor(
         [
             [100.0 * level + cell + 1000 * (4 * anchor + i) for i in range(4)]

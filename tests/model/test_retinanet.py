@@ -123,7 +123,7 @@ def losses_of(model: RetinaNet, images, sizes, loss: RetinaNetLoss | None = None
 
 
 def test_a_delta_moves_the_anchor_of_its_own_channel():
-    # Channel 4 * a + 0 of the box subnet is dx of anchor a: only that anchor may move.
+    # Channel 4 * a + 0 of the box head is dx of anchor a: only that anchor may move.
     model = tiny(fpn_channels=8, head_channels=8, head_depth=0)
     pred = model.head["box"].pred
     nn.init.zeros_(pred.weight)
@@ -139,7 +139,7 @@ def test_a_delta_moves_the_anchor_of_its_own_channel():
         assert height / width == pytest.approx([0.5, 1.0, 2.0][a // 3])
 
 
-def trunk_state(model: RetinaNet) -> dict[str, torch.Tensor]:
+def backbone_state(model: RetinaNet) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in model.backbone.state_dict().items()}
 
 
@@ -156,9 +156,9 @@ def test_frozen_norms_do_not_change_in_a_step(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pth")
     settings = SMALL | {"weights": str(tmp_path / "w.pth"), "norm": "frozen", "frozen_stages": 2}
     model = RetinaNet("resnet18", 3, **settings)
-    before = trunk_state(model)
+    before = backbone_state(model)
     train_once(model)
-    after = trunk_state(model)
+    after = backbone_state(model)
     still = {key for key in before if torch.equal(before[key], after[key])}
     assert {key for key in before if "bn" in key or "downsample.1" in key} <= still
     assert {key for key in before if key.startswith(("conv1", "layer1"))} <= still

@@ -26,7 +26,7 @@ import retinanet
 from retinanet import build
 from retinanet.cli.main import composer
 from retinanet.config import DetectorConfig
-from retinanet.model.backbone import build_trunk
+from retinanet.model.backbone import build_backbone
 from retinanet.training.checkpoint import load_checkpoint
 from retinanet.weights.pretrained import load_backbone
 from retinanet.weights.read import read_trained
@@ -38,12 +38,12 @@ EXTENSION = 0xA1
 @pytest.fixture(scope="module")
 def doors():
     """Name -> function of a path, for everything that reads files of tensors."""
-    trunk = build_trunk("resnet18", weights=None, norm="group", frozen_stages=0)
+    backbone = build_backbone("resnet18", weights=None, norm="group", frozen_stages=0)
     return {
         "checkpoint of a run": load_checkpoint,
         "checkpoint of anybody": read_trained,
         "retinanet.load": lambda path: retinanet.load(path, device="cpu"),
-        "model.weights": lambda path: load_backbone(trunk, "resnet18", str(path)),
+        "model.weights": lambda path: load_backbone(backbone, "resnet18", str(path)),
     }
 
 
@@ -355,15 +355,15 @@ import json, resource, sys
 from pathlib import Path
 import torch, retinanet
 from retinanet.weights.read import read_trained
-from retinanet.model.backbone import build_trunk
+from retinanet.model.backbone import build_backbone
 from retinanet.weights.pretrained import load_backbone
 from retinanet.training.checkpoint import load_checkpoint
-trunk = build_trunk("resnet18", weights=None, norm="group", frozen_stages=0)
+backbone = build_backbone("resnet18", weights=None, norm="group", frozen_stages=0)
 doors = [
     load_checkpoint,
     read_trained,
     lambda path: retinanet.load(path, device="cpu"),
-    lambda path: load_backbone(trunk, "resnet18", str(path)),
+    lambda path: load_backbone(backbone, "resnet18", str(path)),
 ]
 
 def kib(what):

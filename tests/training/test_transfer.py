@@ -1,4 +1,4 @@
-"""Starting from another run's weights: rows of classes by name, another trunk refused."""
+"""Starting from another run's weights: rows of classes by name, another backbone refused."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_rows_follow_their_names_and_new_classes_start_from_the_prior(checkpoint
     assert "kept bird, cat; restarted from model.prior: horse, cow" in lines[1]
 
 
-def test_without_a_common_class_the_trunk_is_still_taken(checkpoint, make_model):
+def test_without_a_common_class_the_backbone_is_still_taken(checkpoint, make_model):
     model = make_model(2, num_classes=2)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
     lines = transfer(model, checkpoint, ["car", "bus"])
@@ -80,7 +80,7 @@ def test_without_a_common_class_the_trunk_is_still_taken(checkpoint, make_model)
     assert "kept none; restarted from model.prior: car, bus" in lines[1]
 
 
-def test_a_wider_subnet_restarts_and_says_so(checkpoint, make_model):
+def test_a_wider_head_restarts_and_says_so(checkpoint, make_model):
     model = make_model(2, head_channels=24)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
     lines = transfer(model, checkpoint, OLD)
@@ -99,11 +99,11 @@ def test_the_average_is_preferred(tmp_path, make_model):
     assert shipped_weights({"model": {"a": 1}}) == {"a": 1}
 
 
-def test_another_trunk_is_refused(checkpoint):
+def test_another_backbone_is_refused(checkpoint):
     settings = {"weights": None, "norm": "group", "frozen_stages": 0}
     model = RetinaNet("resnet18", 3, fpn_channels=16, head_depth=1, head_channels=16, **settings)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match="only 0% of the trunk.*model.backbone=tiny"):
+    with pytest.raises(ValueError, match="only 0% of the backbone.*model.backbone=tiny"):
         transfer(model, checkpoint, OLD)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -120,7 +120,7 @@ def test_frozen_norms_may_be_trained_on_as_batch_norms(tmp_path, make_model):
 @pytest.mark.parametrize(("old", "new"), [("batch", "group"), ("group", "batch")])
 def test_batch_norms_do_not_become_group_norms(tmp_path, make_model, old, new):
     path = write_checkpoint(tmp_path / "best.pt", make_model(1, norm=old), OLD)
-    with pytest.raises(ValueError, match="of the trunk's parameters fit"):
+    with pytest.raises(ValueError, match="of the backbone's parameters fit"):
         transfer(make_model(2, norm=new), path, OLD)
 
 

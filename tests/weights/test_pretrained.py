@@ -9,7 +9,7 @@ from emulated import MEAN, STD, detectron2_resnet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.model.backbone import build_trunk
+from retinanet.model.backbone import build_backbone
 from retinanet.weights.names import rename
 
 NODES = {"layer2": "c3", "layer3": "c4", "layer4": "c5"}
@@ -57,7 +57,7 @@ def pickled(path, state, author, protocol=4):
 
 
 def build(name, path, stride_in_1x1=False, frozen_stages=2):
-    return build_trunk(
+    return build_backbone(
         name,
         weights=str(path),
         norm="frozen",
@@ -105,7 +105,7 @@ def test_resnexts_of_detectron2_take_bgr_of_unit_variance(tmp_path):
 
 def test_strides_move_only_where_there_are_bottlenecks():
     with pytest.raises(ValueError, match="model.stride_in_1x1=true with model.backbone=resnet18"):
-        build_trunk("resnet18", weights=None, norm="group", frozen_stages=0, stride_in_1x1=True)
+        build_backbone("resnet18", weights=None, norm="group", frozen_stages=0, stride_in_1x1=True)
 
 
 @pytest.mark.parametrize(

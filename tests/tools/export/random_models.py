@@ -58,8 +58,8 @@ def spread(model):
             module.running_var.uniform_(0.5, 2)
             module.weight.uniform_(0.5, 1)
             module.bias.uniform_(-0.2, 0.2)
-    for subnet in model.head.values():
-        for conv in subnet.convs:
+    for head in model.head.values():
+        for conv in head.convs:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     blobs = F.interpolate(torch.rand(1, 3, 16, 16), size=(256, 256), mode="bicubic").clamp(0, 1)
     outputs = model(255 * blobs, torch.tensor([[256, 256]]))
