@@ -12,7 +12,7 @@ PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test slow torture lint format wheel clean
+.PHONY: help install install-dev demo test slow torture lint format size wheel clean
 
 help: ## list these commands
 	@echo "Usage: make COMMAND [PYTHON=python3.12] [VENV=folder]"
@@ -53,6 +53,11 @@ lint: $(VENV)/.installed-dev ## check style and spelling, change nothing
 format: $(VENV)/.installed-dev ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+size: ## lines of the detector, the package, the scripts and the tests
+	@awk -F'|' '/^\| \[/ { n += $$3 } END { printf "%-10s %6d\n", "detector", n }' retinanet/README.md
+	@for folder in retinanet scripts tests; do \
+		printf "%-10s %6d\n" $$folder "$$(find $$folder -name '*.py' -exec cat {} + | wc -l)"; done
 
 wheel: $(VENV)/.installed ## build an installable package in dist/
 	rm -rf build

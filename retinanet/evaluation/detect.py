@@ -21,6 +21,9 @@ from retinanet.terminal import has_bar
 
 logger = logging.getLogger(__name__)
 
+# The weakest of 100 detections is mostly just above postprocess.score_threshold: then the others
+# do not matter. From this score on they may.
+CONFIDENT_SCORE = 0.3
 # Seconds between two lines of progress where there is no bar.
 TELL_EVERY = 60.0
 
@@ -34,7 +37,7 @@ class DetectionArrays:
     scores: np.ndarray  # (D,) float64
     labels: np.ndarray  # (D,) int64 in [0, K)
     evaluated: np.ndarray  # (N,) int64, increasing: the images looked at, also without a row
-    num_capped: int  # images with as many detections as postprocess.detections allows
+    num_capped: int  # images at postprocess.detections whose weakest score is CONFIDENT_SCORE
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -191,8 +194,20 @@ def as_arrays(found: Sequence[Detections], image_ids: Tensor, cap: int) -> Detec
         scores=scores.astype(np.float64),
         labels=labels,
         evaluated=image_ids,
-        num_capped=sum(count == cap for count in counts),
+        num_capped=count_capped(image_ids.repeat(counts), scores, cap),
     )
+
+
+def count_capped(image_ids: np.ndarray, scores: np.ndarray, cap: int) -> int:
+    """Images with ``cap`` detections of at least ``CONFIDENT_SCORE``, so that some may be cut off.
+
+    Args:
+        image_ids: (D,) of each detection.
+        scores: (D,).
+        cap: ``postprocess.detections``.
+    """
+    _, counts = np.unique(image_ids[scores >= CONFIDENT_SCORE], return_counts=True)
+    return int((counts == cap).sum())
 
 
 def _with_progress(loader: Iterable[Batch], show: bool) -> Iterable[Batch]:

@@ -15,7 +15,7 @@ from torch import nn
 from retinanet.data.coco import read_coco
 from retinanet.data.loader import Batch, BatchLoader, eval_plan
 from retinanet.data.transforms import Augment
-from retinanet.evaluation.detect import DetectionArrays, detect, merge
+from retinanet.evaluation.detect import DetectionArrays, count_capped, detect, merge
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
 
@@ -133,6 +133,9 @@ def test_images_that_hit_the_cap_are_counted():
     batches = [make_batch([1, 2]), make_batch([3], brightness=255)]
     assert run(OneBox(), batches, score_threshold=0.5, detections=1).num_capped == 2
     assert run(OneBox(), batches, score_threshold=0.5, detections=2).num_capped == 0
+    # A weak last detection is the normal case, and no reason to raise the cap.
+    ids, cap = np.repeat([1, 2, 3], 2), 2
+    assert count_capped(ids, np.array([0.9, 0.3, 0.9, 0.29, 0.05, 0.05]), cap) == 1
 
 
 def test_ranks_together_find_what_one_finds():

@@ -13,6 +13,7 @@ import numpy as np
 from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.detect import count_capped
 from retinanet.tools.diagnose.diagnosis import describe
 from retinanet.tools.diagnose.results import read_results
 from retinanet.tools.diagnose.scored import Scored
@@ -170,7 +171,7 @@ def _score_again(
     if not np.isin(detections.image_ids, evaluated).all():
         raise ValueError(f"{path} has detections in images that were not evaluated.")
     cap = record.setting("postprocess", "detections")
-    capped = int((np.unique(detections.image_ids, return_counts=True)[1] == cap).sum())
+    capped = count_capped(detections.image_ids, detections.scores, cap)
     detections = dataclasses.replace(detections, evaluated=evaluated, num_capped=capped)
     evaluation = evaluate(data, detections, evaluated, max_dets=metrics["max_dets"])
     return Scored(data, detections, evaluation, num_drawn)

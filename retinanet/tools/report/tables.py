@@ -11,7 +11,7 @@ from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
 from retinanet.evaluation.coco import Evaluation
-from retinanet.evaluation.detect import DetectionArrays
+from retinanet.evaluation.detect import CONFIDENT_SCORE, DetectionArrays
 from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES, shown_name
 from retinanet.evaluation.thresholds import NEVER, BestF1, Thresholds
 from retinanet.terminal import fit, width
@@ -130,8 +130,9 @@ def warnings_of(evaluation: Evaluation | None, detections: DetectionArrays, cap:
     sentences = []
     if detections.num_capped > CAPPED_SHARE * num_images:
         sentences.append(
-            f"{detections.num_capped} of {num_images} images have {cap} detections, the most "
-            f"that postprocess.detections={cap} keeps; raise it to see the others."
+            f"{detections.num_capped} of {num_images} images have {cap} detections of score "
+            f"{CONFIDENT_SCORE:g} or more, the most that postprocess.detections={cap} keeps; raise "
+            f"it to see the others."
         )
     if evaluation is not None and not evaluation.num_gt:
         sentences.append("There are no objects in these images, so every AP and AR is n/a.")

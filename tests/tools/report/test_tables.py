@@ -187,7 +187,7 @@ def test_a_cap_is_reported_above_one_percent_of_the_images(make_data, make_detec
     data = make_data(200, [(1, 1, BOX)])
     assert warnings_of(None, make_detections(data, [], num_capped=2), 100) is None
     warning = warnings_of(None, make_detections(data, [], num_capped=3), 100)
-    assert warning.startswith("3 of 200 images have 100 detections")
+    assert warning.startswith("3 of 200 images have 100 detections of score 0.3 or more")
     assert "postprocess.detections=100" in warning
 
 
