@@ -1,4 +1,4 @@
-"""RetinaNet (Lin et al. 2017, arXiv:1708.02002) in plain PyTorch.
+"""RetinaNet (Lin et al. 2017, arXiv:1708.02002) in plain PyTorch; README.md has the reading order.
 
 Letters used for shapes in every docstring of this package:
 
