@@ -23,7 +23,6 @@ from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.heads import count_classes
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
-from retinanet.shapes.dataset import ensure_shapes
 from retinanet.training.checkpoint import shipped_weights
 from retinanet.training.optim import Schedule, WeightAverage, build_optimizer, scaled_lr
 from retinanet.training.trainer import Trainer
@@ -41,6 +40,8 @@ def data_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
         ValueError: a path is not set.
     """
     if data.name == "shapes":
+        from retinanet.shapes.dataset import ensure_shapes  # what draws the built-in set: only now
+
         distributed.on_main(lambda: ensure_shapes(Path(data.root)))
     paths = []
     for part in ("annotations", "images"):

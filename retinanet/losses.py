@@ -37,9 +37,9 @@ def focal_loss(
     ``FL(p_t) = -alpha_t * (1 - p_t) ** gamma * log(p_t)``: equation 5 of Lin et al. 2017,
     arXiv:1708.02002. With ``gamma=0`` and ``alpha=0.5`` it is half the cross entropy.
 
-    This is what training computes, so edit it here. :mod:`retinanet.fast.focal` computes the
-    same in less time and memory; :class:`RetinaNetLoss` takes that only where
-    :func:`retinanet.fast.focal.is_equal`.
+    This is the definition: edit it, and training follows. While it is as it stands here, training
+    runs its fused form, :mod:`retinanet.fast.focal`, which is compared with it when the loss is
+    built; once you edit it, training runs this function.
 
     Args:
         logits: (..., K), any real number.

@@ -30,7 +30,8 @@ class Signals:
     Attributes:
         received: the first signal, None before.
         has_begun: false while there is nothing to save yet: a signal raises :class:`Stopped`. From
-            then on it is only remembered, for whoever ends the run after its step.
+            then on it is only remembered; the loop, ``TrainingRun._train``, saves and ends after
+            its step.
         at_once: true where nothing is half done, as between two steps: a signal raises
             :class:`Stopped` there, however long what is awaited takes.
     """

@@ -64,7 +64,8 @@ class Progress:
         return round(step / self.steps_per_epoch, 4)
 
     def row(self, trainer: Trainer) -> Means:
-        """Read the sums since the last row and log them: the only wait for the device.
+        """Read the sums since the last row and log them: the only wait for the GPU in an
+        ordinary step.
 
         Args:
             trainer: its totals are taken; every rank must call this.

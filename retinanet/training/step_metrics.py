@@ -47,7 +47,7 @@ class Means:
 
 
 class Totals:
-    """Remembers a step's numbers without reading them; reading is the only host sync."""
+    """Sums of the steps' numbers on the device; :meth:`take` and :meth:`state_dict` wait for it."""
 
     def __init__(self, device: torch.device) -> None:
         """Start with no step.

@@ -95,7 +95,11 @@ class Trainer:
             yield self.step
 
     def one_step(self, micro_batches: list[Batch]) -> None:
-        """Match, predict, compare, differentiate, update: the algorithm in its order."""
+        """Match, predict, compare, differentiate, update: the algorithm in its order.
+
+        Nothing here waits for the GPU but what is rare: anchors of a padded size that is new, OHEM
+        (``loss.name=ohem``). Others wait: a row of the log, a save, an evaluation.
+        """
         # From pinned memory a copy that does not block; anything else blocks as ever.
         batches = [batch.to(self.device, non_blocking=True) for batch in micro_batches]
         # All micro-batches are matched first: the divisor counts positives of the whole step.

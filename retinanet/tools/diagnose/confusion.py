@@ -1,4 +1,4 @@
-"""Which class is detected as which, and which as background."""
+"""The confusion matrix, counted; ``report/figures.py`` draws it."""
 
 from __future__ import annotations
 
