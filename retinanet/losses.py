@@ -12,7 +12,7 @@ from retinanet.checks import check, check_gamma
 from retinanet.distributed import all_reduce_sum, world_size
 from retinanet.fast.focal import focal_loss_sum, is_equal
 from retinanet.matching import NEGATIVE, Match
-from retinanet.other_losses import HardAnchors, focal_star_loss
+from retinanet.other_losses import HardAnchors, focal_star_loss, softmax_focal_loss  # noqa: F401
 
 logger = logging.getLogger(__name__)
 

@@ -113,6 +113,7 @@ class TrainingRun:
         self.bad_steps = BadSteps(settings.max_bad_steps, self.train_data)
         self.stored_schedule = dataclasses.asdict(settings.schedule)  # of the checkpoint
         self.init_lines: list[str] = []
+        self.missed_images: set[str] = set()  # messages about unreadable validation images
         self.signals = signals
         self.grad_norms: list[float] = []  # of the checkpoint
         self._build(stored)
@@ -360,7 +361,7 @@ class TrainingRun:
             lines = self.on_start(self)
         for line in lines:
             logger.info("%s", line)
-        self._record("running", lines=None if step else lines)
+        self._record("running", lines=None if step else lines, started=True)
         self.progress.restart_clock()
         logger.info("%s", tensorboard_command(self.directory.tensorboard))
 
@@ -383,7 +384,12 @@ class TrainingRun:
         logger.info("evaluate   python eval.py %s", checkpoint)
 
     def _record(
-        self, state: str, why: str | None = None, lines: Sequence[str] | None = None
+        self,
+        state: str,
+        why: str | None = None,
+        *,
+        lines: Sequence[str] | None = None,
+        started: bool = False,
     ) -> None:
         """Write run.json: how the run stands, for programs."""
         facts = {
@@ -391,13 +397,13 @@ class TrainingRun:
             "step": self.trainer.step,
             "total_steps": self.total_steps,
             "best": self.stopping.best,
-            "replaced": sorted(self.loader.bad_images),
+            "replaced": sorted(self.loader.bad_images | self.missed_images),
         }
         if lines is not None:
             facts["expected"] = list(lines)
         if distributed.is_main():
             try:
-                self.directory.record_run(facts, why)
+                self.directory.record_run(facts, why, started=started)
             except OSError as error:  # what must be kept is in the checkpoint
                 logger.warning("%s", error)
 
@@ -426,7 +432,11 @@ class TrainingRun:
         try:
             with self._interrupting():
                 evaluation, detections = validate(
-                    model, self.val_data, stop_requested=self._stop_requested, **how
+                    model,
+                    self.val_data,
+                    stop_requested=self._stop_requested,
+                    bad_images=self.missed_images,
+                    **how,
                 )
         except torch.OutOfMemoryError as error:
             raise MemoryError(

@@ -65,6 +65,8 @@ Job = Literal["train", "eval"]
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig}
 OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<name>[^=]*)(=(?P<text>.*))?", re.DOTALL)
+# Groups whose files leave out what nothing reads beside their name.
+VARIANTS = ("loss.", "optim.")
 PLAIN = re.compile(r"[\w./-]+")
 # A choice that only eval.py can use: "as the checkpoint was trained with".
 RECORDED = "recorded"
@@ -265,7 +267,8 @@ class Composer:
         lacking = [name for name in self.keys if values.setdefault(name, MISSING) == MISSING]
         for name in lacking:  # a file leaves out what nothing reads with its name
             key = self.keys[name]
-            if not key.is_read(values) or (self.job == "eval" and key.train_only):
+            unread = name.startswith(VARIANTS) and not key.is_read(values)
+            if unread or (self.job == "eval" and key.train_only):
                 values[name] = None
         check_given([n for n in lacking if values[n] is not None], self.keys, self.program)
         settings = _assemble(SCHEMAS[self.job], values)

@@ -221,11 +221,11 @@ def run_all(
                     process.send_signal(early)
                 status = process.wait()
             process = None
-            stopped = received or status in STOPPED
-            if status and not stopped and task.note is not None and not task.note.exists():
+            by_itself = not received and status not in STOPPED
+            if status and by_itself and task.note is not None and not task.note.exists():
                 write_whole(task.note, describe_status(status) + "\n")
             after_each()
-            if stopped:
+            if received or status in STOPPED:
                 raise Stopped
             if status:
                 failed[task.name] = status

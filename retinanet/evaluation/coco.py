@@ -92,6 +92,7 @@ def validate(
     backend: str = "arrays",
     max_dets: Sequence[int] = (1, 10, 100),
     stop_requested: Callable[[], bool] = lambda: False,
+    bad_images: set[str] | None = None,
 ) -> tuple[Evaluation | None, DetectionArrays]:
     """Detect on every image once, shared out over the ranks, and score; every rank must call it.
 
@@ -113,6 +114,7 @@ def validate(
         backend: of the COCO evaluator.
         max_dets: see :func:`evaluate`.
         stop_requested: see :func:`retinanet.evaluation.detect.detect`.
+        bad_images: gets a message about every unreadable image of this rank.
 
     Returns:
         The evaluation (None for data without annotations) and all detections, on every rank.
@@ -142,6 +144,8 @@ def validate(
         progress=True,
         stop_requested=stop_requested,
     )
+    if bad_images is not None:
+        bad_images |= loader.bad
     seconds, num_images = time.perf_counter() - start, len(detections.evaluated)
     logger.info("detected   %d images, %.1f images/s", num_images, num_images / seconds)
     if not data.annotated:

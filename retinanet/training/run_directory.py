@@ -170,7 +170,9 @@ class RunDirectory:
         starts.append({**environment(), **facts})
         write_whole(path, json.dumps(starts, indent=2) + "\n")
 
-    def record_run(self, facts: dict[str, Any], why: str | None = None) -> None:
+    def record_run(
+        self, facts: dict[str, Any], why: str | None = None, *, started: bool = False
+    ) -> None:
         """Write how the run stands to run.json, which programs read back: sweeps and reports.
 
         Args:
@@ -178,16 +180,19 @@ class RunDirectory:
                 ``best``, ``replaced`` (messages about unreadable images) and, for a new run,
                 ``expected``: the lines of the log on what to expect of it.
             why: the run stopped or failed.
+            started: this process begins or continues the run.
 
         Raises:
             OSError: it cannot be written.
         """
         record = read_run(self.root) or {"starts": [], "stops": []}
         now = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": facts["step"]}
-        if record.get("state") != "running" and facts["state"] == "running":
-            record["starts"].append(now)
         if facts["state"] != "running":
             record["stops"].append({**now, "state": facts["state"], "why": why})
+        elif started:
+            record["starts"].append(now)
+        if "expected" not in facts:  # the run continues: its earlier starts met others
+            facts["replaced"] = sorted({*record.get("replaced", []), *facts["replaced"]})
         write_whole(self.root / "run.json", json.dumps(record | facts, indent=2) + "\n")
 
     def forget_after(self, step: int, evaluated_step: int, reported_step: int) -> None:

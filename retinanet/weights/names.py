@@ -120,7 +120,7 @@ def counted_alone(name: str) -> str:
 
     In detectron2, and in torchvision before 0.13, a head is a flat list of convolutions and ReLUs.
     """
-    flat = re.fullmatch(r"(head\.(?:\w+_head|\w+_head\.conv)\.)(\d*[02468])(\.\w+)", name)
+    flat = re.fullmatch(r"(head\.(?:\w+_subnet|\w+_head\.conv)\.)(\d*[02468])(\.\w+)", name)
     return f"{flat[1]}#{int(flat[2]) // 2}{flat[3]}" if flat else name
 
 

@@ -127,7 +127,7 @@ def test_detectron2_with_a_resnet101_detects_the_same(image, path):
     ("added", "dropped", "message"),
     [
         ("head.centerness.weight", None, r"m\.pth: it looks like a RetinaNet of d.*centerness"),
-        ("head.cls_subnet.1.weight", None, r"parameters are none of that model's.*head\.1\."),
+        ("head.cls_subnet.1.weight", None, r"parameters are none of that model's.*subnet\.1\."),
         (None, "backbone.fpn_output4.bias", r"1 parameters are missing.*fpn\.output\.p4\.bias"),
         (None, "backbone.top_block.p7.weight", "of detectron2, but what would be fpn.p7.weight"),
         (None, "head.bbox_pred.bias", "of detectron2, but what would be head.box.pred.bias"),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from retinanet.atomic import write_whole
+from retinanet.checks import KEYS
 from retinanet.csv_text import csv_text
 from retinanet.evaluation.numbers import NUMBERS
 from retinanet.limits import value_text
@@ -144,6 +145,8 @@ def is_done(run: Path, settings: Mapping[str, Any]) -> bool:
     if now.get("precision") == "auto":  # what it meant is recorded
         now["precision"] = recorded.get("precision")
     differ = {key for key in recorded | now if recorded.get(key) != now.get(key)}
+    # Versions record a setting that nothing reads, or leave it null.
+    differ = {key for key in differ if key not in KEYS or KEYS[key].is_read(now)}
     # Below another folder may be other images: the run itself finds that out.
     may_differ = tuple(key for key in MAY_DIFFER if key != "data.root")
     return has_finished(run) and all(key.startswith(may_differ) for key in differ)
