@@ -39,6 +39,8 @@ def bring(args: argparse.Namespace, name: str, path: str, md5: str, files: str, 
     """Download, check and unpack one part unless it is complete; 0, or OSError or ValueError."""
     folder, archive = args.root / name, args.root / Path(path).name
     if len(list(folder.glob(files))) < count:
+        if shutil.which("curl") is None:
+            raise OSError("no curl on this machine; install it, or follow data/README.md by hand.")
         folder.mkdir(parents=True, exist_ok=True)
         curl = ["curl", "-L", "-C", "-", "-O", "--fail", f"{args.source.rstrip('/')}/{path}"]
         if status := subprocess.run(curl, cwd=args.root, check=False).returncode:

@@ -95,7 +95,11 @@ def read_score(text: str) -> float | str:
 def predict(args: argparse.Namespace) -> int:
     """Detect on every image, write the files, log what was done; the exit status."""
     images = find_photos(args.images, skip=is_ours)
-    detector = load(args.checkpoint, args.device, args.precision)
+    try:
+        detector = load(args.checkpoint, args.device, args.precision)
+    except torch.OutOfMemoryError as error:
+        text = "the GPU's memory is too small for the model; use --device cpu."
+        raise MemoryError(text) from error
     job = Prediction(detector, images, args.output, draw=args.draw)
     data = detector.settings.data
     left_out = f"; left out: {describe_kinds(images.left_out)}" if images.left_out else ""

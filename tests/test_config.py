@@ -294,3 +294,17 @@ def test_settings_objects_stop_at_the_builder():
         if any(name.endswith("Config") for name in names):
             importing.add(path.relative_to(PACKAGE).as_posix())
     assert importing == above
+
+
+def test_a_file_may_leave_out_only_what_checkpoints_do_not_need(tmp_path):
+    """A network's settings are all recorded: none may be null because nothing reads it here."""
+    (tmp_path / "model").mkdir()
+    text = (PACKAGE.parent / "configs/model/tiny.yaml").read_text()
+    kept = [line for line in text.splitlines() if not line.startswith("norm_eps")]
+    assert len(kept) == len(text.splitlines()) - 1
+    (tmp_path / "model" / "mine.yaml").write_text("\n".join(kept))
+    with (
+        composer("train", str(tmp_path)) as reader,
+        pytest.raises(ValueError, match="needs model.norm_eps"),
+    ):
+        reader.command(["model=mine"])

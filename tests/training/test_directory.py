@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retinanet.training.run_directory import RunDirectory, changed_keys, flatten, read_rows
+from retinanet.training.run_directory import (
+    RunDirectory,
+    changed_keys,
+    flatten,
+    read_rows,
+    read_run,
+)
 
 SETTINGS = {
     "data": {"root": "data/shapes", "workers": 2, "min_size": 192},
@@ -222,6 +228,19 @@ def test_reports_of_steps_whose_row_will_be_written_again_are_forgotten(run):
     run.bad_steps.write_text('{"step": 3}\n{"step": 12}\n')
     run.forget_after(16, evaluated_step=0, reported_step=10)
     assert read_rows(run.bad_steps) == [{"step": 3}]
+
+
+def test_every_start_is_recorded_also_after_a_kill_and_replaced_images_stay(run):
+    run.root.mkdir(exist_ok=True)
+    facts = {"state": "running", "step": 0, "total_steps": 9, "best": {}, "replaced": ["a"]}
+    run.record_run(facts | {"expected": []}, started=True)
+    run.record_run(facts | {"step": 4})  # a save; then it is killed
+    run.record_run(facts | {"step": 4, "replaced": ["b"]}, started=True)
+    run.record_run(facts | {"state": "finished", "step": 9, "replaced": []})
+    record = read_run(run.root)
+    assert [start["step"] for start in record["starts"]] == [0, 4]
+    assert [stop["state"] for stop in record["stops"]] == ["finished"]
+    assert record["replaced"] == ["a", "b"]
 
 
 def test_damaged_rows_and_records_of_starts_are_left_out(run):

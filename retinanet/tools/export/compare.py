@@ -168,7 +168,9 @@ def match(
     explained = mine & _may_be_alone(ours, theirs, other, settings)
     explained_other = other & known & _may_be_alone(theirs, ours, mine, settings)
     ties = int(explained.sum() + explained_other.sum())
-    unmatched = int(mine.sum() + other.sum()) - ties
+    # As many partners on both sides: one detection does not stand for two.
+    doubled = int(((~mine).sum() - (~other).sum()).abs())
+    unmatched = int(mine.sum() + other.sum()) - ties + doubled
     return len(ours.scores), *largest, ties, unmatched
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from retinanet.data.fields import leaves_folder
 from retinanet.data.records import shown
 from retinanet.tools.formats.coco import read_coco_file, used_ids, write_coco
 from retinanet.tools.formats.dataset import (
@@ -92,6 +93,10 @@ def _merged(parts: Sequence[Dataset]) -> Dataset:
     """Several sources as one data set; refuses two splits of one name, and clashes of ids."""
     splits = [split for part in parts for split in part.splits]
     for name, times in Counter(split.name for split in splits).items():
+        if leaves_folder(name) or len(Path(name).parts) != 1:
+            raise ValueError(
+                f"the split {name!a} names files, so it may not be empty or have folders in it."
+            )
         if times > 1:
             raise ValueError(
                 f"two sources give the split {name}; name them as in train=a.json val=b.json."

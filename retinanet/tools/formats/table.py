@@ -109,6 +109,8 @@ def _read_rows(
     separator = next((mark for mark in ",;\t" if mark in head), ",")
     rows = list(csv_rows(text, delimiter=separator, skipinitialspace=f"{separator} " in head))
     if titles is None:
+        if not rows:
+            raise BadRecord(f"has only empty cells; expected a header such as {EXAMPLE}.")
         titles = rows.pop(0)[1]
     return titles, rows
 

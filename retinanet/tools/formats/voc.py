@@ -101,7 +101,9 @@ def _parts(source: Path) -> list[tuple[str, Path, Path]]:
             f"no XML files in {source}; expected {source}/Annotations/*.xml with "
             f"{source}/JPEGImages, or train/ and valid/ with XML files beside images."
         )
-    return [(split_name(folder.resolve().name), folder, folder) for folder in folders]
+    # The name that the data set gives its folder, also where that is a link.
+    names = [(source.resolve() if folder == source else folder).name for folder in folders]
+    return [(split_name(n), folder, folder) for n, folder in zip(names, folders, strict=True)]
 
 
 def _read_lists(source: Path, xml_folder: Path, errors: Errors) -> dict[str, list[str]]:
@@ -116,7 +118,7 @@ def _read_lists(source: Path, xml_folder: Path, errors: Errors) -> dict[str, lis
                 inside = not leaves_folder(name)
                 if inside and is_file(xml_folder / name):
                     names.append(name)
-                elif inside and line.split()[1:] in (["-1"], ["0"], ["1"]):
+                elif inside and line.rsplit(maxsplit=1)[1:] in (["-1"], ["0"], ["1"]):
                     break  # a list of one class, which has marks
                 else:
                     what = f"must name a file of {xml_folder}, got {shown(line)}."

@@ -61,6 +61,7 @@ def test_another_label_one_too_many_one_too_few_and_nan_are_unmatched():
     one, two = [(BOX, 0.9, 1)], [(BOX, 0.9, 1), (FAR, 0.5, 1)]
     assert compare(one, [(BOX, 0.9, 0)]).unmatched == 2
     assert compare(one, two).unmatched == compare(two, one).unmatched == 1
+    assert compare(one, one * 2).unmatched == 1  # one detection does not stand for two
     assert not compare(one, [([float("nan")] * 4, 0.9, 1)]).is_same
     # As from a file without NMS: the second has a score that ties and was a candidate.
     double = [*one, (OVERLAPPING, 0.9, 1)]

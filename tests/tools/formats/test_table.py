@@ -67,6 +67,7 @@ def test_a_table_without_a_header_needs_its_columns(table, refused, converted, w
 
 BAD = {
     "empty": ("", ": is empty"),
+    "blank cells": (",,,\n", ": has only empty cells"),
     "header alone": (TENSORFLOW, ": has no row"),
     "no class": ("path,x1,y1,x2,y2\n", ":1: has no column class"),
     "a column twice": ("path,x1,y1,x2,y2,class,label\n", ":1: the columns 'class' and 'label'"),

@@ -191,7 +191,7 @@ def test_lists_of_images_are_the_splits(voc, put, refused, converted, written):
     put({f"{main}/val.txt": "b\nb\n"})
     assert "val.txt: b stands twice" in refused("voc", source)[1]
     # Lists of one class have marks.
-    put({f"{main}/cat_train.txt": "a  1\nb -1\n", f"{main}/trainval.txt": "a\nb\n"})
+    put({f"{main}/cat_train.txt": "a  1\nphoto 12 -1\n", f"{main}/trainval.txt": "a\nb\n"})
     put({f"{main}/val.txt": "\ufeffb\r\n"})
     printed = converted("voc", source)
     assert "voc: train: 1 image (0 without boxes), 1 box" in printed

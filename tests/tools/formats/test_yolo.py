@@ -178,6 +178,12 @@ def test_code_in_a_description_is_a_text(yolo, converted, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("key", ["../evil", "/tmp/evil", "a/b"])
+def test_a_split_cannot_name_files_in_another_folder(yolo, refused, key):
+    source = yolo({"data.yaml": f"{key!r}: images\nnames: [cat]\n", "labels/a.txt": ""})
+    assert f"the split {key!r} names files" in " ".join(refused("yolo", source))
+
+
 @pytest.mark.parametrize("line", ["../secret.png", "/etc/passwd", "images/nothing.png", "./"])
 def test_lists_that_lead_elsewhere_are_refused(yolo, refused, line):
     text = "train: train.txt\nnames: [cat]\n"
