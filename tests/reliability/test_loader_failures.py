@@ -111,7 +111,9 @@ def test_shared_memory_that_others_fill_ends_the_run_with_its_step_saved(
     data, tmp_path, small_shared_memory
 ):
     output, log = tmp_path / "run", tmp_path / "log"
-    line = train_line(data, output, 1, TWO, "schedule.epochs=500", "save_every_steps=null")
+    # No evaluation: its loader would refuse to start, in other words.
+    settings = TWO, "schedule.epochs=500", "save_every_steps=null", "evaluation.every_epochs=500"
+    line = train_line(data, output, 1, *settings)
     with started(small_shared_memory(line, 2048), log) as process:
         wait_for_rows(output, process)
         start = time.monotonic()
