@@ -1,8 +1,10 @@
-"""What `auto` means on which device."""
+"""What `auto` means on which device, and that a step stays on one."""
 
 import pytest
 import torch
 
+from retinanet import build
+from retinanet.cli.main import composer
 from retinanet.devices import autocast, choose_device, choose_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -94,3 +96,16 @@ def test_a_forward_pass_multiplies_in_its_precision(precision, dtype):
     x = torch.ones(2, 2)
     with autocast(CPU, precision):
         assert (x @ x).dtype == dtype
+
+
+@pytest.mark.parametrize("alpha", [0.25, [0.2, 0.4]])
+def test_everything_that_a_step_uses_is_on_the_device_of_the_model(alpha):
+    with composer("train") as reader:
+        settings = reader.command(["model=tiny", f"loss.alpha={alpha}", "ema=none"]).settings
+    device = torch.device("meta")
+    model = build.build_model(settings, 2)
+    trainer = build.build_trainer(settings, model, ["a", "b"], total_steps=1, device=device)
+    tensors = [*model.parameters(), *model.buffers(), *trainer.loss.buffers()]
+    tensors += [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert trainer.loss.alpha is not None
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
