@@ -13,9 +13,15 @@ from retinanet import distributed
 from retinanet.checks import KEYS, check_settings, restore
 from retinanet.config import DataConfig, DetectorConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, read_coco
-from retinanet.data.learnable import check_learnable, drop_vanishing
+from retinanet.data.issues import raise_refused
 from retinanet.data.loader import TrainingLoader
-from retinanet.data.splits import check_annotated, check_images_exist, check_same_classes
+from retinanet.data.splits import (
+    annotated_issues,
+    class_issues,
+    drop_vanishing,
+    learnable_issues,
+    missing_issues,
+)
 from retinanet.data.transforms import Augment
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
@@ -80,12 +86,10 @@ def check_splits(data: DataConfig, train: CocoData, val: CocoData) -> None:
         ValueError: a split without annotations, or other classes in each.
         FileNotFoundError: an image that is missing, unless those are skipped.
     """
-    check_annotated(train, "train")
-    check_annotated(val, "val")
-    check_same_classes(train, val)
+    raise_refused(annotated_issues(train, "train") + annotated_issues(val, "val"))
+    raise_refused(class_issues(train, val))
     if data.on_bad_image == "stop":
-        check_images_exist(train)
-        check_images_exist(val)
+        raise_refused(missing_issues(train) + missing_issues(val))
 
 
 def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Augment:
@@ -116,7 +120,7 @@ def build_loader(
     Raises:
         ValueError: no box or no image to train on, or a batch that cannot be shared out.
     """
-    check_learnable(data)
+    raise_refused(learnable_issues(data))
     given = settings.optim.accumulate
     return TrainingLoader(
         data,

@@ -13,7 +13,8 @@ from retinanet.build import load_model, recorded_settings
 from retinanet.checks import check_sizes, restore
 from retinanet.config import DetectorConfig, EvalConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData
-from retinanet.data.splits import check_images_exist
+from retinanet.data.issues import raise_refused
+from retinanet.data.splits import missing_issues
 from retinanet.devices import choose_device, choose_precision
 from retinanet.evaluation.coco import validate
 from retinanet.evaluation.numbers import COCO_MAX_DETS
@@ -166,7 +167,7 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
         data = build.build_data(detector.data, "val")
         data = match_classes(data, checkpoint, state)
         if detector.data.on_bad_image == "stop" and settings.evaluation.max_images is None:
-            check_images_exist(data)  # now rather than after hours
+            raise_refused(missing_issues(data))  # now rather than after hours
 
         # The detections and their scores.
         folder = output_folder(settings, state, data, changed=changed)

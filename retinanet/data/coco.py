@@ -14,20 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retinanet.data.fields import (
-    clip_xywh,
-    find_bad_ids,
-    has_area,
-    in_order,
-    read_area,
-    read_categories,
-    read_crowd,
-    read_names,
-    read_references,
-    read_sizes,
-)
 from retinanet.data.issues import Issue, raise_refused, refusal
-from retinanet.data.records import Records, read_json
+from retinanet.data.records import CONVERTER, MAX_AREA, Records, read_json
 
 # What is filled in while reading, as `repairs` counts it.
 RENUMBERED = "annotation ids renumbered"
@@ -96,6 +84,13 @@ class CocoData:
         """The crowd boxes of one image, (C, 4) float32, clipped to the image."""
         return self._clipped(index, self._rows(index, crowd=True))
 
+    def _rows(self, index: int, crowd: bool) -> np.ndarray:
+        start, end = self.first[index : index + 2]
+        return start + np.flatnonzero(self.usable[start:end] & (self.crowd[start:end] == crowd))
+
+    def _clipped(self, index: int, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(clip_xywh(self.bbox[rows], self.sizes[index]).astype(np.float32))
+
     def num_boxes(self) -> np.ndarray:
         """(N,) int64: objects in every image, as :meth:`boxes` counts them."""
         total = np.concatenate([[0], np.cumsum(self.usable & ~self.crowd)])
@@ -161,15 +156,6 @@ class CocoData:
             category_names=tuple(names),
         )
 
-    def _rows(self, index: int, crowd: bool) -> np.ndarray:
-        """Usable annotations of one image that are crowds, or that are not."""
-        start, end = self.first[index : index + 2]
-        return start + np.flatnonzero(self.usable[start:end] & (self.crowd[start:end] == crowd))
-
-    def _clipped(self, index: int, rows: np.ndarray) -> Tensor:
-        """(len(rows), 4) float32 xyxy."""
-        return torch.from_numpy(clip_xywh(self.bbox[rows], self.sizes[index]).astype(np.float32))
-
 
 def names_in(folder: str) -> set[str]:
     """What lies in a folder; nothing where there is none."""
@@ -187,26 +173,26 @@ def class_counts(data: CocoData) -> list[int]:
     return np.bincount(labels, minlength=len(data.category_names)).tolist()
 
 
-class Reading(NamedTuple):
-    """An annotation file as read: its data, without the records that have an issue."""
+def clip_xywh(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(..., 4) xywh -> xyxy inside images of (..., 2) height and width."""
+    limits = sizes[..., ::-1]
+    corner = np.clip(bbox[..., :2] + bbox[..., 2:], 0, limits)
+    return np.concatenate([np.clip(bbox[..., :2], 0, limits), corner], axis=-1)
 
-    data: CocoData
-    issues: list[Issue]  # that training refuses
-    images: Records
-    categories: Records
-    boxes: Records
-    image_rows: np.ndarray  # (N,) the record of every image
-    box_rows: np.ndarray  # (M,) the record of every annotation
-    repaired: dict[str, np.ndarray]  # what was repaired or dropped -> rows of boxes, ascending
 
-    @property
-    def whole(self) -> bool:
-        """Whether no record is left out."""
-        return not (self.images.issues or self.categories.issues or self.boxes.issues)
+def box_area(bbox: np.ndarray) -> np.ndarray:
+    """(M,) float64: width times height of (M, 4) xywh, 0 where one is not positive."""
+    return bbox[:, 2:].clip(min=0).prod(axis=1)
+
+
+def has_area(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(M,) bool: (M, 4) xywh boxes with area inside their image of (M, 2) height and width."""
+    corners = clip_xywh(bbox, sizes).astype(np.float32)
+    return (bbox[:, 2:] > 0).all(axis=1) & (corners[:, 2:] > corners[:, :2]).all(axis=1)
 
 
 def read_coco(annotations: Path, image_root: Path) -> CocoData:
-    """Read and check an annotation file.
+    """Read and check an annotation file; what each field must be stands in records.py.
 
     Repaired, and counted in ``repairs``: annotation ids that are missing, repeated or not positive
     (0 spoils the AP of pycocotools; ids are given anew, nothing refers to them), missing
@@ -229,6 +215,24 @@ def read_coco(annotations: Path, image_root: Path) -> CocoData:
     return reading.data
 
 
+class Reading(NamedTuple):
+    """An annotation file as read: its data, without the records that have an issue."""
+
+    data: CocoData
+    issues: list[Issue]  # that training refuses
+    images: Records
+    categories: Records
+    boxes: Records
+    image_rows: np.ndarray  # (N,) the record of every image
+    box_rows: np.ndarray  # (M,) the record of every annotation
+    repaired: dict[str, np.ndarray]  # what was repaired or dropped -> rows of boxes, ascending
+
+    @property
+    def whole(self) -> bool:
+        """Whether no record is left out."""
+        return not (self.images.issues or self.categories.issues or self.boxes.issues)
+
+
 def read_records(
     content: dict[str, Any], annotations: Path, image_root: Path, fingerprint: str
 ) -> Reading:
@@ -240,28 +244,37 @@ def read_records(
         image_root: folder that file names start from.
         fingerprint: SHA-256 of the file.
     """
-    images = Records(annotations, "images", content)
-    images.refuse_empty("it lists no image at all", "List the images.")
-    image_ids = images.integers("id")
-    images.unique("id", image_ids)
-    sizes = read_sizes(images)
-    names = read_names(images)
-    categories = Records(annotations, "categories", content)
-    category_ids, category_names = read_categories(categories)
-
     annotated = "annotations" in content
-    boxes = Records(annotations, "annotations", content if annotated else {"annotations": []})
-    image = read_references(boxes, "image_id", images, image_ids)
-    labels = read_references(boxes, "category_id", categories, category_ids)
-    bbox = boxes.boxes("bbox")
-    bad_id = find_bad_ids(boxes.column("id"))
-    crowd, no_crowd = read_crowd(boxes)
-    area, no_area = read_area(boxes, bbox)
+    images = Records(annotations, "images", content)
+    categories = Records(annotations, "categories", content)
+    boxes = Records(annotations, "annotations", {"annotations": []} | content)
+
+    image_ids = images.read("id")
+    images.unique("id", image_ids)
+    sizes = np.stack([images.read("height"), images.read("width")], axis=1).astype(np.int32)
+    # Label Studio on Windows writes the folders with backslashes, which only Windows understands.
+    names = [name.replace("\\", "/") for name in images.read("file_name")]
+    images.unique("file_name", names)
+
+    category_ids, category_names = categories.read("id"), categories.read("name")
+    categories.unique("id", category_ids)
+    # Roboflow adds a class that only groups the others, and may give it the name of one of them.
+    unused = f"if no box has it, {CONVERTER} --drop-unused-classes` does."
+    categories.unique("name", category_names, f"Remove or rename one of them; {unused}")
+
+    # Index among all images and all categories, -1 for none.
+    image = _referred(boxes, "image_id", images, image_ids, "image")
+    labels = _referred(boxes, "category_id", categories, category_ids, "category")
+    bbox = np.array(boxes.read("bbox"), dtype=np.float64).reshape(-1, 4)
+    crowd = boxes.read("iscrowd")
+    given_area = np.array(boxes.read("area"), dtype=np.float64)  # nan where it is left open
+    no_area = np.isnan(given_area)
+    area = np.where(no_area, box_area(bbox).clip(max=MAX_AREA), given_area)
 
     # Only what is sound: images in the order of the file, categories by id, boxes by image.
     image_rows = np.flatnonzero(images.sound())
     category_rows = np.flatnonzero(categories.sound())
-    category_rows = category_rows[np.argsort(category_ids[category_rows])]
+    category_rows = category_rows[np.argsort(np.take(category_ids, category_rows))]
     image = _renumbered(image, image_rows, len(images))
     labels = _renumbered(labels, category_rows, len(categories))
     rows = np.flatnonzero(boxes.sound() & (image >= 0) & (labels >= 0))
@@ -271,11 +284,13 @@ def read_records(
     of_image = sizes[image[rows]]  # (M, 2)
     xywh = bbox[rows]
     usable = has_area(xywh, of_image)
-    backwards = ~usable & (xywh[:, 2:] < 0).any(axis=1) & has_area(in_order(xywh), of_image)
-    flat = ~backwards & (xywh[:, 2:] <= 0).any(axis=1)
+    sides = xywh[:, 2:]
+    in_order = np.concatenate([xywh[:, :2] + sides.clip(max=0), np.abs(sides)], axis=1)
+    backwards = ~usable & (sides < 0).any(axis=1) & has_area(in_order, of_image)
+    flat = ~backwards & (sides <= 0).any(axis=1)
     repaired = {
-        RENUMBERED: rows[bad_id[rows]],
-        NO_CROWD: rows[no_crowd[rows]],
+        RENUMBERED: rows[_bad_ids(boxes.column("id"))[rows]],
+        NO_CROWD: rows[np.array([value is None for value in crowd], dtype=bool)[rows]],
         NO_AREA: rows[no_area[rows]],
         BACKWARDS: rows[backwards],
         FLAT: rows[flat],
@@ -283,36 +298,51 @@ def read_records(
     }
     slashes = sum(isinstance(name, str) and "\\" in name for name in images.column("file_name"))
     repairs = {what: len(some) for what, some in repaired.items()} | {BACKSLASHES: slashes}
+    encoded = [names[row].encode("utf-8", "surrogatepass") for row in image_rows]
     data = CocoData(
         path=annotations,
         image_root=image_root,
-        image_ids=image_ids[image_rows],
+        image_ids=np.array(image_ids, dtype=np.int64)[image_rows],
         sizes=sizes,
-        **_packed([names[row] for row in image_rows]),
+        name_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        name_ends=np.cumsum([0, *map(len, encoded)]),
         first=np.searchsorted(image[rows], np.arange(len(image_rows) + 1)),
         bbox=xywh,
         area=area[rows],
         labels=labels[rows],
-        crowd=crowd[rows],
+        crowd=np.array([value == 1 for value in crowd], dtype=bool)[rows],
         usable=usable,
-        category_ids=tuple(category_ids[category_rows].tolist()),
+        category_ids=tuple(category_ids[row] for row in category_rows),
         category_names=tuple(category_names[row] for row in category_rows),
         annotated=annotated,
         repairs={what: count for what, count in repairs.items() if count},
         fingerprint=fingerprint,
     )
-    issues = _folder_issues(image_root) + images.issues + categories.issues + boxes.issues
+    issues = images.issues + categories.issues + boxes.issues
+    if not image_root.is_dir():
+        problem, fix = (
+            f"image folder {image_root} does not exist",
+            "check data.root and data.*_images.",
+        )
+        error = FileNotFoundError(f"{problem}; {fix}")
+        issues = [refusal("no image folder", [problem], error, fix.capitalize()), *issues]
     repaired = {what: np.sort(some) for what, some in repaired.items()}
     return Reading(data, issues, images, categories, boxes, image_rows, rows, repaired)
 
 
-def _folder_issues(image_root: Path) -> list[Issue]:
-    if image_root.is_dir():
-        return []
-    problem = f"image folder {image_root} does not exist"
-    fix = "check data.root and data.*_images."
-    error = FileNotFoundError(f"{problem}; {fix}")
-    return [refusal("no image folder", [problem], error, fix.capitalize())]
+def _referred(
+    boxes: Records, field: str, listed: Records, ids: Sequence[int], singular: str
+) -> np.ndarray:
+    """(M,) int64: the record of ``listed`` that each annotation refers to, by its id; -1 for none.
+
+    That is refused, unless what is meant may be among the records left out of ``listed``.
+    """
+    record = {number: row for row, number in reversed([*enumerate(ids)])}  # the first, if repeated
+    rows = np.array([record.get(number, -1) for number in boxes.read(field)], dtype=np.int64)
+    if listed.complete and ids and not listed.refused["id"]:
+        fix = "Remove the annotation, or list what it refers to."
+        boxes.refuse(np.flatnonzero(rows < 0), field, f"the id of a listed {singular}", fix)
+    return rows
 
 
 def _renumbered(indices: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
@@ -322,10 +352,11 @@ def _renumbered(indices: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray
     return new[indices]
 
 
-def _packed(names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Names as two arrays."""
-    encoded = [name.encode("utf-8", "surrogatepass") for name in names]
-    return {
-        "name_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "name_ends": np.cumsum([0, *map(len, encoded)]),
-    }
+def _bad_ids(ids: Sequence[Any]) -> np.ndarray:
+    """(M,) bool: annotations whose id is missing, repeated, not an integer, or below 1."""
+    seen: set[int] = set()
+    bad = np.zeros(len(ids), dtype=bool)
+    for row, value in enumerate(ids):
+        bad[row] = type(value) is not int or value < 1 or value in seen
+        seen.add(value if type(value) is int else 0)
+    return bad

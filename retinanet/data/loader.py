@@ -10,17 +10,20 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from retinanet.checks import check
 from retinanet.data import draws
 from retinanet.data.coco import CocoData
-from retinanet.data.images import BadImage, read_header, read_image
+from retinanet.data.images import BadImage, read_image
+from retinanet.data.splits import describe_size
 from retinanet.data.transforms import Augment, Geometry
 from retinanet.data.workers import (
     check_shared_memory,
@@ -77,31 +80,9 @@ class BatchPlan:
     padded: tuple[int, int]  # H, W
 
 
-def plan_batch(
-    data: CocoData,
-    augment: Augment,
-    indices: Sequence[int],
-    padded: tuple[int, int] | None = None,
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-) -> BatchPlan:
-    """One batch of chosen images.
-
-    Args:
-        data: where the images come from.
-        augment: decides the size of each.
-        indices: of the images.
-        padded: H, W; None: as large as the images need.
-        seed: of the run.
-        epoch: from 0.
-    """
-    chosen = np.asarray(indices)
-    geometries = augment.plan_all(data.sizes[chosen], seed, epoch, data.image_ids[chosen])
-    if padded is None:
-        padded = tuple(padded_size(geometries.window[:, 2:].max(axis=0)).tolist())
-    each = tuple(geometries[i] for i in range(len(chosen)))
-    return BatchPlan(epoch, tuple(chosen.tolist()), each, padded)
+def padded_size(size: np.ndarray) -> np.ndarray:
+    """Heights and widths rounded up to multiples of ``DIVISOR``."""
+    return -(-np.asarray(size) // DIVISOR) * DIVISOR
 
 
 def train_plan(
@@ -150,21 +131,6 @@ def train_plan(
             f"optim.batch_size={batch_size} cannot be shared out equally over {world_size} "
             f"rank(s) with optim.accumulate={accumulate}; make it a multiple of {parts}."
         )
-    steps = _steps(data, seed, epoch, batch_size, keep_empty)  # (steps, batch_size)
-    geometries = augment.plan_all(data.sizes, seed, epoch, data.image_ids)
-    padded = padded_size(geometries.window[steps, 2:].max(axis=1)).tolist()
-    mine = steps.reshape(len(steps), accumulate, world_size, -1)[:, :, rank].tolist()
-    return [
-        [
-            BatchPlan(epoch, tuple(indices), tuple(geometries[i] for i in indices), (H, W))
-            for indices in step
-        ]
-        for step, (H, W) in zip(mine, padded, strict=True)
-    ]
-
-
-def _steps(data: CocoData, seed: int, epoch: int, batch_size: int, keep_empty: bool) -> np.ndarray:
-    """(steps, batch_size) indices of images."""
     images = np.arange(len(data)) if keep_empty else np.flatnonzero(data.num_boxes())
     if not len(images):
         raise ValueError(
@@ -178,12 +144,18 @@ def _steps(data: CocoData, seed: int, epoch: int, batch_size: int, keep_empty: b
     portrait = data.sizes[images, 0] > data.sizes[images, 1]
     steps = images[np.argsort(portrait, kind="stable")].reshape(-1, batch_size)
     keys = draws.uniform(seed, epoch, np.arange(len(steps)), draws.STEPS)
-    return steps[np.argsort(keys, kind="stable")]
+    steps = steps[np.argsort(keys, kind="stable")]
 
-
-def padded_size(size: np.ndarray) -> np.ndarray:
-    """Heights and widths rounded up to multiples of ``DIVISOR``."""
-    return -(-np.asarray(size) // DIVISOR) * DIVISOR
+    geometries = augment.plan_all(data.sizes, seed, epoch, data.image_ids)
+    padded = padded_size(geometries.window[steps, 2:].max(axis=1)).tolist()
+    mine = steps.reshape(len(steps), accumulate, world_size, -1)[:, :, rank].tolist()
+    return [
+        [
+            BatchPlan(epoch, tuple(indices), tuple(geometries[i] for i in indices), (H, W))
+            for indices in step
+        ]
+        for step, (H, W) in zip(mine, padded, strict=True)
+    ]
 
 
 def eval_plan(
@@ -203,12 +175,37 @@ def eval_plan(
     shapes, group = np.unique(padded, axis=0, return_inverse=True)
     plans = []
     for number in np.argsort(-shapes.prod(axis=1), kind="stable"):
-        members = np.flatnonzero(group.reshape(-1) == number).tolist()
-        H, W = shapes[number].tolist()
+        members = np.flatnonzero(group.reshape(-1) == number)
         for start in range(0, len(members), batch_size):
-            indices = tuple(members[start : start + batch_size])
-            plans.append(BatchPlan(0, indices, tuple(geometries[i] for i in indices), (H, W)))
+            plans.append(plan_batch(data, augment, members[start : start + batch_size]))
     return plans
+
+
+def plan_batch(
+    data: CocoData,
+    augment: Augment,
+    indices: Sequence[int],
+    padded: tuple[int, int] | None = None,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+) -> BatchPlan:
+    """One batch of chosen images.
+
+    Args:
+        data: where the images come from.
+        augment: decides the size of each.
+        indices: of the images.
+        padded: H, W; None: as large as the images need.
+        seed: of the run.
+        epoch: from 0.
+    """
+    chosen = np.asarray(indices)
+    geometries = augment.plan_all(data.sizes[chosen], seed, epoch, data.image_ids[chosen])
+    if padded is None:
+        padded = tuple(padded_size(geometries.window[:, 2:].max(axis=0)).tolist())
+    each = tuple(geometries[i] for i in range(len(chosen)))
+    return BatchPlan(epoch, tuple(chosen.tolist()), each, padded)
 
 
 class Sample(NamedTuple):
@@ -251,7 +248,24 @@ class BatchDataset(Dataset):
             ]
         except (ValueError, OSError) as error:
             return error.with_traceback(None)
-        return pad(samples, plan.padded, self.data, tuple(replaced))
+        B, (H, W) = len(samples), plan.padded
+        rounded = all(sample.image.dtype == torch.uint8 for sample in samples)
+        dtype = torch.uint8 if rounded else torch.float32
+        images = torch.zeros(B, H, W, 3, dtype=dtype).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        for i, sample in enumerate(samples):
+            _, height, width = sample.image.shape
+            images[i, :, :height, :width] = sample.image
+        _, boxes, labels, crowds, indices = zip(*samples, strict=True)
+        return Batch(
+            images=images,
+            sizes=torch.tensor([sample.image.shape[1:] for sample in samples]),
+            boxes=pad_sequence(boxes, batch_first=True),  # (B, G, 4)
+            labels=pad_sequence(labels, batch_first=True, padding_value=NO_BOX),  # (B, G)
+            crowds=pad_sequence(crowds, batch_first=True),  # (B, C, 4)
+            image_ids=torch.from_numpy(self.data.image_ids[list(indices)]),
+            original_sizes=torch.from_numpy(self.data.sizes[list(indices)].astype(np.int64)),
+            replaced=tuple(replaced),
+        )
 
     def read(self, index: int, geometry: Geometry, plan: BatchPlan, replaced: list[str]) -> Sample:
         """One image, or what stands in for it where it is unreadable.
@@ -275,7 +289,13 @@ class BatchDataset(Dataset):
             return self._read(index, geometry)
         except (BadImage, FileNotFoundError) as error:
             if not self.skip:
-                raise type(error)(self._explain(index, error)) from error
+                instead = (
+                    "use another image in its place" if self.augment.train else "miss its objects"
+                )
+                raise type(error)(
+                    f"{str(error).rstrip('.')}, listed in {self.data.path} as {self._where(index)}."
+                    f" Replace the file, or set data.on_bad_image=skip to {instead}."
+                ) from error
             replaced.append(str(error))
         if not self.augment.train:
             black = torch.zeros(3, *geometry.valid, dtype=torch.uint8)
@@ -299,106 +319,15 @@ class BatchDataset(Dataset):
     def _read(self, index: int, geometry: Geometry) -> Sample:
         """One image from its file, transformed."""
         image = read_image(self.data.image_path(index))
-        height, width = self.data.sizes[index].tolist()
-        if tuple(image.shape[1:]) != (height, width):
-            problem = size_problem(self.data, index, tuple(image.shape[1:]))
-            raise ValueError(f"{self.data.path}: {self._where(index)}: {problem.message}")
+        size = tuple(image.shape[1:])
+        if size != tuple(self.data.sizes[index].tolist()):
+            _, sizes, fix = describe_size(self.data, index, size)
+            raise ValueError(f"{self.data.path}: {self._where(index)}: {sizes}. {fix}")
         boxes, labels = self.data.boxes(index)
         return Sample(*self.augment(image, boxes, labels, self.data.crowds(index), geometry), index)
 
     def _where(self, index: int) -> str:
         return f"images[{index}] (id {self.data.image_ids[index]})"
-
-    def _explain(self, index: int, error: Exception) -> str:
-        return (
-            f"{str(error).rstrip('.')}, listed in {self.data.path} as {self._where(index)}. "
-            f"Replace the file, or set data.on_bad_image=skip to "
-            f"{'use another image in its place' if self.augment.train else 'miss its objects'}."
-        )
-
-
-def pad(
-    samples: Sequence[Sample], padded: tuple[int, int], data: CocoData, replaced: tuple[str, ...]
-) -> Batch:
-    """Samples of different sizes -> one batch.
-
-    Args:
-        samples: at least one, none larger than ``padded``.
-        padded: H, W of the batch.
-        data: where the samples come from.
-        replaced: what the batch is to carry of that name.
-    """
-    B, (H, W) = len(samples), padded
-    G = max(len(sample.boxes) for sample in samples)
-    C = max(len(sample.crowds) for sample in samples)
-    rounded = all(sample.image.dtype == torch.uint8 for sample in samples)
-    dtype = torch.uint8 if rounded else torch.float32
-    images = torch.zeros(B, H, W, 3, dtype=dtype).permute(0, 3, 1, 2)  # (B, 3, H, W)
-    boxes, crowds = torch.zeros(B, G, 4), torch.zeros(B, C, 4)
-    labels = torch.full((B, G), NO_BOX)
-    for i, sample in enumerate(samples):
-        _, height, width = sample.image.shape
-        images[i, :, :height, :width] = sample.image
-        boxes[i, : len(sample.boxes)] = sample.boxes
-        labels[i, : len(sample.labels)] = sample.labels
-        crowds[i, : len(sample.crowds)] = sample.crowds
-    indices = [sample.index for sample in samples]
-    return Batch(
-        images=images,
-        sizes=torch.tensor([sample.image.shape[1:] for sample in samples]),
-        boxes=boxes,
-        labels=labels,
-        crowds=crowds,
-        image_ids=torch.from_numpy(data.image_ids[indices]),
-        original_sizes=torch.from_numpy(data.sizes[indices].astype(np.int64)),
-        replaced=replaced,
-    )
-
-
-class SizeProblem(NamedTuple):
-    """Why an image has another size than its record says."""
-
-    kind: str
-    found: str
-    remedy: str
-
-    @property
-    def message(self) -> str:
-        """Both sizes, and what to do."""
-        return f"{self.found}. {self.remedy}"
-
-
-def size_problem(data: CocoData, index: int, size: tuple[int, int]) -> SizeProblem:
-    """What is wrong with the size of an image.
-
-    Args:
-        data: where the image is listed.
-        index: of the image.
-        size: height and width that :func:`read_image` gives; not those of the record.
-    """
-    height, width = data.sizes[index].tolist()
-    H, W = size
-    path = data.image_path(index)
-    found = f"width x height is {width} x {height}, but {path} has {W} x {H} pixels"
-    if (width, height) != (H, W):
-        return SizeProblem(
-            "images: width and height are not those of the file",
-            found,
-            "The boxes belong to another version of the image: correct width and height, or "
-            "restore the file.",
-        )
-    if read_header(path).orientation >= 5:
-        return SizeProblem(
-            "images: width and height are those before the file's EXIF orientation",
-            found,
-            "Its EXIF orientation turns it: annotate the image as it is displayed, or remove the "
-            "tag from the file.",
-        )
-    return SizeProblem(
-        "images: width and height are swapped",
-        found,
-        "They are swapped: exchange them, and make sure that the boxes are [x, y, width, height].",
-    )
 
 
 class BatchLoader:
@@ -440,7 +369,9 @@ class BatchLoader:
             check_shared_memory(shared_bytes(plans, augment.rule, workers, limit=len(plans)))
         self.bad: set[str] = set()
         self._num_images = len(data)
-        self._training = augment.train
+        self._instead = (
+            "Another image takes its place." if augment.train else "Its objects are missed."
+        )
         self._plans = plans
         self._loader = DataLoader(
             BatchDataset(data, augment, seed, on_bad_image),
@@ -459,7 +390,7 @@ class BatchLoader:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Make the batches.
+        """Make the batches; warn once of every bad image, and stop when there are too many.
 
         Raises:
             ValueError: an image is unreadable or of another size than the file says, or too many
@@ -470,21 +401,16 @@ class BatchLoader:
         for batch in receive(self._loader):
             if isinstance(batch, Exception):
                 raise batch
-            self._count(batch.replaced)
+            for message in batch.replaced:
+                if message not in self.bad:
+                    self.bad.add(message)
+                    logger.warning("%s %s", message, self._instead)
+            if len(self.bad) > max(1, MAX_BAD_SHARE * self._num_images):
+                raise ValueError(
+                    f"{len(self.bad)} of {self._num_images} images are unreadable, more than "
+                    f"{MAX_BAD_SHARE:.0%}; the last: {batch.replaced[-1]} Check the image folder."
+                )
             yield batch
-
-    def _count(self, messages: Sequence[str]) -> None:
-        """Warn once of every bad image, and stop when there are too many."""
-        what = "Another image takes its place." if self._training else "Its objects are missed."
-        for message in messages:
-            if message not in self.bad:
-                self.bad.add(message)
-                logger.warning("%s %s", message, what)
-        if len(self.bad) > max(1, MAX_BAD_SHARE * self._num_images):
-            raise ValueError(
-                f"{len(self.bad)} of {self._num_images} images are unreadable, more than "
-                f"{MAX_BAD_SHARE:.0%}; the last: {messages[-1]} Check the image folder."
-            )
 
 
 class TrainingLoader:
@@ -505,33 +431,35 @@ class TrainingLoader:
         world_size: int,
         pin_memory: bool,
     ) -> None:
-        """Remember, and plan the first epoch to know its length.
+        """Plan the first epoch, to know its length.
 
-        Args:
-            data: the training set.
-            augment: decides sizes and pixels.
-            seed: of the run.
-            batch_size: images of one step over all ranks and micro-batches.
-            accumulate: micro-batches of a step.
-            keep_empty: also images without a box.
-            on_bad_image: ``"stop"`` or ``"skip"``.
-            workers: loader processes; no effect on what is loaded.
-            rank: of this process.
-            world_size: number of processes.
-            pin_memory: for a GPU.
-
-        Raises:
-            ValueError: no image to train on, or a batch that cannot be shared out.
+        Args and Raises: of :func:`train_plan` and :class:`BatchLoader`.
         """
         self.bad_images: set[str] = set()
         self.data = data
         self.augment = augment
         self.accumulate = accumulate
-        self._how_planned = {"seed": seed, "batch_size": batch_size, "accumulate": accumulate}
-        self._how_planned |= {"rank": rank, "world_size": world_size, "keep_empty": keep_empty}
-        self._how_loaded = {"seed": seed, "workers": workers, "on_bad_image": on_bad_image}
-        self._how_loaded["pin_memory"] = pin_memory
-        first = self._epoch(0)
+        self._epoch = partial(
+            train_plan,
+            data,
+            augment,
+            seed=seed,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            rank=rank,
+            world_size=world_size,
+            keep_empty=keep_empty,
+        )
+        self._load = partial(
+            BatchLoader,
+            data,
+            augment,
+            seed=seed,
+            workers=workers,
+            on_bad_image=on_bad_image,
+            pin_memory=pin_memory,
+        )
+        first = self._epoch(epoch=0)
         self.steps_per_epoch = len(first)
         # Of /dev/shm, for batches as large as the largest of the first epoch.
         plans = list(itertools.chain.from_iterable(first))
@@ -544,8 +472,7 @@ class TrainingLoader:
             first: number of steps made already.
             end: length of the run.
         """
-        plans = self._plans(first, end)
-        loader = BatchLoader(self.data, self.augment, plans, **self._how_loaded)
+        loader = self._load(self._plans(first, end))
         self.bad_images = loader.bad  # messages; grows while the loader works
         batches = iter(loader)
         while step := list(itertools.islice(batches, self.accumulate)):
@@ -555,9 +482,6 @@ class TrainingLoader:
         """Plans of the batches in the order of steps, planned epoch by epoch."""
         while step < end:
             epoch, done = divmod(step, self.steps_per_epoch)
-            plan = self._epoch(epoch)[done : done + end - step]
+            plan = self._epoch(epoch=epoch)[done : done + end - step]
             yield from itertools.chain.from_iterable(plan)
             step += len(plan)
-
-    def _epoch(self, epoch: int) -> list[list[BatchPlan]]:
-        return train_plan(self.data, self.augment, epoch=epoch, **self._how_planned)

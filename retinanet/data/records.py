@@ -1,14 +1,14 @@
-"""The lists of a COCO file, read column by column, with errors that name the record."""
+"""What each field of a COCO file must be, and a reader that names the records that are not so."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from retinanet.data.issues import Issue, refusal
 
 # Longer values are cut in messages, so that an error stays one line.
 SHOWN_CHARACTERS = 60
-# Beyond it areas and their sums would not be finite.
+# Coordinates beyond it have areas, or sums of these, that are not finite.
 LARGEST = 1e100
+# Areas that COCO's evaluator looks at, square pixels; it ignores objects outside.
+MAX_AREA = 1e10
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
@@ -41,11 +43,10 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     try:
         text = file_bytes.decode("utf-8-sig")
         del file_bytes
-        content = json.loads(text, object_pairs_hook=_record)
+        content = json.loads(text, object_pairs_hook=_without_segmentation)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8."
-        ) from None
+        problem = f"is not text in UTF-8 ({error.reason}); save it as UTF-8."
+        raise ValueError(f"{path} {problem}") from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; the "
@@ -63,7 +64,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     return content, fingerprint
 
 
-def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_segmentation(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """One object of the file. Of a key that stands twice JSON would drop the first value."""
     record = dict(pairs)
     if len(record) < len(pairs):
@@ -83,11 +84,112 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
+def leaves_folder(name: str) -> bool:
+    """Whether a file name is absolute or climbs, to POSIX or to Windows."""
+    if name[:1] not in "/\\" and ".." not in name and ":" not in name:
+        return False  # nearly all: paths are slow
+    windows = PureWindowsPath(name)
+    return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
+
+
+class Rule(NamedTuple):
+    """What a field must be."""
+
+    allowed: str
+    admits: Callable[[Any], Any]  # whether a value is so; a missing one is None
+    harmless: Any  # stands in for a refused value, so that reading can go on
+    fix: str = "Correct it."
+
+
+# Types are compared exactly: true and false are integers to isinstance.
+
+
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and limits.is_finite(value)
+
+
+def _is_area(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= MAX_AREA)
+
+
+def _is_box(value: Any) -> bool:
+    if type(value) is not list or len(value) != 4:
+        return False
+    for number in value:  # half the time of all()
+        if type(number) not in (int, float) or not -LARGEST <= number <= LARGEST:
+            return False
+    return True
+
+
+# Half of a pair of UTF-16 is no text. In a path Python has some for bytes that are not UTF-8.
+HALF, CONTROL = re.compile("[\ud800-\udfff]"), re.compile(r"[\x00-\x1f\x7f]")
+CONVERTER = "`python -m scripts.convert_dataset --from coco --to coco"
+SIZE_FIX = (
+    f"Correct it: write the size of the image as it is displayed. {CONVERTER}` reads missing ones "
+    f"from the images."
+)
+ROOT_FIX = (
+    f"Point data.*_images at the folder that the names start from; {CONVERTER} --base-names` takes "
+    f"folders off the names."
+)
+BOX_FIX = "Correct the box or remove the record."
+
+INTEGER = Rule("an integer", _is_int64, 0, f"Write it without quotes, or let {CONVERTER}` do it.")
+NUMBER = Rule("a finite number", _is_finite, 1)
+TEXT = Rule("a text that is not empty", lambda value: type(value) is str and value, "?")
+WHOLE = Rule("a text of whole characters", lambda text: not HALF.search(text), "?")
+BELOW = "a path below the image folder, neither absolute nor with '..'"
+PRINTED = "a path without control characters"
+NAME = [
+    TEXT,
+    Rule(BELOW, lambda name: not leaves_folder(name), "?", ROOT_FIX),
+    Rule(PRINTED, lambda name: not CONTROL.search(name), "?", "Rename the file."),
+]
+PIXELS = "a whole number of pixels, at least 1"
+SIDE = [
+    NUMBER._replace(fix=SIZE_FIX),
+    Rule(PIXELS, lambda side: 1 <= side < 2**31 and side == int(side), 1, SIZE_FIX),
+]
+BOX = Rule("four finite numbers [x, y, width, height] in pixels", _is_box, [0, 0, 1, 1], BOX_FIX)
+CROWD = Rule("0 or 1", lambda value: value in (None, 0, 1), 0, "Correct it, or leave it out for 0.")
+AREA_RANGE = "a finite number of pixels, from 0 to 1e10"
+AREA = Rule(AREA_RANGE, _is_area, 0, "Correct it, or leave it out.")
+
+# List -> field -> its rules, each of which looks at what those before it admit.
+RULES: dict[str, dict[str, list[Rule]]] = {
+    "images": {"id": [INTEGER], "height": SIDE, "width": SIDE, "file_name": NAME},
+    "categories": {"id": [INTEGER], "name": [TEXT, WHOLE]},
+    "annotations": {
+        "image_id": [INTEGER],
+        "category_id": [INTEGER],
+        "bbox": [BOX],
+        "iscrowd": [CROWD],
+        "area": [AREA],
+    },
+    # A file of results is such a list.
+    "detections": {
+        "image_id": [INTEGER],
+        "category_id": [INTEGER],
+        "bbox": [BOX],
+        "score": [NUMBER],
+    },
+}
+# Lists that must not be empty -> why, fix.
+NOT_EMPTY = {
+    "images": ("it lists no image at all", "List the images."),
+    "categories": ("list every class", "List every class."),
+}
+
+
 class Records:
     """One list of objects of a COCO file, such as its annotations.
 
-    What is wrong is kept in ``issues``, all of them refused; a column has a harmless value in
-    its place, and the record is no longer :meth:`sound`.
+    What is wrong is kept in ``issues``, each refused by training; in its column a harmless value
+    stands in, and the record is no longer :meth:`sound`.
 
     Args:
         path: the file, for messages.
@@ -99,45 +201,40 @@ class Records:
         self.path = path
         self.name = name
         self.issues: list[Issue] = []
-        self.refused: dict[str, set[int]] = defaultdict(set)  # field -> records refused for it
-        self.repeated: set[int] = set()  # refused for what another record has too
-        self.complete = True  # nothing that the file lists is left out of ``items``
-        items = content.get(name)
-        if not isinstance(items, list):
-            got = f"got {shown(items)}" if name in content else "which is missing"
-            error = f"{path} must have a list '{name}', {got}; is this a COCO detection file?"
-            self._refuse_list("no such list", [got], error, "Choose a COCO JSON file.")
-            items = []
+        self.refused: dict[str, set[int]] = defaultdict(set)  # field, or "unique" -> records
+        listed = content.get(name)
+        items = listed if isinstance(listed, list) else []
         self.rows = [row for row, item in enumerate(items) if type(item) is dict]  # in the file
         self.items = [items[row] for row in self.rows]
-        if len(self.items) < len(items):
-            others = [(row, item) for row, item in enumerate(items) if type(item) is not dict]
-            got = [f"{name}[{row}]: got {shown(item)}" for row, item in others]
-            row, item = others[0]
-            error = f"{path}: {name}[{row}] must be an object in braces, got {shown(item)}."
-            fix = "Write each record in braces, or remove it."
-            self._refuse_list("must be objects", got, error, fix)
+        self.complete = isinstance(listed, list) and len(items) == len(self.items)
+        if not isinstance(listed, list):
+            got = [f"got {shown(listed)}" if name in content else "which is missing"]
+            error = f"{path} must have a list '{name}', {got[0]}; is this a COCO detection file?"
+            rule, fix = "no such list", "Choose a COCO JSON file."
+        elif not self.complete:
+            others = [row for row, item in enumerate(items) if type(item) is not dict]
+            got = [f"{name}[{row}]: got {shown(items[row])}" for row in others]
+            where, value = got[0].split(": ", 1)
+            error = f"{path}: {where} must be an object in braces, {value}."
+            rule, fix = "must be objects", "Write each record in braces, or remove it."
+        elif not items and name in NOT_EMPTY:
+            reason, fix = NOT_EMPTY[name]
+            got, rule = ["got []"], "must not be empty"
+            error = f"{path}: {name} {rule}; {reason}."
+        else:
+            return
+        places = [f"{path}: {what}" for what in got]
+        self.issues.append(
+            refusal(f"{name}: {rule}", places, ValueError(error), fix, count=len(got))
+        )
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def refuse_empty(self, reason: str, fix: str) -> None:
-        """Refuse a list without a record, unless more than that was wrong with it."""
-        if not len(self) and self.complete:
-            error = f"{self.path}: {self.name} must not be empty; {reason}."
-            self._refuse_list("must not be empty", ["got []"], error, fix)
-
-    def _refuse_list(self, rule: str, got: list[str], error: str, fix: str) -> None:
-        self.complete = False
-        places = [f"{self.path}: {what}" for what in got]
-        kind = f"{self.name}: {rule}"
-        self.issues.append(refusal(kind, places, ValueError(error), fix, count=len(got)))
-
     def sound(self) -> np.ndarray:
         """(N,) bool: records of which nothing was refused so far."""
         sound = np.ones(len(self), dtype=bool)
-        for indices in (*self.refused.values(), self.repeated):
-            sound[list(indices)] = False
+        sound[[index for indices in self.refused.values() for index in indices]] = False
         return sound
 
     def where(self, index: int) -> str:
@@ -149,6 +246,20 @@ class Records:
     def place(self, index: int, value: str = "") -> str:
         """A record and what is odd about it, as a list of issues shows it."""
         return f"{self.path}: {self.where(index)}" + (f": {value}" if value else "")
+
+    def column(self, field: str) -> list[Any]:
+        """The field of every record as the file has it, None where it is missing."""
+        return [item.get(field) for item in self.items]
+
+    def read(self, field: str) -> list[Any]:
+        """The field of every record, checked by the rules of the field."""
+        values = self.column(field)
+        for rule in RULES[self.name][field]:
+            bad = [index for index, value in enumerate(values) if not rule.admits(value)]
+            self.refuse(bad, field, rule.allowed, rule.fix)
+            for index in bad:
+                values[index] = rule.harmless
+        return values
 
     def refuse(self, indices: Iterable[int], field: str, allowed: str, fix: str) -> None:
         """Refuse a field of some records: file, record, value, what is allowed, fix.
@@ -163,115 +274,34 @@ class Records:
         self.refused[field].update(new)
         missing = [index for index in new if field not in self.items[index]]
         wrong = [index for index in new if field in self.items[index]]
+
+        def got(index: int) -> str:
+            return f"got {shown(self.items[index][field])}"
+
         for some in filter(None, sorted([missing, wrong])):  # in the order of the file
-            gone = some is missing
-            rule = f"{field} is missing" if gone else f"{field} must be {allowed}"
-            got = "which is missing" if gone else f"got {shown(self.items[some[0]][field])}"
-            todo = "Add it." if gone else fix
-            error = f"{self.place(some[0])}: {field} must be {allowed}, {got}. {todo}"
-            places = map(self.place, some) if gone else self._places(some, field)
-            kind = f"{self.name}: {rule}"
+            if some is missing:
+                rule, value, todo = "is missing", "which is missing", "Add it."
+                places: Iterable[str] = map(self.place, some)
+            else:
+                rule, value, todo = f"must be {allowed}", got(some[0]), fix
+                places = (self.place(index, got(index)) for index in wrong)
+            error = f"{self.place(some[0])}: {field} must be {allowed}, {value}. {todo}"
+            kind = f"{self.name}: {field} {rule}"
             self.issues.append(refusal(kind, places, ValueError(error), todo, count=len(some)))
 
-    def _places(self, indices: Iterable[int], field: str) -> Iterator[str]:
-        for index in indices:
-            yield self.place(index, f"got {shown(self.items[index][field])}")
-
     def unique(
-        self, field: str, values: list[Any] | np.ndarray, fix: str = "Remove or rename one of them."
+        self, field: str, values: Sequence[Any], fix: str = "Remove or rename one of them."
     ) -> None:
         """Refuse a column in which a value occurs twice: both records and the value."""
-        values = values.tolist() if isinstance(values, np.ndarray) else values
-        if len(set(values)) == len(values):
-            return
         seen: dict[Any, int] = {}
         places = []
         for index, value in enumerate(values):
             if index in self.refused[field] or seen.setdefault(value, index) == index:
                 continue
-            self.repeated.add(index)
+            self.refused["unique"].add(index)
             before = self.where(seen[value])
             places.append(self.place(index, f"{field} {shown(value)} occurs before, in {before}"))
         if places:
             error = ValueError(f"{places[0]}; it must be unique. {fix}")
             kind = f"{self.name}: {field} must be unique"
             self.issues.append(refusal(kind, places, error, fix, count=len(places)))
-
-    def column(self, field: str) -> list[Any]:
-        """The field of every record, None where it is missing."""
-        return [item.get(field) for item in self.items]
-
-    def integers(self, field: str) -> np.ndarray:
-        """(N,) int64: a field that must be an integer in every record."""
-        fix = (
-            "Write it without quotes, or let `python -m scripts.convert_dataset --from coco --to "
-            "coco` do it."
-        )
-        values = self._checked(field, _is_int64, 0, "an integer", fix)
-        return np.array(values, dtype=np.int64)
-
-    def numbers(self, field: str, fix: str = "Correct it.") -> np.ndarray:
-        """(N,) float64: a field of finite numbers."""
-        return np.array(self._checked(field, is_finite, 1, "a finite number", fix), np.float64)
-
-    def texts(self, field: str) -> list[str]:
-        """A field that must be a text in every record."""
-        return self._checked(field, _is_text, "?", "a text that is not empty", "Correct it.")
-
-    def boxes(self, field: str) -> np.ndarray:
-        """(N, 4) float64: a field of four finite numbers, none beyond ``LARGEST``."""
-        boxes = _as_boxes(self.column(field))
-        if boxes is None:
-            allowed = "four finite numbers [x, y, width, height] in pixels"
-            fix = "Correct the box or remove the record."
-            boxes = _as_boxes(self._checked(field, _is_box, [0, 0, 1, 1], allowed, fix))
-        return boxes
-
-    def _checked(
-        self, field: str, admits: Callable[[Any], bool], harmless: Any, allowed: str, fix: str
-    ) -> list[Any]:
-        """A column in which values that are not admitted are refused, and replaced."""
-        values = self.column(field)
-        bad = [index for index, value in enumerate(values) if not admits(value)]
-        self.refuse(bad, field, allowed, fix)
-        for index in bad:
-            values[index] = harmless
-        return values
-
-
-# Types are compared exactly: true and false are integers to isinstance.
-
-
-def _is_int64(value: Any) -> bool:
-    return type(value) is int and -(2**63) <= value < 2**63
-
-
-def is_finite(value: Any) -> bool:
-    """Whether a value of a JSON file is a number that float64 holds."""
-    return type(value) in (int, float) and limits.is_finite(value)
-
-
-def _is_text(value: Any) -> bool:
-    return type(value) is str and value != ""
-
-
-def _is_box(value: Any) -> bool:
-    return (
-        type(value) is list
-        and len(value) == 4
-        and all(is_finite(number) and abs(number) <= LARGEST for number in value)
-    )
-
-
-def _as_boxes(values: list[Any]) -> np.ndarray | None:
-    """(N, 4) float64; None unless :func:`_is_box` holds for all, found in a quarter of the time."""
-    if set(map(type, values)) - {list} or set(map(len, values)) - {4}:
-        return None
-    numbers = list(chain.from_iterable(values))
-    if set(map(type, numbers)) - {int, float}:
-        return None
-    try:
-        boxes = np.array(numbers, dtype=np.float64).reshape(-1, 4)
-    except OverflowError:  # an integer beyond the largest float
-        return None
-    return boxes if (np.abs(boxes) <= LARGEST).all() else None  # nan is not below anything

@@ -1,24 +1,35 @@
-"""What must hold between a data set and its files, and between two splits."""
+"""What training asks of its two data sets: classes, image files, and boxes that it can see."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import unicodedata
 from collections.abc import Set
 
-from retinanet.data.coco import CocoData
-from retinanet.data.issues import Issue, raise_refused, refusal
-from retinanet.data.records import shown
+import numpy as np
+import torch
+
+from retinanet.data.coco import BACKWARDS, DROPPED, FLAT, OUTSIDE, CocoData, clip_xywh, images_of
+from retinanet.data.images import read_header
+from retinanet.data.issues import Issue, refusal
+from retinanet.data.records import CONVERTER, shown
+from retinanet.data.transforms import MIN_BOX_SIDE, Augment, is_visible, resized_sizes
 
 # Similarity, difflib's ratio, from which a name is taken for another one misspelt: two of three
 # letters.
 NEAR_NAME = 0.65
-
-
-def check_annotated(data: CocoData, split: str) -> None:
-    """Raise a ValueError for what :func:`annotated_issues` finds."""
-    raise_refused(annotated_issues(data, split))
+VANISHED = f"{DROPPED}a side below {MIN_BOX_SIDE:g} px at the training size"
+# Why boxes are dropped -> the fix.
+FIXES = {
+    BACKWARDS: f"{CONVERTER}` puts their corners in order.",
+    FLAT: "Correct the box, [x, y, width, height], or remove the record.",
+    OUTSIDE: "Correct the box, or the width and height of the image, or remove the record.",
+    VANISHED: "Raise data.min_size, and data.max_size with it, or cut the images into tiles.",
+}
+CROWD_FIX = "Set iscrowd to 0 where a box holds one object."
+SHARES_FIX = "Multiply x and width by the width of the image, y and height by its height."
 
 
 def annotated_issues(data: CocoData, split: str) -> list[Issue]:
@@ -32,11 +43,6 @@ def annotated_issues(data: CocoData, split: str) -> list[Issue]:
     )
     places = [f"{data.path}: which is missing"]
     return [refusal("annotations: no such list", places, error, fix.capitalize())]
-
-
-def check_same_classes(train: CocoData, val: CocoData) -> None:
-    """Raise a ValueError for what :func:`class_issues` finds."""
-    raise_refused(class_issues(train, val))
 
 
 def class_issues(train: CocoData, val: CocoData) -> list[Issue]:
@@ -80,21 +86,12 @@ def _near_miss(name: str, others: Set[str]) -> str:
     if not close:
         return ""
     other = folded[close[0]]
-    return f" (the other has {shown(other)}{_foreign_letter(name, other)})"
-
-
-def _foreign_letter(name: str, other: str) -> str:
-    """Of two names that may look the same, the first letters that are not, by their names."""
+    # Of two names that may look the same, the first letters that are not, by their names.
     for ours, theirs in zip(name, other, strict=False):
         if ours != theirs and not (ours + theirs).isascii():
-            named = [unicodedata.name(letter, f"U+{ord(letter):04X}") for letter in (theirs, ours)]
-            return f", with {named[0]} for {named[1]}"
-    return ""
-
-
-def check_images_exist(data: CocoData) -> None:
-    """Raise a FileNotFoundError for what :func:`missing_issues` finds."""
-    raise_refused(missing_issues(data))
+            meant, is_ = (unicodedata.name(it, f"U+{ord(it):04X}") for it in (theirs, ours))
+            return f" (the other has {shown(other)}, with {meant} for {is_})"
+    return f" (the other has {shown(other)})"
 
 
 def missing_issues(data: CocoData) -> list[Issue]:
@@ -116,10 +113,42 @@ def describe_missing(data: CocoData, index: int) -> str:
     """A missing image, and the file that was probably meant."""
     path = data.image_path(index)
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    stem = path.stem.casefold()
-    meant = next((other for other in beside if other.stem.casefold() == stem), None)
-    hint = f"; there is {meant}" if meant is not None else ""
+    meant = [other for other in beside if other.stem.casefold() == path.stem.casefold()]
+    hint = f"; there is {meant[0]}" if meant else ""
     return f"{data.path}: image id {data.image_ids[index]}: no {path}{hint}"
+
+
+def describe_size(data: CocoData, index: int, size: tuple[int, int]) -> tuple[str, str, str]:
+    """What is wrong with the size of an image: its kind, both sizes, and the fix.
+
+    Args:
+        data: where the image is listed.
+        index: of the image.
+        size: height and width of its pixels as displayed; not those of the record.
+    """
+    height, width = data.sizes[index].tolist()
+    H, W = size
+    path = data.image_path(index)
+    sizes = f"width x height is {width} x {height}, but {path} has {W} x {H} pixels"
+    if (width, height) != (H, W):
+        kind = "width and height are not those of the file"
+        fix = (
+            "The boxes belong to another version of the image: correct width and height, or "
+            "restore the file."
+        )
+    elif read_header(path).orientation >= 5:
+        kind = "width and height are those before the file's EXIF orientation"
+        fix = (
+            "Its EXIF orientation turns it: annotate the image as it is displayed, or remove the "
+            "tag from the file."
+        )
+    else:
+        kind = "width and height are swapped"
+        fix = (
+            "They are swapped: exchange them, and make sure that the boxes are [x, y, width, "
+            "height]."
+        )
+    return f"images: {kind}", sizes, fix
 
 
 def shared_images(train: CocoData, val: CocoData) -> list[int]:
@@ -137,20 +166,15 @@ def _resolved(data: CocoData) -> list[str]:
     paths = [""] * len(data)
     for folder, files in data.folders().items():
         where = os.path.realpath(data.image_root / folder)
-        links = _links(where)
+        try:
+            with os.scandir(where) as entries:
+                links = {entry.name for entry in entries if entry.is_symlink()}
+        except OSError:  # no such folder
+            links = set()
         for name, index in files:
             path = f"{where}/{name}"
             paths[index] = os.path.realpath(path) if name in links else path
     return paths
-
-
-def _links(folder: str) -> set[str]:
-    """Names of the symbolic links in a folder; none where there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_symlink()}
-    except OSError:
-        return set()
 
 
 def describe_shared(train: CocoData, val: CocoData) -> list[str]:
@@ -168,4 +192,86 @@ def describe_shared(train: CocoData, val: CocoData) -> list[str]:
     return [
         f"warning    {len(shared)} of {len(val)} validation images are training images too "
         f"({names}): AP will look better than it is; remove them from one of the files"
+    ]
+
+
+def visible_boxes(data: CocoData, augment: Augment) -> np.ndarray:
+    """(M,) bool: usable boxes that are seen at the largest size that ``augment`` gives images."""
+    sizes = data.sizes[images_of(data)]  # (M, 2)
+    if not len(sizes):
+        return data.usable
+    resized = resized_sizes(sizes, augment.min_sizes.max(), augment.max_size, augment.rule)
+    factors = resized / sizes * (1.0 if augment.scale is None else augment.scale[1])
+    corners = torch.from_numpy(clip_xywh(data.bbox, sizes).astype(np.float32))
+    factors = torch.from_numpy(np.tile(factors[:, ::-1], 2).astype(np.float32))
+    return data.usable & is_visible(corners * factors).numpy()
+
+
+def drop_vanishing(data: CocoData, augment: Augment) -> CocoData:
+    """The training set without the boxes that training never sees, which ``repairs`` counts."""
+    seen = visible_boxes(data, augment) | data.crowd
+    vanished = int((data.usable & ~seen).sum())
+    if not vanished:
+        return data
+    repairs = data.repairs | {VANISHED: vanished}
+    return dataclasses.replace(data, usable=data.usable & seen, repairs=repairs)
+
+
+def learnable_issues(data: CocoData) -> list[Issue]:
+    """Refused: a training set, of :func:`drop_vanishing`, that leaves no box to train on."""
+    if data.has_objects or not data.annotated:
+        return []
+    reason, fix = why_no_objects(data)
+    error = ValueError(f"{data.path} has no box to train on: {reason}. {fix}")
+    kind = "annotations: no box is left to train on"
+    return [refusal(kind, [f"{data.path}: {reason}"], error, fix)]
+
+
+def are_shares(bbox: np.ndarray) -> bool:
+    """Whether (M, 4) xywh boxes look like shares of the image; false where all are zero."""
+    return len(bbox) > 0 and bool(bbox.min() >= 0 and 0 < bbox.max() <= 1)
+
+
+def why_no_objects(data: CocoData) -> tuple[str, str]:
+    """What became of all annotations, and the fix for most of them."""
+    total = len(data.bbox)
+    if are_shares(data.bbox):
+        reason = f"every bbox of {total} lies in [0, 1], as if in shares of the image"
+        return reason, SHARES_FIX
+    if not total:
+        return "it lists no annotation", "Annotate its images, or name the file that has the boxes."
+    parts = [  # how many, why, fix
+        (count, what.removeprefix(DROPPED), FIXES[what])
+        for what, count in data.repairs.items()
+        if what in FIXES
+    ]
+    if data.crowd.any():
+        counts = np.bincount(data.labels[data.crowd], minlength=len(data.category_names))
+        order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+        most = ", ".join(f"{data.category_names[label]} {counts[label]}" for label in order[:5])
+        most += ", ..." if len(order) > 5 else ""
+        parts.append((counts.sum(), f"crowd regions (iscrowd 1): {most}", CROWD_FIX))
+    reason = "; ".join(f"{count} of {total} annotations: {why}" for count, why, _ in parts)
+    return reason, max(parts, key=lambda part: part[0])[2]
+
+
+def describe_dropped(data: CocoData) -> list[str]:
+    """Lines for the log: boxes that training does without, with their share and the fix."""
+    total = max(len(data.bbox), 1)
+    return [
+        f"warning    {count} of {total} boxes ({100 * count / total:.3g} %) are dropped, and their "
+        f"places are taught as background: {what.removeprefix(DROPPED)}. {FIXES[what]}"
+        for what, count in data.repairs.items()
+        if what in FIXES
+    ]
+
+
+def describe_no_ground_truth(data: CocoData) -> list[str]:
+    """A warning for the log where validation has no ground truth; else nothing."""
+    if data.has_objects:
+        return []
+    reason, fix = why_no_objects(data)
+    return [
+        f"warning    {data.path} has no box to be found, so every AP will be n/a or 0: {reason}. "
+        f"{fix}"
     ]

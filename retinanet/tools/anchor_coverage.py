@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from retinanet.boxes import box_area, box_iou
-from retinanet.data.coco import CocoData, images_of
-from retinanet.data.fields import clip_xywh
+from retinanet.data.coco import CocoData, clip_xywh, images_of
 from retinanet.data.loader import padded_size
 from retinanet.data.transforms import is_visible, resized_sizes
 from retinanet.model.anchors import STRIDES, AnchorGenerator, grid_sizes

@@ -14,7 +14,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from retinanet.data.coco import read_coco
-from retinanet.data.splits import check_images_exist, check_same_classes
+from retinanet.data.issues import raise_refused
+from retinanet.data.splits import class_issues, missing_issues
 
 GOOD = {
     "images": [
@@ -309,12 +310,12 @@ def test_the_missing_images_are_found(read, tmp_path):
     (tmp_path / "b.jpg").touch()
     assert data.missing() == [1, 2]
     with pytest.raises(FileNotFoundError, match=r"no image .*sub/a\.jpg, .*\(2 of 3 images"):
-        check_images_exist(data)
+        raise_refused(missing_issues(data))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.jpg").touch()
     (tmp_path / "sub").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "empty.jpg").touch()
-    check_images_exist(data)
+    raise_refused(missing_issues(data))
 
 
 def with_categories(*pairs):
@@ -325,7 +326,7 @@ def with_categories(*pairs):
 def test_the_same_classes_in_another_order_are_the_same(read):
     one = read(with_categories((3, "car"), (17, "cat")), "one.json")
     two = read(with_categories((17, "cat"), (3, "car")), "two.json")
-    check_same_classes(one, two)
+    raise_refused(class_issues(one, two))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_other_classes_are_refused_with_the_difference(read, pairs, words):
     one = read(with_categories((3, "car"), (17, "cat")), "one.json")
     two = read(with_categories(*pairs), "two.json")
     with pytest.raises(ValueError, match="same categories") as caught:
-        check_same_classes(one, two)
+        raise_refused(class_issues(one, two))
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,8 @@ from small_runs import command
 
 from retinanet.cli.main import main
 from retinanet.data.coco import CocoData, read_coco
-from retinanet.data.splits import check_images_exist
+from retinanet.data.issues import raise_refused
+from retinanet.data.splits import missing_issues
 from retinanet.evaluation.coco import evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import NUMBERS
@@ -38,7 +39,7 @@ def read(path, root) -> CocoData | str:
     """The data, or the one line that refuses it."""
     try:
         data = read_coco(path, root)
-        check_images_exist(data)
+        raise_refused(missing_issues(data))
     except (ValueError, FileNotFoundError) as error:
         message = str(error)
         assert str(path) in message

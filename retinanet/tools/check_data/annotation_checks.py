@@ -8,12 +8,25 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import numpy as np
 
 from retinanet.data import coco
-from retinanet.data.coco import CocoData, Reading, class_counts, images_of, names_in
-from retinanet.data.fields import box_area, has_area
+from retinanet.data.coco import (
+    CocoData,
+    Reading,
+    box_area,
+    class_counts,
+    has_area,
+    images_of,
+    names_in,
+)
 from retinanet.data.issues import Effect, Issue, Sight
-from retinanet.data.learnable import FIXES, SHARES_FIX, VANISHED, are_shares, why_no_objects
 from retinanet.data.records import shown
-from retinanet.data.splits import shared_images
+from retinanet.data.splits import (
+    FIXES,
+    SHARES_FIX,
+    VANISHED,
+    are_shares,
+    shared_images,
+    why_no_objects,
+)
 from retinanet.data.transforms import MIN_BOX_SIDE
 from retinanet.tools.image_files import suffixes
 

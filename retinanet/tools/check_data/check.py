@@ -14,9 +14,14 @@ from retinanet import build
 from retinanet.config import TrainConfig
 from retinanet.data.coco import Reading, read_records
 from retinanet.data.issues import Effect, Issue, refusal
-from retinanet.data.learnable import VANISHED, learnable_issues
 from retinanet.data.records import read_json
-from retinanet.data.splits import annotated_issues, class_issues, missing_issues
+from retinanet.data.splits import (
+    VANISHED,
+    annotated_issues,
+    class_issues,
+    learnable_issues,
+    missing_issues,
+)
 from retinanet.terminal import has_bar
 from retinanet.tools.check_data.annotation_checks import check_annotations, check_pair
 from retinanet.tools.check_data.image_checks import (

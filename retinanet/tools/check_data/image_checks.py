@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from retinanet.data.coco import CocoData, Reading
 from retinanet.data.images import BadImage, Header, read_header, read_image
 from retinanet.data.issues import Issue, Sight, refusal
-from retinanet.data.loader import MAX_BAD_SHARE, size_problem
-from retinanet.data.splits import describe_missing, shared_images
+from retinanet.data.loader import MAX_BAD_SHARE
+from retinanet.data.splits import describe_missing, describe_size, shared_images
 from retinanet.data.workers import num_cores, receive, share, start_worker
 from retinanet.tools.check_data.annotation_checks import describe_image
 
@@ -147,10 +147,10 @@ def check_files(reading: Reading, files: Sequence[ImageFile], skip: bool) -> Ite
         error = ValueError(bad[0].error)
         yield refusal(kind, places, error, fix, count=len(bad), does=WHEN_READ)
     for file in other_sizes(data, files):
-        problem = size_problem(data, file.index, file.size)
-        place, fix = _place(reading, file.index, problem.found), problem.remedy
+        kind, sizes, fix = describe_size(data, file.index, file.size)
+        place = _place(reading, file.index, sizes)
         error, sights = ValueError(f"{place}. {fix}"), [(Sight(data, file.index),)]
-        yield refusal(problem.kind, [place], error, fix, does=WHEN_READ, sights=sights)
+        yield refusal(kind, [place], error, fix, does=WHEN_READ, sights=sights)
     yield from _check_formats(reading, files)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from retinanet.boxes import box_area
 from retinanet.data.coco import DROPPED, FLAT, CocoData
-from retinanet.data.learnable import FIXES, VANISHED, are_shares, visible_boxes
+from retinanet.data.splits import FIXES, VANISHED, are_shares, visible_boxes
 from retinanet.data.transforms import MIN_BOX_SIDE, Augment, resized_size
 from retinanet.evaluation.coco import Evaluation
 from retinanet.evaluation.detect import DetectionArrays

@@ -30,10 +30,10 @@ def read_results(path: Path, data: CocoData) -> DetectionArrays:
         ValueError: no such list, records that do not fit the data, or boxes that are corners.
     """
     records = Records(path, "detections", {"detections": _read_list(path)})
-    image_ids = records.integers("image_id")
-    categories = records.integers("category_id")
-    boxes = records.boxes("bbox")
-    scores = records.numbers("score")
+    image_ids = np.array(records.read("image_id"), dtype=np.int64)
+    categories = np.array(records.read("category_id"), dtype=np.int64)
+    boxes = np.array(records.read("bbox"), dtype=np.float64).reshape(-1, 4)
+    scores = np.array(records.read("score"), dtype=np.float64)
     raise_refused(records.issues)
     unknown = ~np.isin(image_ids, data.image_ids)
     if unknown.any():

@@ -8,8 +8,12 @@ from typing import Any
 from retinanet import build
 from retinanet.config import LossConfig, ModelConfig, TrainConfig
 from retinanet.data.coco import CocoData
-from retinanet.data.learnable import FIXES, describe_dropped, describe_no_ground_truth
-from retinanet.data.splits import describe_shared
+from retinanet.data.splits import (
+    FIXES,
+    describe_dropped,
+    describe_no_ground_truth,
+    describe_shared,
+)
 from retinanet.model.retinanet import RetinaNet
 from retinanet.tools.expected_loss import (
     FIRST_LOSS_TOLERANCE,

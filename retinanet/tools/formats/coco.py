@@ -11,9 +11,8 @@ from typing import Any
 
 from retinanet.atomic import write_whole
 from retinanet.data.coco import FLAT, OUTSIDE, read_records
-from retinanet.data.fields import MAX_AREA
 from retinanet.data.issues import raise_refused
-from retinanet.data.records import read_json
+from retinanet.data.records import MAX_AREA, read_json
 from retinanet.tools.formats.dataset import (
     LARGEST,
     BadRecord,

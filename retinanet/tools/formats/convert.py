@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.data.fields import leaves_folder
-from retinanet.data.records import shown
+from retinanet.data.records import leaves_folder, shown
 from retinanet.tools.formats.coco import read_coco_file, used_ids, write_coco
 from retinanet.tools.formats.dataset import (
     Dataset,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.data.fields import leaves_folder
-from retinanet.data.records import shown
+from retinanet.data.records import leaves_folder, shown
 from retinanet.tools.formats.dataset import (
     SIDES,
     BadRecord,

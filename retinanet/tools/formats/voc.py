@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from retinanet.data.fields import leaves_folder
-from retinanet.data.records import shown
+from retinanet.data.records import leaves_folder, shown
 from retinanet.terminal import count
 from retinanet.tools.formats.dataset import (
     SIDES,

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from retinanet.csv_text import csv_text
-from retinanet.data.fields import leaves_folder
-from retinanet.data.records import shown
+from retinanet.data.records import leaves_folder, shown
 from retinanet.terminal import count
 from retinanet.tools.formats.dataset import (
     SPLIT_NAMES,
