@@ -26,29 +26,15 @@ except ImportError:
 # Images above this are refused before they are decoded: a file of a megabyte can claim
 # gigabytes. Pillow's own limit.
 MAX_PIXELS = 178_956_970
-
-# torchvision's messages begin with the place in its source.
-_PLACE = re.compile(r"^\w+, \S+\.cpp:\d+, ")
-
-# What decoders raise on files that are damaged, one way or another.
-_DECODING_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    RuntimeError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-
 # Formats that never turn the image while loading it, so that their header tells its size.
 _PLAIN_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "PPM")
+# torchvision's messages begin with the place in its source.
+_PLACE = re.compile(r"^\w+, \S+\.cpp:\d+, ")
+# What decoders raise on files that are damaged, one way or another.
+_DECODING_ERRORS = (
+    *(OSError, ValueError, SyntaxError, RuntimeError, ArithmeticError, LookupError, TypeError),
+    *(AttributeError, EOFError, struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 Result = TypeVar("Result")
 
@@ -74,7 +60,7 @@ def read_image(path: Path | str) -> Tensor:
         FileNotFoundError: no such file.
         BadImage: the file is not an image, damaged, or larger than ``MAX_PIXELS``.
     """
-    return _opened(path, _decode)
+    return _opened(path, _pixels)
 
 
 class Header(NamedTuple):
@@ -102,7 +88,7 @@ def read_header(path: Path | str) -> Header:
 
 
 def _opened(path: Path | str, read: Callable[[BinaryIO], Result]) -> Result:
-    """What ``read`` makes of a file; its errors name the file."""
+    """What ``read`` makes of a file; its errors name the file and the cause in one line."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - ten times the speed of pathlib
     except (OSError, ValueError):  # not there, or a name that no file can have
@@ -115,16 +101,12 @@ def _opened(path: Path | str, read: Callable[[BinaryIO], Result]) -> Result:
         with warnings.catch_warnings(), open(path, "rb") as file:  # noqa: PTH123
             warnings.simplefilter("ignore")
             return read(file)
+    except Image.UnidentifiedImageError as error:
+        raise BadImage(f"cannot read image {path}: it is empty or not an image.") from error
     except _DECODING_ERRORS as error:
-        raise BadImage(f"cannot read image {path}: {_cause(error)}.") from error
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of a decoder's message."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is empty or not an image"
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _PLACE.sub("", lines[0]).rstrip(".")
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause = _PLACE.sub("", line).rstrip(".")
+        raise BadImage(f"cannot read image {path}: {cause}.") from error
 
 
 @functools.cache
@@ -136,6 +118,7 @@ def _formats() -> list[str]:
 
 def _open(file: BinaryIO) -> Image.Image:
     """The image, not decoded, and not too large to be."""
+    file.seek(0)
     image = Image.open(file, formats=_formats())
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -147,22 +130,17 @@ def _header(file: BinaryIO) -> Header:
     image = _open(file)
     # Pillow would decode a PNG to find metadata that may stand behind the pixels.
     orientation = 1 if image.format == "PNG" and "exif" not in image.info else _orientation(image)
-    width, height = image.size
-    if orientation >= 5:
-        width, height = height, width
-    bits = 16 if image.mode.startswith("I") or _has_16_bits(file, image.format) else 8
+    size = image.size if orientation >= 5 else image.size[::-1]  # height, width
+    # Colors of 16 bits Pillow reads as 8; of a PNG the bits stand in byte 24, after signature,
+    # length, name and sides.
+    file.seek(24)
+    deep = image.mode.startswith("I") or (image.format == "PNG" and file.read(1) == b"\x10")
     plain = image.format in _PLAIN_FORMATS or orientation == 1
     certain = plain and image.mode not in ("I", "F")
-    return Header(height, width, orientation, image.format or "", bits, certain)
+    return Header(*size, orientation, image.format or "", 16 if deep else 8, certain)
 
 
-def _has_16_bits(file: BinaryIO, kind: str | None) -> bool:
-    """Whether it is a PNG of 16 bits: Pillow reads its colors as 8."""
-    file.seek(24)  # signature 8, length 4, IHDR 4, width 4, height 4
-    return kind == "PNG" and file.read(1) == b"\x10"
-
-
-def _decode(file: BinaryIO) -> Tensor:
+def _pixels(file: BinaryIO) -> Tensor:
     """Header first, then pixels, then orientation."""
     image = _open(file)
     if decode_jpeg is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
@@ -173,13 +151,11 @@ def _decode(file: BinaryIO) -> Tensor:
             return _turn(decode_jpeg(content, mode=ImageReadMode.RGB), orientation)
         except RuntimeError:
             # Torchvision refuses some that Pillow reads; a file must not depend on who reads it.
-            file.seek(0)
-            image = Image.open(file, formats=_formats())
+            image = _open(file)
     if image.format == "PNG":
         # Its checksums, at which Pillow does not look by itself: a flipped bit would be a pixel.
         image.verify()
-        file.seek(0)
-        image = Image.open(file, formats=_formats())
+        image = _open(file)
     return pillow_pixels(image)
 
 
@@ -192,23 +168,20 @@ def pillow_pixels(image: Image.Image) -> Tensor:
     """
     # Some formats turn the image while loading and only then know its orientation.
     image.load()
-    pixels = torch.from_numpy(_to_rgb(image)).permute(2, 0, 1)  # (3, H, W)
-    return _turn(pixels, _orientation(image))
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 of a loaded image of any mode."""
+    orientation = _orientation(image)
+    if image.mode == "F":
+        raise BadImage("its grey values are fractions; convert it to 8 or 16 bits")
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow would clip at 255 and so make almost everything white.
         values = np.asarray(image)
         if values.size and (values.min() < 0 or values.max() >= 2**16):
             raise BadImage("its grey values are not in 0 to 65535; convert it to 8 or 16 bits")
-        return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode == "F":
-        raise BadImage("its grey values are fractions; convert it to 8 or 16 bits")
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+        pixels = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    else:
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA")
+        pixels = np.array(image.convert("RGB"))
+    return _turn(torch.from_numpy(pixels).permute(2, 0, 1), orientation)  # (3, H, W)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -85,11 +85,11 @@ def shared_bytes(
     workers = min(workers, num_cores())
     if not workers or not plans:
         return 0
-    pixels = max(len(p.indices) * p.padded[0] * p.padded[1] for p in plans)
+    pixels = max(len(plan.indices) * plan.padded[0] * plan.padded[1] for plan in plans)
     batches = PREFETCH * workers + 2 * steps_held
-    num_batches = batches if limit is None else min(batches, limit)
+    batches = batches if limit is None else min(batches, limit)
     # torchvision's rule does not round: float32.
-    return num_batches * 3 * pixels * (4 if rule == "torchvision" else 1)
+    return batches * 3 * pixels * (4 if rule == "torchvision" else 1)
 
 
 def num_cores() -> int:
@@ -120,8 +120,17 @@ def share(item: Any) -> Any:
         for tensor in tensors:
             tensor.share_memory_()
     except RuntimeError as error:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        return LoaderError(_describe_sharing(str(error), size))
+        said = str(error)
+        size = _mebibytes(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+        what = f"a data loader worker cannot hand over {size}"
+        if os.strerror(errno.EMFILE) in said:
+            return LoaderError(
+                "too many open files: a data loader worker cannot hand over its batch. Raise the "
+                "limit with `ulimit -n 65536`"
+            )
+        if os.strerror(errno.ENOSPC) in said or os.strerror(errno.ENOMEM) in said:
+            return LoaderError(_describe_full(what))
+        return LoaderError(f"{what} in shared memory: {said}. Use fewer workers")
     return item
 
 
@@ -143,32 +152,27 @@ def receive(loader: DataLoader, fix: str = "set data.workers=0") -> Iterator[Any
         return
     items = _start(loader, fix)
     _AT_WORK.append(items)
+    hearing = _hear_deaths()
     try:
-        yield from _receive(items, fix)
+        while True:
+            try:
+                with hearing():
+                    item = next(items)
+            except StopIteration:
+                return
+            except BaseException as error:
+                codes = _exit_codes(error)
+                # They ignore SIGTERM, and one may wait for what a dead one holds.
+                for worker in items._workers:
+                    worker.kill()
+                if not codes:
+                    raise
+                raise LoaderError(f"{_describe_death(codes[0])}, or {fix}.") from error
+            if isinstance(item, LoaderError):
+                raise LoaderError(f"{item}, or {fix}.")
+            yield item
     finally:
         _AT_WORK.remove(items)
-
-
-def _receive(items: Any, fix: str) -> Iterator[Any]:
-    """What the workers of a started loader make."""
-    deaths = _deaths()
-    while True:
-        try:
-            with deaths.awaited():
-                item = next(items)
-        except StopIteration:
-            return
-        except BaseException as error:
-            codes = _exit_codes(error)
-            # They ignore SIGTERM, and one may wait for what a dead one holds.
-            for worker in items._workers:
-                worker.kill()
-            if not codes:
-                raise
-            raise LoaderError(f"{_describe_death(codes[0])}, or {fix}.") from error
-        if isinstance(item, LoaderError):
-            raise LoaderError(f"{item}, or {fix}.")
-        yield item
 
 
 def _start(loader: DataLoader, fix: str) -> Iterator[Any]:
@@ -185,15 +189,16 @@ def _start(loader: DataLoader, fix: str) -> Iterator[Any]:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if hasattr(frame.f_locals.get("self"), "_shutdown_workers"):
                 frame.f_locals["self"]._shutdown = True
-        raise LoaderError(f"{_describe_start(error, loader.num_workers)}, or {fix}.") from error
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # its locks are files there
+            what = _describe_full(f"{loader.num_workers} data loader workers cannot start")
+        else:
+            said = " ".join(str(error).split())
+            what = f"cannot start {loader.num_workers} data loader workers: {said}. Use fewer"
+        raise LoaderError(f"{what}, or {fix}.") from error
 
 
 class _Deaths:
-    """torch's handler of SIGCHLD, which raises wherever the program is, kept to the waiting.
-
-    Args:
-        handler: torch's.
-    """
+    """torch's handler of SIGCHLD, which raises wherever the program is, kept to the waiting."""
 
     def __init__(self, handler: Callable[[int, Any], None]) -> None:
         self._handler = handler
@@ -219,24 +224,15 @@ class _Deaths:
             self._waiting = False
 
 
-class _Unseen:
-    """Where torch has no handler, or in a thread, it looks every five seconds."""
-
-    def awaited(self) -> contextlib.AbstractContextManager:
-        """Nothing to prepare."""
-        return contextlib.nullcontext()
-
-
-def _deaths() -> _Deaths | _Unseen:
+def _hear_deaths() -> Callable[[], contextlib.AbstractContextManager]:
+    """What to wait in. In a thread, or without a handler, torch looks every five seconds."""
     handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     if threading.current_thread() is not threading.main_thread():
-        return _Unseen()
-    if isinstance(handler, _Deaths):
-        return handler
-    if getattr(handler, "__module__", None) != "torch.utils.data._utils.signal_handling":
-        return _Unseen()
-    signal.signal(signal.SIGCHLD, deaths := _Deaths(handler))
-    return deaths
+        return contextlib.nullcontext
+    if getattr(handler, "__module__", None) == "torch.utils.data._utils.signal_handling":
+        handler = _Deaths(handler)
+        signal.signal(signal.SIGCHLD, handler)
+    return handler.awaited if isinstance(handler, _Deaths) else contextlib.nullcontext
 
 
 def _exit_codes(error: BaseException) -> list[int]:
@@ -254,42 +250,22 @@ def _exit_codes(error: BaseException) -> list[int]:
         time.sleep(0.05)
 
 
-def _describe_sharing(said: str, size: int) -> str:
-    if os.strerror(errno.EMFILE) in said:
-        return (
-            "too many open files: a data loader worker cannot hand over its batch. Raise the limit "
-            "with `ulimit -n 65536`"
-        )
-    if os.strerror(errno.ENOSPC) in said or os.strerror(errno.ENOMEM) in said:
-        return _describe_full(f"a data loader worker cannot hand over {_mebibytes(size)}")
-    return (
-        f"a data loader worker cannot hand over {_mebibytes(size)} in shared memory: {said}. Use "
-        f"fewer workers"
-    )
-
-
 def _describe_full(what: str) -> str:
     free = free_shared_memory()
     left = "" if free is None else f", {_mebibytes(free)} are free"
     return f"{SHARED_MEMORY} is full: {what}{left}. {LARGER}"
 
 
-def _describe_start(error: Exception, workers: int) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # its locks are files there
-        return _describe_full(f"{workers} data loader workers cannot start")
-    said = " ".join(str(error).split())
-    return f"cannot start {workers} data loader workers: {said}. Use fewer"
-
-
 def _describe_death(code: int) -> str:
     if code >= 0:
         what = f"ended with exit status {code}; its own message, if it had one, is above"
-        return f"a data loader worker {what}. Use fewer workers"
-    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-    if name == "SIGBUS":
-        return _describe_full("a data loader worker was ended by SIGBUS")
-    why = ", probably because memory ran out" if name == "SIGKILL" else ""
-    return f"a data loader worker was killed by {name}{why}. Use fewer workers"
+    else:
+        name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+        if name == "SIGBUS":
+            return _describe_full("a data loader worker was ended by SIGBUS")
+        why = ", probably because memory ran out" if name == "SIGKILL" else ""
+        what = f"was killed by {name}{why}"
+    return f"a data loader worker {what}. Use fewer workers"
 
 
 def _mebibytes(size: int) -> str:
