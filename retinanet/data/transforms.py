@@ -85,19 +85,6 @@ def resize(image: Tensor, size: tuple[int, int], rule: str = "antialias") -> Ten
     return TF.resize(image, list(size), antialias=rule == "antialias")
 
 
-def crop(image: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """The part of an image inside (top, left, height, width)."""
-    top, left, height, width = window
-    return image[:, top : top + height, left : left + width]
-
-
-def recolor(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
-    """Change the colors of a uint8 image by three factors, 1 for no change."""
-    image = TF.adjust_brightness(image, brightness)
-    image = TF.adjust_contrast(image, contrast)
-    return TF.adjust_saturation(image, saturation)
-
-
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """What happens to one image, drawn before its pixels are touched."""
@@ -219,12 +206,7 @@ class Augment:
         return self.plan_all(np.array([[height, width]]), seed, epoch, np.array([image_id]))[0]
 
     def __call__(
-        self,
-        image: Tensor,
-        boxes: Tensor,
-        labels: Tensor,
-        crowds: Tensor,
-        geometry: Geometry,
+        self, image: Tensor, boxes: Tensor, labels: Tensor, crowds: Tensor, geometry: Geometry
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One sample as the model is to see it.
 
@@ -242,12 +224,14 @@ class Augment:
         _, H, W = image.shape
         image = resize(image, geometry.size, self.rule)
         if geometry.crop is not None:
-            image = crop(image, geometry.crop)
+            top, left, height, width = geometry.crop
+            image = image[:, top : top + height, left : left + width]
         if geometry.flip:
             image = image.flip(-1)
         if geometry.color is not None:
-            image = recolor(image, *geometry.color)
-
+            brightness, contrast, saturation = geometry.color
+            image = TF.adjust_contrast(TF.adjust_brightness(image, brightness), contrast)
+            image = TF.adjust_saturation(image, saturation)
         boxes, kept = transform_boxes(boxes, (H, W), geometry)
         crowds, _ = transform_boxes(crowds, (H, W), geometry)
         return image, boxes, labels[kept], crowds
