@@ -130,63 +130,52 @@ def add_a_key(rng, tree):
 CHANGES = [change_a_field] * 16 + [set_anything, delete_anything, repeat_a_record]
 CHANGES += [swap_two_values, rename_a_key, add_a_key]
 
-
-def repeat_a_key(rng, text):
-    """An object that says the same key twice, with two values."""
-    places = [i for i in range(len(text)) if text.startswith(('{"id": ', '{"info": '), i)]
-    place = rng.choice(places or [0]) + 1
-    key = rng.choice(['"id": 5', '"bbox": [1, 1, 2, 2]', '"images": []', '"annotations": []'])
-    return f"{text[:place]}{key}, {text[place:]}"
+# Numbers that JSON has and Python reads in its own way, or not at all.
+NUMBERS = ["1e400", "-1e400", "1e-400", "9" * 5000, "007", "0x10", "1_0", "NaN", "-Infinity"]
+NUMBERS += ["1e5", "-0"]
+TWICE = ['"id": 5', '"bbox": [1, 1, 2, 2]', '"images": []', '"annotations": []']
+DEPTHS = [60, 300, 600, 800, 900, 940, 960, 970, 980, 990, 100_000]
 
 
-def spell_a_number(rng, text):
-    """Numbers that JSON has and Python reads in its own way, or not at all."""
-    digits = [i for i in range(len(text)) if text[i].isdigit()]
-    place = rng.choice(digits or [0])
-    odd = ["1e400", "-1e400", "1e-400", "9" * 5000, "007", "0x10", "1_0", "NaN", "-Infinity"]
-    return text[:place] + rng.choice([*odd, "1e5", "-0"]) + text[place + 1 :]
+def change_the_text(rng, text):
+    """A key that stands twice, an odd number, deep nesting, a wrong character, or more around."""
 
+    def place_of(*starts):
+        return rng.choice([i for i in range(len(text)) if text.startswith(starts, i)] or [0])
 
-def nest_deeply(rng, text):
-    depth = rng.choice([60, 300, 600, 800, 900, 940, 960, 970, 980, 990, 100_000])
-    deep = rng.choice(["[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth])
-    places = [i for i in range(len(text)) if text.startswith(": ", i)]
-    place = rng.choice(places or [0]) + 2
-    # Instead of a number, or before it as another key.
-    return rng.choice([f'{text[:place]}{deep}, "x": {text[place:]}', deep])
-
-
-def change_a_character(rng, text):
-    place = rng.randrange(len(text))
-    return text[:place] + rng.choice("{}[],:\"'\\0-.eENn\0\x01\u00e9 ") + text[place + 1 :]
-
-
-def surround(rng, text):
+    kind = rng.choice(["twice", "number", "nest", "character", "around"])
+    if kind == "twice":
+        place = place_of('{"id": ', '{"info": ') + 1
+        return f"{text[:place]}{rng.choice(TWICE)}, {text[place:]}"
+    if kind == "number":
+        place = place_of(*"0123456789")
+        return text[:place] + rng.choice(NUMBERS) + text[place + 1 :]
+    if kind == "nest":
+        depth, place = rng.choice(DEPTHS), place_of(": ") + 2
+        deep = rng.choice(["[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth])
+        # Instead of a number, or before it as another key.
+        return rng.choice([f'{text[:place]}{deep}, "x": {text[place:]}', deep])
+    if kind == "character":
+        place = rng.randrange(len(text))
+        odd = rng.choice("{}[],:\"'\\0-.eENn\0\x01\u00e9 ")
+        return text[:place] + odd + text[place + 1 :]
     around = [f"\ufeff{text}", f"\ufeff\ufeff{text}", f"{text}x", f"{text},", f"[{text}]", text * 2]
     other = [f"//\n{text}", text.replace('"', "'"), text.replace(" ", "\r\n")]
     return rng.choice([*around, *other])
 
 
-TEXT_CHANGES = [repeat_a_key, spell_a_number, nest_deeply, change_a_character, surround]
-
-
-def cut(rng, content):
-    return content[: rng.randrange(len(content))]
-
-
-def random_bytes(rng, content):
+def change_the_bytes(rng, content):
+    """Cut, damaged, or in another encoding."""
+    kind = rng.choice(["cut", "damage", "encode"])
+    if kind == "cut":
+        return content[: rng.randrange(len(content))]
+    if kind == "encode":
+        encoding = rng.choice(["utf-16", "utf-32", "utf-16-le", "cp1252", "utf-8-sig"])
+        return content.decode("utf-8", "replace").encode(encoding, "replace")
     changed = bytearray(content)
     for _ in range(rng.choice([1, 1, 5, 50])):
         changed[rng.randrange(len(changed))] = rng.randrange(256)
     return bytes(changed)
-
-
-def another_encoding(rng, content):
-    encoding = rng.choice(["utf-16", "utf-32", "utf-16-le", "cp1252", "utf-8-sig"])
-    return content.decode("utf-8", "replace").encode(encoding, "replace")
-
-
-BYTE_CHANGES = [cut, random_bytes, another_encoding]
 
 
 def mutated(rng):
@@ -196,8 +185,8 @@ def mutated(rng):
         rng.choice(CHANGES)(rng, tree)
     text = json.dumps(tree, ensure_ascii=rng.random() < 0.8)
     if rng.random() < 0.15:
-        text = rng.choice(TEXT_CHANGES)(rng, text)
+        text = change_the_text(rng, text)
     content = text.encode("utf-8", "surrogatepass")
     if rng.random() < 0.1:
-        content = rng.choice(BYTE_CHANGES)(rng, content)
+        content = change_the_bytes(rng, content)
     return content

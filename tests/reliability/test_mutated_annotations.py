@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from small_runs import command
 
 from retinanet.cli.main import main
-from retinanet.data.coco import CocoData, read_coco
+from retinanet.data.coco import CocoData, images_of, read_coco
 from retinanet.data.issues import raise_refused
 from retinanet.data.splits import missing_issues
 from retinanet.evaluation.coco import evaluate
@@ -52,13 +52,15 @@ def read(path, root) -> CocoData | str:
 def perfect(data: CocoData) -> DetectionArrays:
     """Detections that are the objects themselves."""
     rows = np.flatnonzero(data.usable & ~data.crowd)
-    image_ids = data.image_ids.repeat(np.diff(data.first))[rows]
-    order = np.argsort(image_ids, kind="stable")
-    rows = rows[order]
-    scores = np.ones(len(rows))
-    evaluated = np.sort(data.image_ids)
+    image_ids = data.image_ids[images_of(data)]
+    rows = rows[np.argsort(image_ids[rows], kind="stable")]
     return DetectionArrays(
-        image_ids[order], data.bbox[rows], scores, data.labels[rows], evaluated, 0
+        image_ids=image_ids[rows],
+        boxes=data.bbox[rows],
+        scores=np.ones(len(rows)),
+        labels=data.labels[rows],
+        evaluated=np.sort(data.image_ids),
+        num_capped=0,
     )
 
 
@@ -77,25 +79,18 @@ def cleaned(content: bytes) -> dict:
 
 def stock_numbers(content: bytes, data: CocoData, found: DetectionArrays) -> list[float]:
     """pycocotools' twelve numbers, from the file itself."""
+    columns = (found.image_ids, found.labels, found.boxes, found.scores)
     results = [
-        {"image_id": image, "category_id": data.category_ids[label], "bbox": bbox, "score": score}
-        for image, label, bbox, score in zip(
-            found.image_ids.tolist(),
-            found.labels.tolist(),
-            found.boxes.tolist(),
-            found.scores.tolist(),
-            strict=True,
+        {"id": i, "image_id": image, "category_id": data.category_ids[label], "bbox": bbox}
+        | {"score": score, "area": bbox[2] * bbox[3], "iscrowd": 0}
+        for i, (image, label, bbox, score) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
         )
     ]
     with redirect_stdout(io.StringIO()):
         truth, theirs = COCO(), COCO()
         truth.dataset = cleaned(content)
-        theirs.dataset = truth.dataset | {
-            "annotations": [
-                {**row, "id": i, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-                for i, row in enumerate(results, start=1)
-            ]
-        }
+        theirs.dataset = truth.dataset | {"annotations": results}
         truth.createIndex()
         theirs.createIndex()
         evaluator = COCOeval(truth, theirs, iouType="bbox")
@@ -178,30 +173,6 @@ def read_text(tmp_path):
     return write_and_read
 
 
-@pytest.mark.parametrize(
-    ("kind", "field", "value", "words"),
-    [
-        (
-            "annotations",
-            "area",
-            -5,
-            "area must be a finite number of pixels, from 0 to 1e10, got -5",
-        ),
-        ("annotations", "area", 1e11, "area must be a finite number of pixels, from 0 to 1e10"),
-        ("annotations", "bbox", [-1e308, 0, 1.7e308, 9], "bbox must be four finite numbers"),
-        ("images", "file_name", "a\nb.png", "file_name must be"),
-        ("images", "file_name", "a\x1b[2J.png", "file_name must be"),
-        ("images", "file_name", "x" * 300 + ".png", "no image"),
-        ("images", "file_name", "d/" * 3000, "no image"),
-        ("categories", "name", "\ud800", "name must be a text of whole characters, got '\\ud800'"),
-    ],
-)
-def test_a_value_that_would_fail_later_is_refused(read_text, kind, field, value, words):
-    tree = good_file()
-    tree[kind][0][field] = value
-    assert words in read_text(json.dumps(tree))
-
-
 def test_an_area_that_is_filled_in_counts(read_text):
     tree = good_file()
     tree["annotations"] = [box(1, 3, 7, [0, 0, 1e6, 1e6])]
@@ -210,11 +181,11 @@ def test_an_area_that_is_filled_in_counts(read_text):
     assert evaluate(data, perfect(data), data.image_ids).metrics["APl"] == pytest.approx(1)
 
 
-def test_a_key_that_stands_twice_is_refused(read_text):
-    twice = json.dumps(good_file()).replace(
-        '"annotations": [', '"annotations": [], "annotations": ['
-    )
-    assert "the key 'annotations' stands twice in one object" in read_text(twice)
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "d/" * 3000])
+def test_a_name_that_no_disk_can_have_is_a_missing_image(read_text, name):
+    tree = good_file()
+    tree["images"][0]["file_name"] = name
+    assert "no image" in read_text(json.dumps(tree))
 
 
 def test_a_value_of_many_levels_is_shown_in_one_line(read_text):
