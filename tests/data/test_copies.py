@@ -65,14 +65,11 @@ def test_copies_are_near_duplicates_and_strangers_are_not(change):
 def test_images_with_little_in_them_are_not_compared():
     white, gray = Image.new("RGB", (99, 99), "white"), Image.new("RGB", (64, 99), "gray")
     assert perceptual_hash(pixels_of(white)) is None
+    assert perceptual_hash(pixels_of(Image.new("RGB", (1, 1)))) is None
     spot = white.copy()
     spot.putpixel((50, 50), (0, 0, 0))
     assert near_duplicates(files(white, gray), files(gray, spot)) == {}
     assert near_duplicates([], files(blurred_noise(0))) == {}
-
-
-def test_an_image_of_one_pixel_has_no_perceptual_hash():
-    assert perceptual_hash(pixels_of(Image.new("RGB", (1, 1)))) is None
 
 
 def test_a_hash_of_pixels_does_not_depend_on_the_file(tmp_path):
@@ -100,13 +97,7 @@ def test_an_image_under_two_names_is_listed_with_whether_its_boxes_agree(
     end = "with other boxes" if other_boxes else "with the same boxes"
     assert place.endswith(f"1.png, {end}")
     assert "image id 2" in place
-
-
-def test_headers_alone_find_no_copies(make_data):
-    images = [{"id": i, "file_name": f"{i}.png", "width": 320, "height": 240} for i in (1, 2)]
-    data = make_data(2, [], images=images)
-    for index in range(2):
-        blurred_noise(0).save(data.image_path(index))
+    # Headers alone find no copies.
     assert check_copies(data, list(read_files(data, pixels=False, workers=0))).count == 0
 
 

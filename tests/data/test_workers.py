@@ -82,32 +82,28 @@ def failure(made):
 
 
 def end_by(number):
-    return lambda: os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)
 
 
 def test_items_arrive_in_order_and_shared():
     items = list(receive(loader()))
     assert [item.index for item in items] == list(range(12))
     assert all(item.values.is_shared() and item.values.eq(item.index).all() for item in items)
+    alone = list(receive(DataLoader(Items(), batch_size=None, collate_fn=share)))
+    assert not any(item.values.is_shared() for item in alone)
 
 
-def test_without_workers_nothing_is_shared():
-    (item, *_) = receive(DataLoader(Items(), batch_size=None, collate_fn=share))
-    assert not item.values.is_shared()
-
-
-def test_a_killed_worker_is_reported():
-    assert "killed by SIGKILL, probably because memory ran out" in failure(
-        loader(end_by(signal.SIGKILL))
-    )
-
-
-def test_a_worker_that_writes_beyond_a_full_shared_memory_is_reported():
-    assert "/dev/shm is full" in failure(loader(end_by(signal.SIGBUS)))
-
-
-def test_a_worker_that_exits_is_reported():
-    assert "ended with exit status 7" in failure(loader(lambda: os._exit(7)))
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (lambda: end_by(signal.SIGKILL), "killed by SIGKILL, probably because memory ran out"),
+        (lambda: end_by(signal.SIGBUS), "/dev/shm is full"),  # written to when it was full
+        (lambda: os._exit(7), "ended with exit status 7"),
+    ],
+    ids=["killed", "full", "exit"],
+)
+def test_a_worker_that_ends_is_reported(end, said):
+    assert said in failure(loader(end))
 
 
 def test_a_worker_that_ends_while_it_starts_is_reported():
@@ -119,7 +115,7 @@ def test_a_worker_that_is_killed_while_a_thread_waits_is_reported():
 
     def wait():
         try:
-            list(receive(loader(end_by(signal.SIGKILL))))
+            list(receive(loader(lambda: end_by(signal.SIGKILL))))
         except LoaderError as error:
             errors.append(str(error))
 
