@@ -71,11 +71,10 @@ class CocoData:
         return self.image_root / self.file_name(index)
 
     def boxes(self, index: int) -> tuple[Tensor, Tensor]:
-        """The objects of one image: what training is to find.
+        """The objects of one image, which training is to find.
 
         Returns:
-            (G, 4) float32 boxes in pixels of the file, clipped to the image, and (G,) int64
-            labels.
+            (G, 4) float32 boxes in pixels of the file, clipped to the image, and (G,) int64 labels.
         """
         rows = self._rows(index, crowd=False)
         return self._clipped(index, rows), torch.from_numpy(self.labels[rows])
@@ -141,11 +140,7 @@ class CocoData:
         return sizes
 
     def relabelled(self, names: Sequence[str]) -> CocoData:
-        """The same data with the classes in another order.
-
-        Args:
-            names: the same names as ``category_names``.
-        """
+        """The same data with the classes in another order, that of ``names``."""
         if tuple(names) == self.category_names:
             return self
         old = [self.category_names.index(name) for name in names]  # new label -> old label
@@ -236,14 +231,7 @@ class Reading(NamedTuple):
 def read_records(
     content: dict[str, Any], annotations: Path, image_root: Path, fingerprint: str
 ) -> Reading:
-    """What :func:`read_coco` reads, and every issue that it would refuse, in its order.
-
-    Args:
-        content: of the annotation file.
-        annotations: its path.
-        image_root: folder that file names start from.
-        fingerprint: SHA-256 of the file.
-    """
+    """What :func:`read_coco` reads of a file's content, and every issue that it would refuse."""
     annotated = "annotations" in content
     images = Records(annotations, "images", content)
     categories = Records(annotations, "categories", content)

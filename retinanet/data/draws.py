@@ -16,16 +16,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def uniform(seed: int, epoch: int, image_ids: np.ndarray, purpose: int) -> np.ndarray:
-    """One number for each image.
+    """One number in [0, 1) for each of (N,) integers: (N,) float64.
 
-    Args:
-        seed: of the run.
-        epoch: pass over the data.
-        image_ids: (N,) integers.
-        purpose: a constant of this module; different ones give independent numbers.
-
-    Returns:
-        (N,) float64 in [0, 1).
+    ``purpose`` is a constant of this module; different ones give independent numbers.
     """
     key = np.zeros(1, dtype=np.uint64)
     for word in (seed, epoch, purpose):

@@ -97,30 +97,15 @@ def train_plan(
     world_size: int,
     keep_empty: bool,
 ) -> list[list[BatchPlan]]:
-    """One epoch for one rank.
+    """One epoch for one rank: the micro-batches of every step.
 
-    The images are shuffled by (seed, epoch, image id). Those beyond a multiple of
-    ``batch_size`` are left out, other ones in each epoch and every image with the same
-    probability; with fewer images than that, images repeat to make one step. Landscape images
-    come together, and so do portrait images; at most one step mixes them. Each step has one
-    padded size, on every rank and in every micro-batch.
+    The images are shuffled by (seed, epoch, image id); those without a box take part only with
+    ``keep_empty``. Those beyond a multiple of ``batch_size``, the images of one step over all ranks
+    and micro-batches, are left out: other ones in each epoch, and every image with the same
+    probability. With fewer images than that, images repeat to make one step. Landscape images come
+    together, and so do portrait images; at most one step mixes them. Each step has one padded size.
 
-    Which images make step i depends on the data, ``seed``, ``epoch``, ``batch_size`` and
-    ``keep_empty`` alone; ranks and micro-batches share them out.
-
-    Args:
-        data: the training set.
-        augment: decides the size of every sample.
-        seed: of the run.
-        epoch: from 0.
-        batch_size: images of one step over all ranks and micro-batches.
-        accumulate: micro-batches of a step.
-        rank: of this process.
-        world_size: number of processes.
-        keep_empty: also images without a box.
-
-    Returns:
-        The micro-batches of every step.
+    Which images make step i does not depend on ranks and micro-batches: they share them out.
 
     Raises:
         ValueError: no image is left, or ``batch_size`` cannot be shared out.
@@ -163,11 +148,7 @@ def eval_plan(
 ) -> list[BatchPlan]:
     """Batches that hold each image once, of one padded size each, the largest first.
 
-    Args:
-        data: the set to evaluate.
-        augment: one made with ``train=False``.
-        batch_size: images at most.
-        max_images: only the first images of the file; None: all.
+    Only the first ``max_images`` of the file, if given; ``augment`` is one with ``train=False``.
     """
     count = len(data) if max_images is None else min(max_images, len(data))
     geometries = augment.plan_all(data.sizes[:count], 0, 0, data.image_ids[:count])
@@ -190,16 +171,7 @@ def plan_batch(
     seed: int = 0,
     epoch: int = 0,
 ) -> BatchPlan:
-    """One batch of chosen images.
-
-    Args:
-        data: where the images come from.
-        augment: decides the size of each.
-        indices: of the images.
-        padded: H, W; None: as large as the images need.
-        seed: of the run.
-        epoch: from 0.
-    """
+    """One batch of chosen images; padded as far as they need, or to ``padded`` height and width."""
     chosen = np.asarray(indices)
     geometries = augment.plan_all(data.sizes[chosen], seed, epoch, data.image_ids[chosen])
     if padded is None:
@@ -221,11 +193,7 @@ class Sample(NamedTuple):
 class BatchDataset(Dataset):
     """Makes the batch of a plan, in whatever process it is asked.
 
-    Args:
-        data: where images and boxes come from.
-        augment: what happens to them.
-        seed: of the run.
-        on_bad_image: ``stop``, or ``skip`` to use another image for an unreadable one.
+    With ``on_bad_image="skip"``, another image takes the place of an unreadable one.
     """
 
     def __init__(self, data: CocoData, augment: Augment, seed: int, on_bad_image: str) -> None:
@@ -272,13 +240,8 @@ class BatchDataset(Dataset):
 
         In evaluation that is a black image, so that its objects count as missed. In training it is
         the next readable image of the file that fits into the batch, with objects if the
-        unreadable one has some: the choice depends on the files alone.
-
-        Args:
-            index: of the image in the data set.
-            geometry: what happens to it.
-            plan: of the batch.
-            replaced: gets the cause of every unreadable image met.
+        unreadable one has some: the choice depends on the files alone. ``replaced`` gets the cause
+        of every unreadable image met.
 
         Raises:
             BadImage: the image is unreadable and must not, or cannot, be replaced.
@@ -289,9 +252,9 @@ class BatchDataset(Dataset):
             return self._read(index, geometry)
         except (BadImage, FileNotFoundError) as error:
             if not self.skip:
-                instead = (
-                    "use another image in its place" if self.augment.train else "miss its objects"
-                )
+                instead = "use another image in its place"
+                if not self.augment.train:
+                    instead = "miss its objects"
                 raise type(error)(
                     f"{str(error).rstrip('.')}, listed in {self.data.path} as {self._where(index)}."
                     f" Replace the file, or set data.on_bad_image=skip to {instead}."
@@ -353,11 +316,10 @@ class BatchLoader:
         Args:
             data: where images and boxes come from.
             augment: what happens to them.
-            plans: from :func:`train_plan` or :func:`eval_plan`; several epochs may follow on each
-                other.
+            plans: a list, or an iterator over several epochs.
             seed: of the run, as given to the plan.
-            workers: processes, as far as there are CPU cores; 0 for none.
-            on_bad_image: ``stop`` or ``skip``.
+            workers: processes, as far as there are CPU cores; no effect on what is loaded.
+            on_bad_image: ``"stop"``, or ``"skip"`` to replace unreadable images.
             pin_memory: for a GPU.
 
         Raises:
@@ -369,9 +331,7 @@ class BatchLoader:
             check_shared_memory(shared_bytes(plans, augment.rule, workers, limit=len(plans)))
         self.bad: set[str] = set()
         self._num_images = len(data)
-        self._instead = (
-            "Another image takes its place." if augment.train else "Its objects are missed."
-        )
+        self._training = augment.train
         self._plans = plans
         self._loader = DataLoader(
             BatchDataset(data, augment, seed, on_bad_image),
@@ -401,10 +361,11 @@ class BatchLoader:
         for batch in receive(self._loader):
             if isinstance(batch, Exception):
                 raise batch
+            what = "Another image takes its place." if self._training else "Its objects are missed."
             for message in batch.replaced:
                 if message not in self.bad:
                     self.bad.add(message)
-                    logger.warning("%s %s", message, self._instead)
+                    logger.warning("%s %s", message, what)
             if len(self.bad) > max(1, MAX_BAD_SHARE * self._num_images):
                 raise ValueError(
                     f"{len(self.bad)} of {self._num_images} images are unreadable, more than "
@@ -439,26 +400,11 @@ class TrainingLoader:
         self.data = data
         self.augment = augment
         self.accumulate = accumulate
-        self._epoch = partial(
-            train_plan,
-            data,
-            augment,
-            seed=seed,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            rank=rank,
-            world_size=world_size,
-            keep_empty=keep_empty,
-        )
-        self._load = partial(
-            BatchLoader,
-            data,
-            augment,
-            seed=seed,
-            workers=workers,
-            on_bad_image=on_bad_image,
-            pin_memory=pin_memory,
-        )
+        planned = {"seed": seed, "batch_size": batch_size, "accumulate": accumulate}
+        planned |= {"rank": rank, "world_size": world_size, "keep_empty": keep_empty}
+        self._epoch = partial(train_plan, data, augment, **planned)
+        loaded = {"seed": seed, "workers": workers, "on_bad_image": on_bad_image}
+        self._load = partial(BatchLoader, data, augment, pin_memory=pin_memory, **loaded)
         first = self._epoch(epoch=0)
         self.steps_per_epoch = len(first)
         # Of /dev/shm, for batches as large as the largest of the first epoch.
@@ -466,12 +412,7 @@ class TrainingLoader:
         self.shared_bytes = shared_bytes(plans, augment.rule, workers, steps_held=accumulate)
 
     def steps(self, first: int, end: int) -> Iterator[list[Batch]]:
-        """Micro-batches of the steps ``first`` to ``end - 1``, loaded ahead.
-
-        Args:
-            first: number of steps made already.
-            end: length of the run.
-        """
+        """Micro-batches of the steps ``first``, counted from 0, to ``end - 1``, loaded ahead."""
         loader = self._load(self._plans(first, end))
         self.bad_images = loader.bad  # messages; grows while the loader works
         batches = iter(loader)

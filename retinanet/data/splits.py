@@ -28,6 +28,14 @@ FIXES = {
     OUTSIDE: "Correct the box, or the width and height of the image, or remove the record.",
     VANISHED: "Raise data.min_size, and data.max_size with it, or cut the images into tiles.",
 }
+SIZE_FIXES = {
+    "not those of the file": "The boxes belong to another version of the image: correct width and "
+    "height, or restore the file.",
+    "those before the file's EXIF orientation": "Its EXIF orientation turns it: annotate the image "
+    "as it is displayed, or remove the tag from the file.",
+    "swapped": "They are swapped: exchange them, and make sure that the boxes are [x, y, width, "
+    "height].",
+}
 CROWD_FIX = "Set iscrowd to 0 where a box holds one object."
 SHARES_FIX = "Multiply x and width by the width of the image, y and height by its height."
 
@@ -121,34 +129,19 @@ def describe_missing(data: CocoData, index: int) -> str:
 def describe_size(data: CocoData, index: int, size: tuple[int, int]) -> tuple[str, str, str]:
     """What is wrong with the size of an image: its kind, both sizes, and the fix.
 
-    Args:
-        data: where the image is listed.
-        index: of the image.
-        size: height and width of its pixels as displayed; not those of the record.
+    ``size`` is the height and width of its pixels as displayed, which are not those of the record.
     """
     height, width = data.sizes[index].tolist()
     H, W = size
     path = data.image_path(index)
     sizes = f"width x height is {width} x {height}, but {path} has {W} x {H} pixels"
     if (width, height) != (H, W):
-        kind = "width and height are not those of the file"
-        fix = (
-            "The boxes belong to another version of the image: correct width and height, or "
-            "restore the file."
-        )
+        kind = "not those of the file"
     elif read_header(path).orientation >= 5:
-        kind = "width and height are those before the file's EXIF orientation"
-        fix = (
-            "Its EXIF orientation turns it: annotate the image as it is displayed, or remove the "
-            "tag from the file."
-        )
+        kind = "those before the file's EXIF orientation"
     else:
-        kind = "width and height are swapped"
-        fix = (
-            "They are swapped: exchange them, and make sure that the boxes are [x, y, width, "
-            "height]."
-        )
-    return f"images: {kind}", sizes, fix
+        kind = "swapped"
+    return f"images: width and height are {kind}", sizes, SIZE_FIXES[kind]
 
 
 def shared_images(train: CocoData, val: CocoData) -> list[int]:

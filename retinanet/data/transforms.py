@@ -169,14 +169,7 @@ class Augment:
     def plan_all(
         self, sizes: np.ndarray, seed: int, epoch: int, image_ids: np.ndarray
     ) -> Geometries:
-        """Geometry of every image in one epoch.
-
-        Args:
-            sizes: (N, 2) height, width of the files.
-            seed: of the run.
-            epoch: pass over the data.
-            image_ids: (N,).
-        """
+        """Geometry of (N, 2) heights and widths of files with (N,) ids, in one epoch."""
 
         def draw(purpose: int) -> np.ndarray:
             return draws.uniform(seed, epoch, image_ids, purpose)
@@ -208,7 +201,7 @@ class Augment:
     def __call__(
         self, image: Tensor, boxes: Tensor, labels: Tensor, crowds: Tensor, geometry: Geometry
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One sample as the model is to see it.
+        """Image, boxes, labels and crowds as the model is to see them.
 
         Args:
             image: (3, H, W) uint8.
@@ -218,8 +211,8 @@ class Augment:
             geometry: from :meth:`plan`.
 
         Returns:
-            The four, transformed. Boxes are clipped to the image, and those with a side below
-            ``MIN_BOX_SIDE`` are left away with their labels.
+            The four; of boxes and their labels those that are visible, as of
+            :func:`transform_boxes`.
         """
         _, H, W = image.shape
         image = resize(image, geometry.size, self.rule)
@@ -240,12 +233,7 @@ class Augment:
 def transform_boxes(
     boxes: Tensor, size: tuple[int, int], geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
-    """Move boxes as the pixels move.
-
-    Args:
-        boxes: (G, 4) pixels of an image of ``size``.
-        size: height, width before resizing.
-        geometry: what happens to the image.
+    """Move (G, 4) boxes as the pixels of an image of ``size``, height and width, move.
 
     Returns:
         The boxes with both sides at least ``MIN_BOX_SIDE``, clipped, and (G,) bool telling which

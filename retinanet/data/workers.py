@@ -40,14 +40,10 @@ class LoaderError(OSError):
 
 
 def check_shared_memory(needed: int, fix: str = "set data.workers=0") -> None:
-    """Refuse to start workers whose batches /dev/shm cannot hold.
-
-    Args:
-        needed: bytes that they hold at most.
-        fix: what needs none.
+    """Refuse to start workers whose batches, ``needed`` bytes, /dev/shm cannot hold.
 
     Raises:
-        LoaderError: less is free.
+        LoaderError: less is free; it ends with ``fix``, which needs none.
     """
     free = free_shared_memory()
     if free is not None and needed > free:
@@ -76,11 +72,11 @@ def shared_bytes(
     """Shared memory that workers fill at most, in bytes: with batches of the largest size.
 
     Args:
-        plans: of batches, among them the largest batch.
-        rule: of resizing, ``data.resize``.
-        workers: processes, as far as there are CPU cores; 0 for none.
+        plans: of batches, among them the largest.
+        rule: ``data.resize``.
+        workers: processes, as far as there are CPU cores.
         steps_held: batches of a step; those of one may be in use while the next ones come.
-        limit: batches at most; None: any number.
+        limit: batches at most.
     """
     workers = min(workers, num_cores())
     if not workers or not plans:
@@ -109,9 +105,7 @@ def start_worker(_: int) -> None:
 def share(item: Any) -> Any:
     """The collate function of all loaders: tensors of a named tuple go into shared memory.
 
-    Returns:
-        The item; in a worker that finds no room, a :class:`LoaderError` for :func:`receive`,
-        which ends its sentence.
+    A worker that finds no room returns a :class:`LoaderError`; :func:`receive` ends its sentence.
     """
     if get_worker_info() is None or not isinstance(item, tuple):
         return item
@@ -137,15 +131,12 @@ def share(item: Any) -> Any:
 def receive(loader: DataLoader, fix: str = "set data.workers=0") -> Iterator[Any]:
     """What a loader makes, in order; failures of its workers are one line, within seconds.
 
-    They are raised only where the next item is awaited, so never in the middle of a step.
-
-    Args:
-        loader: with :func:`share` and :func:`start_worker`.
-        fix: what else helps, as the end of a sentence.
+    They are raised only where the next item is awaited, so never in the middle of a step. The
+    loader has :func:`share` and :func:`start_worker`.
 
     Raises:
         LoaderError: a worker could not start, ended by itself, was killed, or had no room for a
-            batch.
+            batch; the message ends with ``fix``.
     """
     if not loader.num_workers:
         yield from loader
