@@ -127,6 +127,7 @@ def _is_box(value: Any) -> bool:
 
 # Half of a pair of UTF-16 is no text. In a path Python has some for bytes that are not UTF-8.
 HALF, CONTROL = re.compile("[\ud800-\udfff]"), re.compile(r"[\x00-\x1f\x7f]")
+# A command as messages quote it; options may follow, and the closing quote.
 CONVERTER = "`python -m scripts.convert_dataset --from coco --to coco"
 SIZE_FIX = (
     f"Correct it: write the size of the image as it is displayed. {CONVERTER}` reads missing ones "

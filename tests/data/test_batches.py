@@ -77,7 +77,10 @@ def indices(steps):
 
 
 def load(data, requests, transform=JITTERED, **options):
-    return list(BatchLoader(data, transform, requests, **options))
+    loader = BatchLoader(data, transform, requests, **options)
+    batches = list(loader)
+    assert len(batches) == len(loader) == len(requests)
+    return batches
 
 
 def load_one(data, transform, *chosen, padded=(128, 128), **options):
@@ -314,12 +317,6 @@ def test_loading_leaves_the_global_generator_alone(small, workers):
     before = torch.get_rng_state()
     load(small, requests_of(small), workers=workers)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_loader_knows_its_length(small):
-    requests = eval_plan(small, PLAIN, batch_size=4)
-    loader = BatchLoader(small, PLAIN, requests)
-    assert len(loader) == len(requests) == len(list(loader))
 
 
 # Bad images

@@ -4,9 +4,7 @@ import copy
 import hashlib
 import json
 import math
-import pickle
 
-import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
@@ -338,14 +336,3 @@ def test_other_classes_are_refused_with_the_difference(read, pairs, words):
         raise_refused(class_issues(one, two))
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
-
-
-def test_the_data_holds_no_python_object_per_box(read):
-    count = 20_000
-    content = GOOD | {"annotations": [box(i + 1, 7, 3, [1, 1, 5, 5], 25) for i in range(count)]}
-    data = read(content)
-    # 4 + 1 + 1 numbers of 8 bytes and two of 1 byte for each box.
-    assert len(pickle.dumps(data)) < count * 50 + 5000
-    copied = pickle.loads(pickle.dumps(data))
-    assert np.array_equal(copied.bbox, data.bbox)
-    assert copied.file_name(1) == data.file_name(1)

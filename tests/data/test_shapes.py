@@ -144,46 +144,6 @@ def test_a_crowd_is_one_annotation_of_many_pieces(coco):
     assert crowd["area"] < 0.9 * crowd["bbox"][2] * crowd["bbox"][3]
 
 
-def test_a_hole_is_not_covered():
-    figure = figures.rasterize(figures.CLASSES["ring"], (20.0, 20.0), 15.0, 0.0)
-    middle = figure.coverage.shape[0] // 2
-    assert figure.coverage[middle, middle] == 0
-    assert figure.coverage.sum() == pytest.approx(np.pi * 15**2 * (1 - 0.55**2), rel=0.03)
-
-
-@pytest.mark.parametrize("name", figures.CLASSES)
-def test_every_outline_reaches_the_unit_circle(name):
-    reach = np.linalg.norm(figures.CLASSES[name][0], axis=1).max()
-    assert reach == pytest.approx(1.0)
-
-
-def square_at(x: float, side: float) -> figures.Figure:
-    corners = np.array([(1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0), (1.0, -1.0)])
-    return figures.rasterize((corners,), (x, 50.0), side / 2, 0.0)
-
-
-def test_what_would_hide_too_much_or_lies_outside_is_not_admitted():
-    scene = figures.Scene(np.zeros((100, 100, 3), dtype=np.float32))
-    assert not scene.admits(square_at(2, 20), as_object=True)  # 60 % of it is inside
-    assert scene.admits(square_at(6, 20), as_object=True)
-    assert scene.admits(square_at(-60, 20), as_object=False)
-    scene.paint(square_at(50, 20), np.ones(3, dtype=np.float32), scene.add(0))
-    # 20 px wide, three quarters must stay: shifted by 12 px it leaves 60 %, by 16 px 80 %.
-    assert not scene.admits(square_at(62, 20), as_object=False)
-    assert scene.admits(square_at(66, 20), as_object=False)
-
-
-def test_what_hides_an_object_takes_its_pixels_from_the_mask():
-    scene = figures.Scene(np.zeros((100, 100, 3), dtype=np.float32))
-    grey = np.full(3, 128, dtype=np.float32)
-    scene.paint(square_at(40, 20), grey, scene.add(2))
-    scene.paint(square_at(50, 20), grey, 0)
-    (drawn,) = scene.finished()
-    assert drawn.label == 2 and not drawn.crowd
-    assert drawn.mask.sum() == 10 * 20
-    assert np.flatnonzero(drawn.mask.any(axis=0)).tolist() == list(range(30, 40))
-
-
 def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(rng):
         raise KeyboardInterrupt
