@@ -34,8 +34,9 @@ def table(
 
     Args:
         evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
-        max_classes: rows of the table of classes, the best and the worst; None: all.
-        thresholds: where F1 is largest; None: left out.
+        max_classes: rows of the table of classes, half of them the best and half the worst of
+            what has objects; None: all.
+        thresholds: adds the largest F1 of each class, and the score where it is.
     """
     classes = class_table(evaluation, max_classes, thresholds)
     return f"{summary(evaluation, thresholds)}\n\n{classes}"
@@ -52,14 +53,12 @@ def summary(evaluation: Evaluation, thresholds: Thresholds | None = None) -> str
     ]
     for name, number in NUMBERS.items():
         words = f"Average {number.mean_of.capitalize()}" if gap else ""
-        iou = (
-            "0.50:0.95" if number.threshold == ALL_IOUS else f"{0.5 + 0.05 * number.threshold:.2f}"
-        )
+        every = number.threshold == ALL_IOUS
+        iou = "0.50:0.95" if every else f"{0.5 + 0.05 * number.threshold:.2f}"
         limit = evaluation.max_dets[number.max_dets]
         value = _three_digits(evaluation.metrics[name])
-        name = shown_name(name, evaluation.max_dets)
-        about = f"{name:<7}{words:<{gap}}{iou:<13}{SIZES[number.area]:<10}"
-        lines.append(f"{about}{limit:>10}{value:>10}")
+        about = f"{shown_name(name, evaluation.max_dets):<7}{words:<{gap}}{iou:<13}"
+        lines.append(f"{about}{SIZES[number.area]:<10}{limit:>10}{value:>10}")
     if thresholds is not None and thresholds.overall is not NEVER:
         best = thresholds.overall
         lines += [
@@ -73,40 +72,31 @@ def summary(evaluation: Evaluation, thresholds: Thresholds | None = None) -> str
 def class_table(
     evaluation: Evaluation, max_classes: int | None = None, thresholds: Thresholds | None = None
 ) -> str:
-    """Numbers of every category, best AP first.
-
-    Args:
-        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
-        max_classes: rows, half of them the best and half the worst of what has objects; None: all.
-        thresholds: adds the largest F1 of each and the score where it is.
-    """
+    """Numbers of every category, best AP first; arguments of :func:`table`."""
     widest, narrowest = NAME_WIDTHS
     if width() < NUMBERS_WIDTH + narrowest:
         thresholds = None  # no room for F1 and its score
     name_width = max(narrowest, min(widest, width() - NUMBERS_WIDTH))
 
-    def line(name: str, num_gt: str | int, num_detections: str | int, numbers: list[str]) -> str:
+    def line(name: str, num_gt: str | int, num_detections: str | int, *numbers: str) -> str:
         texts = "".join(f" {text:>5}" for text in numbers)
         return f"{fit(name, name_width - 1)} {num_gt:>8}{num_detections:>11}{texts}"
 
-    recall = shown_name("AR100", evaluation.max_dets)
-    titles = ["AP", "AP50", "AP75", recall, *(["F1", "score"] if thresholds is not None else [])]
+    titles = ["AP", "AP50", "AP75", shown_name("AR100", evaluation.max_dets)]
+    titles += [] if thresholds is None else ["F1", "score"]
+    header = line("class", "objects", "detections", *titles)
+    rows = list(enumerate(evaluation.per_class))
     # Undefined ones last, equal ones by name.
-    ranked = sorted(
-        enumerate(evaluation.per_class),
-        key=lambda entry: (entry[1].AP is None, -(entry[1].AP or 0.0), entry[1].name),
-    )
+    rows.sort(key=lambda entry: (entry[1].AP is None, -(entry[1].AP or 0.0), entry[1].name))
     lines = []
-    for label, row in ranked:
+    for label, row in rows:
         numbers = [row.AP, row.AP50, row.AP75, row.AR100]
         if thresholds is not None:
             numbers += [thresholds.classes[label].F1, thresholds.classes[label].score]
-        texts = list(map(_three_digits, numbers))
-        lines.append(line(row.name, row.num_gt, row.num_detections, texts))
-    header = line("class", "objects", "detections", titles)
+        lines.append(line(row.name, row.num_gt, row.num_detections, *map(_three_digits, numbers)))
     if max_classes is None or len(lines) <= max_classes:
         return "\n".join([header, *lines])
-    shown = lines[: sum(row.AP is not None for _, row in ranked)]
+    shown = lines[: sum(row.AP is not None for _, row in rows)]
     num_shown = min(len(shown), max_classes)
     if len(shown) > max_classes:
         half = max_classes // 2
