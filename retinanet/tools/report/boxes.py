@@ -18,13 +18,7 @@ from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_image
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import DEFAULT_SCORE
-from retinanet.tools.report.style import (
-    BLACK,
-    class_color,
-    drawable_names,
-    font_path,
-    plain_text,
-)
+from retinanet.tools.report.style import BLACK, class_color, drawable_names, font_path, plain_text
 
 # Detections below this score are not drawn.
 DRAWN_SCORE = DEFAULT_SCORE
@@ -307,12 +301,12 @@ def draw_predictions(
 
     Args:
         data: images and ground truth; without annotations only detections are drawn.
-        detections: from :func:`retinanet.evaluation.detect.detect`.
+        detections: of it.
         folder: of the sheets; made when missing.
-        num_images: images drawn, see :func:`choose_images`; 0 for none.
+        num_images: images drawn, see :func:`choose_images`.
 
     Returns:
-        The first sheet, (H, W, 3) uint8, for TensorBoard; None when there is no image to draw.
+        The first sheet, (H, W, 3) uint8; None when there is no image to draw.
     """
     names = class_names(data)
     chosen = choose_images(data, detections, num_images)
@@ -368,13 +362,7 @@ def panels_of(
 
 
 def annotated_boxes(data: CocoData, rows: slice | Sequence[int], names: Sequence[str]) -> list[Box]:
-    """Annotations of a data set as boxes; crowds are dashed and hatched.
-
-    Args:
-        data: the data set.
-        rows: of its annotations.
-        names: of its classes, from :func:`class_names`.
-    """
+    """Some annotations as boxes, named by :func:`class_names`; crowds are dashed and hatched."""
     boxes = []
     for box, k, crowd in zip(data.bbox[rows], data.labels[rows], data.crowd[rows], strict=True):
         text, style = (f"crowd: {names[k]}", "crowd") if crowd else (names[k], "solid")

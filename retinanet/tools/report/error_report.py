@@ -80,7 +80,7 @@ def error_table(analysis: Analysis) -> str:
 def confused_table(analysis: Analysis, most: int = 5) -> str:
     """The pairs of classes that are confused most often; empty where none is."""
     pairs = analysis.confusion.worst(most)
-    lines = [f"{fit(name, 30)} found as  {fit(other, 28)}{n:>8}" for name, other, n in pairs]
+    lines = [f"{fit(name, 30)} detected as  {fit(other, 28)}{n:>8}" for name, other, n in pairs]
     return "\n".join(["Classes confused most often", *lines]) if pairs else ""
 
 
@@ -191,13 +191,10 @@ def _worst_panels(
     matched, errors = analysis.matched, analysis.errors
     truth, found = matched.truth, matched.found
     objects, missed, shown, wrong = errors_of_image(matched, errors, worst.image_id)
+    colors = [KIND_COLORS["missed"] if lost else GRAY for lost in missed]
     annotated = [
-        Box(
-            corners(truth.box[g]),
-            KIND_COLORS["missed"] if lost else GRAY,
-            names[truth.label[g]],
-        )
-        for g, lost in zip(objects, missed, strict=True)
+        Box(corners(truth.box[g]), color, names[truth.label[g]])
+        for g, color in zip(objects, colors, strict=True)
     ]
     kinds = errors.kind[shown]
     colors = [RIGHT_COLOR if kind == NO_ERROR else KIND_COLORS[KINDS[kind]] for kind in kinds]

@@ -221,8 +221,8 @@ def confusion(matrix: Confusion) -> Figure:
     norm = PowerNorm(SHADE_POWER, 0, 1)
     image = axes.imshow(shares, cmap=SHADES, norm=norm, interpolation="none")
     small = {"fontsize": 8 if font else 5}
-    axes.set_xticks(range(K1), [*names, "not found"], rotation=90, **small)
-    axes.set_yticks(range(K1), [*names, "nothing there"], **small)
+    axes.set_xticks(range(K1), [*names, "missed"], rotation=90, **small)
+    axes.set_yticks(range(K1), [*names, "background"], **small)
     axes.set_xticks(np.arange(K1 + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(K1 + 1) - 0.5, minor=True)
     axes.grid(visible=False)

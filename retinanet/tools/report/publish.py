@@ -76,18 +76,12 @@ def log_evaluation(scored: Scored, *, cap: int, classes: bool) -> None:
     warning = warnings_of(evaluation, detections, cap)
     if warning is not None:
         logger.warning("warning    %s", warning)
-    if scored.diagnosis is not None:
-        for line in describe(scored.diagnosis):
-            logger.info("%s", line)
+    for line in describe(scored.diagnosis) if scored.diagnosis is not None else ():
+        logger.info("%s", line)
 
 
 def refresh_report(root: Path, data: CocoData) -> None:
-    """Write the report of a run again, with the rows that came since; a warning where it fails.
-
-    Args:
-        root: directory of the run.
-        data: that it is evaluated on.
-    """
+    """Write the report of a run again, with the rows that came since; a warning where it fails."""
     try:
         rebuild_report(root, data=data)
     except (OSError, ValueError) as error:

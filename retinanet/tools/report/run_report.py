@@ -48,10 +48,10 @@ PALE = 0.45
 
 # COCO's numbers that people ask for first.
 TILES = {
-    "AP": "average precision: 1 is every object found, in place, and nothing else",
+    "AP": "average precision: 1 is every object detected, in place, and nothing else",
     "AP50": "boxes may be rough: overlap (IoU) of at least 0.50",
     "AP75": "boxes must fit well: overlap of at least 0.75",
-    "AR100": "average recall: share of the objects found in {} detections an image",
+    "AR100": "average recall: share of the objects detected, with {} detections an image",
     "APs": "small objects, below 32 \u00d7 32 px",
     "APm": "medium objects, in between",
     "APl": "large objects, above 96 \u00d7 96 px",
@@ -64,22 +64,22 @@ SIZES = {
 # Entries of metrics.json on the confidence threshold with the best F1, and their columns.
 BEST_F1 = {
     "F1": Column("best F1", 3, None, "the largest of 2 precision recall / (precision + recall)"),
-    "score_threshold": Column("at score", 3, None, "keep detections from this score on"),
+    "score_threshold": Column("at score", 3, None, "the confidence threshold with the best F1"),
     "precision": Column("precision", 3, None, "share of these detections that are right"),
-    "recall": Column("recall", 3, None, "share of the objects that they find"),
+    "recall": Column("recall", 3, None, "share of the objects that they detect"),
 }
 KIND_MEANINGS = {
     "class": "the place is right, the class is another",
     "localization": "the class is right, the box fits badly (overlap 0.1 to 0.5)",
     "both": "neither class nor place is right",
-    "duplicate": "the object was found already, by a better detection",
+    "duplicate": "the object is detected already, by a better one",
     "background": "nothing is annotated there",
-    "missed": "an object that no detection finds, or nearly finds",
+    "missed": "an object that nothing detects, or nearly detects",
 }
 REASONS = {
-    "unlabelled": "found where nothing is annotated",
-    "other_class": "found as another class",
-    "not_seen": "annotated, and nothing was found there",
+    "unlabelled": "detected where nothing is annotated",
+    "other_class": "detected as another class",
+    "not_seen": "annotated, and nothing is detected there",
 }
 
 
@@ -272,11 +272,11 @@ def _errors(scored: Scored) -> dict[str, Any]:
     ]
     error_kinds = Table("errors", columns, rows, sorted_by="costs AP50")
 
-    columns = [Column("object"), Column("found as"), Column("times", 0)]
+    columns = [Column("object"), Column("detected as"), Column("times", 0)]
     rows = [[colored[name], colored[other], n] for name, other, n in confusion.worst(LISTED)]
     confused = Table("pairs of classes", columns, rows, sorted_by="times")
 
-    columns = [Column("image"), Column("why"), Column("found"), Column("score", 2)]
+    columns = [Column("image"), Column("why"), Column("detected"), Column("score", 2)]
     columns += [Column("annotated"), Column("box: x, y, width, height")]
     rows = [
         [
@@ -315,7 +315,7 @@ def _worst(scored: Scored, matched: Matched, errors: Errors) -> list[Exhibit]:
     exhibits = []
     for image in worst_images(data, matched, errors, min(WORST_IMAGES, scored.num_drawn)):
         objects, missed, shown, wrong = errors_of_image(matched, errors, image.image_id)
-        states = ["missed" if error else "found" for error in missed]
+        states = ["missed" if error else "detected" for error in missed]
         kinds = ["right" if errors.kind[d] == NO_ERROR else KINDS[errors.kind[d]] for d in shown]
         texts = [f"{matched.scores[d]:.2f} {kind}" for d, kind in zip(shown, kinds, strict=True)]
         left = f"Objects: {len(objects)}, missed: {missed.sum()}"

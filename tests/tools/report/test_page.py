@@ -390,13 +390,13 @@ def test_errors_are_counted_by_kind_and_listed(wrong):
     assert cells(document, "Confusion") == [
         ["cat", "1", "1", "0"],
         ["dog", "0", "1", "1"],
-        ["nothing there", "0", "1", "0"],
+        ["background", "0", "1", "0"],
     ]
     box = "100, 100, 50, 40"
     assert cells(document, "Annotations to check") == [
-        ["4.jpg", "found where nothing is annotated", "dog", "0.85", "", "400, 300, 60, 60"],
-        ["2.jpg", "found as another class", "dog", "0.80", "cat", box],
-        ["3.jpg", "annotated, and nothing was found there", "", "n/a", "dog", box],
+        ["4.jpg", "detected where nothing is annotated", "dog", "0.85", "", "400, 300, 60, 60"],
+        ["2.jpg", "detected as another class", "dog", "0.80", "cat", box],
+        ["3.jpg", "annotated, and nothing is detected there", "", "n/a", "dog", box],
     ]
 
 
@@ -411,7 +411,7 @@ def test_the_worst_images_come_first_and_right_ones_not_at_all(wrong):
     boxes = re.findall(r"<rect [^>]*?(class=\"pale\" [^>]*)?><title>(.*?)</title>", second)
     # What is right is pale and below what is wrong.
     assert [(text, bool(pale)) for pale, text in boxes] == [
-        ("dog found", True),
+        ("dog detected", True),
         ("dog 0.75 right", True),
         ("dog 0.85 background", False),
     ]
