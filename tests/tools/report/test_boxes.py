@@ -29,7 +29,6 @@ from retinanet.tools.report.boxes import (
 )
 from retinanet.tools.report.style import class_color
 
-BLACK = (0, 0, 0)
 BOX, CORNERS = (160.0, 120.0, 320.0, 240.0), [160.0, 120.0, 480.0, 360.0]
 
 
@@ -45,31 +44,35 @@ def draw(height, width, *drawn):
     return np.asarray(image)
 
 
-def test_lines_are_centered_on_the_edges_of_a_box():
-    pixels = draw(480, 640, ([200, 150, 401, 300], 3))
-    for row, column in [(299, 300), (300, 300), (250, 199), (250, 200), (250, 400), (250, 401)]:
-        assert tuple(pixels[row, column]) == rgb(3)
-    for row, column in [(297, 300), (302, 300), (250, 197), (250, 203), (250, 398), (250, 403)]:
-        assert tuple(pixels[row, column]) == BLACK
-
-
-@pytest.mark.parametrize(("height", "width"), [(480, 640), (75, 100), (3000, 4000), (9, 7)])
-def test_a_box_of_the_whole_image_is_seen_on_all_sides(height, width):
-    pixels = draw(height, width, ([0, 0, width, height], 0))
-    edges = [pixels[-1, width // 2], pixels[height // 2, -1], pixels[-1, 0], pixels[-1, -1]]
-    assert {tuple(edge) for edge in edges} == {rgb(0)}
-
-
-@pytest.mark.parametrize("box", [[10.2, 10.2, 10.4, 10.3], [99.9, 74.9, 100, 75], [0, 0, 0.1, 75]])
-def test_the_smallest_box_is_drawn(box):
-    assert (draw(75, 100, (box, 0)) == rgb(0)).all(axis=-1).any()
-
-
-@pytest.mark.parametrize("far", [50.0, 1e30])
-def test_an_edge_beyond_the_image_is_not_drawn(far):
-    pixels = draw(75, 100, ([-far, 30, 100 + far, 60], 0, "cat"))
-    assert (pixels[[30, 59]] == rgb(0)).all()
-    assert not pixels[32:58].any()
+@pytest.mark.parametrize(
+    ("size", "box", "colored", "black"),
+    [
+        (
+            (480, 640),
+            [200, 150, 401, 300],
+            [(299, 300), (300, 300), (250, 199), (250, 200), (250, 400), (250, 401)],
+            [(297, 300), (302, 300), (250, 197), (250, 203), (250, 398), (250, 403)],
+        ),
+        # The whole image, on all sides.
+        *(
+            ((h, w), [0, 0, w, h], [(-1, w // 2), (h // 2, -1), (-1, 0), (-1, -1)], [])
+            for h, w in [(480, 640), (75, 100), (3000, 4000), (9, 7)]
+        ),
+        # The smallest boxes.
+        ((75, 100), [10.2, 10.2, 10.4, 10.3], [(10, 10)], []),
+        ((75, 100), [99.9, 74.9, 100, 75], [(74, 99)], []),
+        ((75, 100), [0, 0, 0.1, 75], [(37, 0)], []),
+        # Edges beyond the image are not drawn.
+        *(
+            ((75, 100), [-far, 30, 100 + far, 60], [(30, 0), (59, 99)], [(32, 0), (45, 99)])
+            for far in (50.0, 1e30)
+        ),
+    ],
+)
+def test_lines_are_centered_on_the_edges_of_a_box_within_the_image(size, box, colored, black):
+    pixels = draw(*size, (box, 3, "cat"))
+    assert {tuple(pixels[at]) for at in colored} == {rgb(3)}
+    assert not any(pixels[at].any() for at in black)
 
 
 def test_lines_and_letters_grow_with_the_image():
