@@ -89,12 +89,8 @@ def write_analysis(
 ) -> None:
     """Write errors.json, errors.csv, confusion.csv, sizes.csv, plots and sheets.
 
-    Args:
-        folder: made when missing.
-        data: what was analyzed.
-        analysis: of it.
-        pictures: sheets of images too, which need the image files: ``worst_1.png``, ...,
-            ``suspects_unlabelled_1.png``, ... Those of an earlier analysis are removed.
+    With ``pictures``, for which the image files are needed, also ``worst_1.png``, ... and
+    ``suspects_unlabelled_1.png``, ...; those of an earlier analysis are removed.
     """
     names, counts = analysis.confusion.names, analysis.confusion.counts.tolist()
     objects = zip([*names, "nothing there"], counts, strict=True)

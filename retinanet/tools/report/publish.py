@@ -59,13 +59,7 @@ def publish(
 
 
 def log_evaluation(scored: Scored, *, cap: int, classes: bool) -> None:
-    """Log the results of an evaluation.
-
-    Args:
-        scored: the evaluation.
-        cap: ``postprocess.detections`` of the model.
-        classes: the table of classes too.
-    """
+    """Log an evaluation, maybe with its table of classes; ``cap`` is ``postprocess.detections``."""
     evaluation, detections = scored.evaluation, scored.found
     if evaluation is None:
         logger.info("%d detections; the data has no annotations to score them by", len(detections))
@@ -76,8 +70,9 @@ def log_evaluation(scored: Scored, *, cap: int, classes: bool) -> None:
     warning = warnings_of(evaluation, detections, cap)
     if warning is not None:
         logger.warning("warning    %s", warning)
-    for line in describe(scored.diagnosis) if scored.diagnosis is not None else ():
-        logger.info("%s", line)
+    if scored.diagnosis is not None:
+        for line in describe(scored.diagnosis):
+            logger.info("%s", line)
 
 
 def refresh_report(root: Path, data: CocoData) -> None:

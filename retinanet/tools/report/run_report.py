@@ -92,10 +92,7 @@ def write_run_report(
         folder: ``eval/`` of the run, with the other files of the evaluation.
         record: of the run.
         scored: None where the data is gone: then curves and pictures of it are left out.
-        output: file to write; None: ``report.html`` in the folder.
-
-    Returns:
-        The file.
+        output: file to write, which is returned; None: ``report.html`` in the folder.
 
     Raises:
         ValueError: a file of the evaluation is damaged.

@@ -119,12 +119,7 @@ def has_finished(run: Path) -> bool:
 
 
 def is_done(run: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a run has finished, and with these very settings; another length is another.
-
-    Args:
-        run: its directory.
-        settings: of the command, as plain containers.
-    """
+    """Whether the run in a directory has finished, and with these settings (plain containers)."""
     try:
         recorded = flatten(yaml.safe_load((run / "config.yaml").read_text()))
     except (FileNotFoundError, yaml.YAMLError):
@@ -142,10 +137,6 @@ def is_done(run: Path, settings: Mapping[str, Any]) -> bool:
 
 def summarize(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
     """Mean and standard deviation of every setting over its finished runs, which differ by seed.
-
-    Args:
-        rows: of the table.
-        keys: swept keys.
 
     Returns:
         For each setting: its values, ``n`` finished runs, and each of the twelve numbers with its

@@ -111,11 +111,11 @@ def _three_digits(value: float | None) -> str:
 
 
 def warnings_of(evaluation: Evaluation | None, detections: DetectionArrays, cap: int) -> str | None:
-    """Sentences when more than 1 % of the images hit a cap, or there is nothing to find; or None.
+    """Sentences when many images hit a cap, or there is nothing to detect; or None.
 
     Args:
         evaluation: None for data without annotations.
-        detections: from :func:`retinanet.evaluation.detect.detect`.
+        detections: of all images.
         cap: ``postprocess.detections`` of the run.
     """
     num_images = len(detections.evaluated)
@@ -150,8 +150,8 @@ def write_report(
 
     Args:
         folder: made when missing. Every file is written whole or not at all.
-        data: names the categories.
-        detections: go to COCO's results format: pixels of the file, category ids of ``data``.
+        data: the ground truth.
+        detections: of it.
         evaluation: None for data without annotations.
         extra: more entries for metrics.json, such as the checkpoint and its step.
         thresholds: where F1 is largest, for metrics.json and per_class.csv.

@@ -52,13 +52,7 @@ OPACITY, FAINTEST = 0.75, 0.15
 def show_first_batch(
     log: MetricsLog, directory: RunDirectory, trainer: Trainer, data: CocoData
 ) -> None:
-    """What the network is taught, before it knows anything: ``plots/train_batch.png`` too.
-
-    Args:
-        log: of the run.
-        directory: of the run.
-        trainer: after its first step.
-        data: the training set.
+    """The first batch with its matched anchors, as ``plots/train_batch.png`` too.
 
     Raises:
         OSError: it cannot be written.
@@ -90,10 +84,10 @@ def show_evaluation(
         trainer: after the step that was evaluated.
         evaluation: its numbers.
         best: AP of the best evaluation so far; None: none has one.
-        model: what was evaluated: the trained weights or the EMA weights.
+        model: what was evaluated, with the trained weights or the EMA weights.
         data: the training set.
-        augment: of an evaluation, to draw the anchors of some training images, the same at every
-            call, the darker the higher their score; None: not drawn.
+        augment: without chance, to draw the anchors of some training images, the same at every
+            call, the stronger the higher their score; None: not drawn.
         predictions: a sheet of them; None: none was drawn.
     """
     step = trainer.step
@@ -125,10 +119,6 @@ def _predict(trainer: Trainer, model: RetinaNet, batch: Batch) -> tuple[Tensor, 
 
 def p_t(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
     """Probability given to the ground truth, for positives and for a sample of background.
-
-    Args:
-        trainer: whose model predicts.
-        batch: on any device.
 
     Returns:
         ``{"positives": (P,), "background": (at most P_T_SAMPLES,)}`` in [0, 1], on the CPU.
@@ -172,7 +162,7 @@ def anchor_panels(
         match: of its anchors.
         anchors: (A, 4) pixels.
         scores: (B, A) of the class of each positive anchor; None: not known.
-        data: names the files and classes.
+        data: with the names of files and classes.
     """
     names = class_names(data)
     panels = []
