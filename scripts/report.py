@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.terminal import MISTAKES, complain
-from retinanet.tools.report.gallery import MOST_IMAGES
 from retinanet.tools.report.publish import rebuild_report
+from retinanet.tools.report.run_report import MOST_IMAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

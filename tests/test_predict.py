@@ -20,7 +20,7 @@ from retinanet.boxes import encode_boxes
 from retinanet.build import recorded_settings
 from retinanet.cli.main import composer
 from retinanet.evaluation.thresholds import DEFAULT_SCORE
-from retinanet.tools.report.pictures import DRAWN_SCORE
+from retinanet.tools.report.boxes import DRAWN_SCORE
 from scripts import predict
 
 ROOT = Path(__file__).parent.parent

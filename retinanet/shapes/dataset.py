@@ -2,7 +2,7 @@
 
 Layout, field names and conventions are those of COCO 2017, so everything that reads COCO reads
 it: category ids with gaps, boxes xywh around the visible pixels, areas of visible masks, masks
-as run lengths, dense groups as one annotation with ``iscrowd`` 1, pictures without objects.
+as run lengths, dense groups as one annotation with ``iscrowd`` 1, images without objects.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import json
 import logging
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,12 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 from tqdm import tqdm
 
-from retinanet.shapes.drawing import draw_picture
-from retinanet.shapes.figures import NAMES, Drawn
+from retinanet.shapes.drawing import NAMES, draw_image
 from retinanet.terminal import has_bar
 
 logger = logging.getLogger(__name__)
 
-# Raise it whenever the same seed gives other pictures or annotations: folders written before
+# Raise it whenever the same seed gives other images or annotations: folders written before
 # are then written anew, and nobody compares results of two different sets.
 VERSION = 7
 TRAIN_IMAGES = 3000
@@ -40,11 +39,10 @@ FINGERPRINT_FILE = "shapes.json"
 CATEGORY_IDS = (1, 2, 4, 7, 8, 11)
 # JPEG quality at which the set takes about 50 MB and small figures keep their edges.
 QUALITY = 92
-# Split name -> which stream of random numbers, and the id of its first image.
-SPLITS = {"train2017": (0, 100_000), "val2017": (1, 1_000)}
-# Starting processes takes as long as drawing about this many pictures.
+# Starting processes takes as long as drawing about this many images.
 FEWEST_FOR_PROCESSES = 150
-# Image ids go up in steps of this: they are no indices.
+# Id of the first image of each split, and the distance between ids: they are no indices.
+FIRST_IDS = {"train2017": 100_000, "val2017": 1_000}
 ID_STEP = 3
 
 
@@ -52,7 +50,7 @@ def ensure_shapes(root: Path) -> None:
     """Write the built-in data set into a folder unless exactly that set is there already.
 
     Args:
-        root: folder to make. One that this function made from other pictures is replaced.
+        root: folder to make. One that this function made from other arguments is replaced.
 
     Raises:
         ValueError: something else lies there.
@@ -76,20 +74,12 @@ def write_shapes(root: Path, *, train_images: int, val_images: int, seed: int) -
     Raises:
         ValueError: a number is out of range, or ``root`` holds anything not made here.
     """
-    for name, number, least in (
-        ("train_images", train_images, 1),
-        ("val_images", val_images, 1),
-        ("seed", seed, 0),
-    ):
+    numbers = {"train_images": train_images, "val_images": val_images, "seed": seed}
+    for name, number in numbers.items():
+        least = 0 if name == "seed" else 1
         if number < least:
             raise ValueError(f"write_shapes: {name} must be at least {least}, got {number}.")
-    fingerprint = {
-        "made_by": "retinanet data=shapes",
-        "version": VERSION,
-        "train_images": train_images,
-        "val_images": val_images,
-        "seed": seed,
-    }
+    fingerprint = {"made_by": "retinanet data=shapes", "version": VERSION, **numbers}
     # A symbolic link stays one; the folder it points to is made.
     root = Path(root).resolve()
     if _fingerprint(root) == fingerprint:
@@ -97,9 +87,10 @@ def write_shapes(root: Path, *, train_images: int, val_images: int, seed: int) -
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as beside:
         new = Path(beside) / "new"
-        new.mkdir()
-        _write_split(new, "train2017", train_images, seed)
-        _write_split(new, "val2017", val_images, seed)
+        (new / "annotations").mkdir(parents=True)
+        # Each split has its own stream of random numbers.
+        _write_split(new, "train2017", train_images, (seed, 0))
+        _write_split(new, "val2017", val_images, (seed, 1))
         _write_json(new / FINGERPRINT_FILE, fingerprint)
         # Another process may have been as quick; its folder has the same bytes.
         if _fingerprint(root) != fingerprint:
@@ -110,11 +101,7 @@ def write_shapes(root: Path, *, train_images: int, val_images: int, seed: int) -
 
 
 def _fingerprint(root: Path) -> dict[str, Any] | None:
-    """What a folder of ours was made from; None where there is nothing yet.
-
-    Raises:
-        ValueError: the folder is somebody else's.
-    """
+    """What a folder of ours was made from; None where there is nothing yet, else a ValueError."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     try:
@@ -127,74 +114,58 @@ def _fingerprint(root: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def _write_split(root: Path, split: str, num_images: int, seed: int) -> None:
-    """Draw the images of one split and its annotation file."""
-    stream, first_id = SPLITS[split]
+def _write_split(root: Path, split: str, num_images: int, seed: tuple[int, int]) -> None:
+    """Draw the images of one split, of many on all cores, and write its annotation file."""
+    (root / split).mkdir()
+    draw = partial(_draw, folder=root / split, seed=seed)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    (root / split).mkdir()
-    # One generator an image: neither the number of images nor that of processes changes one.
-    draw = partial(_draw_image, folder=root / split, first_id=first_id, seed=(seed, stream))
-    for image, objects in tqdm(
-        _map(draw, num_images),
-        desc=f"drawing {split}",
-        total=num_images,
-        unit="image",
-        leave=False,
-        dynamic_ncols=True,
-        disable=not has_bar(),
-    ):
-        images.append(image)
-        for found in objects:
-            annotations.append({"id": len(annotations) + 1, **found})
+    # Spawned, not forked: by now this process may have threads, and a fork can inherit their locks.
+    spawn = multiprocessing.get_context("spawn")
+    many = num_images >= FEWEST_FOR_PROCESSES
+    with ProcessPoolExecutor(mp_context=spawn) if many else nullcontext() as pool:
+        draw_all = partial(pool.map, chunksize=8) if many else map
+        drawn = draw_all(draw, range(num_images))
+        bar = {"total": num_images, "unit": "image", "leave": False, "dynamic_ncols": True}
+        for image, objects in tqdm(drawn, f"drawing {split}", disable=not has_bar(), **bar):
+            images.append(image)
+            annotations += [{"id": len(annotations) + n, **one} for n, one in enumerate(objects, 1)]
+    categories = zip(CATEGORY_IDS, NAMES, strict=True)
     content = {
         "info": {"description": "Drawn shapes, made by retinanet data=shapes", "version": VERSION},
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [
-            {"id": category_id, "name": name, "supercategory": "shape"}
-            for category_id, name in zip(CATEGORY_IDS, NAMES, strict=True)
-        ],
+        "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in categories],
     }
-    (root / "annotations").mkdir(exist_ok=True)
     _write_json(root / "annotations" / f"instances_{split}.json", content)
 
 
-def _map(draw: Callable[[int], Any], number: int) -> Iterator[Any]:
-    """``draw`` of 0, 1, ... in this order; of many, on all cores."""
-    if number < FEWEST_FOR_PROCESSES:
-        yield from map(draw, range(number))
-        return
-    # Spawned, not forked: by now this process may have threads, and a fork can inherit their locks.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(draw, range(number), chunksize=8)
-
-
-def _draw_image(
-    index: int, folder: Path, first_id: int, seed: tuple[int, int]
+def _draw(
+    index: int, folder: Path, seed: tuple[int, int]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Draw and save one picture; its record, and its annotations without their ids."""
-    picture, objects = draw_picture(np.random.default_rng([*seed, index]))
-    image_id = first_id + ID_STEP * index
+    """Draw and save one image; its record, and its annotations without their ids."""
+    # One generator an image: neither the number of images nor that of processes changes one.
+    pixels, objects = draw_image(np.random.default_rng([*seed, index]))
+    image_id = FIRST_IDS[folder.name] + ID_STEP * index
     file_name = f"{image_id:012d}.jpg"
-    Image.fromarray(picture).save(folder / file_name, quality=QUALITY)
-    height, width = picture.shape[:2]
+    Image.fromarray(pixels).save(folder / file_name, quality=QUALITY)
+    annotations = []
+    for drawn in objects:
+        mask = run_lengths.encode(np.asfortranarray(drawn.mask, dtype=np.uint8))
+        annotations.append(
+            {
+                "image_id": image_id,
+                "category_id": CATEGORY_IDS[drawn.label],
+                "bbox": run_lengths.toBbox(mask).tolist(),
+                "area": int(drawn.mask.sum()),
+                "segmentation": {"size": mask["size"], "counts": mask["counts"].decode("ascii")},
+                "iscrowd": int(drawn.crowd),
+            }
+        )
+    height, width = pixels.shape[:2]
     image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
-    return image, [_annotation(image_id, drawn) for drawn in objects]
-
-
-def _annotation(image_id: int, drawn: Drawn) -> dict[str, Any]:
-    """One object in COCO's format."""
-    encoded = run_lengths.encode(np.asfortranarray(drawn.mask, dtype=np.uint8))
-    return {
-        "image_id": image_id,
-        "category_id": CATEGORY_IDS[drawn.label],
-        "bbox": run_lengths.toBbox(encoded).tolist(),
-        "area": int(drawn.mask.sum()),
-        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
-        "iscrowd": int(drawn.crowd),
-    }
+    return image, annotations
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

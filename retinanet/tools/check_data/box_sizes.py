@@ -13,8 +13,15 @@ from matplotlib.ticker import NullFormatter
 from retinanet.data.coco import CocoData, class_counts
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.tools.anchor_coverage import Objects, best_overlaps
-from retinanet.tools.report.fonts import drawable_names
-from retinanet.tools.report.style import BLACK, COLORS, GRAY, house_style, plain_text, save_png
+from retinanet.tools.report.style import (
+    BLACK,
+    COLORS,
+    GRAY,
+    drawable_names,
+    house_style,
+    plain_text,
+    save_png,
+)
 
 # Boxes drawn as points; of more, evenly spread ones.
 DRAWN_BOXES = 20_000

@@ -9,8 +9,15 @@ import numpy as np
 
 from retinanet.data.coco import CocoData, images_of
 from retinanet.data.issues import Issue, Sight
-from retinanet.tools.report.boxes import Panel, in_rows, write_sheets
-from retinanet.tools.report.pictures import annotated_boxes, class_names, read_pixels, spread
+from retinanet.tools.report.boxes import (
+    Panel,
+    annotated_boxes,
+    class_names,
+    in_rows,
+    read_pixels,
+    spread,
+    write_sheets,
+)
 from retinanet.tools.report.style import plain_text
 
 COLUMNS = 2

@@ -245,7 +245,7 @@ class Detector:
             FileNotFoundError: no such file.
             ValueError: it cannot be read.
         """
-        from retinanet.tools.report.pictures import draw_detections  # imports matplotlib: only now
+        from retinanet.tools.report.boxes import draw_detections  # imports matplotlib: only now
 
         pixels = read_pixels(image).permute(1, 2, 0).numpy()
         labels, names, ids = detections.labels, detections.names, detections.category_ids

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
@@ -16,10 +17,29 @@ from retinanet.data.coco import CocoData
 from retinanet.terminal import fit
 from retinanet.tools.diagnose.analyze import Analysis
 from retinanet.tools.diagnose.errors import KINDS, MISSED, NO_ERROR, ErrorKind
-from retinanet.tools.diagnose.worst import index_of
-from retinanet.tools.report.error_pictures import draw_suspects, draw_worst
-from retinanet.tools.report.figures import confusion, error_costs
-from retinanet.tools.report.style import save_png
+from retinanet.tools.diagnose.worst import (
+    NOT_SEEN,
+    OTHER_CLASS,
+    UNLABELLED,
+    ImageErrors,
+    Suspect,
+    index_of,
+)
+from retinanet.tools.report.boxes import (
+    FILE_LETTERS,
+    NAME_LETTERS,
+    Box,
+    Panel,
+    caption,
+    class_names,
+    corners,
+    in_rows,
+    read_pixels,
+    write_sheets,
+)
+from retinanet.tools.report.figures import KIND_COLORS, RIGHT_COLOR, confusion, error_costs
+from retinanet.tools.report.run_report import errors_of_image
+from retinanet.tools.report.style import GRAY, plain_text, save_png
 from retinanet.tools.report.tables import f1_entries
 
 # Columns of errors.csv.
@@ -27,28 +47,40 @@ FIELDS = (
     *("image_id", "file_name", "kind", "score", "found", "annotated", "iou"),
     *("x", "y", "width", "height"),
 )
+SUSPECTS_PER_ROW = 3
+# A suspicious box is shown with so many times its side, and never less than so many pixels.
+CONTEXT, LEAST_CROP = 3.0, 96
+CROP_RATIO = 3 / 4  # height / width
+# What may be wrong with an annotation -> title of its pictures, and the color of its box.
+SUSPECTS = {
+    UNLABELLED: ("not annotated?", KIND_COLORS["background"]),
+    OTHER_CLASS: ("another class?", KIND_COLORS["class"]),
+    NOT_SEEN: ("not detected:", KIND_COLORS["missed"]),
+}
 
 
 def error_table(analysis: Analysis) -> str:
     """Every kind of error: how many, what they cost; at most 80 columns."""
-    errors, score = analysis.errors, f"score >= {analysis.score:.2f}"
+    errors = analysis.errors
+    total = sum(kind.cost or 0 for kind in errors.kinds)
 
     def line(kind: ErrorKind) -> str:
         cost = "n/a" if kind.cost is None else f"{kind.cost:.3f}"
         return f"{kind.name:<18}{kind.count:>12}{kind.count_at_score:>16}{cost:>12}"
 
-    total = sum(kind.cost or 0 for kind in errors.kinds)
+    def share(kind: ErrorKind) -> str:
+        return f"{100 * kind.cost / total:.0f} %" if total else "n/a"
+
+    score = f"score >= {analysis.score:.2f}"
     lines = [f"{'kind':<18}{'all scores':>12}{score:>16}{'AP50 lost':>12}{'share':>9}"]
-    for kind in errors.kinds:
-        share = f"{100 * kind.cost / total:.0f} %" if total else "n/a"
-        lines.append(f"{line(kind)}{share:>9}")
+    lines += [f"{line(kind)}{share(kind):>9}" for kind in errors.kinds]
     return "\n".join([*lines, "", line(errors.false_positives), line(errors.false_negatives)])
 
 
 def confused_table(analysis: Analysis, most: int = 5) -> str:
     """The pairs of classes that are confused most often; empty where none is."""
     pairs = analysis.confusion.worst(most)
-    lines = [f"{fit(name, 30)} found as  {fit(other, 28)}{n:>8}" for name, other, n in pairs]
+    lines = [f"{fit(name, 30)} detected as  {fit(other, 28)}{n:>8}" for name, other, n in pairs]
     return "\n".join(["Classes confused most often", *lines]) if pairs else ""
 
 
@@ -57,33 +89,38 @@ def write_analysis(
 ) -> None:
     """Write errors.json, errors.csv, confusion.csv, sizes.csv, plots and sheets.
 
-    Args:
-        folder: made when missing.
-        data: what was analyzed.
-        analysis: of it.
-        pictures: sheets of images too, which need the image files.
+    With ``pictures``, for which the image files are needed, also ``worst_1.png``, ... and
+    ``suspects_unlabelled_1.png``, ...; those of an earlier analysis are removed.
     """
     names, counts = analysis.confusion.names, analysis.confusion.counts.tolist()
-    confusion_rows = [
-        [name, *row] for name, row in zip([*names, "nothing there"], counts, strict=True)
-    ]
+    objects = zip([*names, "nothing there"], counts, strict=True)
     sizes = [dataclasses.asdict(row) for row in analysis.sizes]
     texts = {
-        "errors.json": json.dumps(errors_dict(data, analysis), indent=2) + "\n",
+        "errors.json": json.dumps(_errors_dict(data, analysis), indent=2) + "\n",
         "errors.csv": csv_text(FIELDS, _error_rows(data, analysis)),
-        "confusion.csv": csv_text(["object", *names, "not found"], confusion_rows),
+        "confusion.csv": csv_text(
+            ["object", *names, "not found"], [[name, *row] for name, row in objects]
+        ),
         "sizes.csv": csv_text(sizes[0], [row.values() for row in sizes]),
     }
     for name, text in texts.items():
         write_whole(folder / name, text)
     save_png(error_costs(analysis.errors), folder / "errors.png")
     save_png(confusion(analysis.confusion), folder / "confusion.png")
-    if pictures:
-        draw_worst(data, analysis, folder)
-        draw_suspects(data, analysis, folder)
+    if not pictures:
+        return
+    legend = {"right": RIGHT_COLOR, **KIND_COLORS, "other objects": GRAY}
+    names = class_names(data)
+    rows = (_worst_panels(data, analysis, image, names) for image in analysis.worst)
+    write_sheets(rows, folder, "worst", legend)
+    for reason, (_, color) in SUSPECTS.items():
+        suspects = [suspect for suspect in analysis.suspects if suspect.reason == reason]
+        panels = [_suspect_panel(data, analysis, suspect, names) for suspect in suspects]
+        legend = {"this place": color, "annotated object": GRAY}
+        write_sheets(in_rows(panels, SUSPECTS_PER_ROW), folder, f"suspects_{reason}", legend)
 
 
-def errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
+def _errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
     """What errors.json holds: kinds, classes, the worst images, suspicious annotations."""
     errors, matched = analysis.errors, analysis.matched
     # Errors of each kind and class, of at least the score. A wrong detection counts for the class
@@ -121,24 +158,82 @@ def errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _error_rows(data: CocoData, analysis: Analysis) -> Iterable[Sequence[Any]]:
+def _error_rows(data: CocoData, analysis: Analysis) -> Iterator[Sequence[Any]]:
     """Every error of at least the score, by image: the wrong detections, then what is missed."""
     matched, errors, names = analysis.matched, analysis.errors, data.category_names
+    found, truth = matched.found, matched.truth
     wrong = np.flatnonzero((errors.kind != NO_ERROR) & (matched.scores >= analysis.score))
     missed = np.flatnonzero(errors.missed_at_score)
-    image = np.concatenate([matched.found.image[wrong], matched.truth.image[missed]])
+    image = np.concatenate([found.image[wrong], truth.image[missed]])
     files = [data.file_name(row) for row in index_of(data, matched.image_ids[image])]
     for row in np.argsort(image, kind="stable"):
         where = int(matched.image_ids[image[row]]), files[row]
         if row < len(wrong):
             d = wrong[row]
-            target = errors.target[d]
-            annotated = names[matched.truth.label[target]] if target >= 0 else None
-            iou = errors.iou[d] if target >= 0 else None
-            what = KINDS[errors.kind[d]], matched.scores[d], names[matched.found.label[d]]
-            yield *where, *what, annotated, iou, *matched.found.box[d].tolist()
+            g = errors.target[d]
+            what = KINDS[errors.kind[d]], matched.scores[d], names[found.label[d]]
+            target = (names[truth.label[g]], errors.iou[d]) if g >= 0 else (None, None)
+            yield *where, *what, *target, *found.box[d].tolist()
         else:
             g = missed[row - len(wrong)]
-            annotated = names[matched.truth.label[g]]
-            box = matched.truth.box[g].tolist()
-            yield *where, KINDS[MISSED], None, None, annotated, None, *box
+            target = names[truth.label[g]], None
+            yield *where, KINDS[MISSED], None, None, *target, *truth.box[g].tolist()
+
+
+def _worst_panels(
+    data: CocoData, analysis: Analysis, worst: ImageErrors, names: Sequence[str]
+) -> list[Panel]:
+    """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
+    matched, errors = analysis.matched, analysis.errors
+    truth, found = matched.truth, matched.found
+    objects, missed, shown, wrong = errors_of_image(matched, errors, worst.image_id)
+    colors = [KIND_COLORS["missed"] if lost else GRAY for lost in missed]
+    annotated = [
+        Box(corners(truth.box[g]), color, names[truth.label[g]])
+        for g, color in zip(objects, colors, strict=True)
+    ]
+    kinds = errors.kind[shown]
+    colors = [RIGHT_COLOR if kind == NO_ERROR else KIND_COLORS[KINDS[kind]] for kind in kinds]
+    detected = [
+        Box(corners(found.box[d]), color, caption(names[found.label[d]], matched.scores[d]))
+        for d, color in zip(shown, colors, strict=True)
+    ]
+    image, size = read_pixels(data, worst.index), tuple(data.sizes[worst.index].tolist())
+    file = plain_text(worst.file_name, FILE_LETTERS)
+    left = f"{file}, ground truth: {len(objects)}, missed: {missed.sum()}"
+    right = f"score \u2265 {errors.score:.2f}: {len(shown)}, wrong: {wrong.sum()}"
+    return [Panel(left, image, size, annotated), Panel(right, image, size, detected)]
+
+
+def _suspect_panel(
+    data: CocoData, analysis: Analysis, suspect: Suspect, names: Sequence[str]
+) -> Panel:
+    """The box in a part of the image of fixed shape, and what is annotated around it."""
+    image = read_pixels(data, suspect.index, whole=True)
+    x, y, w, h = suspect.box
+    width = int(max(CONTEXT * w, CONTEXT * h / CROP_RATIO, LEAST_CROP))
+    # No more than shows the whole image; what would lie outside of it is white.
+    width = min(width, int(max(image.shape[1], image.shape[0] / CROP_RATIO)) + 1)
+    side = np.array([width, round(CROP_RATIO * width)])
+    room = np.array(image.shape[1::-1]) - side
+    corner = (np.array([x + w / 2, y + h / 2]) - side / 2).astype(int)
+    corner = np.clip(corner, np.minimum(room, 0), np.maximum(room, 0))
+    part = Image.new("RGB", tuple(side.tolist()), "white")
+    part.paste(Image.fromarray(image), tuple((-corner).tolist()))
+
+    matched = analysis.matched
+    truth = matched.truth
+    objects = np.flatnonzero(truth.image == np.searchsorted(matched.image_ids, suspect.image_id))
+    if suspect.reason == NOT_SEEN:  # it is one of them
+        objects = objects[(truth.box[objects] != suspect.box).any(axis=1)]
+    offset = np.array([*corner, 0, 0])
+    boxes = [Box(corners(truth.box[g] - offset), GRAY, names[truth.label[g]]) for g in objects]
+    # Only those of which something is seen.
+    boxes = [box for box in boxes if (box.corners[:2] < side).all() and min(box.corners[2:]) > 0]
+    title, color = SUSPECTS[suspect.reason]
+    name = plain_text(suspect.found or suspect.annotated or "", NAME_LETTERS)
+    name += "" if suspect.score is None else f" {suspect.score:.2f}"
+    boxes.append(Box(corners(np.array(suspect.box) - offset), color, name))
+    instead = "" if suspect.reason != OTHER_CLASS else f" on {plain_text(suspect.annotated, 14)}"
+    title = f"{title} {name}{instead}, {plain_text(suspect.file_name, 32)}"
+    return Panel(title, np.asarray(part), (int(side[1]), int(side[0])), boxes)

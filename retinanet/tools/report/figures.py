@@ -28,8 +28,8 @@ KIND_COLORS = dict(
 )
 RIGHT_COLOR = "#2a9d5c"
 
-# Side of a cell of the confusion matrix in inches, and the size of its number, by classes: up to
-# so many. Beyond the last there are no numbers.
+# Side of a cell of the confusion matrix in inches, and the size of its number, up to so many
+# classes. Beyond the last there are no numbers.
 CELLS = ((12, 0.62, 8.0), (32, 0.34, 6.0))
 SMALL_CELL = 0.14
 LEAST_WIDTH = 5.5  # inches; the title needs it
@@ -50,50 +50,47 @@ def training_curves(rows: Sequence[dict[str, Any]], step: int | None = None) -> 
     """
     figure = Figure(figsize=(7.5, 7), layout="constrained")
     losses, scores, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
-    _draw_losses(losses, rows)
+
+    # Losses: what was measured in pale, a running mean in full color. A spike of one row must not
+    # flatten all the rest, so the axis follows the means.
+    smallest, largest = np.inf, 0.0
+    for name, color in zip(("loss/class", "loss/box"), COLORS, strict=False):
+        steps, values = _series(rows, name)
+        mean = _running_mean(values)
+        losses.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
+        losses.plot(steps, mean, color=color, label=_latest(name.removeprefix("loss/"), mean))
+        smallest = mean[mean > 0].min(initial=smallest)
+        largest = mean.max(initial=largest)
+    if largest > LOG_RANGE * smallest:
+        losses.set_title("Training loss (logarithmic)")
+        losses.set_yscale("log")
+        losses.set_ylim(0.8 * smallest, 1.25 * largest)
+        # 0.5 instead of 5 x 10^-1, which without mathematical text would show its source.
+        losses.yaxis.set_major_formatter("{x:g}")
+        losses.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        losses.yaxis.set_minor_formatter("{x:g}")
+    else:
+        losses.set_title("Training loss")
+        losses.set_ylim(0, 1.1 * largest or 1.0)
+    losses.legend(loc="upper right")
+
     scores.set_title("Validation")
     highest = 0.0
     for name, color in zip(("AP", "AP50", "AP75"), COLORS, strict=False):
         steps, values = _series(rows, name)
         scores.plot(steps, values, ".-", color=color, markersize=5, label=_latest(name, values))
-        highest = max(highest, values.max(initial=0.0))
+        highest = values.max(initial=highest)
     # A failed run must look like one: no axis is shorter than this, and none goes beyond 1.
     scores.set_ylim(0, min(max(1.15 * highest, 0.1), 1.0))
     if step is not None:
         scores.axvline(step, color=GRAY, linewidth=1.2, label=f"this checkpoint: step {step:,}")
+    scores.legend(loc="best")
+
     rate.set_title("Learning rate")
     rate.plot(*_series(rows, "lr"), color=BLACK, linewidth=1.2)
     rate.set_ylim(bottom=0)
     rate.set_xlabel("step")
-    losses.legend(loc="upper right")
-    scores.legend(loc="best")
     return figure
-
-
-def _draw_losses(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Both losses: what was measured in pale, a running mean in full color."""
-    means = []
-    for name, color in zip(("loss/class", "loss/box"), COLORS, strict=False):
-        steps, values = _series(rows, name)
-        mean = _running_mean(values)
-        axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
-        axes.plot(steps, mean, color=color, label=_latest(name.removeprefix("loss/"), mean))
-        means.append(mean)
-    # A spike of one row must not flatten all the rest: the axis follows the means.
-    means = np.concatenate(means)
-    smallest, largest = means[means > 0].min(initial=np.inf), means.max(initial=0.0)
-    title = "Training loss"
-    if largest > LOG_RANGE * smallest:
-        title += " (logarithmic)"
-        axes.set_yscale("log")
-        axes.set_ylim(0.8 * smallest, 1.25 * largest)
-        # 0.5 instead of 5 x 10^-1, which without mathematical text would show its source.
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-        axes.yaxis.set_minor_formatter("{x:g}")
-    else:
-        axes.set_ylim(0, 1.1 * largest or 1.0)
-    axes.set_title(title)
 
 
 def _series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -121,25 +118,20 @@ def _latest(name: str, values: np.ndarray) -> str:
 
 @house_style()
 def pr_curves(evaluation: Evaluation) -> Figure:
-    """Precision over recall: means over the classes, and every class at IoU 0.50.
-
-    Args:
-        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
-    """
+    """Precision over recall: means over the classes, and every class at IoU 0.50."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     mean, each = figure.subplots(1, 2, sharey=True)
-    labels = [label for label, row in enumerate(evaluation.per_class) if row.AP is not None]
-    recall = np.linspace(0, 1, evaluation.precision.shape[1])
+    labels, means, curves = _curves(evaluation)
+    recall = np.linspace(0, 1, len(curves))
     mean.set_title("One class" if len(labels) == 1 else f"Mean of {len(labels)} classes")
     each.set_title("Every class at IoU 0.50")
+    areas = zip(means.items(), ("AP50", "AP75", "AP"), COLORS, strict=False)
+    for (name, precision), area, color in areas:
+        label = f"{name}  AP {evaluation.metrics[area]:.3f}"
+        mean.plot(recall, precision, color=color, label=label)
     if labels:
-        curves = evaluation.precision[:, :, labels]  # (10, R, classes with objects)
-        lines = zip(_mean_precision(curves).items(), ("AP50", "AP75", "AP"), COLORS, strict=False)
-        for (name, precision), area, color in lines:
-            label = f"{name}  AP {evaluation.metrics[area]:.3f}"
-            mean.plot(recall, precision, color=color, label=label)
         mean.legend(loc="lower left")
-        _draw_classes(each, recall, curves[0], labels, evaluation)
+        _draw_classes(each, recall, curves, labels, evaluation)
     else:
         mean.text(0.5, 0.5, "no objects to detect", ha="center", color=BLACK)
     for axes in (mean, each):
@@ -153,25 +145,27 @@ def precision_curves(evaluation: Evaluation) -> dict[str, np.ndarray]:
 
     Means over the classes, and every class at IoU 0.50 where they are few.
     """
-    labels = [label for label, row in enumerate(evaluation.per_class) if row.AP is not None]
-    if not labels:
-        return {}
-    curves = evaluation.precision[:, :, labels]
-    by_name = _mean_precision(curves)
+    labels, by_name, curves = _curves(evaluation)
     if 1 < len(labels) <= MAX_NAMED:
-        for column, label in enumerate(labels):
-            name = plain_text(evaluation.per_class[label].name, 40)
-            by_name[f"class {name}"] = curves[0][:, column]
+        for label, curve in zip(labels, curves.T, strict=True):
+            by_name[f"class {plain_text(evaluation.per_class[label].name, 40)}"] = curve
     return by_name
 
 
-def _mean_precision(curves: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> (R,) precision of (10, R, K) curves, means over the classes."""
-    return {
-        "IoU 0.50": curves[0].mean(axis=1),
-        "IoU 0.75": curves[5].mean(axis=1),
-        "IoU 0.50:0.95": curves.mean(axis=(0, 2)),
-    }
+def _curves(evaluation: Evaluation) -> tuple[list[int], dict[str, np.ndarray], np.ndarray]:
+    """Labels with objects, means of their curves (R,) by name, and theirs at IoU 0.50, (R, K)."""
+    labels = [label for label, row in enumerate(evaluation.per_class) if row.AP is not None]
+    curves = evaluation.precision[:, :, labels]  # (10, R, K)
+    means = (
+        {
+            "IoU 0.50": curves[0].mean(axis=1),
+            "IoU 0.75": curves[5].mean(axis=1),
+            "IoU 0.50:0.95": curves.mean(axis=(0, 2)),
+        }
+        if labels
+        else {}
+    )
+    return labels, means, curves[0]
 
 
 def _draw_classes(
@@ -193,11 +187,7 @@ def _draw_classes(
 
 @house_style()
 def error_costs(errors: Errors) -> Figure:
-    """What each kind of error costs, as bars.
-
-    Args:
-        errors: of an analysis.
-    """
+    """What each kind of error costs, as bars."""
     kinds = [*errors.kinds, errors.false_positives, errors.false_negatives]
     costs = [kind.cost or 0.0 for kind in kinds]
     figure = Figure(figsize=(7, 3.4), layout="constrained")
@@ -216,20 +206,14 @@ def error_costs(errors: Errors) -> Figure:
 
 @house_style()
 def confusion(matrix: Confusion) -> Figure:
-    """The confusion matrix: rows are objects, columns what they were detected as.
-
-    Args:
-        matrix: of an analysis; any number of classes.
-    """
+    """The confusion matrix of any number of classes: rows are objects, columns detections."""
     counts, shares = matrix.counts, matrix.shares()  # (K + 1, K + 1)
     K1 = len(counts)
-    side, font = next(
-        ((side, font) for most, side, font in CELLS if most >= K1), (SMALL_CELL, None)
-    )
+    sizes = ((side, font) for most, side, font in CELLS if most >= K1)
+    side, font = next(sizes, (SMALL_CELL, None))
     names = [plain_text(name, 24) for name in matrix.names]
-    figure = Figure(
-        figsize=(max(K1 * side + 2.4, LEAST_WIDTH), K1 * side + 2.2), layout="constrained"
-    )
+    size = (max(K1 * side + 2.4, LEAST_WIDTH), K1 * side + 2.2)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     title = f"Objects (rows) as detected (columns), score \u2265 {matrix.score:.2f}"
     figure.suptitle(title, fontsize=10, fontweight="bold")
@@ -237,8 +221,8 @@ def confusion(matrix: Confusion) -> Figure:
     norm = PowerNorm(SHADE_POWER, 0, 1)
     image = axes.imshow(shares, cmap=SHADES, norm=norm, interpolation="none")
     small = {"fontsize": 8 if font else 5}
-    axes.set_xticks(range(K1), [*names, "not found"], rotation=90, **small)
-    axes.set_yticks(range(K1), [*names, "nothing there"], **small)
+    axes.set_xticks(range(K1), [*names, "missed"], rotation=90, **small)
+    axes.set_yticks(range(K1), [*names, "background"], **small)
     axes.set_xticks(np.arange(K1 + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(K1 + 1) - 0.5, minor=True)
     axes.grid(visible=False)

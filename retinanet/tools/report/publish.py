@@ -17,8 +17,8 @@ from retinanet.evaluation.detect import count_capped
 from retinanet.tools.diagnose.diagnosis import describe
 from retinanet.tools.diagnose.results import read_results
 from retinanet.tools.diagnose.scored import Scored
+from retinanet.tools.report.boxes import draw_predictions
 from retinanet.tools.report.figures import pr_curves
-from retinanet.tools.report.pictures import draw_predictions
 from retinanet.tools.report.run_record import Record, read_json, read_record
 from retinanet.tools.report.run_report import write_run_report
 from retinanet.tools.report.style import save_png
@@ -59,13 +59,7 @@ def publish(
 
 
 def log_evaluation(scored: Scored, *, cap: int, classes: bool) -> None:
-    """Log the results of an evaluation.
-
-    Args:
-        scored: the evaluation.
-        cap: ``postprocess.detections`` of the model.
-        classes: the table of classes too.
-    """
+    """Log an evaluation, maybe with its table of classes; ``cap`` is ``postprocess.detections``."""
     evaluation, detections = scored.evaluation, scored.found
     if evaluation is None:
         logger.info("%d detections; the data has no annotations to score them by", len(detections))
@@ -82,12 +76,7 @@ def log_evaluation(scored: Scored, *, cap: int, classes: bool) -> None:
 
 
 def refresh_report(root: Path, data: CocoData) -> None:
-    """Write the report of a run again, with the rows that came since; a warning where it fails.
-
-    Args:
-        root: directory of the run.
-        data: that it is evaluated on.
-    """
+    """Write the report of a run again, with the rows that came since; a warning where it fails."""
     try:
         rebuild_report(root, data=data)
     except (OSError, ValueError) as error:
@@ -115,19 +104,6 @@ def rebuild_report(
         ValueError: no directory of a run, or one whose files are damaged.
         FileNotFoundError: the run has no evaluation yet.
     """
-    metrics = _read_metrics(root)
-    record = read_record(root, str(metrics.get("checkpoint", "?")), metrics.get("step"))
-    if num_drawn is None:
-        num_drawn = int(record.settings.get("log_images") or 0)
-    scored, left_out = None, ""
-    try:
-        scored = _score_again(root, record, metrics, num_drawn, data)
-    except (OSError, ValueError) as error:
-        left_out = f"what needs the data: {error}"
-    return write_run_report(root / "eval", record, scored, output), left_out
-
-
-def _read_metrics(root: Path) -> dict[str, Any]:
     if not (root / "config.yaml").is_file():
         raise ValueError(
             f"{root} is not the directory of a run: it has no config.yaml. Give the output_dir of "
@@ -141,18 +117,21 @@ def _read_metrics(root: Path) -> dict[str, Any]:
         )
     if not {"classes", "max_dets", "num_images", "AP"} <= metrics.keys():
         raise ValueError(f"{root}/eval/metrics.json does not hold the numbers of an evaluation.")
-    return metrics
+    record = read_record(root, str(metrics.get("checkpoint", "?")), metrics.get("step"))
+    if num_drawn is None:
+        num_drawn = int(record.settings.get("log_images") or 0)
+    scored, left_out = None, ""
+    try:
+        scored = _score_again(root, record, metrics, num_drawn, data)
+    except (OSError, ValueError) as error:
+        left_out = f"what needs the data: {error}"
+    return write_run_report(root / "eval", record, scored, output), left_out
 
 
 def _score_again(
     root: Path, record: Record, metrics: dict[str, Any], num_drawn: int, data: CocoData | None
 ) -> Scored:
-    """The data of a run, its detections from their file, and the evaluation of both.
-
-    Raises:
-        ValueError: the data is another than it was, or a file is damaged.
-        FileNotFoundError: a file is gone.
-    """
+    """The data of a run, its detections from their file, and the evaluation of both."""
     start = record.starts[-1] if record.starts else {}
     if data is None:
         paths = [record.setting("data", f"val_{part}") for part in ("annotations", "images")]

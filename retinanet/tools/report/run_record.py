@@ -1,4 +1,7 @@
-"""What a run directory says of itself: settings, starts, losses, and what went wrong."""
+"""What a run directory says of itself: settings, starts, losses, and what went wrong.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,12 @@ from typing import Any
 import yaml
 
 from retinanet.training.run_directory import read_rows, read_run
+
+# In place of what was announced before the first step, for runs that have not recorded it.
+NOT_RECORDED = (
+    "not recorded",
+    "run.json is missing or damaged; the first lines of train.log have it",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,9 @@ def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
     run = read_run(root) or {}
     # Lines of the log begin with a name in a column of eleven.
     expected = [(line[:11].strip(), line[11:].strip()) for line in run.get("expected", [])]
-    warnings = [text for name, text in expected if name == "warning"]
+    announced = [(name, text) for name, text in expected if name != "warning"]
+    if not run and (root / "train.log").exists():
+        announced = [NOT_RECORDED]
     return Record(
         kind="Training run",
         title=root.resolve().name,
@@ -63,8 +74,8 @@ def read_record(root: Path, checkpoint: str, step: int | None) -> Record:
         starts=[start for start in starts if isinstance(start, dict)],
         rows=read_rows(root / "metrics.jsonl"),
         bad_steps=read_rows(root / "bad_steps.jsonl"),
-        announced=[(name, text) for name, text in expected if name != "warning"],
-        warnings=warnings + run.get("replaced", []),
+        announced=announced,
+        warnings=[text for name, text in expected if name == "warning"] + run.get("replaced", []),
     )
 
 

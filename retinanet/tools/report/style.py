@@ -1,20 +1,19 @@
 """The look of all figures: colors, fonts, names that fit, and the files. Imports no torch."""
 
 import colorsys
-import hashlib
+import functools
 import io
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from retinanet.atomic import write_whole
-from retinanet.tools.report.fonts import families
 
 COLORS = ("#1f6fb4", "#e4572e", "#2a9d5c", "#8e44ad", "#e0a100", "#17a2b8", "#c2185b", "#6d4c41")
 GRAY = "#b5b5b5"
@@ -46,6 +45,58 @@ STYLE = {
     "svg.hashsalt": "retinanet",  # the same figure has the same ids
 }
 
+# Comes with matplotlib; Latin, Greek, Cyrillic and more.
+BASE_FONT = "DejaVu Sans"
+# Families that may be installed, for scripts that it lacks; the first ones cover most.
+OTHER_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans CJK KR"),
+    *("Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC", "Source Han Sans CN"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC"),
+    *("Hiragino Sans GB", "Hiragino Sans", "Heiti SC", "Apple SD Gothic Neo", "Microsoft YaHei"),
+    *("SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic", "Arial Unicode MS"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Arabic", "Noto Sans Hebrew"),
+    *("Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Ethiopic", "Noto Sans"),
+)
+
+
+@functools.cache
+def families() -> tuple[str, ...]:
+    """The font families to draw with, in the order in which a letter is looked up."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return (BASE_FONT, *(name for name in OTHER_FONTS if name in installed))
+
+
+@functools.cache
+def font_path(text: str) -> str | None:
+    """The first font file of the families with all letters of a text; None where there is none."""
+    letters = {ord(letter) for letter in text if letter.isprintable()}
+    paths = (font_manager.findfont(name) for name in families())
+    return next((path for path in paths if letters <= _letters(path)), None)
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    """Code points that a font file has."""
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
+def drawable_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
+    """Names of classes as they can be drawn: by category id where no font has the letters."""
+    pairs = zip(names, ids, strict=True)
+    return [f"id {number}" if font_path(name) is None else name for name, number in pairs]
+
+
+def check_letters(names: Sequence[str], ids: Sequence[int]) -> str | None:
+    """A sentence when names of classes cannot be drawn on this machine, else None."""
+    missing = [(n, i) for n, i in zip(names, ids, strict=True) if font_path(n) is None]
+    if not missing:
+        return None
+    shown = ", ".join(f"id {number} for {name}" for name, number in missing[:3])
+    return (
+        f"no font here has the letters of {len(missing)} of {len(names)} class names; pictures "
+        f"show {shown}{', ...' if len(missing) > 3 else ''}. Noto Sans CJK or the like helps."
+    )
+
 
 @contextmanager
 def house_style() -> Iterator[None]:
@@ -65,26 +116,6 @@ def save_png(figure: Figure, path: Path) -> None:
     memory = io.BytesIO()
     figure.savefig(memory, format="png", dpi=150)
     write_whole(path, memory.getvalue())
-
-
-@house_style()
-def as_svg(figure: Figure) -> str:
-    """A figure as ``<svg>`` element to embed in a page, the same text for the same figure.
-
-    It has no background, and what is BLACK takes the color of the text around it, so that it can
-    be read on light and on dark pages. No id in it occurs in the element of another figure.
-    """
-    memory = io.StringIO()
-    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(memory, format="svg", dpi=200, transparent=True, metadata=no_metadata)
-    svg = memory.getvalue()
-    svg = svg[svg.index("<svg ") :].replace(BLACK, "currentColor")
-    # Letters in the page's own font, and no rule that would hold for the whole page.
-    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
-    svg = re.sub(r"<defs>\s*<style.*?</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = svg.replace("<svg ", '<svg style="stroke-linejoin: round" ', 1)
-    prefix = "figure-" + hashlib.sha256(svg.encode()).hexdigest()[:8]
-    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def class_color(label: int) -> str:

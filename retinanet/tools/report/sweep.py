@@ -9,8 +9,9 @@ import contextlib
 import csv
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +62,15 @@ def write_sweep(folder: Path, runs: Sequence[SweepRun]) -> list[Row]:
         (empty where undefined), run, and for failed runs the error and where there is more.
     """
     keys = list(runs[0].swept)
-    current = {
-        str(run.folder): {key: value_text(run.swept[key]) for key in keys} | {RUN: str(run.folder)}
-        for run in runs
-    }
-    earlier = {row[RUN]: row for row in _read_table(folder / "table.csv", keys)}
-    earlier = {run: row for run, row in earlier.items() if Path(run).is_dir()}
-    rows = [with_outcome(row, folder) for row in (earlier | current).values()]
+    runs_of = {}  # run directory -> swept values
+    table = folder / "table.csv"
+    if table.exists():
+        with table.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if {*keys, RUN} <= row.keys() and Path(row[RUN]).is_dir():
+                    runs_of[row[RUN]] = {key: row[key] for key in keys}
+    runs_of |= {str(run.folder): {key: value_text(run.swept[key]) for key in keys} for run in runs}
+    rows = [swept | _outcome(run, folder) for run, swept in runs_of.items()]
     rows.sort(key=lambda row: [rank(row[key]) for key in keys])
 
     def write(name: str, columns: Sequence[str], lines: Sequence[Row]) -> None:
@@ -83,36 +86,21 @@ def write_sweep(folder: Path, runs: Sequence[SweepRun]) -> list[Row]:
     return rows
 
 
-def _read_table(path: Path, keys: Sequence[str]) -> list[Row]:
-    """Swept values and run of each row of an earlier table; none if there is no table."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = [*keys, RUN]
-    return [{name: row[name] for name in names} for row in rows if set(names) <= row.keys()]
-
-
-def with_outcome(row: Row, folder: Path) -> Row:
-    """A row with what its run has come to.
-
-    Args:
-        row: swept keys and the run's directory.
-        folder: of the sweep.
-    """
-    run = Path(row[RUN])
-    metrics = read_json(run / "eval" / "metrics.json") or {}
-    note, log = note_of(folder, run), run / "train.log"
+def _outcome(run: str, folder: Path) -> Row:
+    """What a run of the sweep in a folder has come to, as columns of the table."""
+    root = Path(run)
+    metrics = read_json(root / "eval" / "metrics.json") or {}
+    note, log = note_of(folder, root), root / "train.log"
     status, error, where = NOT_STARTED, "", ""
-    if has_finished(run):
+    if has_finished(root):
         status = FINISHED
     elif note.exists():
         status, error = FAILED, note.read_text(errors="replace").partition("\n")[0]
         where = str(log if log.exists() else note)
-    elif (run / "config.yaml").exists():
+    elif (root / "config.yaml").exists():
         status = UNFINISHED
     numbers = {name: _cell(metrics.get(name)) for name in NUMBERS}
-    return {**row, STATUS: status, **numbers, ERROR: error, LOG: where}
+    return {RUN: run, STATUS: status, **numbers, ERROR: error, LOG: where}
 
 
 def note_of(folder: Path, run: Path) -> Path:
@@ -131,12 +119,7 @@ def has_finished(run: Path) -> bool:
 
 
 def is_done(run: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a run has finished, and with these very settings; another length is another.
-
-    Args:
-        run: its directory.
-        settings: of the command, as plain containers.
-    """
+    """Whether the run in a directory has finished, and with these settings (plain containers)."""
     try:
         recorded = flatten(yaml.safe_load((run / "config.yaml").read_text()))
     except (FileNotFoundError, yaml.YAMLError):
@@ -154,10 +137,6 @@ def is_done(run: Path, settings: Mapping[str, Any]) -> bool:
 
 def summarize(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
     """Mean and standard deviation of every setting over its finished runs, which differ by seed.
-
-    Args:
-        rows: of the table.
-        keys: swept keys.
 
     Returns:
         For each setting: its values, ``n`` finished runs, and each of the twelve numbers with its
@@ -181,43 +160,33 @@ def summarize(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
 
 
 def show_summary(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
-    """The summary as a table for the console.
-
-    Args:
-        rows: of the table.
-        keys: swept keys.
-    """
+    """The lines of the summary as a table for the console; arguments of :func:`summarize`."""
     settings, summaries = settings_of(keys), summarize(rows, keys)
     columns = {"n": "n", "AP": "AP", **({"+-": "AP_std"} if SEED in keys else {})}
     columns |= {"AP50": "AP50", "AP75": "AP75"}
     room = width() - len(columns) * NUMBER_WIDTH
     most = max(NUMBER_WIDTH, room // max(len(settings), 1))
-
-    def line(texts: Sequence[str], numbers: Sequence[str]) -> str:
-        cells = [fit(text, widths[key] - 1) for key, text in zip(settings, texts, strict=True)]
-        return "".join(f"{cell} " for cell in cells) + "".join(
-            f"{n:>{NUMBER_WIDTH}}" for n in numbers
-        )
-
-    widths = {
-        key: min(most, 2 + max(map(count_columns, [key, *(row[key] for row in summaries)])))
+    widths = [
+        min(most, 2 + max(map(count_columns, [key, *(row[key] for row in summaries)])))
         for key in settings
-    }
-    table = [line(settings, list(columns))]
+    ]
+    table = [[*settings, *columns]]
     for row in summaries:
         n, *cells = (row[name] for name in columns.values())
         numbers = [f"{float(cell):.3f}" if cell else "n/a" for cell in cells]
-        table.append(line([row[key] for key in settings], [n, *numbers]))
-    return table
+        table.append([*(row[key] for key in settings), n, *numbers])
+    return [
+        "".join(f"{fit(text, w - 1)} " for text, w in zip(cells, widths, strict=False))
+        + "".join(f"{number:>{NUMBER_WIDTH}}" for number in cells[len(widths) :])
+        for cells in table
+    ]
 
 
 def sweep_figure(rows: Sequence[Row], keys: Sequence[str]) -> Figure:
     """Mean AP of the finished runs over one swept key, a line for each setting of the others.
 
-    The values stand side by side in their order, whatever they are: numbers, names, null.
-
     Args:
-        rows: of the table; at least one has finished and has an AP.
+        rows: of the table, one of them with an AP.
         keys: swept keys. That with most different numbers, or else values, becomes the axis.
     """
     from matplotlib.figure import Figure  # only now: not where there is nothing to draw
@@ -225,60 +194,67 @@ def sweep_figure(rows: Sequence[Row], keys: Sequence[str]) -> Figure:
     from retinanet.tools.report.style import class_color, house_style
 
     summaries = [summary for summary in summarize(rows, keys) if summary["AP"]]
-    settings = settings_of(keys)
-    values = {key: sorted({s[key] for s in summaries}, key=rank) for key in settings}
-    num_numbers = {key: sum(rank(v)[0] < math.inf for v in values[key]) for key in settings}
-    axis = max(settings, key=lambda key: (num_numbers[key], len(values[key])), default=None)
-    last = [key.rpartition(".")[2] for key in settings]
-    short = [
-        key if last.count(part) > 1 else part for key, part in zip(settings, last, strict=True)
-    ]
+    values = {key: sorted({s[key] for s in summaries}, key=rank) for key in settings_of(keys)}
+    num_numbers = {key: sum(rank(v)[0] < math.inf for v in values[key]) for key in values}
+    axis = max(values, key=lambda key: (num_numbers[key], len(values[key])), default=None)
+    ends = [key.rpartition(".")[2] for key in values]
+    names = {
+        key: key if ends.count(end) > 1 else end for key, end in zip(values, ends, strict=True)
+    }
     lines: dict[str, list[Row]] = {}
     for summary in summaries:
-        names = zip(settings, short, strict=True)
-        others = [f"{name}={summary[key]}" for key, name in names if key != axis]
+        others = [f"{name}={summary[key]}" for key, name in names.items() if key != axis]
         lines.setdefault(", ".join(others), []).append(summary)
 
     ticks = values[axis] if axis else ["all seeds"]
+    tick_labels = _ends(ticks, 16)
+    upright = sum(map(len, tick_labels)) > 70
+    height = 4.3 + (0.07 * max(len(max(tick_labels, key=len)) - 19, 0) if upright else 0)
     with house_style():
-        figure = Figure(figsize=(max(6.6, 0.3 * len(ticks)), 4.3), layout="constrained")
+        figure = Figure(figsize=(max(6.6, 0.3 * len(ticks)), height), layout="constrained")
         axes = figure.subplots()
-        for place, (name, line) in enumerate(lines.items()):
+        labels = _ends(lines, 34)
+        for index, (line, label) in enumerate(zip(lines.values(), labels, strict=True)):
             x = [ticks.index(summary[axis]) if axis else 0 for summary in line]
             means = [float(summary["AP"]) for summary in line]
             spread = [float(summary["AP_std"] or 0) for summary in line]
-            style = {"color": class_color(place), "capsize": 4, "label": _tail(name, 34)}
+            style = {"color": class_color(index), "capsize": 4, "label": label}
             axes.errorbar(x, means, spread if any(spread) else None, fmt="o-", **style)
             for at, mean in zip(x, means, strict=True) if len(lines) == 1 else ():
                 axes.annotate(f"{mean:.3f}", (at, mean), (5, 6), textcoords="offset points")
-        labels = [_tail(tick, 16) for tick in ticks]
-        axes.set_xticks(range(len(ticks)), labels, rotation=90 * (sum(map(len, labels)) > 70))
+        axes.set_xticks(range(len(ticks)), tick_labels, rotation=90 * upright)
         axes.set(xlabel=axis or "", ylabel="AP (IoU .50:.95)", xlim=(-0.5, len(ticks) - 0.5))
         axes.margins(y=0.14)
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))  # no AP is below 0
         if len(lines) > 1:
             axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        axes.set_title("\n".join(_notes(rows, summaries)), fontsize=9, fontweight="normal")
+
+        # What the marks mean, and what is missing.
+        counts = sorted({int(summary["n"]) for summary in summaries})
+        seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
+        notes = [f"mean of {seeds} seeds; bars: standard deviation"] if counts[-1] > 1 else []
+        missing = sum(row[STATUS] != FINISHED for row in rows)
+        undefined = sum(row[STATUS] == FINISHED and not row["AP"] for row in rows)
+        for count, why in ((missing, "not finished"), (undefined, "without an AP")):
+            notes += [f"{count} of {len(rows)} runs {why}: not drawn"] if count else []
+        axes.set_title("\n".join(notes), fontsize=9, fontweight="normal")
     return figure
 
 
-def _tail(text: str, most: int) -> str:
-    """The end of a long value: paths mostly begin alike."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= most else "..." + text[3 - most :]
+def _ends(texts: Iterable[str], most: int) -> list[str]:
+    """The ends of long values, as paths mostly begin alike; no two of them look the same."""
+    texts = ["".join(c if c.isprintable() else "?" for c in text) for text in texts]
 
+    def cut(most: int) -> list[str]:
+        return [text if len(text) <= most else "..." + text[3 - most :] for text in texts]
 
-def _notes(rows: Sequence[Row], summaries: Sequence[Row]) -> list[str]:
-    """What the marks mean, and what is missing."""
-    counts = sorted({int(summary["n"]) for summary in summaries})
-    seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
-    notes = [f"mean of {seeds} seeds; bars: standard deviation"] if counts[-1] > 1 else []
-    missing = sum(row[STATUS] != FINISHED for row in rows)
-    undefined = sum(row[STATUS] == FINISHED and not row["AP"] for row in rows)
-    for count, why in ((missing, "not finished"), (undefined, "without an AP")):
-        if count:
-            notes.append(f"{count} of {len(rows)} runs {why}: not drawn")
-    return notes
+    if len(set(cut(most))) < len(set(texts)):  # they end alike too, as .../checkpoints/best.pt
+        end = commonprefix([text[::-1] for text in texts])[::-1]
+        end = end[end.find("/") :] if "/" in end else ""
+        texts = [text.removesuffix(end) + ("..." if end else "") for text in texts]
+    while len(set(cut(most))) < len(set(texts)):
+        most += 1
+    return cut(most)
 
 
 def settings_of(keys: Sequence[str]) -> list[str]:

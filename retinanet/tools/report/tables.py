@@ -18,7 +18,6 @@ from retinanet.terminal import fit, width
 
 # Above this share of images with as many detections as a cap allows, the cap may cost AP.
 CAPPED_SHARE = 0.01
-
 # Columns that a category name may fill in the table of classes, at most and at least, and those of
 # the numbers beside it.
 NAME_WIDTHS = 24, 10
@@ -30,13 +29,7 @@ SUMMARY_WIDTH = 70
 def table(
     evaluation: Evaluation, max_classes: int | None = None, thresholds: Thresholds | None = None
 ) -> str:
-    """The twelve numbers and the table of classes, for a terminal of 80 columns or fewer.
-
-    Args:
-        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
-        max_classes: rows of the table of classes, the best and the worst; None: all.
-        thresholds: where F1 is largest; None: left out.
-    """
+    """The twelve numbers and the table of classes, for a terminal of 80 columns or fewer."""
     classes = class_table(evaluation, max_classes, thresholds)
     return f"{summary(evaluation, thresholds)}\n\n{classes}"
 
@@ -52,14 +45,12 @@ def summary(evaluation: Evaluation, thresholds: Thresholds | None = None) -> str
     ]
     for name, number in NUMBERS.items():
         words = f"Average {number.mean_of.capitalize()}" if gap else ""
-        iou = (
-            "0.50:0.95" if number.threshold == ALL_IOUS else f"{0.5 + 0.05 * number.threshold:.2f}"
-        )
+        every = number.threshold == ALL_IOUS
+        iou = "0.50:0.95" if every else f"{0.5 + 0.05 * number.threshold:.2f}"
         limit = evaluation.max_dets[number.max_dets]
         value = _three_digits(evaluation.metrics[name])
-        name = shown_name(name, evaluation.max_dets)
-        about = f"{name:<7}{words:<{gap}}{iou:<13}{SIZES[number.area]:<10}"
-        lines.append(f"{about}{limit:>10}{value:>10}")
+        about = f"{shown_name(name, evaluation.max_dets):<7}{words:<{gap}}{iou:<13}"
+        lines.append(f"{about}{SIZES[number.area]:<10}{limit:>10}{value:>10}")
     if thresholds is not None and thresholds.overall is not NEVER:
         best = thresholds.overall
         lines += [
@@ -78,40 +69,41 @@ def class_table(
     Args:
         evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
         max_classes: rows, half of them the best and half the worst of what has objects; None: all.
-        thresholds: adds the largest F1 of each and the score where it is.
+        thresholds: adds the largest F1 of each class, and the score where it is.
     """
     widest, narrowest = NAME_WIDTHS
     if width() < NUMBERS_WIDTH + narrowest:
         thresholds = None  # no room for F1 and its score
     name_width = max(narrowest, min(widest, width() - NUMBERS_WIDTH))
-
-    def line(name: str, num_gt: str | int, num_detections: str | int, numbers: list[str]) -> str:
-        texts = "".join(f" {text:>5}" for text in numbers)
-        return f"{fit(name, name_width - 1)} {num_gt:>8}{num_detections:>11}{texts}"
-
+    F1 = [] if thresholds is None else ["F1", "score"]
     recall = shown_name("AR100", evaluation.max_dets)
-    titles = ["AP", "AP50", "AP75", recall, *(["F1", "score"] if thresholds is not None else [])]
-    # Undefined ones last, equal ones by name.
-    ranked = sorted(
-        enumerate(evaluation.per_class),
-        key=lambda entry: (entry[1].AP is None, -(entry[1].AP or 0.0), entry[1].name),
-    )
-    lines = []
-    for label, row in ranked:
+    rows = [("class", "objects", "detections", "AP", "AP50", "AP75", recall, *F1)]
+    labels = list(range(len(evaluation.per_class)))
+
+    def order(label: int) -> tuple[bool, float, str]:
+        """Undefined ones last, equal ones by name."""
+        row = evaluation.per_class[label]
+        return row.AP is None, -(row.AP or 0.0), row.name
+
+    for label in sorted(labels, key=order):
+        row = evaluation.per_class[label]
         numbers = [row.AP, row.AP50, row.AP75, row.AR100]
         if thresholds is not None:
             numbers += [thresholds.classes[label].F1, thresholds.classes[label].score]
-        texts = list(map(_three_digits, numbers))
-        lines.append(line(row.name, row.num_gt, row.num_detections, texts))
-    header = line("class", "objects", "detections", titles)
-    if max_classes is None or len(lines) <= max_classes:
-        return "\n".join([header, *lines])
-    shown = lines[: sum(row.AP is not None for _, row in ranked)]
-    num_shown = min(len(shown), max_classes)
-    if len(shown) > max_classes:
-        half = max_classes // 2
-        shown = [*shown[: max_classes - half], "...", *shown[len(shown) - half :]]
-    return "\n".join([header, *shown, f"... {len(lines) - num_shown} more in per_class.csv"])
+        rows.append((row.name, row.num_gt, row.num_detections, *map(_three_digits, numbers)))
+    header, *lines = (
+        f"{fit(name, name_width - 1)} {num_gt:>8}{num_detections:>11}"
+        + "".join(f" {text:>5}" for text in texts)
+        for name, num_gt, num_detections, *texts in rows
+    )
+    if max_classes is not None and len(lines) > max_classes:
+        shown = lines[: sum(row.AP is not None for row in evaluation.per_class)]
+        rest = f"... {len(lines) - min(len(shown), max_classes)} more in per_class.csv"
+        if len(shown) > max_classes:
+            half = max_classes // 2
+            shown = [*shown[: max_classes - half], "...", *shown[len(shown) - half :]]
+        lines = [*shown, rest]
+    return "\n".join([header, *lines])
 
 
 def _three_digits(value: float | None) -> str:
@@ -119,11 +111,11 @@ def _three_digits(value: float | None) -> str:
 
 
 def warnings_of(evaluation: Evaluation | None, detections: DetectionArrays, cap: int) -> str | None:
-    """Sentences when more than 1 % of the images hit a cap, or there is nothing to find; or None.
+    """Sentences when many images hit a cap, or there is nothing to detect; or None.
 
     Args:
         evaluation: None for data without annotations.
-        detections: from :func:`retinanet.evaluation.detect.detect`.
+        detections: of all images.
         cap: ``postprocess.detections`` of the run.
     """
     num_images = len(detections.evaluated)
@@ -156,12 +148,10 @@ def write_report(
 ) -> None:
     """Write detections.json and, when there is an evaluation, metrics.json and per_class.csv.
 
-    Every file is written whole or not at all.
-
     Args:
-        folder: made when missing.
-        data: names the categories.
-        detections: go to COCO's results format: pixels of the file, category ids of ``data``.
+        folder: made when missing. Every file is written whole or not at all.
+        data: the ground truth.
+        detections: of it.
         evaluation: None for data without annotations.
         extra: more entries for metrics.json, such as the checkpoint and its step.
         thresholds: where F1 is largest, for metrics.json and per_class.csv.
@@ -188,15 +178,13 @@ def write_report(
 def metrics_dict(evaluation: Evaluation, thresholds: Thresholds | None = None) -> dict[str, Any]:
     """What metrics.json holds: the twelve numbers, the best F1, their basis, and the classes."""
     classes = [dataclasses.asdict(row) for row in evaluation.per_class]  # by label
-    best_f1 = {}
     if thresholds is not None:
-        best_f1 = f1_entries(thresholds.overall)
         for row, best in zip(classes, thresholds.classes, strict=True):
             row |= f1_entries(best)
     about = ("num_images", "num_gt", "num_detections", "num_over_max_dets", "backend")
     return {
         **evaluation.metrics,
-        **best_f1,
+        **({} if thresholds is None else f1_entries(thresholds.overall)),
         **{name: getattr(evaluation, name) for name in about},
         "max_dets": list(evaluation.max_dets),
         "classes": classes,
@@ -205,9 +193,5 @@ def metrics_dict(evaluation: Evaluation, thresholds: Thresholds | None = None) -
 
 def f1_entries(best: BestF1) -> dict[str, float | None]:
     """The largest F1, and what it takes, as files name it."""
-    return {
-        "F1": best.F1,
-        "precision": best.precision,
-        "recall": best.recall,
-        "score_threshold": best.score,
-    }
+    names = {"F1": "F1", "precision": "precision", "recall": "recall", "score_threshold": "score"}
+    return {name: getattr(best, attribute) for name, attribute in names.items()}

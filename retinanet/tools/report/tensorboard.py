@@ -15,9 +15,16 @@ from retinanet.devices import autocast
 from retinanet.evaluation.coco import Evaluation
 from retinanet.matching import IGNORED, NEGATIVE, Match
 from retinanet.model.retinanet import RetinaNet
-from retinanet.tools.report.boxes import Box, Panel, draw_sheet, in_rows, save_picture
+from retinanet.tools.report.boxes import (
+    Box,
+    Panel,
+    class_names,
+    draw_sheet,
+    in_rows,
+    save_picture,
+    spread,
+)
 from retinanet.tools.report.figures import precision_curves
-from retinanet.tools.report.pictures import class_names, spread
 from retinanet.tools.report.style import class_color
 from retinanet.training.board import Board
 from retinanet.training.logs import MetricsLog
@@ -45,13 +52,7 @@ OPACITY, FAINTEST = 0.75, 0.15
 def show_first_batch(
     log: MetricsLog, directory: RunDirectory, trainer: Trainer, data: CocoData
 ) -> None:
-    """What the network is taught, before it knows anything: ``plots/train_batch.png`` too.
-
-    Args:
-        log: of the run.
-        directory: of the run.
-        trainer: after its first step.
-        data: the training set.
+    """The first batch with its matched anchors, as ``plots/train_batch.png`` too.
 
     Raises:
         OSError: it cannot be written.
@@ -60,8 +61,7 @@ def show_first_batch(
     batch = Batch(*(tensor[:MAX_IMAGES] for tensor in latest[:-1]), latest.replaced)
     batch = batch.to(trainer.device)
     anchors = trainer.model.anchors(*batch.images.shape[-2:], trainer.device)
-    panels = anchor_panels(batch, trainer.match(batch), anchors, None, data)
-    picture = draw_sheet(in_rows(panels, COLUMNS), LEGEND)
+    picture = draw_anchors(batch, trainer.match(batch), anchors, None, data)
     save_picture(picture, directory.plots / "train_batch.png")
     log.show(lambda board: board.image(trainer.step, "train_batch", picture))
 
@@ -84,9 +84,10 @@ def show_evaluation(
         trainer: after the step that was evaluated.
         evaluation: its numbers.
         best: AP of the best evaluation so far; None: none has one.
-        model: what was evaluated: the trained weights or their average.
+        model: what was evaluated, with the trained weights or the EMA weights.
         data: the training set.
-        augment: of an evaluation, to draw matched anchors; None: not drawn.
+        augment: without chance, to draw the anchors of some training images, the same at every
+            call, the stronger the higher their score; None: not drawn.
         predictions: a sheet of them; None: none was drawn.
     """
     step = trainer.step
@@ -94,12 +95,15 @@ def show_evaluation(
     board.curves(step, precision_curves(evaluation), evaluation.num_gt)
     if trainer.latest is not None:
         board.histograms(step, p_t(trainer, trainer.latest))
-    pictures = {"predictions": predictions}
-    if augment is not None:
-        pictures["anchors"] = draw_progress(trainer, model, data, augment)
-    for name, picture in pictures.items():
-        if picture is not None:
-            board.image(step, name, picture)
+    if predictions is not None:
+        board.image(step, "predictions", predictions)
+    batch = None if augment is None else fixed_batch(data, augment)
+    if batch is not None:
+        batch = batch.to(trainer.device)
+        match = trainer.match(batch)
+        scores, anchors = _predict(trainer, model, batch)
+        own = scores.gather(2, match.label.clamp(min=0)[..., None])[..., 0]  # (B, A)
+        board.image(step, "anchors", draw_anchors(batch, match, anchors, own, data))
 
 
 @torch.no_grad()
@@ -116,10 +120,6 @@ def _predict(trainer: Trainer, model: RetinaNet, batch: Batch) -> tuple[Tensor, 
 def p_t(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
     """Probability given to the ground truth, for positives and for a sample of background.
 
-    Args:
-        trainer: whose model predicts.
-        batch: on any device.
-
     Returns:
         ``{"positives": (P,), "background": (at most P_T_SAMPLES,)}`` in [0, 1], on the CPU.
     """
@@ -135,31 +135,6 @@ def p_t(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
     return {"positives": own.cpu(), "background": background[::stride].cpu()}
 
 
-def draw_progress(
-    trainer: Trainer, model: RetinaNet, data: CocoData, augment: Augment
-) -> np.ndarray | None:
-    """Matched anchors of the same training images at every call, the darker the higher their score.
-
-    Args:
-        trainer: matches as in training.
-        model: whose scores are drawn, in any mode.
-        data: the training set.
-        augment: one made with ``train=False``.
-
-    Returns:
-        (H, W, 3) uint8; None where an image cannot be read, or none has an object.
-    """
-    batch = fixed_batch(data, augment)
-    if batch is None:
-        return None
-    batch = batch.to(trainer.device)
-    match = trainer.match(batch)
-    scores, anchors = _predict(trainer, model, batch)
-    own = scores.gather(2, match.label.clamp(min=0)[..., None])[..., 0]  # (B, A)
-    panels = anchor_panels(batch, match, anchors, own, data)
-    return draw_sheet(in_rows(panels, COLUMNS), LEGEND)
-
-
 def fixed_batch(data: CocoData, augment: Augment) -> Batch | None:
     """Images with objects, spread evenly over the set; None if there are none or one is damaged."""
     indices = spread(np.flatnonzero(data.num_boxes() > 0), MAX_IMAGES)
@@ -167,6 +142,14 @@ def fixed_batch(data: CocoData, augment: Augment) -> Batch | None:
         return None
     batch = BatchDataset(data, augment, 0, "stop")[plan_batch(data, augment, np.array(indices))]
     return batch if isinstance(batch, Batch) else None
+
+
+def draw_anchors(
+    batch: Batch, match: Match, anchors: Tensor, scores: Tensor | None, data: CocoData
+) -> np.ndarray:
+    """A sheet of :func:`anchor_panels`, (H, W, 3) uint8."""
+    panels = anchor_panels(batch, match, anchors, scores, data)
+    return draw_sheet(in_rows(panels, COLUMNS), LEGEND)
 
 
 def anchor_panels(
@@ -179,10 +162,9 @@ def anchor_panels(
         match: of its anchors.
         anchors: (A, 4) pixels.
         scores: (B, A) of the class of each positive anchor; None: not known.
-        data: names the files and classes.
+        data: with the names of files and classes.
     """
     names = class_names(data)
-    index_of = {int(image_id): index for index, image_id in enumerate(data.image_ids)}
     panels = []
     for i, (height, width) in enumerate(batch.sizes.tolist()):
         label = match.label[i]
@@ -204,7 +186,8 @@ def anchor_panels(
         for box, k, is_matched in zip(objects.tolist(), labels, matched.tolist(), strict=True):
             drawn.append(Box(box, class_color(k) if is_matched else UNMATCHED, names[k], "haloed"))
 
-        title = f"{data.file_name(index_of[int(batch.image_ids[i])])}\n{len(objects)} objects, "
+        index = int(np.flatnonzero(data.image_ids == int(batch.image_ids[i]))[0])
+        title = f"{data.file_name(index)}\n{len(objects)} objects, "
         title += f"{int(positive.sum())} positive anchors, {len(ignored)} ignored"
         if known:
             title += f", mean score of positives {np.mean(known):.2f}"
