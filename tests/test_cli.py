@@ -11,7 +11,7 @@ import pytest
 
 from retinanet.checks import KEYS
 from retinanet.cli.main import composer
-from retinanet.cli.overrides import allowed, nearest
+from retinanet.cli.help import nearest
 from retinanet.cli.sweep import MAX_LENGTH, changes_weights, run_name
 from retinanet.signals import STATUS
 
@@ -591,7 +591,7 @@ def test_help_lists_every_key_and_choice_without_torch(tmp_path, name):
         for key in reader.keys.values():
             shown = f" {key.name}=" in flat and key.meaning in flat
             assert shown != (name == "eval" and key.train_only), key.name
-            limit = allowed(key).replace("at least", ">=").replace("above", ">")
+            limit = key.allowed.replace("at least", ">=").replace("above", ">")
             assert limit.removeprefix("one of ") in flat or not shown
         for group, choices in reader.choices.items():
             assert f"{group}= {', '.join(choices)}" in flat

@@ -12,9 +12,8 @@ import yaml
 from retinanet import config
 from retinanet.checks import KEYS, check, keys_of
 from retinanet.cli.main import composer, configs_folder
-from retinanet.cli.overrides import group_of, groups_of
+from retinanet.cli.help import groups_of
 from retinanet.config import EvalConfig, TrainConfig
-from retinanet.limits import check_value
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
@@ -27,7 +26,7 @@ GROUPS = groups_of(KEYS)
 SCHEMAS = [
     value
     for value in vars(config).values()
-    if dataclasses.is_dataclass(value) and value.__module__ == config.__name__
+    if dataclasses.is_dataclass(value) and getattr(value, "__name__", "").endswith("Config")
 ]
 PATHS = [f"data.{key}=x" for key in ("root", "val_images", "val_annotations")]
 TRAINING_PATHS = ["data.train_images=x", "data.train_annotations=x"]
@@ -60,7 +59,7 @@ def test_a_group_file_gives_in_order_every_key_that_is_read_with_its_name(path):
     assert [f"{group}.{key}" for key in values] == [
         key.name
         for key in KEYS.values()
-        if group_of(key.name) == group and key.is_read(name) and not (for_eval and key.train_only)
+        if key.group == group and key.is_read(name) and not (for_eval and key.train_only)
     ]
 
 
@@ -69,7 +68,7 @@ def test_a_root_file_gives_every_key_of_the_root_and_every_group(job, schema):
     root = yaml.safe_load((CONFIGS / f"{job}.yaml").read_text())
     chosen = {name for item in root.pop("defaults") if isinstance(item, dict) for name in item}
     keys = keys_of(schema)
-    assert set(root) == {key for key in keys if not group_of(key)}
+    assert set(root) == {key for key in keys if "." not in key}
     assert chosen - {"experiment"} == set(groups_of(keys))
 
 
@@ -168,7 +167,7 @@ def test_numbers_outside_a_range_are_refused_and_its_ends_are_not(key):
     for value in taken:
         check(key.name, [value] * length if length else value)
     with pytest.raises(ValueError, match="must"):
-        check_value(key.name, True, limit)
+        check(key.name, True)
 
 
 # Constructors.
@@ -270,7 +269,7 @@ def keys_read(source):
 
 
 def test_every_key_is_read_by_the_jobs_or_below():
-    reads_for_the_job = ("cli/main.py", "cli/sweep.py", "cli/overrides.py", "cli/help.py")
+    reads_for_the_job = ("cli/main.py", "cli/sweep.py", "cli/help.py")
     paths = [path for path in PACKAGE.rglob("*.py") if not str(path).endswith(reads_for_the_job)]
     assert set().union(*(keys_read(path.read_text()) for path in paths)) == set(KEYS)
 
@@ -288,7 +287,9 @@ def test_settings_objects_stop_at_the_builder():
     """Below build.py plain arguments are passed: no module of the detector imports a config."""
     above = {"build.py", "checks.py", "run.py"}
     importing = set()
-    for path in (path for path in PACKAGE.rglob("*.py") if not {"cli", "tools"} & {*path.parts}):
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] in ("cli", "tools"):
+            continue
         nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
         names = [a.name for node in nodes if node.module == config.__name__ for a in node.names]
         if any(name.endswith("Config") for name in names):

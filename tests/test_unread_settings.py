@@ -13,7 +13,7 @@ import pytest
 from retinanet.checks import KEYS, check, keys_of
 from retinanet.cli.main import composer
 from retinanet.config import BOTTLENECKS, EvalConfig
-from retinanet.limits import value_text
+from retinanet.checks import value_text
 from retinanet.training.run_directory import changed_keys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def test_every_condition_has_a_row_of_the_table():
 
 @pytest.mark.parametrize(
     ("key", "when"),
-    [(key, when) for key in CONDITIONAL for when in key.read],
+    [(key, key.read) for key in CONDITIONAL],
     ids=lambda x: getattr(x, "name", getattr(x, "key", None)),
 )
 def test_a_setting_is_taken_where_its_condition_on_another_one_holds(train, key, when):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from retinanet import limits
 from retinanet.data.issues import Issue, refusal
 
 # Longer values are cut in messages, so that an error stays one line.
@@ -248,7 +248,7 @@ def _is_int64(value: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
     """Whether a value of a JSON file is a number that float64 holds."""
-    return type(value) in (int, float) and limits.is_finite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_text(value: Any) -> bool:
