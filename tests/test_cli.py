@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from retinanet.checks import KEYS
-from retinanet.cli.main import composer
 from retinanet.cli.help import nearest
+from retinanet.cli.main import composer
 from retinanet.cli.sweep import MAX_LENGTH, changes_weights, run_name
 from retinanet.signals import STATUS
 

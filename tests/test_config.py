@@ -11,8 +11,8 @@ import yaml
 
 from retinanet import config
 from retinanet.checks import KEYS, check, keys_of
-from retinanet.cli.main import composer, configs_folder
 from retinanet.cli.help import groups_of
+from retinanet.cli.main import composer, configs_folder
 from retinanet.config import EvalConfig, TrainConfig
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher

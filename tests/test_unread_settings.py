@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from retinanet.checks import KEYS, check, keys_of
+from retinanet.checks import KEYS, check, keys_of, value_text
 from retinanet.cli.main import composer
 from retinanet.config import BOTTLENECKS, EvalConfig
-from retinanet.checks import value_text
 from retinanet.training.run_directory import changed_keys
 
 ROOT = Path(__file__).resolve().parents[1]
