@@ -52,27 +52,15 @@ class Limit:
         return above and below
 
 
-@dataclass(frozen=True, slots=True)
 class When:
     """A condition on another setting: it has one of ``values``, or with ``other`` none of them."""
 
-    key: str
-    values: tuple[Any, ...]
-    other: bool = False
+    def __init__(self, key: str, *values: Any, other: bool = False) -> None:
+        self.key, self.values, self.other = key, values, other
 
     def holds(self, value: Any) -> bool:
         """Whether it does for this value of ``key``."""
         return (value in self.values) != self.other
-
-
-def when(key: str, *values: Any) -> When:
-    """The other setting has one of these values."""
-    return When(key, values)
-
-
-def unless(key: str, *values: Any) -> When:
-    """The other setting has another value than these."""
-    return When(key, values, other=True)
 
 
 def one_of(*choices: str) -> Limit:
@@ -117,9 +105,9 @@ COUNT = Limit(1, 2**31 - 1)
 PIXELS = Limit(1, 2**16)
 SEED = Limit(0, 2**31 - 1)
 # When several settings are read.
-HIDDEN_LAYERS = unless("model.head_depth", 0)
-OHEM = when("loss.name", "ohem")
-STEPS = when("schedule.decay", "steps")
+HIDDEN_LAYERS = When("model.head_depth", 0, other=True)
+OHEM = When("loss.name", "ohem")
+STEPS = When("schedule.decay", "steps")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -179,7 +167,7 @@ class ModelConfig:
     )
     weights: str | None = setting(
         "backbone weights: torchvision's name, a path, or null for random",
-        read=when("init_from", None),
+        read=When("init_from", None),
     )
     norm: str = setting("normalization of the backbone", one_of("frozen", "batch", "sync", "group"))
     head_norm: str = setting(
@@ -191,11 +179,11 @@ class ModelConfig:
     norm_eps: float = setting(
         "added to the variance by the backbone's frozen and batch norms",
         NOT_NEGATIVE,
-        read=unless("model.norm", "group"),
+        read=When("model.norm", "group", other=True),
     )
     stride_in_1x1: bool = setting(
         "bottlenecks shrink in their first convolution (Caffe, MSRA)",
-        read=when("model.backbone", *BOTTLENECKS),
+        read=When("model.backbone", *BOTTLENECKS),
     )
     fpn_channels: int = setting("channels of P3 to P7", COUNT)
     p6_from: str = setting("input of P6's convolution", one_of("c5", "p5"))
@@ -236,7 +224,7 @@ class MatchingConfig:
     crowd_iof: float = setting(
         "inside: intersection / anchor area, at least this",
         PROBABILITY,
-        read=when("matching.ignore_crowd", True),
+        read=When("matching.ignore_crowd", True),
     )
 
 
@@ -254,12 +242,12 @@ class LossConfig:
     gamma: float = setting(
         "focusing exponent; 0 is alpha-balanced cross entropy",
         NOT_NEGATIVE,
-        read=when("loss.name", "focal", "focal_star"),
+        read=When("loss.name", "focal", "focal_star"),
     )
     star_beta: float = setting(
         "focal_star only: shift of the logits",
         Limit(-100, 100),
-        read=when("loss.name", "focal_star"),
+        read=When("loss.name", "focal_star"),
     )
     ohem_anchors: int = setting("ohem only: anchors that count in each image", COUNT, read=OHEM)
     ohem_nms_iou: float = setting(
@@ -277,7 +265,7 @@ class LossConfig:
     box_beta: float = setting(
         "smooth_l1 only: quadratic below this, in delta units",
         POSITIVE,
-        read=when("loss.box", "smooth_l1"),
+        read=When("loss.box", "smooth_l1"),
     )
 
 
@@ -288,7 +276,7 @@ class OptimConfig:
     name: str = setting("optimizer", one_of("sgd", "adamw"))
     lr: float = setting("learning rate at reference_batch images a step", POSITIVE)
     momentum: float = setting(
-        "sgd only: momentum", Limit(0, 1, open_high=True), read=when("optim.name", "sgd")
+        "sgd only: momentum", Limit(0, 1, open_high=True), read=When("optim.name", "sgd")
     )
     weight_decay: float = setting("weight decay of convolution weights", NOT_NEGATIVE)
     norm_weight_decay: float = setting("weight decay of normalization parameters", NOT_NEGATIVE)
@@ -311,14 +299,14 @@ class ScheduleConfig:
     """configs/schedule -> retinanet/training/optim.py"""
 
     epochs: int = setting(
-        "passes over the training images", COUNT, read=when("schedule.max_steps", None)
+        "passes over the training images", COUNT, read=When("schedule.max_steps", None)
     )
     max_steps: int | None = setting("length in steps instead of epochs; null: epochs", COUNT)
     warmup_steps: int = setting("steps of linear warm-up", NOT_NEGATIVE)
     warmup_factor: float = setting(
         "learning rate of the first step, as a share of lr",
         Limit(0, 1, open_low=True),
-        read=unless("schedule.warmup_steps", 0),
+        read=When("schedule.warmup_steps", 0, other=True),
     )
     decay: str = setting("learning rate after the warm-up", one_of("steps", "cosine", "constant"))
     milestones: list[float] = setting(
