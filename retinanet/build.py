@@ -96,19 +96,13 @@ def drop_unseen(settings: TrainConfig | DetectorConfig, data: CocoData) -> CocoD
 def build_loader(
     settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int = 1
 ) -> TrainingLoader:
-    """The training batches of this rank.
-
-    Args:
-        settings: of the run.
-        data: of :func:`drop_unseen`.
-        device: of the model.
-        accumulate: micro-batches for each step where ``optim.accumulate`` is ``auto``.
+    """The training batches of this rank, of data from :func:`drop_unseen`.
 
     Raises:
         ValueError: no box or no image to train on, or a batch that cannot be shared out.
     """
     check_learnable(data)
-    given = settings.optim.accumulate
+    given = settings.optim.accumulate  # "auto" has been measured
     return TrainingLoader(
         data,
         build_augment(settings, train=True),
@@ -163,11 +157,8 @@ def resolve_alpha(alpha: Any, class_names: Sequence[str]) -> float | list[float]
 
     Args:
         alpha: a number, None, a list with one number per class, or a map from class names to
-            numbers, complete or with an entry ``default``.
+            numbers, complete or with an entry ``default``; the last two become K numbers.
         class_names: in the order of labels.
-
-    Returns:
-        A number, None, or K numbers in the order of labels.
 
     Raises:
         ValueError: a list of another length, an unknown name, a class without a number.
@@ -207,15 +198,7 @@ def build_trainer(
     total_steps: int,
     device: torch.device,
 ) -> Trainer:
-    """Everything that a step changes, on a device that :func:`check_device` found fit.
-
-    Args:
-        settings: of the run.
-        model: moved to ``device``.
-        class_names: in the order of labels.
-        total_steps: length of the run.
-        device: of this rank.
-    """
+    """Everything that a step changes, on a device that :func:`check_device` found fit."""
     model.to(device)
     # Copied before compiling: a compiled method stays bound to the model it was taken from.
     ema = None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay)
@@ -278,11 +261,7 @@ def build_validation(
 ) -> dict[str, Any]:
     """What :func:`retinanet.evaluation.coco.validate` needs beside model and data.
 
-    Args:
-        settings: of the run that the model comes from.
-        how: that run's ``evaluation``, or that of eval.py, in which what is null has the default
-            of ``validate``.
-        device: of this rank.
+    In the ``evaluation`` of eval.py, what is null has the default of ``validate``.
     """
     chosen = {"batch_size": how.batch_size, "backend": how.backend, "max_dets": how.max_dets}
     return {
@@ -337,7 +316,7 @@ def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
         settings: :func:`recorded_settings` of it.
 
     Raises:
-        ValueError: parameters are missing or left over.
+        ValueError: parameters are missing, left over or of another shape.
     """
     weights = shipped_weights(state)
     shapes = {name: tuple(value.shape) for name, value in weights.items()}

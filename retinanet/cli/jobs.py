@@ -39,11 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(settings: TrainConfig, overrides: list[str]) -> None:
-    """Train, evaluate and keep everything in ``settings.output_dir``.
-
-    Args:
-        settings: checked, with an output_dir.
-        overrides: as typed, for the record.
+    """Train, evaluate and keep everything in ``settings.output_dir``, typed overrides included.
 
     Raises:
         ValueError: data or settings that cannot be trained on, or another run in the directory.
@@ -128,9 +124,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
 def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
     """Evaluate a checkpoint: table on the console, files in ``<folder>/eval``.
 
-    Args:
-        settings: checked; what is None comes from the checkpoint.
-        overrides: as typed, for the report.
+    Settings that are None come from the checkpoint; the report shows the typed overrides.
 
     Raises:
         ValueError: a damaged checkpoint, or data of other classes.
@@ -268,11 +262,7 @@ def match_classes(data: CocoData, checkpoint: Path, state: dict[str, Any]) -> Co
 def output_folder(settings: EvalConfig, state: dict, data: CocoData, *, changed: bool) -> Path:
     """Where the files go: ``<run>/eval`` is best.pt as it was trained, other folders the rest.
 
-    Args:
-        settings: of eval.py.
-        state: the checkpoint.
-        data: what was evaluated.
-        changed: it is scored in another way than in training.
+    ``changed``: it is scored in another way than in training.
     """
     if settings.output_dir is not None:
         return Path(settings.output_dir)

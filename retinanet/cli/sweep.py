@@ -176,11 +176,6 @@ def run_all(
 
     A process gives all its memory back, and its failure stays its own: the others still run.
 
-    Args:
-        tasks: in their order.
-        say: prints a line.
-        after_each: called when a command has ended, however it did.
-
     Returns:
         Name -> exit status of those that failed.
 
