@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from retinanet import distributed
-from retinanet.checks import KEYS, check_settings, restore
+from retinanet.checks import check_settings, restore
 from retinanet.config import DataConfig, DetectorConfig, EvaluationConfig, TrainConfig
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.data.issues import raise_refused
@@ -69,27 +69,18 @@ def build_data(data: DataConfig, split: str) -> CocoData:
 
 
 def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
-    """Both splits, with the same classes.
-
-    Raises:
-        ValueError: a split without annotations, or other classes in each.
-    """
-    train, val = build_data(data, "train"), build_data(data, "val")
-    check_splits(data, train, val)
-    return train, val
-
-
-def check_splits(data: DataConfig, train: CocoData, val: CocoData) -> None:
-    """Refuse splits that cannot be trained on together, or whose images are missing.
+    """Training and validation data that can be used together.
 
     Raises:
         ValueError: a split without annotations, or other classes in each.
         FileNotFoundError: an image that is missing, unless those are skipped.
     """
+    train, val = build_data(data, "train"), build_data(data, "val")
     raise_refused(annotated_issues(train, "train") + annotated_issues(val, "val"))
     raise_refused(class_issues(train, val))
     if data.on_bad_image == "stop":
         raise_refused(missing_issues(train) + missing_issues(val))
+    return train, val
 
 
 def build_augment(settings: TrainConfig | DetectorConfig, *, train: bool) -> Augment:
@@ -109,19 +100,13 @@ def drop_unseen(settings: TrainConfig | DetectorConfig, data: CocoData) -> CocoD
 def build_loader(
     settings: TrainConfig, data: CocoData, device: torch.device, accumulate: int = 1
 ) -> TrainingLoader:
-    """The training batches of this rank.
-
-    Args:
-        settings: of the run.
-        data: of :func:`drop_unseen`.
-        device: of the model.
-        accumulate: micro-batches for each step where ``optim.accumulate`` is ``auto``.
+    """The training batches of this rank, of data from :func:`drop_unseen`.
 
     Raises:
         ValueError: no box or no image to train on, or a batch that cannot be shared out.
     """
     raise_refused(learnable_issues(data))
-    given = settings.optim.accumulate
+    given = settings.optim.accumulate  # "auto" has been measured
     return TrainingLoader(
         data,
         build_augment(settings, train=True),
@@ -137,7 +122,12 @@ def build_loader(
     )
 
 
-# Network.
+# Network and loss: the names of settings are those of the constructors.
+
+
+def build_anchors(settings: TrainConfig | DetectorConfig) -> AnchorGenerator:
+    """The anchors of an image."""
+    return AnchorGenerator(**asdict(settings.anchors))
 
 
 def build_model(
@@ -148,17 +138,10 @@ def build_model(
     With ``load_later`` a state dict follows, so no weights are fetched.
     """
     torch.manual_seed(settings.seed)
+    anchors = build_anchors(settings)
     return RetinaNet(
-        num_classes=num_classes,
-        anchors=build_anchors(settings),
-        load_later=load_later,
-        **asdict(settings.model),
+        num_classes=num_classes, anchors=anchors, load_later=load_later, **asdict(settings.model)
     )
-
-
-def build_anchors(settings: TrainConfig | DetectorConfig) -> AnchorGenerator:
-    """The anchors of an image."""
-    return AnchorGenerator(**asdict(settings.anchors))
 
 
 def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
@@ -166,19 +149,11 @@ def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
     return Postprocess(**asdict(settings.postprocess))
 
 
-# Training.
-
-
-def build_matcher(settings: TrainConfig) -> Matcher:
-    """Anchors to ground truth."""
-    return Matcher(**asdict(settings.matching))
-
-
 def build_loss(settings: TrainConfig, class_names: Sequence[str]) -> RetinaNetLoss:
-    """Class loss and box loss of a step, with what its name reads."""
-    loss, name = asdict(settings.loss), {"loss.name": settings.loss.name}
+    """Class loss and box loss of a step; what nothing reads with its name is None there."""
+    loss = {name: value for name, value in asdict(settings.loss).items() if value is not None}
     loss["alpha"] = resolve_alpha(settings.loss.alpha, class_names)
-    return RetinaNetLoss(**{k: v for k, v in loss.items() if KEYS[f"loss.{k}"].is_read(name)})
+    return RetinaNetLoss(**loss)
 
 
 def resolve_alpha(alpha: Any, class_names: Sequence[str]) -> float | list[float] | None:
@@ -186,29 +161,27 @@ def resolve_alpha(alpha: Any, class_names: Sequence[str]) -> float | list[float]
 
     Args:
         alpha: a number, None, a list with one number per class, or a map from class names to
-            numbers, complete or with an entry ``default``.
+            numbers, complete or with an entry ``default``; the last two become K numbers.
         class_names: in the order of labels.
-
-    Returns:
-        A number, None, or K numbers in the order of labels.
 
     Raises:
         ValueError: a list of another length, an unknown name, a class without a number.
     """
     if alpha is None or isinstance(alpha, int | float):
         return alpha
+    classes = ", ".join(class_names)
     if isinstance(alpha, Sequence):
         if len(alpha) != len(class_names):
             raise ValueError(
                 f"loss.alpha has {len(alpha)} numbers for {len(class_names)} classes "
-                f"({', '.join(class_names)}); give one for each, in this order."
+                f"({classes}); give one for each, in this order."
             )
         return [float(a) for a in alpha]
-    unknown = sorted(set(alpha) - set(class_names) - {"default"})
+    unknown = sorted(alpha.keys() - {*class_names, "default"})
     if unknown:
         raise ValueError(
             f"loss.alpha names {', '.join(unknown)}, which the data does not have; its classes "
-            f"are {', '.join(class_names)}."
+            f"are {classes}."
         )
     missing = [name for name in class_names if name not in alpha]
     if missing and "default" not in alpha:
@@ -216,6 +189,9 @@ def resolve_alpha(alpha: Any, class_names: Sequence[str]) -> float | list[float]
             f"loss.alpha has no value for {', '.join(missing)}; add them, or an entry 'default'."
         )
     return [float(alpha.get(name, alpha.get("default"))) for name in class_names]
+
+
+# Training.
 
 
 def build_trainer(
@@ -226,15 +202,7 @@ def build_trainer(
     total_steps: int,
     device: torch.device,
 ) -> Trainer:
-    """Everything that a step changes, on a device that :func:`check_device` found fit.
-
-    Args:
-        settings: of the run.
-        model: moved to ``device``.
-        class_names: in the order of labels.
-        total_steps: length of the run.
-        device: of this rank.
-    """
+    """Everything that a step changes, on a device that :func:`check_device` found fit."""
     model.to(device)
     # Copied before compiling: a compiled method stays bound to the model it was taken from.
     ema = None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay)
@@ -242,12 +210,11 @@ def build_trainer(
         # One graph for all sizes of images: batches differ, and each graph takes minutes.
         model.predict = torch.compile(model.predict, dynamic=True)
     optim, schedule = settings.optim, asdict(settings.schedule)
+    del schedule["epochs"], schedule["max_steps"]  # which make total_steps
     lr = scaled_lr(optim.lr, optim.batch_size, optim.reference_batch)
-    for length in ("epochs", "max_steps"):  # make total_steps
-        del schedule[length]
     return Trainer(
         model,
-        build_matcher(settings),
+        Matcher(**asdict(settings.matching)),
         build_loss(settings, class_names).to(device),
         build_optimizer(
             model,
@@ -298,11 +265,7 @@ def build_validation(
 ) -> dict[str, Any]:
     """What :func:`retinanet.evaluation.coco.validate` needs beside model and data.
 
-    Args:
-        settings: of the run that the model comes from.
-        how: that run's ``evaluation``, or that of eval.py, in which what is null has the default
-            of ``validate``.
-        device: of this rank.
+    In the ``evaluation`` of eval.py, what is null has the default of ``validate``.
     """
     chosen = {"batch_size": how.batch_size, "backend": how.backend, "max_dets": how.max_dets}
     return {
@@ -357,13 +320,12 @@ def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
         settings: :func:`recorded_settings` of it.
 
     Raises:
-        ValueError: parameters are missing or left over.
+        ValueError: parameters are missing, left over or of another shape.
     """
     weights = shipped_weights(state)
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
 
-    def refuse_others(wanted: dict[str, tuple[int, ...]], left_over: Sequence[str] = ()) -> None:
-        wrong = [n for n, s in wanted.items() if n not in weights or weights[n].shape != s]
-        wrong = [*left_over, *wrong]
+    def refuse(wrong: Sequence[str]) -> None:
         if wrong:
             raise ValueError(
                 f"the checkpoint does not hold the model it describes: {len(wrong)} parameters are "
@@ -379,9 +341,10 @@ def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
     if model.head_depth:
         last = f"head.cls.convs.{model.head_depth - 1}.weight"
         described[last] = (widths[-1], widths[-2], 3, 3)
-    refuse_others(described)
+    refuse([name for name, shape in described.items() if shapes.get(name) != shape])
     network = build_model(settings, count_classes(weights), load_later=True)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    refuse_others(wanted, sorted(weights.keys() - wanted.keys()))
+    wrong = [name for name, shape in wanted.items() if shapes.get(name) != shape]
+    refuse([*sorted(shapes.keys() - wanted.keys()), *wrong])
     network.load_state_dict(weights)
     return network.eval()

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from retinanet.config import BEFORE, BOTTLENECKS, DetectorConfig, TrainConfig
-from retinanet.limits import Limit, When, check_value, is_finite
+from retinanet.config import BEFORE, BOTTLENECKS, DetectorConfig, Limit, TrainConfig, When
 
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
+TYPE_IN_WORDS = {
+    bool: "true or false",
+    int: "a whole number such as 8",
+    float: "a number such as 0.5 or 1e-4",
+    str: "text",
+    list[int]: "a list of whole numbers such as [1,2]",
+    list[float]: "a list of numbers such as [0.5,2]",
+    Any: "a number, a list [0.25,0.5], or a map {name:0.5,default:0.25}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +33,18 @@ class Key:
     nullable: bool
     meaning: str
     limit: Limit | None
-    read: tuple[When, ...] = ()  # has an effect only when one of these holds; empty: always
+    read: When | None = None  # has an effect only when this holds; None: always
     train_only: bool = False
+
+    @property
+    def group(self) -> str:
+        """``loss`` of ``loss.gamma``; empty for a key of the root."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def allowed(self) -> str:
+        """The limit in words, empty without one: ``at least 0``."""
+        return str(self.limit).removeprefix("be ").removeprefix("lie ") if self.limit else ""
 
     def is_read(self, values: Mapping[str, Any]) -> bool:
         """Whether it has an effect beside other settings; those that are not given do not matter.
@@ -33,41 +52,58 @@ class Key:
         Args:
             values: dotted key -> value.
         """
-        conditions = [when for when in self.read if when.key in values]
-        return not conditions or any(when.holds(values[when.key]) for when in conditions)
+        when = self.read
+        return when is None or when.key not in values or when.holds(values[when.key])
 
-    def converted(self, value: Any) -> Any:
+    def converted(self, value: Any, where: str = "") -> Any:
         """A plain value as one of this type: ``yes`` is true, and 1 is 1.0 for a float.
 
+        Args:
+            value: as a file or a command gives it.
+            where: `` in FILE``, for the error.
+
         Raises:
-            ValueError: it is none.
+            ValueError: key, value, what it must be.
         """
         is_word = self.limit is not None and self.limit.word is not None
         if (value is None and self.nullable) or (is_word and value == self.limit.word):
             return value
-        return _as(self.type, value)
+        if self.type is str and self.nullable and value in ("None", "none", "Null", "NULL"):
+            raise ValueError(f"{self.name}={value} would be the text {value!r}{where}; write null.")
+        try:
+            if get_origin(self.type) is list and isinstance(value, list):
+                return [_scalar(get_args(self.type)[0], item) for item in value]
+            if self.type is not Any:
+                return _scalar(self.type, value)
+            # loss.alpha: its numbers stay as they are; names of classes may look like numbers.
+            is_map = isinstance(value, Mapping)
+            numbers = value.values() if is_map else value if isinstance(value, list) else [value]
+            if not [_scalar(float, number) for number in numbers]:
+                raise ValueError
+            return {str(name): number for name, number in value.items()} if is_map else value
+        except ValueError:
+            kind = TYPE_IN_WORDS[self.type] + (" or null" if self.nullable else "")
+            limit = f" ({self.allowed})" if self.allowed else ""
+            shown = value_text(value) if value is None or isinstance(value, bool) else repr(value)
+            message = f"{self.name} must be {kind}{limit}, got {shown}{where}."
+            raise ValueError(message) from None
 
 
-def _as(kind: Any, value: Any) -> Any:
-    """A plain value as one of a type; a ValueError for what is none."""
-    if kind is Any:  # loss.alpha: its numbers stay as they are; names may look like numbers
-        is_map = isinstance(value, Mapping)
-        items = list(value.values()) if is_map else value if isinstance(value, list) else [value]
-        if items and [_as(float, item) for item in items]:
-            return {str(name): item for name, item in value.items()} if is_map else value
-    elif get_origin(kind) is list and isinstance(value, list):
-        return [_as(get_args(kind)[0], item) for item in value]
-    elif kind is bool and isinstance(value, bool | str) and str(value).lower() in TRUE + FALSE:
+def _scalar(kind: type, value: Any) -> Any:
+    """A value as a bool, int, float or str; a ValueError for what is none."""
+    if kind is bool and isinstance(value, bool | str) and str(value).lower() in TRUE + FALSE:
         return str(value).lower() in TRUE
-    elif isinstance(value, bool):
-        pass  # to Python it is a number
-    elif kind is str and isinstance(value, str | int | float) and str(value).strip():
+    if isinstance(value, bool):  # to Python it is a number
+        raise ValueError
+    if kind is str and isinstance(value, str | int | float) and str(value).strip():
         return str(value)
-    elif kind is float and isinstance(value, float):
-        return value  # inf and nan too, which ranges refuse
-    elif kind is float and isinstance(value, int) and is_finite(value):
-        return float(value)
-    elif kind is int and isinstance(value, int):
+    if kind is float and isinstance(value, int | float):
+        # inf and nan stay, which ranges refuse, as they refuse what no float holds.
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError from None
+    if kind is int and isinstance(value, int):
         return value
     raise ValueError
 
@@ -81,17 +117,34 @@ def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
         if dataclasses.is_dataclass(hint):
             keys |= keys_of(hint, f"{name}.")
             continue
-        is_union = get_origin(hint) in (Union, types.UnionType)
-        members = get_args(hint) if is_union else (hint,)
-        nullable = types.NoneType in members
-        kinds = [member for member in members if member is not types.NoneType]
-        is_word = f.metadata["limit"] is not None and f.metadata["limit"].word is not None
-        kind = kinds[0] if len(kinds) == 1 or is_word else Any
+        kinds = list(get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+        nullable = types.NoneType in kinds
+        if nullable:
+            kinds.remove(types.NoneType)
+        limit = f.metadata["limit"]
+        has_word = limit is not None and limit.word is not None  # a number or the word
+        kind = kinds[0] if len(kinds) == 1 or has_word else Any
         keys[name] = Key(name, kind, nullable, **f.metadata)
     return keys
 
 
 KEYS = keys_of(TrainConfig)
+
+
+def value_text(value: Any) -> str:
+    """One text for equal values, however they were typed: 1, 1.0 and 1e0 are ``1``."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{value_text(value[k])}" for k in sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(value_text, value)) + "]"
+    return str(value)
+
+
+# One range.
 
 
 def check(key: str, value: Any) -> None:
@@ -100,8 +153,30 @@ def check(key: str, value: Any) -> None:
     Raises:
         ValueError: the value, and what is allowed.
     """
-    if value is not None and key in KEYS and KEYS[key].limit is not None:
-        check_value(key, value, KEYS[key].limit)
+    limit = KEYS[key].limit if key in KEYS else None
+    if value is None or limit is None or (limit.word is not None and value == limit.word):
+        return
+    if limit.choices:
+        if value not in limit.choices:
+            raise ValueError(f"{key} must {limit}, got {value!r}.")
+        return
+    numbers = {key: value}
+    if isinstance(value, Mapping):
+        numbers = {f"{key}[{name}]": number for name, number in value.items()}
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        if limit.length is None and not value:
+            raise ValueError(f"{key} must not be empty; give at least one number.")
+        if limit.length is not None and len(value) != limit.length:
+            raise ValueError(f"{key} must have {limit.length} numbers, got {len(value)}: {value}.")
+        numbers = {f"{key}[{index}]": number for index, number in enumerate(value)}
+    for name, number in numbers.items():
+        if not limit.admits(number):
+            raise ValueError(f"{name} must {limit}, got {number}.")
+    if limit.increasing and any(a > b for a, b in pairwise(numbers.values())):
+        raise ValueError(f"{key} must not decrease, got {value}.")
+
+
+# Several settings together. What constructors check too has a function of its own.
 
 
 def check_settings(settings: Any) -> None:
@@ -118,12 +193,8 @@ def check_settings(settings: Any) -> None:
         check(key, attrgetter(key)(settings))
     if isinstance(settings, TrainConfig | DetectorConfig):
         check_sizes(settings.data.min_size, settings.data.max_size)
-    if isinstance(settings, TrainConfig):
-        _check_together(settings)
-
-
-def _check_together(settings: TrainConfig) -> None:
-    """Refuse settings that contradict each other."""
+    if not isinstance(settings, TrainConfig):
+        return
     data, model, matching, optim = settings.data, settings.model, settings.matching, settings.optim
     check_thresholds(matching.positive_iou, matching.negative_iou)
     check_gamma(settings.loss.name, settings.loss.gamma)

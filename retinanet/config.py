@@ -8,22 +8,81 @@ torch or Hydra, so a wrong setting fails at once.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import math
+import sys
+from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from retinanet.limits import (
-    COUNT,
-    FRACTION,
-    NOT_NEGATIVE,
-    PIXELS,
-    POSITIVE,
-    PROBABILITY,
-    Limit,
-    one_of,
-    setting,
-    unless,
-    when,
-)
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a number, or each number of a list, may be; or which words are allowed.
+
+    ``low`` and ``high`` are included unless ``open_low`` or ``open_high``. ``length`` is the
+    number of items of a list (None: any but zero). ``word`` may stand instead of a number.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    choices: tuple[str, ...] = ()
+    length: int | None = None
+    increasing: bool = False
+    word: str | None = None
+
+    def __str__(self) -> str:
+        if self.choices:
+            return "be one of " + ", ".join(self.choices)
+        if self.high == math.inf:
+            text = f"be {'above' if self.open_low else 'at least'} {self.low:.10g}"
+        else:
+            left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+            text = f"lie in {left}{self.low:.10g}, {self.high:.10g}{right}"
+        return text if self.word is None else f"{text} or {self.word}"
+
+    def admits(self, value: Any) -> bool:
+        """Whether one value is a number within the limit; inf and nan never are."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if not abs(value) <= sys.float_info.max:  # inf, nan, an integer beyond the largest float
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+
+class When:
+    """A condition on another setting: it has one of ``values``, or with ``other`` none of them."""
+
+    def __init__(self, key: str, *values: Any, other: bool = False) -> None:
+        self.key, self.values, self.other = key, values, other
+
+    def holds(self, value: Any) -> bool:
+        """Whether it does for this value of ``key``."""
+        return (value in self.values) != self.other
+
+
+def one_of(*choices: str) -> Limit:
+    """A limit to a few words."""
+    return Limit(choices=choices)
+
+
+def setting(
+    meaning: str, limit: Limit | None = None, *, read: When | None = None, train_only: bool = False
+) -> Any:
+    """A dataclass field without a value.
+
+    Args:
+        meaning: one line.
+        limit: what is allowed.
+        read: the setting has an effect only when this holds, and is refused where it is typed
+            and it does not; None: it always has.
+        train_only: eval.py has no use for it, and refuses it.
+    """
+    about = {"meaning": meaning, "limit": limit, "read": read, "train_only": train_only}
+    return field(metadata=about)
+
 
 # Backbones whose blocks begin with a 1x1 convolution that could have the stride.
 BOTTLENECKS = (
@@ -35,12 +94,20 @@ BOTTLENECKS = (
     "resnext101_32x8d",
     "resnext101_64x4d",
 )
+DEVICES = one_of("auto", "cpu", "cuda")
 PRECISIONS = one_of("auto", "fp32", "bf16", "fp16")
+FRACTION = Limit(0, 1)
+PROBABILITY = Limit(0, 1, open_low=True, open_high=True)
+NOT_NEGATIVE = Limit(low=0)
+POSITIVE = Limit(low=0, open_low=True)
+COUNT = Limit(1, 2**31 - 1)
+# More than any camera's; sides of images that fit in no memory are mistakes.
+PIXELS = Limit(1, 2**16)
 SEED = Limit(0, 2**31 - 1)
 # When several settings are read.
-HIDDEN_LAYERS = [unless("model.head_depth", 0)]
-OHEM = [when("loss.name", "ohem")]
-STEPS = [when("schedule.decay", "steps")]
+HIDDEN_LAYERS = When("model.head_depth", 0, other=True)
+OHEM = When("loss.name", "ohem")
+STEPS = When("schedule.decay", "steps")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,7 +167,7 @@ class ModelConfig:
     )
     weights: str | None = setting(
         "backbone weights: torchvision's name, a path, or null for random",
-        read=[when("init_from", None)],
+        read=When("init_from", None),
     )
     norm: str = setting("normalization of the backbone", one_of("frozen", "batch", "sync", "group"))
     head_norm: str = setting(
@@ -112,11 +179,11 @@ class ModelConfig:
     norm_eps: float = setting(
         "added to the variance by the backbone's frozen and batch norms",
         NOT_NEGATIVE,
-        read=[unless("model.norm", "group")],
+        read=When("model.norm", "group", other=True),
     )
     stride_in_1x1: bool = setting(
         "bottlenecks shrink in their first convolution (Caffe, MSRA)",
-        read=[when("model.backbone", *BOTTLENECKS)],
+        read=When("model.backbone", *BOTTLENECKS),
     )
     fpn_channels: int = setting("channels of P3 to P7", COUNT)
     p6_from: str = setting("input of P6's convolution", one_of("c5", "p5"))
@@ -157,7 +224,7 @@ class MatchingConfig:
     crowd_iof: float = setting(
         "inside: intersection / anchor area, at least this",
         PROBABILITY,
-        read=[when("matching.ignore_crowd", True)],
+        read=When("matching.ignore_crowd", True),
     )
 
 
@@ -175,12 +242,12 @@ class LossConfig:
     gamma: float = setting(
         "focusing exponent; 0 is alpha-balanced cross entropy",
         NOT_NEGATIVE,
-        read=[when("loss.name", "focal", "focal_star")],
+        read=When("loss.name", "focal", "focal_star"),
     )
     star_beta: float = setting(
         "focal_star only: shift of the logits",
         Limit(-100, 100),
-        read=[when("loss.name", "focal_star")],
+        read=When("loss.name", "focal_star"),
     )
     ohem_anchors: int = setting("ohem only: anchors that count in each image", COUNT, read=OHEM)
     ohem_nms_iou: float = setting(
@@ -198,7 +265,7 @@ class LossConfig:
     box_beta: float = setting(
         "smooth_l1 only: quadratic below this, in delta units",
         POSITIVE,
-        read=[when("loss.box", "smooth_l1")],
+        read=When("loss.box", "smooth_l1"),
     )
 
 
@@ -209,7 +276,7 @@ class OptimConfig:
     name: str = setting("optimizer", one_of("sgd", "adamw"))
     lr: float = setting("learning rate at reference_batch images a step", POSITIVE)
     momentum: float = setting(
-        "sgd only: momentum", Limit(0, 1, open_high=True), read=[when("optim.name", "sgd")]
+        "sgd only: momentum", Limit(0, 1, open_high=True), read=When("optim.name", "sgd")
     )
     weight_decay: float = setting("weight decay of convolution weights", NOT_NEGATIVE)
     norm_weight_decay: float = setting("weight decay of normalization parameters", NOT_NEGATIVE)
@@ -232,14 +299,14 @@ class ScheduleConfig:
     """configs/schedule -> retinanet/training/optim.py"""
 
     epochs: int = setting(
-        "passes over the training images", COUNT, read=[when("schedule.max_steps", None)]
+        "passes over the training images", COUNT, read=When("schedule.max_steps", None)
     )
     max_steps: int | None = setting("length in steps instead of epochs; null: epochs", COUNT)
     warmup_steps: int = setting("steps of linear warm-up", NOT_NEGATIVE)
     warmup_factor: float = setting(
         "learning rate of the first step, as a share of lr",
         Limit(0, 1, open_low=True),
-        read=[unless("schedule.warmup_steps", 0)],
+        read=When("schedule.warmup_steps", 0, other=True),
     )
     decay: str = setting("learning rate after the warm-up", one_of("steps", "cosine", "constant"))
     milestones: list[float] = setting(
@@ -321,7 +388,7 @@ class TrainConfig:
     )
     overwrite: bool = setting("move an older run with other settings aside")
     seed: int = setting("seed of weights, order and augmentation", SEED)
-    device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
+    device: str = setting("auto takes the GPU if there is one", DEVICES)
     precision: str = setting(
         "of the model's forward pass; losses are always fp32. auto: bf16 where the device has it",
         PRECISIONS,
@@ -370,7 +437,7 @@ class EvalConfig:
     output_dir: str | None = setting(
         "files go to output_dir/eval; null: the run, or <run>/eval_<data>"
     )
-    device: str = setting("auto takes the GPU if there is one", one_of("auto", "cpu", "cuda"))
+    device: str = setting("auto takes the GPU if there is one", DEVICES)
     precision: str | None = setting("of the model's forward pass; null: as recorded", PRECISIONS)
     compile: bool = setting("torch.compile the model; pays for thousands of images")
     log_images: int = setting("images drawn", NOT_NEGATIVE)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from retinanet.build import known_classes, load_model, recorded_settings
-from retinanet.limits import value_text
+from retinanet.checks import value_text
 from retinanet.training.checkpoint import save_checkpoint, shipped_weights
 from retinanet.training.transfer import CONVENTIONS, describe_source
 from retinanet.weights import torchvision

@@ -1,22 +1,25 @@
 """What the command line accepts, refuses and says."""
 
-import json
 import os
+import re
 import subprocess
 import sys
 import time
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
-from retinanet.checks import KEYS
+from retinanet.checks import KEYS, check, value_text
 from retinanet.cli.main import composer
-from retinanet.cli.overrides import allowed, nearest
 from retinanet.cli.sweep import MAX_LENGTH, changes_weights, run_name
 from retinanet.signals import STATUS
+from retinanet.training.run_directory import changed_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 BIG = "1" + "0" * 400
+CONDITIONAL = [key for key in KEYS.values() if key.read]
 
 # Runs a program with torch forbidden: whatever it prints, it prints before torch.
 WITHOUT_TORCH = f"""
@@ -86,10 +89,14 @@ def run(program, *arguments, cwd, **env):
     )
 
 
+def flat(text):
+    return " ".join(str(text).split())
+
+
 def refused(reader, *typed):
     with pytest.raises(ValueError) as caught:
         reader.command(list(typed))
-    return " ".join(str(caught.value).split())
+    return flat(caught.value)
 
 
 def user_file(tmp_path, path, text):
@@ -102,7 +109,7 @@ def refused_file(tmp_path, text, path="experiment/mine.yaml", typed="experiment=
     user_file(tmp_path, path, text)
     with pytest.raises(ValueError) as caught, composer("train", str(tmp_path)) as reader:
         reader.command([typed])
-    return " ".join(str(caught.value).split())
+    return flat(caught.value)
 
 
 # What is refused.
@@ -115,14 +122,10 @@ def refused_file(tmp_path, text, path="experiment/mine.yaml", typed="experiment=
         ("gamma=1", "loss.gamma"),
         ("model.alpha=0.5", "loss.alpha"),
         ("loss/gamma=1", "loss.gamma"),
-        ("Loss.Gamma=1", "loss.gamma"),
-        ("loss.prior=0.1", "model.prior"),
         ("pi=0.1", "model.prior"),
         ("learning_rate=0.1", "optim.lr"),
-        ("num_workers=1", "data.workers"),
         ("bachsize=4", "optim.batch_size"),
         ("modle=tiny", "model"),
-        ("outputdir=x", "output_dir"),
         ("name=x", "data.name or loss.name or optim.name?"),
     ],
 )
@@ -132,10 +135,6 @@ def test_an_unknown_key_is_refused_with_the_nearest(train, typed, meant):
         assert message.startswith(f"unknown key {typed.partition('=')[0]}; did you mean {meant}")
 
 
-def test_every_key_is_its_own_nearest():
-    assert all(name in nearest(name, KEYS) for name in KEYS)
-
-
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
@@ -143,56 +142,40 @@ def test_every_key_is_its_own_nearest():
         ("+xyzzy=1", "`python train.py --help` lists every key"),
         ("model.num_classes=3", "comes from the annotation file"),
         ("~loss.gamma", "settings cannot be removed"),
-        ("~model", "settings cannot be removed"),
         ("loss.gamma", "write loss.gamma=VALUE"),
         ("hydra.run.dir=x", "would have no effect"),
-        ("hydra/launcher=x", "would have no effect"),
         ("model@other=tiny", "did you mean model?"),
         ("loss.alpha.person=1", "loss.alpha has no parts; give it whole"),
-        ("anchors.sizes.0=16", "anchors.sizes has no parts; give it whole"),
         ("=1", "unknown key"),
         # Choices.
         ("loss={gamma:1}", "single settings are typed as loss.KEY=VALUE"),
         ("model=resnet51", "did you mean resnet50? (choices: mobilenet_v2, resnet101, "),
         ("data=recorded", "does not exist"),
-        ("postprocess=recorded", "does not exist"),
         ("loss=null", "does not exist"),
-        ("ema=1", "does not exist"),
         # Types and ranges.
         ("loss.gamma=[1", "cannot read"),
         ("loss.gamma=two", "must be a number such as 0.5 or 1e-4 (at least 0), got 'two'"),
-        ("loss.gamma=true", "must be a number"),
         ("loss.gamma=null", "must be a number"),
-        ("loss.gamma=[1]", "must be a number"),
         ("loss.gamma=nan", "must be at least 0, got nan"),
-        ("loss.gamma=inf", "must be at least 0, got inf"),
         ("loss.gamma=1e400", "must be at least 0, got inf"),
         ("loss.gamma=-1", "must be at least 0, got -1"),
         ("model.prior=0", "must lie in (0, 1)"),
-        ("model.prior=1", "must lie in (0, 1)"),
         ("optim.batch_size=16.0", "must be a whole number"),
         ("schedule.max_steps=1e4", "must be a whole number such as 8 or null"),
-        ("data.workers=true", "must be a whole number"),
         ("overwrite=2", "must be true or false"),
         ("data.on_bad_image=ignore", "one of stop, skip"),
-        ("loss.box=l2", "one of l1, smooth_l1"),
         ("init_from=none", "write null"),
-        ("init_from=true", "must be text"),
         ("output_dir=", "must be text"),
         ("anchors.ratios=1", "must be a list of numbers"),
         ("anchors.sizes=[32,64]", "must have 5 numbers"),
         ("anchors.ratios=[]", "must not be empty"),
-        ("anchors.ratios=[1,x]", "must be a list of numbers"),
         ("augment.scale=[2,1]", "must not decrease"),
         ("loss.alpha=1.5", "must lie in [0, 1]"),
         ("loss.alpha=x", "must be a number, a list"),
-        ("loss.alpha=true", "must be a number, a list"),
-        ("loss.alpha=[0.5,x]", "must be a number, a list"),
         ("loss.alpha=[0.5,2]", "loss.alpha[1] must lie in [0, 1]"),
         ("loss.alpha=[]", "must be a number, a list"),
         ("loss.alpha={}", "must be a number, a list"),
         ("loss.alpha={a:0.5,b:nan}", "loss.alpha[b] must lie in [0, 1]"),
-        ("loss.alpha={a:{b:1}}", "must be a number, a list"),
         ("loss.gamma=0,1", "sweep over them with -m"),
         ("anchors.ratios=0.5,1", "give a list: 'anchors.ratios=[0.5,1]'"),
         ("data.max_size=5", "raise data.max_size"),
@@ -251,12 +234,28 @@ def test_alpha_is_a_number_a_list_or_a_map(train, typed, value):
     assert train.command([typed]).settings.loss.alpha == value
 
 
-def test_a_typed_map_replaces_the_files(tmp_path):
-    user_file(tmp_path, "experiment/mine.yaml", "# @package _global_\nloss: {alpha: {a: 0.5}}\n")
+def alpha(reader, *typed):
+    return reader.command(list(typed)).settings.loss.alpha
+
+
+def test_maps_of_two_files_merge_and_a_typed_one_replaces_them(tmp_path):
+    ours = (ROOT / "configs/loss/focal.yaml").read_text()
+    for path, text in {
+        "loss/mine.yaml": ours.replace("alpha: 0.25", "alpha: {a: 0.5, default: 0.25}"),
+        "experiment/mine.yaml": """# @package _global_
+defaults: [override /loss: mine]
+loss: {alpha: {a: 0.75, b: 1}}
+""",
+        "experiment/number.yaml": """# @package _global_
+defaults: [override /loss: mine]
+loss: {alpha: 0.5}
+""",
+    }.items():
+        user_file(tmp_path, path, text)
     with composer("train", str(tmp_path)) as reader:
-        assert reader.command(["experiment=mine"]).settings.loss.alpha == {"a": 0.5}
-        command = reader.command(["experiment=mine", "loss.alpha={b:0.1}"])
-        assert command.settings.loss.alpha == {"b": 0.1}
+        assert alpha(reader, "experiment=mine") == {"a": 0.75, "default": 0.25, "b": 1}
+        assert alpha(reader, "experiment=number") == 0.5
+        assert alpha(reader, "experiment=mine", "loss.alpha={b:0.1}") == {"b": 0.1}
 
 
 @pytest.mark.parametrize("quote", ["", "'", '"'])
@@ -283,17 +282,13 @@ def test_interpolations_of_keys_and_environment_work(train, monkeypatch):
         ("loss: {gama: 1}", "unknown key loss.gama in"),
         ("gamma: 1", "did you mean loss.gamma?"),
         ("loss: {gamma: two}", "must be a number such as 0.5 or 1e-4 (at least 0), got 'two' in"),
-        ("loss: {gamma: true}", "must be a number"),
         ("loss: {gamma: -1}", "loss.gamma must be at least 0"),
         ("loss: {gamma: .nan}", "loss.gamma must be at least 0"),
-        ("loss: {_target_: os.system}", "unknown key loss._target_"),
         ("loss: 3", "loss is a group of settings, got 3"),
-        ("loss: null", "loss is a group of settings, got null"),
         ("loss:\n  gamma: ???", "needs loss.gamma=..."),
         ("hydra: {run: {dir: x}}", "unknown key hydra.run.dir"),
         ("- 1", "must hold keys and values"),
         ("loss: [1", "not valid YAML"),
-        ("seed: 1\nseed: 2", "not valid YAML"),
         ("defaults:\n  - override /modle: tiny", "Could not override 'modle'"),
         ("defaults:\n  - override /model: resnet51", "Could not find 'model/resnet51'"),
         ("defaults:\n  - /loss@other: focal", "unknown key other.name"),
@@ -331,6 +326,136 @@ def test_a_folder_of_settings_must_exist_and_has_no_root_file(tmp_path):
     assert "put what differs into experiment/NAME.yaml" in message
 
 
+# What nothing reads beside the other settings.
+
+# Command; what is said about it; which choice would read it.
+UNREAD = [
+    ("loss.star_beta=1", "loss.star_beta=1 has no effect with loss.name=focal", "loss=focal_star"),
+    ("loss=ohem loss.gamma=2", "loss.gamma=2 has no effect", "loss=focal or loss=focal_star"),
+    ("loss=focal_star loss.ohem_anchors=9", "with loss.name=focal_star", "loss=ohem"),
+    ("loss.ohem_nms_iou=0.4", "with loss.name=focal", "loss=ohem"),
+    ("loss.ohem_ratio=3", "with loss.name=focal", "loss=ohem"),
+    ("loss.ohem_ratio=null", "loss.ohem_ratio=null has no effect", "loss=ohem"),
+    ("loss.box_beta=0.7", "with loss.box=l1", "loss.box=smooth_l1"),
+    ("optim=adamw optim.momentum=0.5", "with optim.name=adamw", "optim=sgd"),
+    ("schedule=cosine schedule.milestones=[0.1]", "schedule.milestones=[0.1]", "decay=steps"),
+    ("schedule.decay=constant schedule.decay_factor=1", "decay=constant", "schedule.decay=steps"),
+    ("schedule.warmup_steps=0 schedule.warmup_factor=1", "warmup_steps=0", "another schedule."),
+    ("schedule.max_steps=9 schedule.epochs=3", "schedule.max_steps=9", "schedule.max_steps=null"),
+    ("matching.ignore_crowd=no matching.crowd_iof=0.9", "crowd=false", "ignore_crowd=true"),
+    ("model.norm_eps=0.001", "with model.norm=group", "another model.norm"),
+    ("model.head_depth=0 model.head_channels=8", "model.head_depth=0", "another model.head_depth"),
+    ("model.head_depth=0 model.head_norm=none", "model.head_depth=0", "another model.head_depth"),
+    ("model=resnet18 model.stride_in_1x1=false", "backbone=resnet18", "model.backbone=resnet50"),
+    ("init_from=x.pt model.weights=y.pth", "with init_from=x.pt", "init_from=null"),
+    # Names whose values are those of another file.
+    ("loss.name=ohem", "keep the other values of loss=focal", "choose loss=ohem"),
+    ("optim.name=adamw", "keep the other values of optim=demo", "choose optim=adamw"),
+    ("data=coco data.name=shapes", "keep the other values of data=coco", "choose data=shapes"),
+]
+UNREAD_BY_EVAL = [
+    "data.train_images=x",
+    "data.train_annotations=x",
+    "data.keep_empty=false",
+    "evaluation.every_epochs=5",
+    "evaluation.patience=3",
+]
+
+
+@pytest.mark.parametrize(("typed", "because", "choice"), UNREAD, ids=[row[0] for row in UNREAD])
+def test_what_nothing_reads_is_refused_with_the_choice_that_reads_it(train, typed, because, choice):
+    message = refused(train, *typed.split())
+    assert because in message
+    assert choice in message
+
+
+def test_every_condition_has_a_row_of_the_table():
+    words = {word.partition("=")[0] for typed, _, _ in UNREAD for word in typed.split()}
+    assert {key.name for key in CONDITIONAL} <= words
+
+
+@pytest.mark.parametrize(
+    ("key", "when"),
+    [(key, key.read) for key in CONDITIONAL],
+    ids=lambda x: getattr(x, "name", getattr(x, "key", None)),
+)
+def test_a_setting_is_taken_where_its_condition_on_another_one_holds(train, key, when):
+    assert when.key in KEYS and when.key != key.name
+    for value in when.values:
+        check(when.key, value)
+    assert not when.holds(object()) or when.other
+    value = ("batch" if when.key == "model.norm" else 3) if when.other else when.values[0]
+    file = {"loss.name": "loss", "optim.name": "optim"}.get(when.key, when.key)
+    needed = [f"{file}={value_text(value)}"]
+    if when.key == "model.backbone":
+        needed.insert(0, "model=resnet50")
+    settings = attrgetter(key.name)(train.command(needed).settings)
+    train.command([*needed, f"{key.name}={value_text(settings)}"])
+
+
+def test_a_setting_without_a_condition_is_taken_by_every_loss_optimizer_and_schedule(train):
+    free = [
+        key.name
+        for key in KEYS.values()
+        if not key.read and key.name.startswith(("loss.", "optim.", "schedule."))
+    ]
+    for choice in ("loss=ohem", "loss=focal_star", "optim=adamw", "schedule=1x", "data=coco"):
+        settings = train.command([choice]).settings
+        for name in free:
+            train.command([choice, f"{name}={value_text(attrgetter(name)(settings))}"])
+
+
+def test_a_file_of_the_users_may_hold_what_nothing_reads_and_a_name_without_a_file(tmp_path):
+    mine = (ROOT / "configs/loss/ohem.yaml").read_text() + "gamma: 0.0\n"
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss/mine.yaml").write_text(mine)
+    with composer("train", str(tmp_path)) as reader:
+        assert reader.command(["loss=mine", "loss.ohem_anchors=9"]).settings.loss.ohem_anchors == 9
+        assert reader.command(["loss=ohem", "loss.name=ohem"]).settings.loss.name == "ohem"
+        assert "values of loss=mine" in refused(reader, "loss=mine", "loss.name=focal")
+
+
+def test_a_run_that_recorded_values_of_what_nothing_reads_is_the_same_run(train):
+    now = asdict(train.command([]).settings)
+    before = now | {"loss": now["loss"] | {"star_beta": 1.0, "ohem_anchors": 128}}
+    assert now["loss"]["star_beta"] is None
+    assert changed_keys(before, now) == changed_keys(now, before) == {}
+    before["loss"]["gamma"] = 1.0
+    assert changed_keys(before, now) == {"loss.gamma": (1.0, 2.0)}
+
+
+@pytest.mark.parametrize(
+    ("typed", "run"),
+    [
+        ("loss.star_beta=0,1,2", ""),
+        ("loss=focal,ohem loss.gamma=0,2", "This is the run loss=ohem loss.gamma=0 of the sweep."),
+        ("loss.box=smooth_l1,giou loss.box_beta=0.1,1", "the run loss.box=giou loss.box_beta=0.1"),
+    ],
+)
+def test_a_sweep_with_a_run_that_would_not_read_a_setting_is_refused(train, typed, run):
+    with pytest.raises(ValueError) as caught:
+        train.sweep(typed.split())
+    assert "has no effect with" in flat(caught.value)
+    assert run in flat(caught.value)
+
+
+@pytest.mark.parametrize("typed", UNREAD_BY_EVAL)
+def test_eval_refuses_what_only_training_reads(train, typed):
+    with composer("eval") as reader:
+        message = refused(reader, "checkpoint=x", typed)
+    assert message == f"{typed} has no effect in eval.py: only train.py reads it; drop it."
+    train.command(["data=coco", typed])
+
+
+def test_eval_takes_everything_else():
+    unread = {typed.partition("=")[0] for typed in UNREAD_BY_EVAL}
+    with composer("eval") as reader:
+        settings = reader.command(["checkpoint=x", "data=coco"]).settings
+        for name in reader.keys.keys() - unread:
+            own = f"{name}={value_text(attrgetter(name)(settings))}"
+            reader.command(sorted({"checkpoint=x", "data=coco", own}))
+
+
 # Run directories.
 
 
@@ -340,17 +465,14 @@ def test_a_folder_of_settings_must_exist_and_has_no_root_file(tmp_path):
         ("", "shapes"),
         ("loss.gamma=0", "shapes,loss.gamma=0"),
         ("loss.gamma=1.0", "shapes,loss.gamma=1"),
-        ("+loss.gamma=1e0", "shapes,loss.gamma=1"),
         ("seed=3 loss.gamma=1", "shapes,loss.gamma=1,seed=3"),
         ("model=resnet18", "shapes,model=resnet18"),
         ("data=coco data.root=/d", "coco"),
-        ("experiment=coco_r50_1x data.root=/d", "coco_r50_1x"),
         ("experiment=coco_r50_1x model=resnet18", "coco_r50_1x,model=resnet18"),
         ("device=cpu data.workers=0 log_images=1 save_every_steps=5", "shapes"),
         ("evaluation.backend=pycocotools overwrite=true compile=true", "shapes"),
         ("evaluation.max_images=5", "shapes,evaluation.max_images=5"),
         ("loss.alpha=null schedule.epochs=2", "shapes,loss.alpha=null,schedule.epochs=2"),
-        ("matching.low_quality=false", "shapes,matching.low_quality=false"),
     ],
 )
 def test_the_run_directory_is_named_by_the_command_or_given(train, typed, name):
@@ -366,6 +488,8 @@ def test_names_are_safe_short_and_different():
     assert len(set(names)) == len(names)
     assert all(len(name) <= MAX_LENGTH and "/" not in name and name.isascii() for name in names)
     assert run_name("a", {"x": 1, "b": 2}) == run_name("a", {"b": 2, "x": 1}) == "a,b=2,x=1"
+    name = run_name("sweep_shapes", {"seed": 3, "device": "cpu"}, ["model.prior", "loss.gamma"])
+    assert name == "sweep_shapes,seed=3,loss.gamma,model.prior"
 
 
 def test_only_settings_that_give_another_run_are_in_its_name():
@@ -393,9 +517,7 @@ def test_a_sweep_is_every_combination_in_order(train):
     [
         ("loss.alpha=0.1,null", [0.1, None]),
         ("loss.alpha=[0.1,0.2],{a:0.5}", [[0.1, 0.2], {"a": 0.5}]),
-        ("loss.box=l1,giou", ["l1", "giou"]),
         ("init_from='a,b','c d'", ["a,b", "c d"]),
-        ("init_from=a/b.pt,c.pt", ["a/b.pt", "c.pt"]),
         ("init_from=a b,C:/c,d\\ e", ["a b", "C:/c", "d e"]),
         ("model.prior=range(0.1,0.4,0.1)", [0.1, 0.2, 0.3]),
     ],
@@ -420,12 +542,6 @@ def test_a_sweep_gives_the_values_as_typed(train, typed, values):
 def test_a_sweep_is_checked_before_its_first_run(train, typed, says):
     with pytest.raises(ValueError, match=says):
         train.sweep([typed])
-
-
-def test_the_folder_of_a_sweep_is_named_by_the_command():
-    assert run_name("sweep_shapes", {}, ["loss.gamma"]) == "sweep_shapes,loss.gamma"
-    name = run_name("sweep_shapes", {"seed": 3, "device": "cpu"}, ["model.prior", "loss.gamma"])
-    assert name == "sweep_shapes,seed=3,loss.gamma,model.prior"
 
 
 @pytest.fixture
@@ -467,6 +583,14 @@ def test_a_sweep_runs_every_value_writes_its_table_and_makes_again_what_failed(p
     assert "run 1 of 3: loss.gamma=0 has finished already" in done.stdout
     assert "4 finished" in done.stdout
     assert len((folder / "table.csv").read_text().splitlines()) == 5
+
+
+def test_damaged_metrics_of_a_run_end_its_sweep_with_the_fix(pretend, tmp_path):
+    assert pretend("-m", "loss.gamma=2,3", "--only", "0").returncode == 0
+    (tmp_path / "runs/shapes,loss.gamma=2/eval/metrics.json").write_text('{"AP": 0.')
+    done = pretend("-m", "loss.gamma=2,3")
+    assert done.returncode == 1
+    assert re.search(r"metrics.json is damaged.*eval.py writes it again", flat(done.stderr))
 
 
 def test_seeds_give_a_mean_and_a_spread(pretend, tmp_path):
@@ -523,10 +647,10 @@ def test_a_sweep_that_cannot_work_starts_nothing(pretend, tmp_path, arguments, s
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("variables", [{"TORCHELASTIC_RUN_ID": "x"}, {"WORLD_SIZE": "2"}])
-def test_a_sweep_under_torchrun_is_refused(pretend, variables):
-    done = pretend("-m", "loss.gamma=0,2", **variables)
-    assert done.returncode == 1 and "-m under torchrun" in done.stderr
+def test_a_sweep_under_torchrun_is_refused(pretend):
+    for variables in ({"TORCHELASTIC_RUN_ID": "x"}, {"WORLD_SIZE": "2"}):
+        done = pretend("-m", "loss.gamma=0,2", **variables)
+        assert done.returncode == 1 and "-m under torchrun" in done.stderr
 
 
 def test_an_interrupted_sweep_stops(pretend, tmp_path):
@@ -564,19 +688,20 @@ def test_a_users_mistake_is_one_line_and_ours_a_traceback(pretend):
 
 
 def test_mistakes_are_reported_at_once_without_torch_and_without_a_trace(tmp_path):
-    program = ["-c", WITHOUT_TORCH, str(ROOT / "train.py")]
     seconds = []
-    for _ in range(3):
+    for typed in (
+        "loss.gama=1", "loss.gamma=two", "loss.gamma=-1", "model=resnet51", "data=custom",
+        "--gamma=1", "loss.star_beta=1", "-m loss=focal,ohem loss.gamma=0,2",
+    ):  # fmt: skip
         started = time.monotonic()
-        done = run(program, "loss.gama=1", cwd=tmp_path)
+        done = run(["-c", WITHOUT_TORCH, str(ROOT / "train.py")], *typed.split(), cwd=tmp_path)
         seconds.append(time.monotonic() - started)
+        assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+        assert done.stderr.startswith("ValueError: "), done.stderr
     assert min(seconds) < 2
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "ValueError: unknown key loss.gama; did you mean loss.gamma?\n"
-    for typed in ("loss.gamma=two", "loss.gamma=-1", "model=resnet51", "data=custom", "--gamma=1"):
-        done = run(program, typed, cwd=tmp_path)
-        assert done.returncode == 1 and done.stderr.count("\n") == 1
-        assert done.stderr.startswith("ValueError: ")
+    arguments = ["checkpoint=x.pt", "evaluation.patience=3"]
+    done = run(["-c", WITHOUT_TORCH, str(ROOT / "eval.py")], *arguments, cwd=tmp_path)
+    assert "evaluation.patience=3 has no effect in eval.py" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -586,17 +711,17 @@ def test_help_lists_every_key_and_choice_without_torch(tmp_path, name):
     done = run(program, "--help", "evaluation.batch_size=3", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
     assert max(map(len, done.stdout.splitlines())) <= 100
-    flat = " ".join(done.stdout.split())
+    text = flat(done.stdout)
     with composer(name) as reader:
         for key in reader.keys.values():
-            shown = f" {key.name}=" in flat and key.meaning in flat
+            shown = f" {key.name}=" in text and key.meaning in text
             assert shown != (name == "eval" and key.train_only), key.name
-            limit = allowed(key).replace("at least", ">=").replace("above", ">")
-            assert limit.removeprefix("one of ") in flat or not shown
+            limit = key.allowed.replace("at least", ">=").replace("above", ">")
+            assert limit.removeprefix("one of ") in text or not shown
         for group, choices in reader.choices.items():
-            assert f"{group}= {', '.join(choices)}" in flat
-    assert "evaluation.batch_size=3 " in flat
-    assert name == "eval" or "loss.star_beta=(not read) " in flat
+            assert f"{group}= {', '.join(choices)}" in text
+    assert "evaluation.batch_size=3 " in text
+    assert name == "eval" or "loss.star_beta=(not read) " in text
 
 
 def test_settings_are_shown_as_yaml(tmp_path):
@@ -609,15 +734,3 @@ def test_options_that_do_not_exist_are_refused(tmp_path):
     assert "settings have no dashes: loss.gamma=1" in done.stderr
     done = run([str(ROOT / "eval.py")], "-m", "checkpoint=a,b", cwd=tmp_path)
     assert "-m sweeps train.py" in done.stderr and done.returncode == 1
-
-
-def test_metrics_are_read_from_a_report(tmp_path):
-    from retinanet.tools.report.run_record import read_json
-
-    file = tmp_path / "metrics.json"
-    assert read_json(file) is None
-    file.write_text(json.dumps({"AP": 0.5}))
-    assert read_json(file) == {"AP": 0.5}
-    file.write_text('{"AP": 0.')
-    with pytest.raises(ValueError, match="metrics.json is damaged.*eval.py writes it again"):
-        read_json(file)

@@ -15,7 +15,6 @@ PACKAGE = ROOT / "retinanet"
 # own, and from its own as named in WITHIN.
 LAYERS = [
     {
-        "limits",
         "config",
         "checks",
         "boxes",
@@ -45,9 +44,7 @@ LAYERS = [
 ]
 # Inside a layer: who may import whom.
 WITHIN = {
-    ("config", "limits"),
     ("checks", "config"),
-    ("checks", "limits"),
     ("devices", "distributed"),
     ("losses", "matching"),
     ("losses", "other_losses"),

@@ -1,18 +1,21 @@
-"""The text of ``--help``: every key with its value, type, meaning and range."""
+"""Texts about settings: ``--help``, and what a name that does not exist may have meant."""
 
 from __future__ import annotations
 
+import difflib
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from retinanet.checks import Key
-from retinanet.cli.overrides import MISSING, allowed, group_of, groups_of
-from retinanet.limits import value_text
+from retinanet.checks import Key, value_text
 
+MISSING = "???"  # the value of what only the user can give
+# What people type from habit that no edit distance finds; the answer is not a key.
+NOT_SETTINGS = {
+    "num_classes": "the number of classes comes from the annotation file and is never typed"
+}
 WIDTH = 98
 LEFT = 34  # columns of key=value
-NOT_READ = "(not read)"
 PAPER = ("loss.alpha", "loss.gamma", "model.prior")
 TYPES = {bool: "bool", int: "int", float: "float", str: "text", list[int]: "list of int"}
 
@@ -51,13 +54,75 @@ Options
 }
 
 
+def groups_of(keys: Mapping[str, Key]) -> list[str]:
+    """Groups of settings, in order."""
+    return list(dict.fromkeys(key.group for key in keys.values() if key.group))
+
+
+def nearest(name: str, keys: Mapping[str, Key]) -> list[str]:
+    """Keys that ``name`` may have meant, best first; empty when nothing is near.
+
+    The last part decides before the whole name: a right key in a wrong place is more common
+    than two misspelt parts. Words of the meaning come last: ``learning_rate`` is ``optim.lr``.
+    """
+    name = name.partition("@")[0].replace("/", ".").strip(".").lower()
+    groups = groups_of(keys)
+    if name in keys or name in groups:
+        return [name]
+    group, last = name.partition(".")[0], name.rpartition(".")[2]
+    lasts = {key: key.rpartition(".")[2] for key in keys}
+    same = [key for key in keys if lasts[key] == last]
+    if same:
+        return same[:3]
+    for candidates in ([key for key in keys if key.startswith(f"{group}.")], list(keys)):
+        near = difflib.get_close_matches(last, [lasts[key] for key in candidates], 2, 0.6)
+        if near:
+            return [key for key in candidates if lasts[key] == near[0]][:3]
+    words = last.replace("_", " ")
+    starts = (f"{words} ", f"{words}:")
+    meant = [k.name for k in keys.values() if k.meaning.lower().startswith(starts)]
+    return difflib.get_close_matches(name, [*keys, *groups], 1, 0.7) or meant
+
+
+def unknown(name: str, keys: Mapping[str, Key], program: str, where: str = "") -> ValueError:
+    """The error for a key that does not exist; ``where`` is `` in FILE`` if it is a file's."""
+    if name in keys or name in groups_of(keys):
+        return ValueError(f"{name} cannot be set like this{where}.")
+    owner = next((key for key in keys if name.startswith((f"{key}.", f"{key}["))), None)
+    last, near = name.rpartition(".")[2], nearest(name, keys)
+    if last in NOT_SETTINGS:
+        fix = f"{where}: {NOT_SETTINGS[last]}."
+    elif owner is not None:
+        fix = f"{where}: {owner} has no parts; give it whole."
+    elif near:
+        fix = f"{where}; did you mean {' or '.join(near)}?"
+    else:
+        fix = f"{where}; `python {program} --help` lists every key."
+    return ValueError(f"unknown key {name}{fix}")
+
+
+def unknown_choice(group: str, value: Any, choices: list[str]) -> ValueError:
+    """The error for a file of ``configs/<group>/`` that does not exist."""
+    if isinstance(value, Mapping | list):
+        return ValueError(
+            f"{group} names a file of configs/{group} ({', '.join(choices)}), got {value}; single "
+            f"settings are typed as {group}.KEY=VALUE."
+        )
+    near = difflib.get_close_matches(str(value), choices, 1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return ValueError(
+        f"{group}={value_text(value)} does not exist{meant} "
+        f"(choices: {', '.join(choices) or 'none'})."
+    )
+
+
 def help_text(
     job: str,
     keys: Mapping[str, Key],
     choices: Mapping[str, list[str]],
     values: Mapping[str, Any],
 ) -> str:
-    """The whole text.
+    """The text of ``--help``: every key with its value, type, meaning and range.
 
     Args:
         job: ``train`` or ``eval``, whose text leaves out the keys that it refuses.
@@ -70,15 +135,15 @@ def help_text(
     """
 
     def lines_of(names: Iterable[str]) -> list[str]:
-        return [_line(keys[name], values.get(name, NOT_READ)) for name in names]
+        return [_line(keys[name], values.get(name, "(not read)")) for name in names]
 
     paper = ["The three settings of the paper", *lines_of(PAPER)] if job == "train" else []
     files = ["Choices (GROUP=NAME); each name is a file configs/GROUP/NAME.yaml"]
     files += [_wrap(f"  {group}=".ljust(16), ", ".join(names)) for group, names in choices.items()]
     blocks = [paper, files, ["Every key, with the value that this command gives it"]]
-    shown = [name for name, key in keys.items() if not (job == "eval" and key.train_only)]
+    shown = [key for key in keys.values() if not (job == "eval" and key.train_only)]
     for group in ["", *groups_of(keys)]:
-        blocks.append(lines_of(name for name in shown if group_of(name) == group))
+        blocks.append(lines_of(key.name for key in shown if key.group == group))
     return "\n".join([ABOUT[job], *("\n".join(block) + "\n" for block in blocks if block)])
 
 
@@ -89,10 +154,10 @@ def _line(key: Key, value: Any) -> str:
         kind = f"{key.limit.length} x {kind.removeprefix('list of ')}"
     if key.limit and key.limit.choices:
         kind = "one of"
-    limit = allowed(key).removeprefix("one of ").replace("at least", ">=").replace("above", ">")
+    limit = key.allowed.removeprefix("one of ").replace("at least", ">=").replace("above", ">")
     about = " ".join(filter(None, [kind, limit]))
     about += " or null" if key.nullable and key.type is not Any else ""
-    shown = MISSING + " (to be given)" if value == MISSING else value_text(value)
+    shown = f"{MISSING} (to be given)" if value == MISSING else value_text(value)
     left, text = f"  {key.name}={shown}", f"{key.meaning} ({about})"
     if len(left) >= LEFT:
         return f"{left}\n" + _wrap(" " * LEFT, text)

@@ -40,11 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(settings: TrainConfig, overrides: list[str]) -> None:
-    """Train, evaluate and keep everything in ``settings.output_dir``.
-
-    Args:
-        settings: checked, with an output_dir.
-        overrides: as typed, for the record.
+    """Train, evaluate and keep everything in ``settings.output_dir``, typed overrides included.
 
     Raises:
         ValueError: data or settings that cannot be trained on, or another run in the directory.
@@ -129,9 +125,7 @@ def publish_evaluation(run: TrainingRun, scores: Scores, better: bool) -> None:
 def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
     """Evaluate a checkpoint: table on the console, files in ``<folder>/eval``.
 
-    Args:
-        settings: checked; what is None comes from the checkpoint.
-        overrides: as typed, for the report.
+    Settings that are None come from the checkpoint; the report shows the typed overrides.
 
     Raises:
         ValueError: a damaged checkpoint, or data of other classes.
@@ -142,31 +136,33 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
         start_logging(None, main=distributed.is_main())
 
         # What the checkpoint records, and over it what eval.py was given.
-        checkpoint = Path(settings.checkpoint)
+        checkpoint, given = Path(settings.checkpoint), settings.evaluation
         state = read_trained(checkpoint)
+        source, step = describe_source(state), state["step"]
         detector = recorded_settings(state)
         recorded = state["settings"].get("evaluation")  # None: another project's
         evaluated = None if recorded is None else restore(EvaluationConfig, recorded)
         as_trained = how_scored(detector, evaluated)
-        choose(detector, settings)
+        take_over(settings.data, detector.data)
+        take_over(settings.postprocess, detector.postprocess)
+        check_sizes(detector.data.min_size, detector.data.max_size)
         # max_images is not taken over: a training that looks at few images saves time, and null
         # is the word for all of them.
         for name in ("backend", "max_dets", "batch_size"):
-            if getattr(settings.evaluation, name) is None and evaluated is not None:
-                setattr(settings.evaluation, name, getattr(evaluated, name))
-        detector.precision = choose_precision(detector.precision, device)
-        changed = how_scored(detector, settings.evaluation) != as_trained
+            if getattr(given, name) is None and evaluated is not None:
+                setattr(given, name, getattr(evaluated, name))
+        detector.precision = choose_precision(settings.precision or detector.precision, device)
+        changed = how_scored(detector, given) != as_trained
         build.check_device(detector, device, train=False)
 
         # The data, with the labels of the checkpoint.
         if detector.data.val_annotations is None:
             raise ValueError(
-                f"{checkpoint} ({describe_source(state)}) does not say which data to evaluate on; "
-                f"add data=coco data.root=PATH, or data=custom with its paths."
+                f"{checkpoint} ({source}) does not say which data to evaluate on; add data=coco "
+                f"data.root=PATH, or data=custom with its paths."
             )
-        data = build.build_data(detector.data, "val")
-        data = match_classes(data, checkpoint, state)
-        if detector.data.on_bad_image == "stop" and settings.evaluation.max_images is None:
+        data = match_classes(build.build_data(detector.data, "val"), checkpoint, state)
+        if detector.data.on_bad_image == "stop" and given.max_images is None:
             raise_refused(missing_issues(data))  # now rather than after hours
 
         # The detections and their scores.
@@ -175,9 +171,9 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
         model = load_model(state, detector).to(device)
         logger.info(
             "evaluate   %s (%s) on %d images of %s, shorter side %d px",
-            *(checkpoint, describe_source(state), len(data), data.path, detector.data.min_size),
+            *(checkpoint, source, len(data), data.path, detector.data.min_size),
         )
-        how = build.build_validation(detector, settings.evaluation, device)
+        how = build.build_validation(detector, given, device)
         evaluation, detections = validate(model, data, compiled=settings.compile, **how)
         if not distributed.is_main():
             return
@@ -193,41 +189,35 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
             detector,
             state["settings"],
             num_drawn=settings.log_images,
-            step=state["step"],
+            step=step,
             metrics=checkpoint.parent.parent / "metrics.jsonl",
             train_ids=state["classes"]["ids"],
             thresholds=thresholds,
         )
         log_evaluation(scored, cap=detector.postprocess.detections, classes=True)
         if (folder / "config.yaml").exists():  # the report of a run
-            record = read_record(folder, settings.checkpoint, state["step"])
+            record = read_record(folder, settings.checkpoint, step)
         else:
             processes = distributed.world_size()
             record = Record(
                 kind="Evaluation",
                 title="/".join(folder.resolve().parts[-2:]),
                 checkpoint=settings.checkpoint,
-                step=state["step"],
+                step=step,
                 typed=overrides,
-                settings=asdict(detector) | {"evaluation": asdict(settings.evaluation)},
+                settings=asdict(detector) | {"evaluation": asdict(given)},
                 starts=[{**environment(), "device": str(device), "processes": processes}],
             )
-        about = {"checkpoint": str(checkpoint), "step": state["step"]}
-        publish(folder, scored, about=about, record=record)
+        publish(folder, scored, about={"checkpoint": str(checkpoint), "step": step}, record=record)
         logger.info("files      %s, %s", folder / "eval", folder / "plots")
         logger.info("report     %s", folder / "eval" / "report.html")
 
 
-def choose(detector: DetectorConfig, settings: EvalConfig) -> None:
-    """Put what eval.py was given over what the checkpoint records, in place."""
-    for group in ("data", "postprocess"):
-        given = getattr(settings, group)
-        for f in fields(given):
-            if getattr(given, f.name) is not None:
-                setattr(getattr(detector, group), f.name, getattr(given, f.name))
-    if settings.precision is not None:
-        detector.precision = settings.precision
-    check_sizes(detector.data.min_size, detector.data.max_size)
+def take_over(given: Any, settings: Any) -> None:
+    """Put the settings that are given, not None, over others of the same group, in place."""
+    for f in fields(given):
+        if getattr(given, f.name) is not None:
+            setattr(settings, f.name, getattr(given, f.name))
 
 
 def how_scored(detector: DetectorConfig, evaluation: Any) -> tuple[Any, ...]:
@@ -248,37 +238,32 @@ def match_classes(data: CocoData, checkpoint: Path, state: dict[str, Any]) -> Co
     own, names = data.category_names, state["classes"]["names"]
     if names is None:
         num_classes = count_classes(state["model"])
-        if len(own) != num_classes:
-            raise ValueError(
-                f"{checkpoint} detects {num_classes} classes and does not name them; {data.path} "
-                f"lists {len(own)} categories. It can be evaluated on data with exactly as many, "
-                f"whose ids are in the order of its labels."
-            )
-        return data
-    if sorted(own) != sorted(names):
-        only_here = [name for name in own if name not in names]
-        only_there = [name for name in names if name not in own]
+        if len(own) == num_classes:
+            return data
         raise ValueError(
-            f"the checkpoint {checkpoint} detects {len(names)} classes, {data.path} lists "
-            f"{len(own)} categories; only the checkpoint has {_some(only_there)}, only the data "
-            f"{_some(only_here)}. Evaluate it on data with its classes, or start from it with "
-            f"init_from={checkpoint}."
+            f"{checkpoint} detects {num_classes} classes and does not name them; {data.path} "
+            f"lists {len(own)} categories. It can be evaluated on data with exactly as many, "
+            f"whose ids are in the order of its labels."
         )
-    return data.relabelled(names)
+    if sorted(own) == sorted(names):
+        return data.relabelled(names)
 
+    def only(these: Sequence[str], others: Sequence[str]) -> str:
+        rest = [name for name in these if name not in others]
+        return ", ".join(rest[:5]) + (", ..." if len(rest) > 5 else "") or "none"
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "none"
+    raise ValueError(
+        f"the checkpoint {checkpoint} detects {len(names)} classes, {data.path} lists {len(own)} "
+        f"categories; only the checkpoint has {only(names, own)}, only the data "
+        f"{only(own, names)}. Evaluate it on data with its classes, or start from it with "
+        f"init_from={checkpoint}."
+    )
 
 
 def output_folder(settings: EvalConfig, state: dict, data: CocoData, *, changed: bool) -> Path:
     """Where the files go: ``<run>/eval`` is best.pt as it was trained, other folders the rest.
 
-    Args:
-        settings: of eval.py.
-        state: the checkpoint.
-        data: what was evaluated.
-        changed: it is scored in another way than in training.
+    ``changed``: it is scored in another way than in training.
     """
     if settings.output_dir is not None:
         return Path(settings.output_dir)

@@ -1,8 +1,7 @@
 """The command line: from the arguments of train.py and eval.py to checked settings, and the job.
 
 The only module with Hydra, which finds the files of ``configs/`` that a command chooses and reads
-the values of overrides. Which keys there are, their types and ranges, and what was probably meant
-is checked here and in :mod:`retinanet.cli.overrides`, before torch is imported.
+the values of overrides. Everything is checked before torch is imported.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -42,21 +41,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from retinanet.atomic import write_whole
-from retinanet.checks import check_settings, keys_of
-from retinanet.cli.help import help_text
-from retinanet.cli.overrides import (
-    MISSING,
-    Command,
-    check_choice,
-    check_given,
-    check_read,
-    check_variant,
-    convert,
-    groups_of,
-    read_tree,
-    unknown,
-)
-from retinanet.cli.sweep import NOTE_VARIABLE, check_sweep, run_name, run_sweep
+from retinanet.checks import Key, check_settings, keys_of, value_text
+from retinanet.cli.help import MISSING, groups_of, help_text, unknown, unknown_choice
+from retinanet.cli.sweep import NOTE_VARIABLE, Command, check_sweep, run_name, run_sweep
 from retinanet.config import EvalConfig, TrainConfig
 from retinanet.signals import STATUS, Stopped
 from retinanet.terminal import INTERRUPTED, MISTAKES, complain, one_line, show
@@ -66,10 +53,8 @@ Job = Literal["train", "eval"]
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig}
 OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<name>[^=]*)(=(?P<text>.*))?", re.DOTALL)
 # Groups whose files leave out what nothing reads beside their name.
-VARIANTS = ("loss.", "optim.")
+VARIANTS = ("loss", "optim")
 PLAIN = re.compile(r"[\w./-]+")
-# A choice that only eval.py can use: "as the checkpoint was trained with".
-RECORDED = "recorded"
 
 
 def train() -> None:
@@ -85,7 +70,7 @@ def evaluate() -> None:
 def main(job: Job) -> None:
     """Run ``train.py`` or ``eval.py`` on the arguments of this process, and exit."""
     try:
-        sys.exit(_run(job, sys.argv[1:]))
+        sys.exit(_run(job))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Stopped:
@@ -98,9 +83,9 @@ def main(job: Job) -> None:
         sys.exit(1)
 
 
-def _run(job: Job, arguments: list[str]) -> int:
+def _run(job: Job) -> int:
     """The exit status of a run, a sweep, or a text for the screen."""
-    args = read_arguments(job, arguments)
+    args = read_arguments(job, sys.argv[1:])
     # Reading must be over before the job begins: the job's own errors are not Hydra's.
     with composer(job, args.config_dir) as reader:
         if args.help:
@@ -112,8 +97,11 @@ def _run(job: Job, arguments: list[str]) -> int:
         else:
             command = reader.command(args.overrides)
     if args.multirun:
-        options = ["--config-dir", args.config_dir] if args.config_dir else []
-        return run_sweep(swept, commands, [*_program(), *options], only=args.only)
+        script = Path(sys.argv[0])
+        code = ["-c", "from retinanet.cli.main import train; train()"]  # retinanet-train
+        program = [sys.executable, *([str(script.resolve())] if script.is_file() else code)]
+        program += ["--config-dir", args.config_dir] if args.config_dir else []
+        return run_sweep(swept, commands, program, only=args.only)
     if args.cfg:
         return show(yaml.safe_dump(asdict(command.settings), sort_keys=False, width=100))
 
@@ -164,14 +152,6 @@ def _leave_note(error: Exception) -> None:
     if note is not None and os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError):
             write_whole(Path(note), f"{one_line(error)}\n{trace}")
-
-
-def _program() -> list[str]:
-    """The command that runs this program again."""
-    script = Path(sys.argv[0])
-    if script.is_file():
-        return [sys.executable, str(script.resolve())]
-    return [sys.executable, "-c", "from retinanet.cli.main import train; train()"]
 
 
 # From overrides to settings.
@@ -238,18 +218,14 @@ class Composer:
             path.prepend("before", f"file://{folder}", SearchPathQuery(provider="main"))
         self._loader.repository.initialize_sources(path)
         groups = [*groups_of(self.keys), *(["experiment"] if job == "train" else [])]
-        self.choices = {
-            group: [
-                name
-                for name in self._loader.get_group_options(group)
-                if name != RECORDED or job == "eval"
-            ]
-            for group in groups
-        }
+        self.choices = {group: self._loader.get_group_options(group) for group in groups}
+        if job == "train":  # "as the checkpoint was trained with" is for eval.py
+            for names in self.choices.values():
+                names[:] = [name for name in names if name != "recorded"]
 
     def values(self, typed: list[str]) -> dict[str, Any]:
         """Dotted key -> value: known keys, right types, perhaps not complete."""
-        return self._compose(self._read_all(typed))[0]
+        return self._compose(typed)[0]
 
     def command(self, typed: list[str], recipe: Sequence[str] = ()) -> Command:
         """Settings of one run, complete and within their ranges.
@@ -262,19 +238,27 @@ class Composer:
             ValueError: the first setting that is unknown, of a wrong type, missing, out of
                 range, does not go with another, or is typed where nothing reads it.
         """
-        read = self._read_all(typed)
-        values, chosen = self._compose({**self._read_all(list(recipe)), **read})
+        values, chosen, read = self._compose(typed, recipe)
         lacking = [name for name in self.keys if values.setdefault(name, MISSING) == MISSING]
         for name in lacking:  # a file leaves out what nothing reads with its name
             key = self.keys[name]
-            unread = name.startswith(VARIANTS) and not key.is_read(values)
+            unread = key.group in VARIANTS and not key.is_read(values)
             if unread or (self.job == "eval" and key.train_only):
                 values[name] = None
-        check_given([n for n in lacking if values[n] is not None], self.keys, self.program)
-        settings = _assemble(SCHEMAS[self.job], values)
+        self._refuse_missing([n for n in lacking if values[n] is not None], self.program)
+
+        schema, groups = SCHEMAS[self.job], groups_of(self.keys)
+        parts: dict[str, Any] = {group: {} for group in ["", *groups]}
+        for name, key in self.keys.items():
+            parts[key.group][name.rpartition(".")[2]] = values[name]
+        of_group = {group: get_type_hints(schema)[group](**parts[group]) for group in groups}
+        settings = schema(**parts[""], **of_group)
         check_settings(settings)
         for name in filter(self.keys.get, read):
-            check_read(self.keys[name], values, self.job, self.choices)
+            key = self.keys[name]
+            if key.train_only if self.job == "eval" else not key.is_read(values):
+                raise self._unread(key, values)
+
         changed = {n: values[n] if n in self.keys else o.value() for n, o in read.items()}
         named_by = "experiment" if chosen.get("experiment") else "data"
         changed.pop(named_by, None)
@@ -312,19 +296,6 @@ class Composer:
                 raise ValueError(message) from error
         return swept, commands
 
-    def _read_all(self, typed: list[str]) -> dict[str, Override]:
-        """Name -> override; one name with two values is a mistake."""
-        read: dict[str, Override] = {}
-        for override in map(self._read, typed):
-            name = override.key_or_group
-            if name in read and read[name].value() != override.value():
-                raise ValueError(
-                    f"{name} is given twice: {read[name].input_line} and {override.input_line}; "
-                    f"keep one."
-                )
-            read[name] = override
-        return read
-
     def _read(self, typed: str, sweep: bool = False) -> Override:
         """One override, whose name exists, as Hydra reads it; of a group with an existing file."""
         match = OVERRIDE.fullmatch(typed)
@@ -340,56 +311,77 @@ class Composer:
             raise ValueError(f"{line}: settings cannot be removed, only set, as in {name}=VALUE.")
         if text is None:
             raise ValueError(f"cannot read {typed!r}; write {name}=VALUE.")
+
+        def parse(text: str) -> Override:
+            try:
+                return OverridesParser.create(self._loader).parse_override(f"{name}={text}")
+            except HydraException as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"cannot read {typed!r}: {reason}; text with brackets, braces, colons or "
+                    f"commas needs quotes, for Hydra and for the shell: 'KEY=\"a,b\"'."
+                ) from error
+
         key, text = self.keys.get(name), text.strip()
         if key is not None and key.type is str:
-            text = self._quoted(name, text, sweep)
-        override = self._parse(f"{name}={text}", typed)
-        if override.is_sweep_override() and not sweep:
-            takes_list = key is not None and (key.type is Any or "list" in str(key.type))
-            as_list = f", or give a list: '{name}=[{text}]'" if takes_list else ""
-            raise ValueError(f"{typed} has several values; sweep over them with -m{as_list}.")
-        if key is None and not override.is_sweep_override():
-            check_choice(name, override.value(), self.choices[name])
+            # Quoted for Hydra: paths may hold commas, braces and equal signs.
+            is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+            as_it_is = is_quoted or text.lower() in ("null", "true", "false", "")
+            if not as_it_is and not (sweep and parse(text).is_sweep_override()):
+                text = QuotedString(text, Quote.single).with_quotes()
+        override = parse(text)
+        override.config_loader = self._loader
+        if override.is_sweep_override():
+            if not sweep:
+                takes_list = key is not None and (key.type is Any or "list" in str(key.type))
+                as_list = f", or give a list: '{name}=[{text}]'" if takes_list else ""
+                raise ValueError(f"{typed} has several values; sweep over them with -m{as_list}.")
+        elif key is None:
+            is_none = override.value() is None and name == "experiment"
+            if not is_none and str(override.value()) not in self.choices[name]:
+                raise unknown_choice(name, override.value(), self.choices[name])
         return override
 
-    def _quoted(self, name: str, text: str, sweep: bool) -> str:
-        """A text value quoted for Hydra: paths may hold commas, braces and equal signs."""
-        is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-        if is_quoted or text.lower() in ("null", "true", "false", ""):
-            return text
-        if sweep and self._parse(f"{name}={text}", f"{name}={text}").is_sweep_override():
-            return text
-        return QuotedString(text, Quote.single).with_quotes()
-
-    def _parse(self, override: str, typed: str) -> Override:
-        """Hydra's reading of one override."""
-        try:
-            parsed = OverridesParser.create(self._loader).parse_override(override)
-        except HydraException as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"cannot read {typed!r}: {reason}; text with brackets, braces, colons or commas "
-                f"needs quotes, for Hydra and for the shell: 'KEY=\"a,b\"'."
-            ) from error
-        parsed.config_loader = self._loader
-        return parsed
-
-    def _compose(self, read: dict[str, Override]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Dotted key -> value, of files and overrides, and group -> its chosen file."""
-        groups = tuple(read[name].input_line for name in read if name in self.choices)
+    def _compose(
+        self, typed: Sequence[str], recipe: Sequence[str] = ()
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Override]]:
+        """Dotted key -> value, of files and overrides; group -> its file; what was typed."""
+        read: dict[str, Override] = {}
+        for override in map(self._read, typed):
+            name = override.key_or_group
+            if name in read and read[name].value() != override.value():
+                raise ValueError(
+                    f"{name} is given twice: {read[name].input_line} and {override.input_line}; "
+                    f"keep one."
+                )
+            read[name] = override
+        overrides = {o.key_or_group: o for o in map(self._read, recipe)} | read
+        groups = tuple(o.input_line for name, o in overrides.items() if name in self.choices)
         with _one_line_errors():
             if groups not in self._files:
                 self._files[groups] = self._read_files(list(groups))
             of_files, chosen = self._files[groups]
             values = dict(of_files)
-            for name in filter(self.keys.get, read):
-                values[name] = convert(self.keys[name], read[name].value())
-                check_variant(name, values[name], of_files.get(name), chosen, self.choices)
-            self._interpolate(values)
-        return values, chosen
+            for name in filter(self.keys.get, overrides):
+                values[name] = value = _converted(self.keys[name], overrides[name].value())
+                group, _, part = name.partition(".")
+                file = of_files.get(name)
+                if part == "name" and file not in (None, value) and value in self.choices[group]:
+                    raise ValueError(
+                        f"{name}={value} would keep the other values of {group}={chosen[group]}, "
+                        f"which are for {name}={file}; choose {group}={value} instead, whose file "
+                        f"has its own."
+                    )
+            if any(isinstance(value, str) and "${" in value for value in values.values()):
+                self._interpolate(values)
+        return values, chosen, read
 
     def _read_files(self, groups: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As :meth:`_compose`, of the files alone, each checked by itself."""
+        """Dotted key -> value, and group -> its file, of the files that a command chooses.
+
+        Raises:
+            ValueError: file, key, what was meant or what is allowed.
+        """
         try:
             defaults = self._loader.compute_defaults_list(self.job, groups, RunMode.RUN)
         except OmegaConfBaseException:
@@ -400,65 +392,97 @@ class Composer:
         for file in defaults.defaults:
             places = (folder / f"{file.config_path}.yaml" for folder in self._folders)
             path = next((place for place in places if place.is_file()), None)
-            if path is not None:  # Hydra's own are nowhere
-                values |= self._read_file(path, file.package)
+            if path is None:  # Hydra's own
+                continue
+            tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            if not isinstance(tree, dict):
+                raise ValueError(f"{path} must hold keys and values, got {tree!r}.")
+            if file.package == "experiment":
+                raise ValueError(f"{path} must begin with the line `# @package _global_`.")
+            tree.pop("defaults", None)
+            for part in reversed(file.package.split(".") if file.package else []):
+                tree = {part: tree}
+            given = self._flatten(tree, f" in {path}")
+            if path.parent.name == "experiment":
+                # Otherwise the value below would stay, as if a line with ??? were not there.
+                self._refuse_missing([n for n, v in given.items() if v == MISSING], str(path))
+            for name, value in given.items():
+                below = values.get(name)
+                both_maps = isinstance(value, Mapping) and isinstance(below, Mapping)
+                values[name] = {**below, **value} if both_maps else value
         return values, dict(defaults.overrides.known_choices)
 
-    def _read_file(self, path: Path, package: str | None) -> dict[str, Any]:
-        """Dotted key -> value of one file.
-
-        Args:
-            path: of the file.
-            package: the group that its keys belong to; empty: the root.
-
-        Raises:
-            ValueError: file, key, what was meant or what is allowed.
-        """
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        if not isinstance(tree, dict):
-            raise ValueError(f"{path} must hold keys and values, got {tree!r}.")
-        if package == "experiment":
-            raise ValueError(f"{path} must begin with the line `# @package _global_`.")
-        tree.pop("defaults", None)
-        for part in reversed(package.split(".") if package else []):
-            tree = {part: tree}
-        values = read_tree(tree, self.keys, self.program, f" in {path}")
-        if path.parent.name == "experiment":
-            # Otherwise the value below would stay, as if a line with ??? were not there.
-            check_given([n for n, v in values.items() if v == MISSING], self.keys, str(path))
+    def _flatten(self, tree: Mapping[Any, Any], where: str, prefix: str = "") -> dict[str, Any]:
+        """Dotted key -> value of the nested maps of a settings file, each checked by itself."""
+        values: dict[str, Any] = {}
+        groups = groups_of(self.keys)
+        for part, value in tree.items():
+            name = f"{prefix}{part}"
+            is_map = isinstance(value, Mapping) and name not in self.keys
+            if is_map and (value or name in groups):
+                values |= self._flatten(value, where, f"{name}.")
+            elif name in groups:
+                first = next(key.name for key in self.keys.values() if key.group == name)
+                shown = value_text(value) if value is None or value is True else repr(value)
+                raise ValueError(
+                    f"{name} is a group of settings, got {shown}{where}; give its keys, such as "
+                    f"{first}."
+                )
+            elif name not in self.keys:
+                raise unknown(name, self.keys, self.program, where)
+            else:
+                values[name] = _converted(self.keys[name], value, where)
         return values
 
     def _interpolate(self, values: dict[str, Any]) -> None:
         """Give ``${...}`` its value, in place."""
-        texts = {n: v for n, v in values.items() if isinstance(v, str) and "${" in v}
-        if not texts:
-            return
         tree: dict[str, Any] = {}
         for name, value in values.items():
             group, _, part = name.rpartition(".")
             (tree.setdefault(group, {}) if group else tree)[part] = value
         config = OmegaConf.create(tree)
-        for name in texts:
+        for name in [n for n, v in values.items() if isinstance(v, str) and "${" in v]:
             value, key = OmegaConf.select(config, name), self.keys[name]
             if OmegaConf.is_config(value):
                 value = OmegaConf.to_container(value, resolve=True)
             if isinstance(value, str) and key.type in (int, float):  # from the environment
                 with contextlib.suppress(ValueError):
                     value = key.type(value)
-            values[name] = convert(key, value)
+            values[name] = _converted(key, value)
+
+    def _refuse_missing(self, names: Sequence[str], who: str) -> None:
+        """Refuse settings that only the user can give: all of them, with what to type."""
+        if names:
+            typed = " ".join(f"{name}=..." for name in names)
+            meanings = "; ".join(f"{name}: {self.keys[name].meaning}" for name in names)
+            raise ValueError(f"{who} needs {typed} ({meanings}).")
+
+    def _unread(self, key: Key, values: Mapping[str, Any]) -> ValueError:
+        """The error for a typed setting that nothing reads, with the choice that would read it."""
+        typed, when = f"{key.name}={value_text(values[key.name])}", key.read
+        if self.job == "eval":
+            return ValueError(f"{typed} has no effect in eval.py: only train.py reads it; drop it.")
+        group, _, part = when.key.partition(".")
+        fixes = [f"another {when.key}"] if when.other else []
+        for other in () if when.other else map(value_text, when.values):
+            is_file = part == "name" and other in self.choices[group]
+            fixes.append(f"{group if is_file else when.key}={other}")
+        return ValueError(
+            f"{typed} has no effect with {when.key}={value_text(values[when.key])}: drop it, or "
+            f"choose {' or '.join(fixes)}, which reads it."
+        )
 
 
-def _assemble(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
-    """Settings of dotted keys."""
-    hints = get_type_hints(cls)
-    return cls(
-        **{
-            f.name: _assemble(hints[f.name], values, f"{prefix}{f.name}.")
-            if is_dataclass(hints[f.name])
-            else values[prefix + f.name]
-            for f in fields(cls)
-        }
-    )
+def _converted(key: Key, value: Any, where: str = "") -> Any:
+    """A value as its key holds it; ``???`` and interpolations, which get theirs later, as it is."""
+    if isinstance(value, str) and "${now:" in value:
+        raise ValueError(
+            f"{key.name}={value} changes with the clock{where}, so ranks and restarts of one run "
+            f"would differ; write a fixed value."
+        )
+    if isinstance(value, str) and (value == MISSING or "${" in value):
+        return value
+    return key.converted(value, where)
 
 
 def _swept_texts(override: Override) -> list[str]:
@@ -498,15 +522,11 @@ def _one_line_errors() -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise ValueError(f"a settings file is not valid YAML: {reason}") from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_plain_message(error)) from error
-
-
-def _plain_message(error: BaseException) -> str:
-    """The message of Hydra or OmegaConf, with the key first and without their inner types."""
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        return _plain_message(error.__cause__)
-    message = str(error).partition("Config search path")[0]
-    lines = [x.strip() for x in message.splitlines()]
-    kept = [x for x in lines if x and not x.startswith(("full_key:", "reference_", "object_"))]
-    full_key = getattr(error, "full_key", None)
-    return (f"{full_key}: " if full_key else "") + " ".join(kept)
+        inner: BaseException = error
+        while isinstance(inner.__cause__, OmegaConfBaseException):
+            inner = inner.__cause__
+        lines = [x.strip() for x in str(inner).partition("Config search path")[0].splitlines()]
+        types = ("full_key:", "reference_", "object_")
+        message = " ".join(x for x in lines if x and not x.startswith(types))
+        key = getattr(inner, "full_key", None)
+        raise ValueError(f"{key}: {message}" if key else message) from error

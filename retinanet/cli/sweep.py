@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from retinanet.atomic import write_whole
-from retinanet.cli.overrides import Command
-from retinanet.limits import value_text
+from retinanet.checks import value_text
 from retinanet.signals import SIGNALS, STATUS, Stopped
 from retinanet.terminal import lay_out, paint_start, show
-from retinanet.tools.report import sweep
 from retinanet.training.run_directory import MAY_BECOME, MAY_DIFFER
 
 MAX_LENGTH = 100
@@ -29,6 +27,16 @@ UNSAFE = re.compile(r"[^A-Za-z0-9._,=+-]")
 STOPPED = (STATUS, 128 + signal.SIGINT, *(-number for number in SIGNALS))
 # Names a file in which a process leaves why it failed.
 NOTE_VARIABLE = "RETINANET_FAILURE_NOTE"
+
+
+@dataclass(slots=True)
+class Command:
+    """One run: what was typed, and what it means."""
+
+    typed: list[str]
+    settings: Any  # TrainConfig or EvalConfig
+    base: str  # the experiment, or the data set without one
+    changed: dict[str, Any]  # key or group -> value, of what was typed
 
 
 def changes_weights(key: str) -> bool:
@@ -61,11 +69,7 @@ def run_name(base: str, changed: Mapping[str, Any], swept: Sequence[str] = ()) -
 
 
 def check_sweep(job: str) -> None:
-    """Refuse a sweep that can not be made here.
-
-    Raises:
-        ValueError: of eval.py, or under torchrun.
-    """
+    """Refuse a sweep of eval.py or under torchrun, by a ValueError."""
     if job != "train":
         raise ValueError("-m sweeps train.py; run eval.py once for each checkpoint.")
     if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -94,18 +98,19 @@ def run_sweep(
             number ``only``.
         Stopped: a signal ended a run.
     """
+    from retinanet.tools.report import sweep  # tables and plots, which only a sweep needs
+
     if not swept:
         raise ValueError("-m without values to sweep over; write for example loss.gamma=0,1,2.")
     owner: dict[str, Command] = {}
     for command in commands:
-        folder = command.settings.output_dir
-        if folder in owner:
+        other = owner.setdefault(command.settings.output_dir, command)
+        if other is not command:
             raise ValueError(
-                f"two runs of the sweep would write to {folder}: {' '.join(owner[folder].typed)} "
-                f"and {' '.join(command.typed)}. Sweep over settings that change the weights, each "
-                f"value once, without output_dir."
+                f"two runs of the sweep would write to {command.settings.output_dir}: "
+                f"{' '.join(other.typed)} and {' '.join(command.typed)}. Sweep over settings that "
+                f"change the weights, each value once, without output_dir."
             )
-        owner[folder] = command
     if only is not None and not 0 <= only < len(commands):
         raise ValueError(
             f"--only={only}: the sweep has {len(commands)} runs, numbered from 0 to "
@@ -114,20 +119,16 @@ def run_sweep(
     fixed = {name: value for name, value in commands[0].changed.items() if name not in swept}
     bases = sorted({command.base for command in commands})
     folder = Path("runs") / run_name("sweep_" + "-".join(bases), fixed, swept)
-    # Where data or experiment is swept over, its choice is the base of the run.
-    runs = [
-        sweep.SweepRun({n: c.changed.get(n, c.base) for n in swept}, Path(c.settings.output_dir))
-        for c in commands
-    ]
-    tasks = [
-        Task(
-            ", ".join(f"{name}={value_text(run.swept[name])}" for name in swept),
-            [*program, *command.typed],
-            sweep.note_of(folder, run.folder),
-            sweep.is_done(run.folder, asdict(command.settings)),
-        )
-        for run, command in zip(runs, commands, strict=True)
-    ]
+    runs, tasks = [], []
+    for command in commands:
+        # Where data or experiment is swept over, its choice is the base of the run.
+        values = {name: command.changed.get(name, command.base) for name in swept}
+        run = sweep.SweepRun(values, Path(command.settings.output_dir))
+        name = ", ".join(f"{key}={value_text(value)}" for key, value in values.items())
+        note = sweep.note_of(folder, run.folder)
+        done = sweep.is_done(run.folder, asdict(command.settings))
+        runs.append(run)
+        tasks.append(Task(name, [*program, *command.typed], note, done))
 
     def say(text: str) -> None:
         show(lay_out(text, sys.stdout))
@@ -136,12 +137,9 @@ def run_sweep(
         count = Counter(row["status"] for row in rows)
         return ", ".join(f"{count[status]} {status}" for status in sweep.STATUSES if count[status])
 
+    chosen = tasks if only is None else tasks[only : only + 1]
     try:
-        failed = run_all(
-            tasks if only is None else tasks[only : only + 1],
-            say=say,
-            after_each=lambda: sweep.write_sweep(folder, runs),
-        )
+        failed = run_all(chosen, say=say, after_each=lambda: sweep.write_sweep(folder, runs))
     except Stopped:
         rows = sweep.write_sweep(folder, runs)
         say(f"\nstopped    {counts(rows)}; the same command goes on; table: {folder}")
@@ -153,9 +151,8 @@ def run_sweep(
         if row["error"] and row["run"] in own:
             name = ", ".join(f"{key}={row[key]}" for key in swept)
             line = f"failed     {name}: {row['error']}\n           log: {row['log']}"
-            sys.stderr.write(
-                paint_start(lay_out(line, sys.stderr), "failed", "red", sys.stderr) + "\n"
-            )
+            line = paint_start(lay_out(line, sys.stderr), "failed", "red", sys.stderr)
+            sys.stderr.write(f"{line}\n")
     say(f"sweep      {counts(rows)}")
     say(f"files      table.csv, summary.csv, plot.png in {folder}")
     say("watch      tensorboard --logdir runs")
@@ -178,11 +175,6 @@ def run_all(
     """Run commands one after the other, each in a process of its own.
 
     A process gives all its memory back, and its failure stays its own: the others still run.
-
-    Args:
-        tasks: in their order.
-        say: prints a line.
-        after_each: called when a command has ended, however it did.
 
     Returns:
         Name -> exit status of those that failed.
@@ -221,11 +213,11 @@ def run_all(
                     process.send_signal(early)
                 status = process.wait()
             process = None
-            by_itself = not received and status not in STOPPED
-            if status and by_itself and task.note is not None and not task.note.exists():
+            stopped = bool(received) or status in STOPPED
+            if status and not stopped and task.note is not None and not task.note.exists():
                 write_whole(task.note, describe_status(status) + "\n")
             after_each()
-            if received or status in STOPPED:
+            if stopped:
                 raise Stopped
             if status:
                 failed[task.name] = status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retinanet import limits
 from retinanet.data.issues import Issue, refusal
 
 # Longer values are cut in messages, so that an error stays one line.
@@ -109,7 +109,7 @@ def _is_int64(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and limits.is_finite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_area(value: Any) -> bool:

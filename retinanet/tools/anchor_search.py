@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from retinanet.limits import value_text
+from retinanet.checks import value_text
 from retinanet.model.anchors import STRIDES, AnchorGenerator
 from retinanet.tools.anchor_coverage import Objects, best_overlaps
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, pr_curve_raw
 
-from retinanet.limits import value_text
+from retinanet.checks import value_text
 from retinanet.training.run_directory import MAY_DIFFER, flatten
 
 # Quality of the JPEG pictures, of 100: a sheet of four photographs then has about 200 kB.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from retinanet.limits import value_text
+from retinanet.checks import value_text
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training.checkpoint import shipped_weights
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retinanet.limits import value_text
+from retinanet.checks import value_text
 from retinanet.model.heads import prior_bias
 from retinanet.weights.names import TORCHVISION as NAMES
 from retinanet.weights.names import rename

@@ -71,32 +71,17 @@ def meant(key, text):
 def misspelt(rng, name):
     """A name that no key has, one edit or one wrong place away."""
     i = rng.randrange(len(name))
-    edited = rng.choice(
-        [
-            name[:i] + name[i + 1 :],
-            name[:i] + rng.choice("abcxyz_") + name[i:],
-            name[:i] + name[i : i + 2][::-1] + name[i + 2 :],
-            name.rpartition(".")[2] if "." in name else f"data.{name}",
-            f"{rng.choice(['loss', 'model', 'optim', 'hyd', 'experiment'])}.{name}",
-            f"{name}.value",
-            f"{name}.",
-            f".{name}",
-            name.replace(".", ".."),
-            name.replace(".", "/"),
-            name.replace(".", ":"),
-            name.upper(),
-            name.title(),
-            name.replace("a", "\u0430"),  # as Russian has it
-            name.replace("_", "-"),
-            f"'{name}'",
-            f"{name}[0]",
-            f"{name}@x",
-            f"{name} x",
-            f"-{name}",
-            f"{name}\u200b",
-            f"{name}\0",
-        ]
-    )
+    swapped = name[:i] + name[i : i + 2][::-1] + name[i + 2 :]
+    edited = rng.choice([
+        name[:i] + name[i + 1 :], name[:i] + rng.choice("abcxyz_") + name[i:], swapped,
+        name.rpartition(".")[2] if "." in name else f"data.{name}",
+        f"{rng.choice(['loss', 'model', 'optim', 'hyd', 'experiment'])}.{name}",
+        name.replace(".", ".."), name.replace(".", "/"), name.replace(".", ":"),
+        name.replace("a", "\u0430"),  # as Russian has it
+        name.upper(), name.title(), name.replace("_", "-"), f"{name}.value", f"{name}.", f".{name}",
+        f"'{name}'", f"{name}[0]", f"{name}@x", f"{name} x", f"-{name}", f"{name}\u200b",
+        f"{name}\0",
+    ])  # fmt: skip
     return edited if edited not in KEYS and "=" not in edited else f"{name}_"
 
 

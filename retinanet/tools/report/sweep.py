@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from retinanet.atomic import write_whole
-from retinanet.checks import KEYS
+from retinanet.checks import KEYS, value_text
 from retinanet.csv_text import csv_text
 from retinanet.evaluation.numbers import NUMBERS
-from retinanet.limits import value_text
 from retinanet.terminal import count_columns, fit, width
 from retinanet.tools.report.run_record import read_json
 from retinanet.training.run_directory import MAY_DIFFER, flatten, read_run
