@@ -292,7 +292,7 @@ def check_device(
 def build_validation(
     settings: TrainConfig | DetectorConfig, how: EvaluationConfig, device: torch.device
 ) -> dict[str, Any]:
-    """What :func:`retinanet.evaluation.coco.validate` needs beside model and data.
+    """What :func:`retinanet.evaluation.average_precision.validate` needs beside model and data.
 
     Args:
         settings: of the run that the model comes from.

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from retinanet.data.coco import read_coco
-from retinanet.evaluation.coco import NUMBERS, evaluate
+from retinanet.evaluation.average_precision import NUMBERS, evaluate
 
 BACKENDS = ("pycocotools", "arrays")
 BOX = (100.0, 100.0, 50.0, 40.0)  # 2000 square pixels: medium

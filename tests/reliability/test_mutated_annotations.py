@@ -17,7 +17,7 @@ from small_runs import command
 from retinanet.cli.main import main
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.data.splits import check_images_exist
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import NUMBERS
 from retinanet.fast.coco_eval import AREAS

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import Evaluation, SizeResult, evaluate
+from retinanet.evaluation.average_precision import Evaluation, SizeResult, evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.matched import Matched, match_detections
 from retinanet.evaluation.thresholds import Thresholds, thresholds_of

@@ -55,7 +55,7 @@ def find_confusion(matched: Matched, names: tuple[str, ...], score: float) -> Co
     """
     truth, K = matched.truth, matched.num_classes
     shown = (matched.scores >= score) & ~matched.ignored
-    found = Objects(*(column[shown] for column in matched.found))
+    found = Objects(*(column[shown] for column in matched.detections))
     ranking = rank_detections(of_one_class(found), matched.scores[shown], len(found.label))
     nothing = np.zeros(len(truth.label), dtype=bool)
     matches = match(

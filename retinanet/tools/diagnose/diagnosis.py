@@ -13,7 +13,7 @@ from retinanet.boxes import box_area
 from retinanet.data.coco import DROPPED, FLAT, CocoData
 from retinanet.data.learnable import FIXES, VANISHED, are_shares, visible_boxes
 from retinanet.data.transforms import MIN_BOX_SIDE, Augment, resized_size
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.matched import match_detections, overlaps
 from retinanet.terminal import DEFAULT_WIDTH, LABELS, wrap
@@ -398,11 +398,11 @@ def _undecided(case: Case) -> Cause:
 def _measure_overlap(case: Case) -> None:
     """How well the objects are detected when classes are ignored."""
     matched = match_detections(case.data, case.detections)
-    if not len(case.detections) or not len(matched.truth_row):
+    if not len(case.detections) or not len(matched.owner):
         return
     detection, gt, iou = overlaps(matched, np.finfo(float).tiny)
-    top = top_detections(case.detections)[matched.found_row]
-    best, best_of_top = np.zeros((2, len(matched.truth_row)))
+    top = top_detections(case.detections)[matched.detection_row]
+    best, best_of_top = np.zeros((2, len(matched.owner)))
     np.maximum.at(best, gt, iou)
     np.maximum.at(best_of_top, gt, iou * top[detection])
     case.numbers["mean_best_iou"] = float(best.mean())

@@ -128,7 +128,7 @@ def tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     The object is the one of its class that it overlaps most, for errors of class the one of
     another class, and -1 where there is none; then the IoU is the largest with any.
     """
-    label, D = matched.found.label, len(matched.scores)
+    label, D = matched.detections.label, len(matched.scores)
     detection, gt, iou = overlaps(matched, BACKGROUND_IOU)
     same = matched.truth.label[gt] == label[detection]
     own, own_target = _most(detection[same], gt[same], iou[same], D)
@@ -181,7 +181,7 @@ def _with_kind_fixed(matched: Matched, kind: np.ndarray, target: np.ndarray, num
     object: the best of those with a wrong class or place, as in the paper's own program. All
     others of the kind are taken away.
     """
-    label, right, keep = matched.found.label.copy(), matched.right.copy(), ~matched.ignored
+    label, right, keep = matched.detections.label.copy(), matched.right.copy(), ~matched.ignored
     if number != NO_ERROR:
         keep &= kind != number
     if number in (CLASS, LOCALIZATION):

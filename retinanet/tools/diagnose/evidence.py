@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from retinanet.data.coco import CocoData, images_of
-from retinanet.evaluation.coco import Evaluation, evaluate
+from retinanet.evaluation.average_precision import Evaluation, evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.tools.diagnose.history import History, constant_loss

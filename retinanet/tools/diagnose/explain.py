@@ -14,7 +14,7 @@ from retinanet.config import DetectorConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resized_size
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds
 from retinanet.tools.diagnose.diagnosis import diagnose

@@ -64,7 +64,7 @@ def taken_for(data: CocoData, case: Case) -> np.ndarray:
     order = np.lexsort((-matched.scores[detection], gt))
     gt, first = np.unique(gt[order], return_index=True)
     counts = np.zeros((matched.num_classes,) * 2, dtype=np.int64)
-    label = matched.found.label[detection[order][first]]
+    label = matched.detections.label[detection[order][first]]
     np.add.at(counts, (matched.truth.label[gt], label), 1)
     return counts
 

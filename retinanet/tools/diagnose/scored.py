@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds
 

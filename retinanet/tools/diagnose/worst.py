@@ -68,9 +68,9 @@ def worst_images(
     N = len(matched.image_ids)
     wrong = (errors.kind != NO_ERROR) & (matched.scores >= errors.score)
     counts = np.zeros((N, len(KINDS)), dtype=np.int64)
-    np.add.at(counts, (matched.found.image[wrong], errors.kind[wrong]), 1)
+    np.add.at(counts, (matched.detections.image[wrong], errors.kind[wrong]), 1)
     np.add.at(counts[:, MISSED], matched.truth.image[errors.missed_at_score], 1)
-    cost = np.bincount(matched.found.image[wrong], matched.scores[wrong], minlength=N)
+    cost = np.bincount(matched.detections.image[wrong], matched.scores[wrong], minlength=N)
     cost = cost + counts[:, MISSED]
     return tuple(
         ImageErrors(
@@ -97,7 +97,7 @@ def find_suspects(
         errors: of them.
         most: places of each reason.
     """
-    truth, found, names = matched.truth, matched.found, data.category_names
+    truth, found, names = matched.truth, matched.detections, data.category_names
     sure = matched.scores >= errors.score
     # The best score of the right class on each object; the last: of no object.
     best_of_class = np.full(len(matched.owner) + 1, -np.inf)

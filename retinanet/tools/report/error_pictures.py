@@ -55,7 +55,7 @@ def draw_worst(data: CocoData, analysis: Analysis, folder: Path) -> list[Path]:
 def _worst_panels(data: CocoData, analysis: Analysis, worst: ImageErrors) -> list[Panel]:
     """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
     matched, errors = analysis.matched, analysis.errors
-    truth, detections, names = matched.truth, matched.found, class_names(data)
+    truth, detections, names = matched.truth, matched.detections, class_names(data)
     place = np.searchsorted(matched.image_ids, worst.image_id)
     image, size = read_pixels(data, worst.index), tuple(data.sizes[worst.index].tolist())
 

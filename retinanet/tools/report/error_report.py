@@ -90,7 +90,7 @@ def errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
     # that it was detected as, a missed object for its own.
     wrong = (errors.kind != NO_ERROR) & (matched.scores >= analysis.score)
     counts = np.zeros((matched.num_classes, len(KINDS)), dtype=np.int64)
-    np.add.at(counts, (matched.found.label[wrong], errors.kind[wrong]), 1)
+    np.add.at(counts, (matched.detections.label[wrong], errors.kind[wrong]), 1)
     np.add.at(counts[:, MISSED], matched.truth.label[errors.missed_at_score], 1)
     per_class = zip(
         analysis.evaluation.per_class, analysis.thresholds.classes, counts.tolist(), strict=True
@@ -126,7 +126,7 @@ def _error_rows(data: CocoData, analysis: Analysis) -> Iterable[Sequence[Any]]:
     matched, errors, names = analysis.matched, analysis.errors, data.category_names
     wrong = np.flatnonzero((errors.kind != NO_ERROR) & (matched.scores >= analysis.score))
     missed = np.flatnonzero(errors.missed_at_score)
-    image = np.concatenate([matched.found.image[wrong], matched.truth.image[missed]])
+    image = np.concatenate([matched.detections.image[wrong], matched.truth.image[missed]])
     files = [data.file_name(row) for row in index_of(data, matched.image_ids[image])]
     for row in np.argsort(image, kind="stable"):
         where = int(matched.image_ids[image[row]]), files[row]
@@ -135,8 +135,8 @@ def _error_rows(data: CocoData, analysis: Analysis) -> Iterable[Sequence[Any]]:
             target = errors.target[d]
             annotated = names[matched.truth.label[target]] if target >= 0 else None
             iou = errors.iou[d] if target >= 0 else None
-            what = KINDS[errors.kind[d]], matched.scores[d], names[matched.found.label[d]]
-            yield *where, *what, annotated, iou, *matched.found.box[d].tolist()
+            what = KINDS[errors.kind[d]], matched.scores[d], names[matched.detections.label[d]]
+            yield *where, *what, annotated, iou, *matched.detections.box[d].tolist()
         else:
             g = missed[row - len(wrong)]
             annotated = names[matched.truth.label[g]]

@@ -141,7 +141,7 @@ def _views(
         box(truth.box[g], truth.label[g], "missed" if missed[g] else "found", missed[g])
         for g in objects
     ]
-    found, wrong = matched.found, errors.kind != NO_ERROR
+    found, wrong = matched.detections, errors.kind != NO_ERROR
     shown = (found.image == image) & (matched.scores >= errors.score) & ~matched.ignored
     shown = np.flatnonzero(shown)
     shown = shown[np.lexsort((matched.scores[shown], wrong[shown]))]

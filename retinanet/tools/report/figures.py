@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.tools.diagnose.confusion import Confusion
 from retinanet.tools.diagnose.errors import KINDS, Errors
 from retinanet.tools.report.style import BLACK, COLORS, GRAY, class_color, house_style, plain_text
@@ -124,7 +124,7 @@ def pr_curves(evaluation: Evaluation) -> Figure:
     """Precision over recall: means over the classes, and every class at IoU 0.50.
 
     Args:
-        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
+        evaluation: from :func:`retinanet.evaluation.average_precision.evaluate`.
     """
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     mean, each = figure.subplots(1, 2, sharey=True)

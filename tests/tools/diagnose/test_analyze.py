@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.tools.diagnose.results import read_results
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.report.publish import publish

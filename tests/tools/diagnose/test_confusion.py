@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.matched import match_detections
 from retinanet.tools.diagnose.analyze import analyze
 from retinanet.tools.diagnose.confusion import find_confusion

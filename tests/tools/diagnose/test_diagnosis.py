@@ -22,7 +22,7 @@ from worlds import (
 from retinanet.cli import jobs
 from retinanet.cli.main import composer
 from retinanet.data.coco import read_coco
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.terminal import DEFAULT_WIDTH

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.matched import match_detections
 from retinanet.tools.diagnose.errors import KINDS, NO_ERROR, find_errors
 
@@ -193,7 +193,7 @@ def test_every_detection_has_the_kind_that_loops_give_it(make_data, make_detecti
     expected = kinds_by_loops(annotations, results)
     ours = {
         int(row): None if kind == NO_ERROR else KINDS[kind]
-        for row, kind in zip(matched.found_row, errors.kind, strict=True)
+        for row, kind in zip(matched.detection_row, errors.kind, strict=True)
     }
     assert ours == expected
     assert set(KINDS[:-1]) <= set(ours.values())

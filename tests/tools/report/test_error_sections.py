@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.report.error_sections import WORST_IMAGES, error_sections
 from tests.tools.report.test_page import NAMES, assert_sound

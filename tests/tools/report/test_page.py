@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.report.gallery import MOST_BYTES, MOST_IMAGES, embed

@@ -12,7 +12,7 @@ from PIL import Image
 
 from retinanet.cli import jobs
 from retinanet.cli.main import composer
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.report.gallery import MOST_IMAGES
 from retinanet.tools.report.run_record import Record, read_record
