@@ -29,9 +29,8 @@ from retinanet.terminal import DEFAULT_WIDTH
 from retinanet.tools.anchor_coverage import objects_at
 from retinanet.tools.anchor_search import propose_anchors
 from retinanet.tools.diagnose.diagnosis import MOST_LINES, describe, diagnose, suspicious
-from retinanet.tools.diagnose.evidence import Network, restrict
+from retinanet.tools.diagnose.evidence import History, Network, restrict
 from retinanet.tools.diagnose.explain import history_of, network_of
-from retinanet.tools.diagnose.history import History, constant_loss
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.report.publish import publish
 from retinanet.tools.report.run_record import Record
@@ -360,7 +359,7 @@ def test_ids_that_differ_from_the_training_are_evidence(world):
 
 
 def test_the_loss_of_one_score_for_all_anchors_is_the_lowest_there_is():
-    assert constant_loss(history(FLAT)) == pytest.approx(0.692, abs=0.002)
+    assert history(FLAT).constant_loss == pytest.approx(0.692, abs=0.002)
 
 
 # 30 rows of which every third has positive anchors, as batches of few images have.
