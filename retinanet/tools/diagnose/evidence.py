@@ -39,21 +39,12 @@ EXPLODED, ABOVE_FIRST = 2.0, 1.2
 LEARNED = 0.97
 
 # The numbers of diagnosis.json; those of a training come with its history.
-NUMBERS = [
-    "sampled_images",
-    "AP_sampled",
-    "AP_classes_ignored",
-    "AP50_classes_ignored",
-    "AP_renamed",
-    "renaming",
-    "other_reading",
-    "AP_other_reading",
-    "mean_best_iou",
-    "rank_of_own_image",
-    "AP_images_exchanged",
-    "AP_of_images_with_boxes",
+NUMBERS = (
+    *("sampled_images", "AP_sampled", "AP_classes_ignored", "AP50_classes_ignored"),
+    *("AP_renamed", "renaming", "other_reading", "AP_other_reading", "mean_best_iou"),
+    *("rank_of_own_image", "AP_images_exchanged", "AP_of_images_with_boxes"),
     "boxes_without_anchor",
-]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
