@@ -167,32 +167,21 @@ def annotation_faults(e: Evidence) -> list[Finding]:
 
 
 def _likely(e: Evidence, so_far: list[Finding], anchors: Finding | None) -> list[Finding]:
-    """What else explains it where no fault is proven: what the network could not have learned,
-    then that it learned little. Empty only where something was found before.
+    """Where no fault is proven: what the network could not have learned, or that it learned little.
+
+    Empty only where something was found before.
     """
-    history = e.history
     short = None if e.fallen else too_early(e)
-    done = short is None or history.step >= history.total_steps
-    findings = []
-
-    def add(*checks: Check, if_none: bool = True) -> None:
-        """The first finding of some checks, only where there is none yet if so said."""
-        if not (if_none and so_far + findings):
-            findings.extend(_all(e, checks)[:1])
-
-    if anchors is not None and (done or e.boxes_without_anchor >= NEARLY_ALL):
+    done = short is None or e.history.step >= e.history.total_steps
+    certain = anchors is not None and (done or e.boxes_without_anchor >= NEARLY_ALL)
+    findings = ([anchors] if certain else []) + _all(e, [collapsed])
+    if not so_far and not findings:
+        checks = [images_without_boxes, misplaced_boxes] if done else []
+        checks += [all_alike] if e.history is None else []
+        findings = _all(e, checks)[:1] or ([short] if short is not None else [])
+    if anchors is not None and not certain:
         findings.append(anchors)
-    add(collapsed, if_none=False)
-    if done:
-        add(images_without_boxes, misplaced_boxes)
-    if history is None:
-        add(all_alike)
-    if short is not None:
-        add(lambda _: short)
-    if anchors is not None and anchors not in findings:
-        findings.append(anchors)
-    add(undecided)
-    return findings
+    return findings if so_far or findings else [undecided(e)]
 
 
 # There is nothing to learn from, or to be detected
