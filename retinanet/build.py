@@ -263,7 +263,7 @@ def check_device(
 def build_validation(
     settings: TrainConfig | DetectorConfig, how: EvaluationConfig, device: torch.device
 ) -> dict[str, Any]:
-    """What :func:`retinanet.evaluation.coco.validate` needs beside model and data.
+    """What :func:`retinanet.evaluation.average_precision.validate` needs beside model and data.
 
     In the ``evaluation`` of eval.py, what is null has the default of ``validate``.
     """

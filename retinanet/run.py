@@ -17,7 +17,7 @@ from retinanet.config import TrainConfig
 from retinanet.data.loader import Batch, eval_plan
 from retinanet.data.workers import LoaderError, check_shared_memory, shared_bytes
 from retinanet.devices import choose_precision, explain_precision
-from retinanet.evaluation.coco import Evaluation, validate
+from retinanet.evaluation.average_precision import Evaluation, validate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds, find_thresholds
 from retinanet.model.retinanet import RetinaNet

@@ -46,8 +46,8 @@ class Sources(NamedTuple):
     images: Path | None  # None: not known, no pictures
     detections: Path
     output: Path
-    num_images: int | None  # that were evaluated; None: all
-    max_dets: tuple[int, ...]
+    num_images: int | None = None  # that were evaluated; None: all
+    max_dets: tuple[int, ...] = COCO_MAX_DETS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sources = find_sources(args)
         sources.output.mkdir(parents=True, exist_ok=True)  # now rather than after the work
-        data, found = read(sources)
-        analysis = analyze(data, found, score=args.score, max_dets=sources.max_dets, most=args.most)
+        data, detections = read(sources)
+        analysis = analyze(
+            data, detections, score=args.score, max_dets=sources.max_dets, most=args.most
+        )
         write_analysis(sources.output, data, analysis, pictures=sources.images is not None)
         return show(report(analysis, sources))
     except KeyboardInterrupt:
@@ -72,24 +74,15 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "paths",
-        type=Path,
-        nargs="+",
-        metavar="PATH",
-        help="a run, a checkpoint, or annotations and detections",
-    )
-    parser.add_argument("--output", type=Path, help="folder to write (default: analysis/ beside)")
-    parser.add_argument("--images", type=Path, help="folder that file names start from")
-    parser.add_argument(
-        "--score", type=float, help="look at detections from it on (default: where F1 is largest)"
-    )
-    parser.add_argument(
-        "--most", type=int, default=12, help="images, and places of each kind (default: 12)"
-    )
-    parser.add_argument(
-        "--max-dets", type=int, help="detections of a class in an image that count (default: 100)"
-    )
+    add = parser.add_argument
+    what = "a run, a checkpoint, or annotations and detections"
+    add("paths", type=Path, nargs="+", metavar="PATH", help=what)
+    add("--output", type=Path, help="folder to write (default: analysis/ beside)")
+    add("--images", type=Path, help="folder that file names start from")
+    add("--score", type=float, help="look at detections from it on (default: where F1 is largest)")
+    add("--most", type=int, default=12, help="images, and places of each kind (default: 12)")
+    limit = "detections of a class in an image that count (default: 100)"
+    add("--max-dets", type=int, help=limit)
     args = parser.parse_args(arguments)
     if len(args.paths) > 2:
         parser.error("give a run, a checkpoint, or annotations and detections: two paths at most")
@@ -111,8 +104,7 @@ def find_sources(args: argparse.Namespace) -> Sources:
     """
     if len(args.paths) == 2:
         annotations, detections = args.paths
-        output = detections.parent / "analysis"
-        sources = Sources(annotations, None, detections, output, None, COCO_MAX_DETS)
+        sources = Sources(annotations, None, detections, detections.parent / "analysis")
     else:
         sources = of_evaluation(find_evaluation(args.paths[0]))
     if args.images is not None:
@@ -126,7 +118,7 @@ def find_sources(args: argparse.Namespace) -> Sources:
     if sources.output.exists() and not sources.output.is_dir():
         raise ValueError(f"{sources.output} is a file; give another folder as --output.")
     if args.max_dets is not None:
-        limits = (min(1, args.max_dets), min(10, args.max_dets), args.max_dets)
+        limits = tuple(min(limit, args.max_dets) for limit in (1, 10, args.max_dets))
         sources = sources._replace(max_dets=limits)
     return sources
 
@@ -165,7 +157,9 @@ def of_evaluation(folder: Path) -> Sources:
 
     Raises:
         ValueError: neither says it.
+        FileNotFoundError: the annotations are gone.
     """
+    detections = folder / "eval" / "detections.json"
     metrics = read_json(folder / "eval" / "metrics.json") or {}
     data = read_settings(folder / "config.yaml").get("data") or {}
     annotations, images = metrics.get("annotations"), metrics.get("images")
@@ -175,18 +169,17 @@ def of_evaluation(folder: Path) -> Sources:
     if annotations is None:
         raise ValueError(
             f"{folder} does not say which annotations it was evaluated on; give them: {COMMAND} "
-            f"ANNOTATIONS {folder / 'eval' / 'detections.json'}."
+            f"ANNOTATIONS {detections}."
         )
-    annotations = Path(annotations)
-    if not annotations.is_file():
+    if not Path(annotations).is_file():
         raise FileNotFoundError(
             f"no {annotations}, which {folder} was evaluated on; call it from the folder where "
-            f"train.py ran, or give both: {COMMAND} ANNOTATIONS {folder}/eval/detections.json."
+            f"train.py ran, or give both: {COMMAND} ANNOTATIONS {detections}."
         )
     return Sources(
-        annotations,
+        Path(annotations),
         Path(images) if images and Path(images).is_dir() else None,
-        folder / "eval" / "detections.json",
+        detections,
         folder / "analysis",
         metrics.get("num_images"),
         tuple(metrics.get("max_dets") or COCO_MAX_DETS),
@@ -201,36 +194,32 @@ def read(sources: Sources) -> tuple[CocoData, DetectionArrays]:
         ValueError: files that are not what they should be, or do not belong together.
     """
     data = read_coco(sources.annotations, sources.images or sources.annotations.parent)
-    found = read_results(sources.detections, data)
+    detections = read_results(sources.detections, data)
     first = data.image_ids[: sources.num_images]
     # Of an evaluation with evaluation.max_images only the first were evaluated.
-    if sources.num_images is not None and np.isin(found.image_ids, first).all():
-        found = dataclasses.replace(found, evaluated=np.unique(first))
-    return data, found
+    if sources.num_images is not None and np.isin(detections.image_ids, first).all():
+        detections = dataclasses.replace(detections, evaluated=np.unique(first))
+    return data, detections
 
 
 def report(analysis: Analysis, sources: Sources) -> str:
     """The text for the terminal."""
     evaluation, best = analysis.evaluation, analysis.thresholds.overall
     AP50 = "n/a" if evaluation.metrics["AP50"] is None else f"{evaluation.metrics['AP50']:.3f}"
-    cut = "" if best.F1 is None else f", best F1 {best.F1:.3f} with score >= {best.shown_score()}"
+    F1 = "" if best.F1 is None else f", best F1 {best.F1:.3f} with score >= {best.shown_score()}"
     confused = confused_table(analysis)
-    missing = [] if sources.images is not None else ["pictures   none; give --images FOLDER"]
-    return "\n".join(
-        [
-            f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
-            f"{evaluation.num_detections} detections",
-            f"AP50 {AP50}{cut}",
-            "",
-            error_table(analysis),
-            "",
-            *([confused, ""] if confused else []),
-            *textwrap.wrap(analysis.advice, COLUMNS),
-            "",
-            *missing,
-            f"files      {sources.output}",
-        ]
-    )
+    lines = [
+        f"{evaluation.num_images} images, {evaluation.num_gt} objects, "
+        f"{evaluation.num_detections} detections",
+        f"AP50 {AP50}{F1}",
+        "",
+        error_table(analysis),
+        "",
+    ]
+    lines += [confused, ""] if confused else []
+    lines += [*textwrap.wrap(analysis.advice, COLUMNS), ""]
+    lines += [] if sources.images is not None else ["pictures   none; give --images FOLDER"]
+    return "\n".join([*lines, f"files      {sources.output}"])
 
 
 if __name__ == "__main__":

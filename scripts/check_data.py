@@ -41,7 +41,7 @@ from retinanet.tools.check_data.summary import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what was found; 1 when train.py would stop."""
+    """Print the issues; 1 when train.py would stop."""
     args = read_arguments(arguments)
     try:
         with composer("train") as reader:
@@ -85,30 +85,29 @@ def draw(
     settings: TrainConfig, issues: Sequence[Issue], readings: Mapping[str, Reading], folder: Path
 ) -> list[str]:
     """Write pictures into a folder; lines that name them."""
+
+    def names_of(sheets: Sequence[Path]) -> str:
+        return " ... ".join(dict.fromkeys((sheets[0].name, sheets[-1].name))) if sheets else ""
+
     lines = ["", f"pictures in {folder}"]
     if "train" in readings:
         train, size = readings["train"].data, settings.data
         sheets, unseen = draw_samples(train, "train", folder)
         more = f"; {unseen} classes are on none" if unseen else ", every class that has any"
-        lines.append(f"  {_names_of(sheets)}  images with their boxes{more}")
         objects = objects_at(train, min_size=size.min_size, max_size=size.max_size)
         anchors, iou = build.build_anchors(settings), settings.matching.positive_iou
         plot_box_sizes(objects, anchors, iou, size.min_size, folder / "box_sizes.png")
         splits = {split: reading.data for split, reading in readings.items()}
         plot_classes(splits, folder / "classes.png")
         lines += [
+            f"  {names_of(sheets)}  images with their boxes{more}",
             "  box_sizes.png  sizes of boxes, with the anchors",
             "  classes.png    boxes of every class",
         ]
     sheets = draw_findings(issues, folder)
     if sheets:
-        lines.append(f"  {_names_of(sheets)}  what was found, where it can be seen")
+        lines.append(f"  {names_of(sheets)}  what was found, where it can be seen")
     return lines
-
-
-def _names_of(sheets: Sequence[Path]) -> str:
-    """Names of numbered files: the first, and the last."""
-    return " ... ".join(dict.fromkeys((sheets[0].name, sheets[-1].name))) if sheets else ""
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import Batch
 from retinanet.devices import choose_device, choose_precision
-from retinanet.evaluation.coco import Evaluation, validate
+from retinanet.evaluation.average_precision import Evaluation, validate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.tools.report.style import COLORS, house_style, save_png
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint

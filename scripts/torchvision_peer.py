@@ -29,7 +29,7 @@ from retinanet.config import TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import DIVISOR, Batch, BatchLoader, eval_plan
 from retinanet.devices import autocast
-from retinanet.evaluation.coco import Evaluation, evaluate
+from retinanet.evaluation.average_precision import Evaluation, evaluate
 from retinanet.evaluation.detect import DetectionArrays, as_arrays, merge
 from retinanet.model.backbone import build_resnet, norm_layer
 from retinanet.model.heads import group_norm

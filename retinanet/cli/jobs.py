@@ -16,7 +16,7 @@ from retinanet.data.coco import CocoData
 from retinanet.data.issues import raise_refused
 from retinanet.data.splits import missing_issues
 from retinanet.devices import choose_device, choose_precision
-from retinanet.evaluation.coco import validate
+from retinanet.evaluation.average_precision import validate
 from retinanet.evaluation.numbers import COCO_MAX_DETS
 from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.model.heads import count_classes

@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 # The weakest of 100 detections is mostly just above postprocess.score_threshold: then the others
 # do not matter. From this score on they may.
 CONFIDENT_SCORE = 0.3
-# Seconds between two lines of progress where there is no bar.
-TELL_EVERY = 60.0
+# Seconds between two log lines where there is no progress bar.
+LOG_EVERY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionArrays:
-    """Everything found in a set of images, sorted by image id, then score, best first."""
+    """Detections of a set of images, sorted by image id, then score, best first."""
 
     image_ids: np.ndarray  # (D,) int64
     boxes: np.ndarray  # (D, 4) float64 x, y, width, height in pixels of the file
@@ -41,16 +41,6 @@ class DetectionArrays:
 
     def __len__(self) -> int:
         return len(self.scores)
-
-
-_NOTHING = DetectionArrays(
-    image_ids=np.zeros(0, np.int64),
-    boxes=np.zeros((0, 4)),
-    scores=np.zeros(0),
-    labels=np.zeros(0, np.int64),
-    evaluated=np.zeros(0, np.int64),
-    num_capped=0,
-)
 
 
 def detect(
@@ -73,7 +63,7 @@ def detect(
         device: where the batches go.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; of the forward pass only.
         compiled: by torch.compile.
-        progress: show a bar with images/s on rank 0, or a line each minute.
+        progress: show a bar with images/s on rank 0, or log a line each minute.
         stop_requested: asked after each batch, on each rank by itself.
 
     Returns:
@@ -96,23 +86,13 @@ def detect(
     return merge(gather_objects(merge(parts)))
 
 
-@torch.inference_mode()
 def detect_batch(
     model: RetinaNet, postprocess: Postprocess, batch: Batch, precision: str
 ) -> DetectionArrays:
-    """Detections of one batch that is on the model's device already.
-
-    Raises:
-        FloatingPointError: the model's output is not a number.
-    """
-    found = detect_images(
-        model,
-        postprocess,
-        (batch.images, batch.sizes, batch.original_sizes),
-        precision,
-        batch.image_ids.tolist(),
-    )
-    return as_arrays(found, batch.image_ids, postprocess.detections)
+    """Detections of one batch that is on the model's device already."""
+    images = batch.images, batch.sizes, batch.original_sizes
+    detections = detect_images(model, postprocess, images, precision, batch.image_ids.tolist())
+    return as_arrays(detections, batch.image_ids, postprocess.detections)
 
 
 @torch.inference_mode()
@@ -140,62 +120,32 @@ def detect_images(
         logits, deltas, anchors = model(images, sizes)
     undefined = logits.amax(dim=(1, 2)).isnan()  # (B,)
     if undefined.any():
-        remedy = "" if precision == "fp32" else f", or precision={precision} overflows: try fp32"
+        fix = "" if precision == "fp32" else f", or precision={precision} overflows: try fp32"
         which = ", ".join(str(names[i]) for i in undefined.nonzero().flatten().tolist())
         raise FloatingPointError(
-            f"the model gives nan as logits of images [{which}]; its weights are not "
-            f"finite{remedy}."
+            f"the model gives nan as logits of images [{which}]; its weights are not finite{fix}."
         )
     level_sizes = model.level_sizes(*images.shape[-2:])
-    found = postprocess(logits, deltas, anchors, sizes, level_sizes)
-    return [to_original(*image) for image in zip(found, sizes, original_sizes, strict=True)]
+    detections = postprocess(logits, deltas, anchors, sizes, level_sizes)
+    return [to_original(*image) for image in zip(detections, sizes, original_sizes, strict=True)]
 
 
-def merge(parts: Sequence[DetectionArrays]) -> DetectionArrays:
-    """Several sets of images as one, sorted by image id.
+def as_arrays(detections: Sequence[Detections], image_ids: Tensor, cap: int) -> DetectionArrays:
+    """Detections of one batch as arrays on the CPU.
 
     Args:
-        parts: each with the detections of an image next to each other, best first, as
-            post-processing leaves them. So they stay.
-
-    Raises:
-        ValueError: an image is in two of them.
+        detections: of B images, best first.
+        image_ids: (B,).
+        cap: ``postprocess.detections``.
     """
-    parts = [_NOTHING, *parts]  # a rank may have no image at all
-    evaluated, count = np.unique(np.concatenate([p.evaluated for p in parts]), return_counts=True)
-    if (count > 1).any():
-        raise ValueError(
-            f"images {evaluated[count > 1][:10].tolist()} were evaluated twice; each must come "
-            f"from one rank and one batch."
-        )
-    image_ids = np.concatenate([part.image_ids for part in parts])
-    scores = np.concatenate([part.scores for part in parts])
-    order = np.argsort(image_ids, kind="stable")
-    return DetectionArrays(
-        image_ids=image_ids[order],
-        boxes=np.concatenate([part.boxes for part in parts])[order],
-        scores=scores[order],
-        labels=np.concatenate([part.labels for part in parts])[order],
-        evaluated=evaluated,
-        num_capped=sum(part.num_capped for part in parts),
-    )
-
-
-def as_arrays(found: Sequence[Detections], image_ids: Tensor, cap: int) -> DetectionArrays:
-    """Detections of one batch as arrays on the CPU."""
-    counts = [len(image.scores) for image in found]
-    image_ids = image_ids.cpu().numpy()
-    boxes, scores, labels = (torch.cat(field).cpu().numpy() for field in zip(*found, strict=True))
+    ids = image_ids.cpu().numpy()
+    row_ids = ids.repeat([len(image.scores) for image in detections])
+    fields = zip(*detections, strict=True)
+    boxes, scores, labels = (torch.cat(field).cpu().numpy() for field in fields)
     boxes = boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]  # x, y, width, height
-    return DetectionArrays(
-        image_ids=image_ids.repeat(counts),
-        boxes=boxes,
-        scores=scores.astype(np.float64),
-        labels=labels,
-        evaluated=image_ids,
-        num_capped=count_capped(image_ids.repeat(counts), scores, cap),
-    )
+    num_capped = count_capped(row_ids, scores, cap)
+    return DetectionArrays(row_ids, boxes, scores.astype(np.float64), labels, ids, num_capped)
 
 
 def count_capped(image_ids: np.ndarray, scores: np.ndarray, cap: int) -> int:
@@ -210,11 +160,39 @@ def count_capped(image_ids: np.ndarray, scores: np.ndarray, cap: int) -> int:
     return int((counts == cap).sum())
 
 
+def merge(parts: Sequence[DetectionArrays]) -> DetectionArrays:
+    """Several sets of images as one, sorted by image id.
+
+    Args:
+        parts: each with the detections of an image next to each other, best first, as
+            post-processing leaves them. So they stay.
+
+    Raises:
+        ValueError: an image is in two of them.
+    """
+    ids = np.zeros(0, np.int64)  # a rank may have no image at all
+    nothing = DetectionArrays(ids, np.zeros((0, 4)), np.zeros(0), ids, ids, num_capped=0)
+    parts = [nothing, *parts]
+    evaluated, count = np.unique(np.concatenate([p.evaluated for p in parts]), return_counts=True)
+    if (count > 1).any():
+        raise ValueError(
+            f"images {evaluated[count > 1][:10].tolist()} were evaluated twice; each must come "
+            f"from one rank and one batch."
+        )
+    order = np.argsort(np.concatenate([part.image_ids for part in parts]), kind="stable")
+    columns = ("image_ids", "boxes", "scores", "labels")
+    return DetectionArrays(
+        **{name: np.concatenate([getattr(p, name) for p in parts])[order] for name in columns},
+        evaluated=evaluated,
+        num_capped=sum(part.num_capped for part in parts),
+    )
+
+
 def _with_progress(loader: Iterable[Batch], show: bool) -> Iterable[Batch]:
     """The batches, behind a bar that counts images, or a line of the log now and then."""
     total = len(loader) if hasattr(loader, "__len__") else None
     num_images, start = 0, time.monotonic()
-    told = start
+    logged = start
     with tqdm(
         total=total,
         desc="detect",
@@ -231,7 +209,7 @@ def _with_progress(loader: Iterable[Batch], show: bool) -> Iterable[Batch]:
             rate = f"{num_images / max(now - start, 1e-9):.1f} images/s"
             bar.set_postfix_str(rate, refresh=False)
             bar.update()
-            if show and bar.disable and now - told >= TELL_EVERY:
-                told = now
+            if show and bar.disable and now - logged >= LOG_EVERY:
+                logged = now
                 of_all = "" if total is None else f" of {total}"
                 logger.info("detect     batch %d%s, %s", number, of_all, rate)

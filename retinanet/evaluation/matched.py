@@ -7,22 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import as_objects, rows_of
+from retinanet.evaluation.average_precision import as_objects
 from retinanet.evaluation.detect import DetectionArrays
-from retinanet.fast.coco_eval import (
-    AREAS,
-    Objects,
-    match,
-    not_counted,
-    pairs,
-    rank_detections,
-)
+from retinanet.evaluation.numbers import COCO_MAX_DETS
+from retinanet.fast.coco_eval import AREAS, Objects, match, not_counted, pairs, rank_detections
 
 # COCO's main rule at its lowest threshold: objects of any size, 100 detections of a class.
 IOU = 0.5
-MAX_DETS = 100
+MAX_DETS = COCO_MAX_DETS[-1]
 ALL_SIZES = AREAS[:1]
-
 # Detections looked at together: a few hundred bytes for each object beside one.
 CHUNK = 2**15
 
@@ -36,10 +29,9 @@ class Matched:
     """
 
     truth: Objects  # G
-    truth_row: np.ndarray  # (G,) int64, row of the data set
     owner: np.ndarray  # (G,) int64, the detection of each object, -1: none
-    found: Objects  # D
-    found_row: np.ndarray  # (D,) int64, row of the detections as given
+    detections: Objects  # D
+    detection_row: np.ndarray  # (D,) int64, row of the detections as given
     scores: np.ndarray  # (D,) float64
     right: np.ndarray  # (D,) bool
     ignored: np.ndarray  # (D,) bool
@@ -69,25 +61,20 @@ def match_detections(
     Raises:
         ValueError: data without annotations, or images that it does not list.
     """
-    if not data.annotated:
-        raise ValueError(f"{data.path} has no annotations; its detections cannot be judged.")
-    image_ids = detections.evaluated
-    rows, truth, crowd, found = as_objects(data, detections, image_ids, rows_of(data, image_ids))
-    ranking = rank_detections(found, detections.scores, max_dets)
+    _, truth, crowd, detected = as_objects(data, detections, detections.evaluated)
+    ranking = rank_detections(detected, detections.scores, max_dets)
     ignore = not_counted(truth, crowd, ALL_SIZES)
     matches = match(truth, crowd, ignore, ranking, np.array([IOU]), ALL_SIZES)
-    matched, ignored = matches.matched[0, 0], matches.ignored[0, 0]
-    counted = ~ignore[0]
+    ignored, counted = matches.ignored[0, 0], ~ignore[0]
     return Matched(
-        truth=Objects(*(column[counted] for column in truth)),
-        truth_row=rows[counted],
+        truth=truth.take(counted),
         owner=matches.owner[0, 0, counted].astype(np.int64),
-        found=ranking.found,
-        found_row=ranking.order,
+        detections=ranking.detections,
+        detection_row=ranking.order,
         scores=ranking.scores,
-        right=matched & ~ignored,
+        right=matches.matched[0, 0] & ~ignored,
         ignored=ignored,
-        image_ids=image_ids,
+        image_ids=detections.evaluated,
         num_classes=len(data.category_ids),
     )
 
@@ -103,11 +90,11 @@ def overlaps(matched: Matched, least: float) -> tuple[np.ndarray, np.ndarray, np
     Returns:
         (P,) detection, increasing, (P,) object, (P,) IoU.
     """
-    truth, found = of_one_class(matched.truth), of_one_class(matched.found)
+    truth, detections = of_one_class(matched.truth), of_one_class(matched.detections)
     no_crowd = np.zeros(len(truth.label), dtype=bool)
     parts = []
     for start in range(0, max(len(matched.scores), 1), CHUNK):
-        some = Objects(*(column[start : start + CHUNK] for column in found))
+        some = detections.take(slice(start, start + CHUNK))
         detection, gt, iou = pairs(truth, no_crowd, some, least)
         parts.append((detection + start, gt, iou))
     return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -15,6 +15,9 @@ from retinanet.data.records import shown
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.matched import IOU, MAX_DETS, Matched, match_detections
 
+# Where the best score is not known; sheets of predictions have it too.
+DEFAULT_SCORE = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class BestF1:
@@ -65,16 +68,16 @@ def thresholds_of(matched: Matched) -> Thresholds:
     """The same of detections that are matched already."""
     order = np.argsort(-matched.scores, kind="stable")
     order = order[~matched.ignored[order]]
-    label, scores, right = matched.found.label[order], matched.scores[order], matched.right[order]
+    label = matched.detections.label[order]
+    scores, right = matched.scores[order], matched.right[order]
     num_objects = matched.num_objects().tolist()
-    overall = best_f1(scores, right, sum(num_objects))
     by_class = np.argsort(label, kind="stable")  # classes apart, each still by score
     ends = np.searchsorted(label[by_class], np.arange(1, matched.num_classes))
     classes = [
         best_f1(scores[rows], right[rows], count)
         for rows, count in zip(np.split(by_class, ends), num_objects, strict=True)
     ]
-    return Thresholds(IOU, overall, tuple(classes))
+    return Thresholds(IOU, best_f1(scores, right, sum(num_objects)), tuple(classes))
 
 
 def best_f1(scores: np.ndarray, right: np.ndarray, num_objects: int) -> BestF1:
@@ -99,10 +102,6 @@ def best_f1(scores: np.ndarray, right: np.ndarray, num_objects: int) -> BestF1:
         precision=float(true[best] / kept[best]),
         recall=float(true[best] / num_objects),
     )
-
-
-# Where the best score is not known; sheets of predictions have it too.
-DEFAULT_SCORE = 0.3
 
 
 def min_scores(
@@ -134,29 +133,27 @@ def known_thresholds(state: dict[str, Any], num_classes: int) -> dict[str, Any] 
     """The scores at which F1 was largest when a checkpoint was evaluated.
 
     Returns:
-        ``{"iou", "score", "f1", "classes"}``: the IoU of a right detection, the best score for all
-        classes together and its F1, and a list of the best score of each label. A score is None
-        where nothing was ever right. None for checkpoints without: those that were not evaluated,
-        of older versions and of other projects.
+        As :meth:`Thresholds.plain`; a score is None where nothing was ever right. None for
+        checkpoints that were not evaluated, of older versions and of other projects.
 
     Raises:
         ValueError: they are not that, or of another number of classes.
     """
-    found = state.get("thresholds")
-    if found is None:
+    known = state.get("thresholds")
+    if known is None:
         return None
-    listed = found.get("classes") if isinstance(found, dict) else None
+    listed = known.get("classes") if isinstance(known, dict) else None
     if not isinstance(listed, list) or len(listed) != num_classes:
         got = f"{len(listed)} of them" if isinstance(listed, list) else "no such list"
         raise ValueError(
             f"the checkpoint's thresholds must list a score for each of its {num_classes} classes, "
             f"got {got}."
         )
-    known = [v for v in (found.get("score"), found.get("f1"), *listed) if v is not None]
-    for value in (found.get("iou"), *known):
+    may_be_none = [v for v in (known.get("score"), known.get("f1"), *listed) if v is not None]
+    for value in (known.get("iou"), *may_be_none):
         if type(value) not in (int, float) or not 0 <= value <= 1:
             raise ValueError(
                 f"the checkpoint's thresholds must be numbers from 0 to 1, or None where nothing "
                 f"is known, got {shown(value)}. Use a checkpoint as train.py wrote it."
             )
-    return {key: found.get(key) for key in ("iou", "score", "f1", "classes")}
+    return {key: known.get(key) for key in ("iou", "score", "f1", "classes")}

@@ -26,14 +26,18 @@ class Objects(NamedTuple):
     box: np.ndarray  # (N, 4) float64 x, y, width, height
     area: np.ndarray  # (N,) float64; of annotations as the file says
 
+    def take(self, rows: np.ndarray | slice) -> Objects:
+        """Some of them, by index or mask."""
+        return Objects(*(column[rows] for column in self))
+
 
 class Ranking(NamedTuple):
     """The detections that count, by image and class, the best first."""
 
-    order: np.ndarray  # (D,) int64, where each stands among all that were given
-    found: Objects
+    order: np.ndarray  # (D,) int64, index of each among all that were given
+    detections: Objects
     scores: np.ndarray  # (D,) float64
-    rank: np.ndarray  # (D,) int64, place within its image and class, from 0
+    rank: np.ndarray  # (D,) int64, position within its image and class, from 0
 
 
 class Matches(NamedTuple):
@@ -41,13 +45,13 @@ class Matches(NamedTuple):
 
     matched: np.ndarray  # (T, S, D) bool
     ignored: np.ndarray  # (T, S, D) bool, counts neither as right nor as wrong
-    owner: np.ndarray  # (T, S, G) int32, the detection that found each object; -1: none
+    owner: np.ndarray  # (T, S, G) int32, the detection that matched each object; -1: none
 
 
 def precision_recall(
     truth: Objects,
     crowd: np.ndarray,
-    found: Objects,
+    detections: Objects,
     scores: np.ndarray,
     num_classes: int,
     max_dets: tuple[int, int, int],
@@ -57,7 +61,7 @@ def precision_recall(
     Args:
         truth: ground truth, G objects.
         crowd: (G,) bool.
-        found: D detections, in any order.
+        detections: D of them, in any order.
         scores: (D,) float64, finite.
         num_classes: K.
         max_dets: best detections of a class in an image that count, increasing.
@@ -66,78 +70,80 @@ def precision_recall(
         precision (T, R, K, S) with the last of ``max_dets``, recall (T, K, S, 3); -1 for classes
         and sizes without ground truth.
     """
-    ranking = rank_detections(found, scores, max_dets[-1])
+    T, R, S, K = len(IOUS), len(RECALLS), len(AREAS), num_classes
+    precision, recall = -np.ones((T, R, K, S)), -np.ones((T, K, S, len(max_dets)))
     ignore = not_counted(truth, crowd)
+    ranking = rank_detections(detections, scores, max_dets[-1])
     matches = match(truth, crowd, ignore, ranking)
-    return _accumulate(truth, ignore, ranking, matches, num_classes, max_dets)
-
-
-def rank_detections(found: Objects, scores: np.ndarray, limit: int) -> Ranking:
-    """The detections that count.
-
-    Args:
-        found: in any order.
-        scores: of them, finite.
-        limit: best detections of a class in an image that count.
-    """
-    # Within an image and class the best first; of equal scores the one that came first.
-    order = np.lexsort((-scores, found.label, found.image))
-    found, scores = Objects(*(column[order] for column in found)), scores[order]
-    rank = _rank(found)
-    kept = rank < limit
-    found = Objects(*(column[kept] for column in found))
-    return Ranking(order[kept], found, scores[kept], rank[kept])
+    label = ranking.detections.label
+    order = np.lexsort((-ranking.scores, label))  # stable: equal scores in the order of images
+    starts = np.searchsorted(label[order], np.arange(K + 1))
+    for k in range(K):
+        mine = order[starts[k] : starts[k + 1]]
+        num_objects = (~ignore[:, truth.label == k]).sum(axis=1)  # (S,)
+        for s in np.flatnonzero(num_objects):
+            counts = ~matches.ignored[:, s, mine]  # (T, D)
+            right = matches.matched[:, s, mine] & counts
+            for m, limit in enumerate(max_dets):
+                seen = right[:, ranking.rank[mine] < limit]
+                recall[:, k, s, m] = seen.sum(axis=1) / num_objects[s]
+            true = right.cumsum(axis=1, dtype=np.float64)
+            false = (counts & ~right).cumsum(axis=1, dtype=np.float64)
+            precision[:, :, k, s] = precision_at_recalls(true, false, num_objects[s])
+    return precision, recall
 
 
 def not_counted(truth: Objects, crowd: np.ndarray, areas: np.ndarray = AREAS) -> np.ndarray:
-    """(S, G) bool: crowds, and objects of another size; nobody has to find them."""
+    """(S, G) bool: crowds, and objects of another size; they need not be detected."""
     return (truth.area < areas[:, :1]) | (truth.area > areas[:, 1:]) | crowd
 
 
-def _rank(found: Objects) -> np.ndarray:
-    """(D,) place of each sorted detection within its image and class, from 0."""
-    changes = (np.diff(found.image) != 0) | (np.diff(found.label) != 0)
-    start = np.flatnonzero(np.concatenate([[True], changes])) if len(found.image) else np.zeros(0)
-    length = np.diff(np.append(start, len(found.image))).astype(np.int64)
-    return np.arange(len(found.image)) - np.repeat(start.astype(np.int64), length)
+def rank_detections(detections: Objects, scores: np.ndarray, limit: int) -> Ranking:
+    """The ``limit`` best detections of every class in every image; of equal scores the first."""
+    order = np.lexsort((-scores, detections.label, detections.image))
+    image, label = detections.image[order], detections.label[order]
+    changes = (np.diff(image, prepend=-1) != 0) | (np.diff(label, prepend=-1) != 0)
+    start = np.flatnonzero(changes)  # of each image and class
+    rank = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order))))
+    kept = rank < limit
+    order = order[kept]
+    return Ranking(order, detections.take(order), scores[order], rank[kept])
 
 
 def pairs(
-    truth: Objects, crowd: np.ndarray, found: Objects, least: float = IOUS[0]
-) -> tuple[np.ndarray, ...]:
+    truth: Objects, crowd: np.ndarray, detections: Objects, least: float = IOUS[0]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Detections and objects of one image and class that overlap enough to match.
 
     Args:
         truth: G objects.
         crowd: (G,) bool.
-        found: D detections.
+        detections: D of them.
         least: IoU of a pair, above 0.
 
     Returns:
         (P,) index of the detection, (P,) index of the object, (P,) IoU. For crowds the
         intersection is divided by the detection's area alone.
     """
-    K = 1 + max(truth.label.max(initial=0), found.label.max(initial=0))
+    K = 1 + max(truth.label.max(initial=0), detections.label.max(initial=0))
     key = truth.image * K + truth.label  # one number for each image and class
     order = np.argsort(key, kind="stable")
-    first, last = (
-        np.searchsorted(key[order], found.image * K + found.label, side)
-        for side in ("left", "right")
-    )
+    wanted = detections.image * K + detections.label
+    first, last = (np.searchsorted(key[order], wanted, side) for side in ("left", "right"))
     count = last - first  # (D,) objects of the image and class
     detection = np.repeat(np.arange(len(count)), count)  # (P,)
-    place = np.arange(len(detection)) - np.repeat(count.cumsum() - count, count)
-    thing = order[first[detection] + place]
+    nth = np.arange(len(detection)) - np.repeat(count.cumsum() - count, count)
+    gt = order[first[detection] + nth]
 
-    a, b = found.box[detection], truth.box[thing]
+    a, b = detections.box[detection], truth.box[gt]
     low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
     width, height = (high - low).clip(min=0).T
     shared = width * height
     own, other = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
-    union = np.where(crowd[thing], own, own + other - shared)
+    union = np.where(crowd[gt], own, own + other - shared)
     iou = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
     kept = iou >= least
-    return detection[kept], thing[kept], iou[kept]
+    return detection[kept], gt[kept], iou[kept]
 
 
 def match(
@@ -158,20 +164,18 @@ def match(
         ious: (T,) thresholds, none below 0.5.
         areas: (S, 2) square pixels; a detection of another size that matches nothing is ignored.
     """
-    found, rank = ranking.found, ranking.rank
+    area, rank = ranking.detections.area, ranking.rank
     T, S, D, G = len(ious), len(areas), len(rank), len(crowd)
-    # A detection that matches nothing counts if it has the size that is looked at.
-    area = found.area
-    small_or_large = (area < areas[:, :1]) | (area > areas[:, 1:])  # (S, D)
+    other_size = (area < areas[:, :1]) | (area > areas[:, 1:])  # (S, D)
     matched = np.zeros((T, S, D), dtype=bool)
-    ignored = np.repeat(small_or_large[None], T, axis=0)
+    ignored = np.repeat(other_size[None], T, axis=0)
     owner = np.full((T, S, G), -1, dtype=np.int32)
-    detection, thing, iou = pairs(truth, crowd, found)
+    detection, gt, iou = pairs(truth, crowd, ranking.detections)
     order = np.argsort(rank[detection], kind="stable")
-    detection, thing, iou = detection[order], thing[order], iou[order]
+    detection, gt, iou = detection[order], gt[order], iou[order]
     turns = np.flatnonzero(np.diff(rank[detection], prepend=-1))
     for start, end in pairwise([*turns, len(detection)]):
-        d, g, overlap = detection[start:end], thing[start:end], iou[start:end]  # (P,) this turn
+        d, g, overlap = detection[start:end], gt[start:end], iou[start:end]  # (P,) this turn
         enough = overlap >= np.minimum(ious, 1 - 1e-10)[:, None, None]  # (T, 1, P)
         free = enough & ((owner[:, :, g] < 0) | crowd[g])  # (T, S, P)
         counts = ~ignore[:, g]  # (S, P)
@@ -188,15 +192,10 @@ def match(
 
 
 def _last_best(allowed: np.ndarray, overlap: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    """Which pair of each detection overlaps most; of equal ones the last, as the loop finds it.
+    """(T, S, N) the allowed pair of each detection that overlaps most, the last of equals; or -1.
 
-    Args:
-        allowed: (T, S, P) bool.
-        overlap: (P,) above 0.
-        segment: (N,) where the pairs of each detection begin.
-
-    Returns:
-        (T, S, N) index of a pair, -1 where none is allowed.
+    ``allowed`` is (T, S, P), ``overlap`` (P,) above 0, ``segment`` (N,) where the pairs of each
+    detection begin.
     """
     value = np.where(allowed, overlap, 0.0)
     most = np.maximum.reduceat(value, segment, axis=2)  # (T, S, N)
@@ -205,48 +204,19 @@ def _last_best(allowed: np.ndarray, overlap: np.ndarray, segment: np.ndarray) ->
     return np.maximum.reduceat(np.where(is_best, np.arange(len(overlap)), -1), segment, axis=2)
 
 
-def _accumulate(
-    truth: Objects,
-    ignore: np.ndarray,
-    ranking: Ranking,
-    matches: Matches,
-    num_classes: int,
-    max_dets: tuple[int, int, int],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Curves of every class and size; see :func:`precision_recall`."""
-    T, R, S, K = len(IOUS), len(RECALLS), len(AREAS), num_classes
-    precision, recall = -np.ones((T, R, K, S)), -np.ones((T, K, S, len(max_dets)))
-    found, scores, rank = ranking.found, ranking.scores, ranking.rank
-    order = np.lexsort((-scores, found.label))  # stable: equal scores in the order of images
-    starts = np.searchsorted(found.label[order], np.arange(K + 1))
-    for k in range(K):
-        mine = order[starts[k] : starts[k + 1]]
-        num_objects = (~ignore[:, truth.label == k]).sum(axis=1)  # (S,)
-        for s in np.flatnonzero(num_objects):
-            counts = ~matches.ignored[:, s, mine]  # (T, D)
-            right = matches.matched[:, s, mine] & counts
-            for m, limit in enumerate(max_dets):
-                recall[:, k, s, m] = right[:, rank[mine] < limit].sum(axis=1) / num_objects[s]
-            true = right.cumsum(axis=1, dtype=np.float64)
-            false = (counts & ~right).cumsum(axis=1, dtype=np.float64)
-            precision[:, :, k, s] = precision_at_recalls(true, false, num_objects[s])
-    return precision, recall
-
-
 def precision_at_recalls(true: np.ndarray, false: np.ndarray, num_objects: int) -> np.ndarray:
     """(T, R) precision where each recall is reached first, 0 where it never is.
 
     Args:
         true: (T, D) right detections so far.
         false: (T, D) wrong ones.
-        num_objects: that could be found.
+        num_objects: that could be detected.
     """
-    reached = true / num_objects
     precision = true / (false + true + np.spacing(1))
     # The best that is possible at this recall or a higher one.
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     result = np.zeros((len(true), len(RECALLS)))
-    for row, (recalls, values) in enumerate(zip(reached, precision, strict=True)):
+    for row, (recalls, values) in enumerate(zip(true / num_objects, precision, strict=True)):
         at = np.searchsorted(recalls, RECALLS, side="left")
         possible = at < len(values)
         result[row, possible] = values[at[possible]]

@@ -75,30 +75,24 @@ def best_overlaps(objects: Objects, generator: AnchorGenerator) -> Tensor:
     Of all anchors of one shape the one whose center is next to that of the box overlaps it most,
     so one for each shape is enough; the numbers are those of all anchors of the padded image.
     """
-    parts = [
-        _best(boxes, padded, generator)
-        for boxes, padded in zip(
-            objects.boxes.split(CHUNK), objects.padded.split(CHUNK), strict=True
-        )
-    ]
-    return torch.cat(parts) if parts else objects.boxes.new_zeros(0)
-
-
-def _best(boxes: Tensor, padded: Tensor, generator: AnchorGenerator) -> Tensor:
-    center = 0.5 * (boxes[:, :2] + boxes[:, 2:]).double()[:, None]  # (N, 1, 2)
-    best = boxes.new_zeros(len(boxes))
-    rows_and_columns = grid_sizes(padded[:, 0], padded[:, 1])
-    for size, stride, grid in zip(generator.sizes, STRIDES, rows_and_columns, strict=True):
-        cells = torch.stack(grid, dim=1)[:, None]  # (N, 1, 2) rows, columns
-        strides = padded[:, None] // cells if generator.rounded else torch.full_like(cells, stride)
-        cells, strides = cells.flip(-1), strides.flip(-1).double()  # x, y
-        shapes = generator.cell_anchors(size)  # (a, 4)
-        middle = 0.5 * (shapes[:, :2] + shapes[:, 2:])  # (a, 2)
-        place = (center - middle) / strides - generator.offset  # (N, a, 2)
-        place = place.round().clamp(min=0).minimum(cells - 1)
-        shift = (place + generator.offset) * strides
-        anchors = (shapes + shift.repeat(1, 1, 2)).float()  # (N, a, 4)
-        best = torch.maximum(best, box_iou(boxes[:, None], anchors)[:, 0].amax(dim=1))
+    best = objects.boxes.new_zeros(len(objects.boxes))
+    for start in range(0, len(best), CHUNK):
+        boxes, padded, _ = (column[start : start + CHUNK] for column in objects)
+        center = 0.5 * (boxes[:, :2] + boxes[:, 2:]).double()[:, None]  # (N, 1, 2)
+        grids = grid_sizes(padded[:, 0], padded[:, 1])
+        for size, stride, grid in zip(generator.sizes, STRIDES, grids, strict=True):
+            cells = torch.stack(grid, dim=1)[:, None]  # (N, 1, 2) rows, columns
+            rounded = generator.rounded
+            strides = padded[:, None] // cells if rounded else torch.full_like(cells, stride)
+            cells, strides = cells.flip(-1), strides.flip(-1).double()  # x, y
+            shapes = generator.cell_anchors(size)  # (a, 4)
+            middle = 0.5 * (shapes[:, :2] + shapes[:, 2:])  # (a, 2)
+            cell = (center - middle) / strides - generator.offset  # (N, a, 2)
+            cell = cell.round().clamp(min=0).minimum(cells - 1)
+            shift = (cell + generator.offset) * strides
+            anchors = (shapes + shift.repeat(1, 1, 2)).float()  # (N, a, 4)
+            iou = box_iou(boxes[:, None], anchors)[:, 0].amax(dim=1)
+            best[start : start + CHUNK] = torch.maximum(best[start : start + CHUNK], iou)
     return best
 
 

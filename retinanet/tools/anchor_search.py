@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -77,12 +77,11 @@ def propose_anchors(
         return [key for key in SEARCHED if getattr(anchors, key) != getattr(now, key)]
 
     def effort(anchors: AnchorGenerator) -> tuple[int, int, float]:
-        ends = [(anchors.sizes[i], now.sizes[i]) for i in (0, -1)]
-        distance = sum(abs(math.log(new / old)) for new, old in ends)
+        distance = sum(abs(math.log(anchors.sizes[i] / now.sizes[i])) for i in (0, -1))
         return len(changes(anchors)), anchors.num_per_cell, distance
 
     some = objects.spread(SEARCHED_BOXES)
-    tried = [(share_lost(some, anchors), anchors) for anchors in _grid(now, _fitted_ratios(some))]
+    tried = [(share_lost(some, anchors), anchors) for anchors in _grid(now, some)]
     proposals: list[Proposal] = []
     for most in (now.num_per_cell, math.inf):
         allowed = [(share, anchors) for share, anchors in tried if anchors.num_per_cell <= most]
@@ -91,12 +90,34 @@ def propose_anchors(
         share = share_lost(objects, best)
         if share <= uncovered - WORTH:
             overrides = (f"anchors.{k}={value_text(list(getattr(best, k)))}" for k in changes(best))
-            same = best.num_per_cell == now.num_per_cell
-            cost = f"{best.num_per_cell} anchors per cell, "
-            cost += "as now" if same else f"now {now.num_per_cell}"
+            number = (
+                "as now" if best.num_per_cell == now.num_per_cell else f"now {now.num_per_cell}"
+            )
+            cost = f"{best.num_per_cell} anchors per cell, {number}"
             proposals.append(Proposal(tuple(overrides), share, cost))
             uncovered = share
     return proposals
+
+
+def _grid(now: AnchorGenerator, objects: Objects) -> Iterator[AnchorGenerator]:
+    """All anchors that are tried, those as set first."""
+    yield now
+    sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]).double().clamp(min=1e-3)
+    logs = (sides[:, 1] / sides[:, 0]).log().numpy()  # of heights to widths
+    fitted = [np.exp(np.quantile(logs, shares)) for shares in QUANTILES]
+    fitted = [tuple(dict.fromkeys(float(f"{ratio:.2g}") for ratio in row)) for row in fitted]
+    all_ratios = list(dict.fromkeys([now.ratios, *fitted, WIDE_RATIOS]))
+    for first, factor, count, ratios in product(SMALLEST, FACTORS, NUM_SCALES, all_ratios):
+        scales = tuple(round(factor ** (i / count), 3) for i in range(count))
+        # As set where it is the same but for rounding: no change to show.
+        same = len(scales) == len(now.scales) and np.allclose(scales, now.scales, atol=1e-3)
+        yield AnchorGenerator(
+            sizes=[round(first * factor**level) for level in range(len(STRIDES))],
+            scales=now.scales if same else scales,
+            ratios=ratios,
+            offset=now.offset,
+            rounding="torchvision" if now.rounded else "none",
+        )
 
 
 def propose_size(
@@ -124,28 +145,3 @@ def propose_size(
         if share <= TOO_MANY:
             break
     return best
-
-
-def _grid(now: AnchorGenerator, fitted: Sequence[tuple[float, ...]]) -> Iterator[AnchorGenerator]:
-    """All anchors that are tried, those as set first."""
-    yield now
-    all_ratios = list(dict.fromkeys([now.ratios, *fitted, WIDE_RATIOS]))
-    for first, factor, count, ratios in product(SMALLEST, FACTORS, NUM_SCALES, all_ratios):
-        scales = tuple(round(factor ** (i / count), 3) for i in range(count))
-        # As set where it is the same but for rounding: no change to show.
-        same = len(scales) == len(now.scales) and np.allclose(scales, now.scales, atol=1e-3)
-        yield AnchorGenerator(
-            sizes=[round(first * factor**level) for level in range(len(STRIDES))],
-            scales=now.scales if same else scales,
-            ratios=ratios,
-            offset=now.offset,
-            rounding="torchvision" if now.rounded else "none",
-        )
-
-
-def _fitted_ratios(objects: Objects) -> list[tuple[float, ...]]:
-    """Ratios at quantiles of those of the boxes, of two digits."""
-    sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]).double().clamp(min=1e-3)
-    ratios = (sides[:, 1] / sides[:, 0]).log().numpy()  # of heights to widths
-    fitted = [np.exp(np.quantile(ratios, shares)) for shares in QUANTILES]
-    return [tuple(dict.fromkeys(float(f"{ratio:.2g}") for ratio in row)) for row in fitted]

@@ -67,11 +67,6 @@ def run(model, batches, precision="fp32", **settings) -> DetectionArrays:
     return detect(model, Postprocess(**SETTINGS | settings), batches, CPU, precision)
 
 
-def assert_same(one: DetectionArrays, other: DetectionArrays) -> None:
-    for field in dataclasses.fields(DetectionArrays):
-        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
-
-
 def test_boxes_are_in_pixels_of_the_file():
     # Half the size in both directions, and the box ends at the image, not at the padding.
     found = run(OneBox(), [make_batch([7])])
@@ -83,21 +78,13 @@ def test_boxes_are_in_pixels_of_the_file():
 
 
 def test_images_without_detections_count_as_evaluated():
-    found = run(
-        OneBox(), [make_batch([9, 4]), make_batch([5], brightness=255)], score_threshold=0.5
-    )
+    batches = [make_batch([9, 4]), make_batch([5], brightness=255)]
+    found = run(OneBox(), batches, score_threshold=0.5)
     assert found.evaluated.tolist() == [4, 5, 9]
     assert found.image_ids.tolist() == [4, 9]
-
-
-def test_a_model_that_finds_nothing_is_ordinary():
-    found = run(OneBox(-20.0), [make_batch([1, 2])])
-    assert len(found) == 0
-    assert found.boxes.shape == (0, 4)
-    assert found.evaluated.tolist() == [1, 2]
-
-
-def test_no_batches_give_no_images():
+    nothing = run(OneBox(-20.0), batches)
+    assert (len(nothing), nothing.boxes.shape) == (0, (0, 4))
+    assert nothing.evaluated.tolist() == [4, 5, 9]
     assert run(OneBox(), []).evaluated.tolist() == []
 
 
@@ -107,19 +94,10 @@ def test_the_model_runs_in_eval_mode_and_keeps_its_own(training):
     run(model, [make_batch([1])])
     assert model.modes == [False]
     assert model.training is training
-
-
-def test_the_mode_stays_after_an_error():
-    model = OneBox().train()
     model.logit.data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError):
-        run(model, [make_batch([1])])
-    assert model.training
-
-
-def test_logits_that_are_not_numbers_stop_with_the_images():
     with pytest.raises(FloatingPointError, match=r"nan as logits of images \[3, 8\]"):
-        run(OneBox(float("nan")), [make_batch([3, 8])])
+        run(model, [make_batch([3, 8])])
+    assert model.training is training
 
 
 def test_precision_is_that_of_the_forward_pass():
@@ -142,26 +120,17 @@ def test_ranks_together_find_what_one_finds():
     batches = [make_batch([6, 1]), make_batch([3], brightness=50), make_batch([2, 5])]
     whole = run(OneBox(), batches)
     shares = [run(OneBox(), batches[rank::2]) for rank in range(2)]
-    assert_same(merge(shares), whole)
-    assert_same(merge(shares[::-1]), whole)
-
-
-def test_an_image_that_comes_twice_is_refused():
+    for merged in (merge(shares), merge(shares[::-1])):
+        for field in dataclasses.fields(DetectionArrays):
+            np.testing.assert_array_equal(getattr(merged, field.name), getattr(whole, field.name))
     with pytest.raises(ValueError, match=r"images \[2\] were evaluated twice"):
         run(OneBox(), [make_batch([1, 2]), make_batch([2])])
 
 
 def test_rows_are_sorted_by_image_and_within_it_stay_best_first():
-    found = run(OneBox(), [make_batch([9], brightness=100), make_batch([4]), make_batch([7])])
-    assert found.image_ids.tolist() == [4, 7, 9]
-    several = dataclasses.replace(
-        found,
-        image_ids=np.array([9, 9, 9, 4, 4]),
-        boxes=np.zeros((5, 4)),
-        scores=np.array([0.9, 0.9, 0.2, 0.8, 0.1]),
-        labels=np.array([2, 3, 1, 5, 4]),
-        evaluated=np.array([4, 9]),
-    )
+    scores, labels = np.array([0.9, 0.9, 0.2, 0.8, 0.1]), np.array([2, 3, 1, 5, 4])
+    ids = np.array([9, 9, 9, 4, 4])
+    several = DetectionArrays(ids, np.zeros((5, 4)), scores, labels, np.array([4, 9]), 0)
     assert merge([several]).labels.tolist() == [5, 4, 2, 3, 1]
 
 
@@ -175,65 +144,43 @@ def test_a_progress_bar_goes_to_terminals_only(monkeypatch, capsys, terminal):
     assert capsys.readouterr().out == ""
 
 
-def test_without_a_bar_a_line_tells_now_and_then(monkeypatch, caplog):
-    monkeypatch.setattr("retinanet.evaluation.detect.TELL_EVERY", 0.0)
+def test_without_a_bar_a_line_is_logged_now_and_then(monkeypatch, caplog):
+    monkeypatch.setattr("retinanet.evaluation.detect.LOG_EVERY", 0.0)
+    monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", True)
     batches = [make_batch([1, 2]), make_batch([3])]
     with caplog.at_level("INFO"):
-        monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", True)
         detect(OneBox(), Postprocess(**SETTINGS), batches, CPU, "fp32", progress=True)
-    told = {message.partition(",")[0] for message in caplog.messages}
-    assert told == {"detect     batch 1 of 2", "detect     batch 2 of 2"}
+    logged = {message.partition(",")[0] for message in caplog.messages}
+    assert logged == {"detect     batch 1 of 2", "detect     batch 2 of 2"}
 
 
-@pytest.fixture
-def small_set(tmp_path):
-    """Real files of several shapes, and annotations for them."""
-    sizes = [(60, 90), (90, 60), (75, 75), (60, 91), (40, 120)]
+def test_the_real_model_sees_every_image_the_same_in_any_batch(tmp_path):
     rng = np.random.default_rng(0)
     images = []
-    for number, (height, width) in enumerate(sizes, start=1):
+    for number, (height, width) in enumerate(
+        [(60, 90), (90, 60), (75, 75), (60, 91), (40, 120)], 1
+    ):
+        name = f"{number}.png"
         pixels = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        images.append(
-            {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
-        )
+        Image.fromarray(pixels).save(tmp_path / name)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
     categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
-    path = tmp_path / "annotations.json"
-    path.write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
-    return read_coco(path, tmp_path)
-
-
-def test_the_real_model_sees_every_image_the_same_in_any_batch(small_set):
-    model = RetinaNet(
-        backbone="tiny",
-        num_classes=2,
-        prior=0.3,
-        weights=None,
-        norm="group",
-        frozen_stages=0,
-        fpn_channels=16,
-        head_depth=1,
-        head_channels=16,
-    )
-    augment = Augment(
-        min_size=64, max_size=128, flip=0.0, min_sizes=None, scale=None, color=0.0, train=False
-    )
+    content = {"images": images, "categories": categories, "annotations": []}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    data = read_coco(tmp_path / "a.json", tmp_path)
+    small = {"fpn_channels": 16, "head_depth": 1, "head_channels": 16, "frozen_stages": 0}
+    model = RetinaNet("tiny", num_classes=2, prior=0.3, weights=None, norm="group", **small)
+    augment = Augment(min_size=64, max_size=128)
 
     def run_with(batch_size: int) -> DetectionArrays:
-        requests = eval_plan(small_set, augment, batch_size=batch_size)
-        loader = BatchLoader(
-            *(small_set, augment, requests),
-            seed=0,
-            workers=0,
-            on_bad_image="stop",
-            pin_memory=False,
-        )
-        return run(model, loader)
+        plans = eval_plan(data, augment, batch_size=batch_size)
+        how = {"seed": 0, "workers": 0, "on_bad_image": "stop", "pin_memory": False}
+        return run(model, BatchLoader(data, augment, plans, **how))
 
     found, alone = run_with(3), run_with(1)
     assert found.evaluated.tolist() == [1, 2, 3, 4, 5]
     assert len(found) > 20
-    sizes = small_set.sizes[found.image_ids - 1]
+    sizes = data.sizes[found.image_ids - 1]
     assert (found.boxes[:, :2] >= 0).all()
     assert (found.boxes[:, :2] + found.boxes[:, 2:] <= sizes[:, ::-1] + 1e-4).all()
     np.testing.assert_array_equal(found.image_ids, alone.image_ids)

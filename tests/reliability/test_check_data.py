@@ -216,23 +216,24 @@ def test_all_problems_of_both_files_are_listed_at_once(dataset, run):
     assert str(dataset.root / "train.json") not in printed  # names below data.root suffice
 
 
-def test_files_that_cannot_be_read_do_not_hide_the_other_split(dataset, run):
+def test_what_cannot_be_read_does_not_hide_the_rest(dataset, run):
     put("annotations", 1, "val", bbox=[])(dataset)
     dataset.write()
+    healthy = (dataset.root / "train.json").read_text()
     (dataset.root / "train.json").write_text("{")
-    status, printed = run("--pictures", str(dataset.root / "out"))
+    pictures = ("--pictures", str(dataset.root / "out"))
+    status, printed = run(*pictures)
     assert status == 1
     assert "train.json is not JSON" in printed
     assert "val.json: annotations[1] (id 2): got []" in printed
     assert list((dataset.root / "out").iterdir()) == []
-
-
-def test_a_missing_image_folder_is_one_problem(dataset, run):
+    # A missing folder is one problem of each split, not one of each image.
+    (dataset.root / "train.json").write_text(healthy)
     shutil.rmtree(dataset.root / "images")
-    status, printed = run("--pictures", str(dataset.root / "out"))
+    status, printed = run(*pictures)
     assert status == 1
     assert "no image folder: 2" in printed
-    assert "Mistakes: 2; kinds of mistakes: 1." in printed
+    assert "Mistakes: 3; kinds of mistakes: 2." in printed
     assert (dataset.root / "out/sample_1.png").is_file()
 
 
@@ -266,38 +267,27 @@ def test_one_file_for_both_splits_is_read_once(dataset, settings):
     }
 
 
-def test_a_mistyped_setting_is_one_line(run):
-    status, printed = run("data.min_sice=3")
-    assert status == 1
-    assert "data.min_sice" in printed
-    assert printed.count("\n") == 1
-
-
-def test_annotations_may_lie_among_the_images(dataset, run):
-    root = dataset.root
-    for split in ("train", "val"):
-        (root / split).mkdir()
-        for image in getattr(dataset, split)["images"]:
-            shutil.move(root / "images" / image["file_name"], root / split)
-        shutil.move(root / f"{split}.json", root / split / "_annotations.coco.json")
-    files = "train/_annotations.coco.json val/_annotations.coco.json"
-    status, printed = run("--images", paths=f"train val {files}")
+@pytest.mark.parametrize("layout", ["beside the annotations", "in many folders"])
+def test_images_may_lie_anywhere(dataset, run, layout):
+    root, paths = dataset.root, "images images train.json val.json"
+    if layout == "in many folders":
+        for number, image in enumerate(dataset.train["images"] + dataset.val["images"]):
+            folder = f"camera {number % 3}/{number}/nested"
+            (root / "images" / folder).mkdir(parents=True)
+            shutil.move(root / "images" / image["file_name"], root / "images" / folder)
+            image["file_name"] = f"{folder}/{image['file_name']}"
+        dataset.write()
+    else:
+        paths = "train val train/_annotations.coco.json val/_annotations.coco.json"
+        for split in ("train", "val"):
+            (root / split).mkdir()
+            for image in getattr(dataset, split)["images"]:
+                shutil.move(root / "images" / image["file_name"], root / split)
+            shutil.move(root / f"{split}.json", root / split / "_annotations.coco.json")
+    status, printed = run("--images", "--pictures", str(root / "out"), paths=paths)
     assert status == 0
     assert "ODD" not in printed
     assert "train     4 images" in printed
-
-
-def test_images_may_lie_in_many_folders(dataset, run):
-    root = dataset.root
-    for number, image in enumerate(dataset.train["images"] + dataset.val["images"]):
-        folder = f"camera {number % 3}/{number}/nested"
-        (root / "images" / folder).mkdir(parents=True)
-        shutil.move(root / "images" / image["file_name"], root / "images" / folder)
-        image["file_name"] = f"{folder}/{image['file_name']}"
-    dataset.write()
-    status, printed = run("--images", "--pictures", str(root / "out"))
-    assert status == 0
-    assert "ODD" not in printed
     assert (root / "out/sample_1.png").is_file()
 
 
@@ -315,17 +305,24 @@ def test_pictures_are_written_and_named(dataset, run):
             assert np.asarray(picture).std() > 5
 
 
-def test_a_folder_for_pictures_that_cannot_be_made_is_one_line(dataset, run):
+def test_what_cannot_be_done_is_one_line(dataset, run):
     (dataset.root / "file").write_text("")
-    status, printed = run("--pictures", str(dataset.root / "file"))
-    assert status == 1
-    assert printed.startswith("FileExistsError")
+    for typed, words in (
+        (["--pictures", str(dataset.root / "file")], "FileExistsError"),
+        (["data.min_sice=3"], "data.min_sice"),
+    ):
+        status, printed = run(*typed)
+        assert status == 1
+        assert words in printed
+        assert printed.count("\n") == 1
 
 
 def test_settings_that_fit_more_boxes_are_printed_and_work(run):
     status, printed = run()
     assert "worst hit: " in printed
     assert "With init_from= keep the anchors" in printed
+    other = " ".join(run("init_from=other.pt")[1].split())
+    assert "init_from=other.pt was trained with its own anchors" in other
     before = float(printed.split("  anchors ")[1].split("%")[0])
     start = printed.index("9 anchors per cell, as now")
     share = float(printed[:start].rsplit("\n", 1)[1].split("%")[0])
@@ -336,11 +333,6 @@ def test_settings_that_fit_more_boxes_are_printed_and_work(run):
     assert status == 0
     assert float(after.split("  anchors ")[1].split("%")[0]) == share
     assert all(len(line) <= 80 for line in printed.splitlines()[1:] if "/" not in line)
-
-
-def test_a_checkpoint_to_start_from_is_named(run):
-    printed = " ".join(run("init_from=other.pt")[1].split())
-    assert "init_from=other.pt was trained with its own anchors" in printed
 
 
 BCCD = paths_of("train val annotations/train.json annotations/val.json")

@@ -18,7 +18,7 @@ from retinanet.cli.main import main
 from retinanet.data.coco import CocoData, images_of, read_coco
 from retinanet.data.issues import raise_refused
 from retinanet.data.splits import missing_issues
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import NUMBERS
 from retinanet.fast.coco_eval import AREAS

@@ -15,7 +15,7 @@ from launching import TORCHRUN, environment, finish, train_line, write_data
 from small_runs import ROOT, write_split
 
 from retinanet.data.coco import read_coco
-from retinanet.evaluation import coco, detect
+from retinanet.evaluation import average_precision, detect
 from retinanet.evaluation.detect import DetectionArrays, merge
 from retinanet.evaluation.numbers import NUMBERS
 
@@ -42,7 +42,7 @@ def no_network(monkeypatch):
         parts[0] = parts[0] if len(parts) == 1 else merge(parts)
         return parts[0]
 
-    monkeypatch.setattr(coco, "BatchLoader", fake_loader)
+    monkeypatch.setattr(average_precision, "BatchLoader", fake_loader)
     monkeypatch.setattr(detect, "detect_batch", detect_batch)
     monkeypatch.setattr(detect, "for_inference", lambda model, *_, **__: model)
 
@@ -74,18 +74,18 @@ def _validate(data, monkeypatch, ranks: int):
 
     shares = []
     arguments = {"device": torch.device("cpu"), "batch_size": 3}
-    augment = coco.Augment(min_size=96, max_size=128)
+    augment = average_precision.Augment(min_size=96, max_size=128)
     for number in range(ranks):
         with monkeypatch.context() as patched:
-            patched.setattr(coco, "rank", lambda number=number: number)
-            patched.setattr(coco, "world_size", lambda: ranks)
+            patched.setattr(average_precision, "rank", lambda number=number: number)
+            patched.setattr(average_precision, "world_size", lambda: ranks)
             patched.setattr(detect, "gather_objects", stop_with)
             with pytest.raises(Caught) as caught:
-                coco.validate(None, data, augment, None, **arguments)
+                average_precision.validate(None, data, augment, None, **arguments)
         shares.append(caught.value.args[0])
     with monkeypatch.context() as patched:
         patched.setattr(detect, "gather_objects", lambda _: shares)
-        return shares, coco.validate(None, data, augment, None, **arguments)
+        return shares, average_precision.validate(None, data, augment, None, **arguments)
 
 
 def test_any_number_of_images_on_any_number_of_ranks_gives_the_ap_of_one(

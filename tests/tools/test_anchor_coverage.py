@@ -83,28 +83,25 @@ def test_sizes_are_counted_at_the_training_size(tmp_path):
     # Areas of 3600, 25 and 1600 pixels in images of 100 x 200; the crowd and the flat box are out.
     rows = [(1, 10, 10, 60, 60, 0), (2, 100, 20, 5, 5, 0), (1, 0, 0, 200, 100, 1)]
     data = write_set(tmp_path, [*rows, (1, 20, 20, 40, 40, 0), (1, 20, 20, 0, 40, 0)])
-
-    def counts(min_size, max_size):
-        return size_counts(objects_at(data, min_size=min_size, max_size=max_size))
-
-    assert counts(100, 1000) == (1, 2, 0)
-    assert counts(400, 1000) == (1, 0, 2)
-    assert counts(400, 100) == (3, 0, 0)
-    none = write_set(tmp_path, [(1, 0, 0, 9, 9, 1)])
-    assert size_counts(objects_at(none, min_size=100, max_size=1000)) == (0, 0, 0)
+    for size, counts in (
+        ((100, 1000), (1, 2, 0)),
+        ((400, 1000), (1, 0, 2)),
+        ((400, 100), (3, 0, 0)),
+    ):
+        assert size_counts(objects_at(data, min_size=size[0], max_size=size[1])) == counts
 
 
 def test_shares_by_size_and_class_by_hand(tmp_path):
     # At 100 px the 60 px square has an anchor of 64 px; 5 px has none, nor has 120 x 4.
-    data = write_set(
-        tmp_path, [(1, 10, 10, 60, 60, 0), (2, 100, 20, 5, 5, 0), (2, 20, 40, 120, 4, 0)]
-    )
+    rows = [(1, 10, 10, 60, 60, 0), (2, 100, 20, 5, 5, 0), (2, 20, 40, 120, 4, 0)]
+    data = write_set(tmp_path, rows)
     found = cover(objects_at(data, min_size=100, max_size=1000), AnchorGenerator(), 0.5, 3)
     assert str(found.all) == "66.7 % of 3"
     assert [(s.num_boxes, s.num_uncovered) for s in found.sizes] == [(2, 2), (1, 0), (0, 0)]
     assert [s.share for s in found.classes] == [0, 1, 0]
-    none = write_set(tmp_path, [(1, 0, 0, 200, 100, 1)])
-    found = cover(objects_at(none, min_size=100, max_size=1000), AnchorGenerator(), 0.5, 2)
+    none = objects_at(write_set(tmp_path, [(1, 0, 0, 9, 9, 1)]), min_size=100, max_size=1000)
+    assert size_counts(none) == (0, 0, 0)
+    found = cover(none, AnchorGenerator(), 0.5, 2)
     assert (found.all.num_boxes, found.all.share) == (0, 0)
 
 
@@ -119,31 +116,35 @@ def share_of(found: Objects, generator: AnchorGenerator) -> float:
     return cover(found, generator, 0.5, 1).all.share
 
 
+def propose(found: Objects, now: AnchorGenerator) -> list:
+    return propose_anchors(found, now, 0.5, share_of(found, now))
+
+
 def test_half_the_size_is_proposed_for_objects_of_half_the_size():
     parts = [squares(side) for side in (14, 20, 28)]
     found = Objects(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-    first, *_ = propose_anchors(found, AnchorGenerator(), 0.5, share_of(found, AnchorGenerator()))
+    first, *_ = propose(found, AnchorGenerator())
     assert share_of(found, AnchorGenerator()) > 0.6
     assert first.overrides == ("anchors.sizes=[16,32,64,128,256]",)
     assert first.uncovered < 0.06
     assert first.cost == "9 anchors per cell, as now"
+    assert propose(squares(64), AnchorGenerator()) == []  # they fit
 
 
 def test_flat_objects_get_flat_anchors():
     found = squares(50)
     found.boxes[:, 2] = found.boxes[:, 0] + 300
-    before = share_of(found, AnchorGenerator())
-    proposals = propose_anchors(found, AnchorGenerator(), 0.5, before)
-    assert before == 1
-    assert proposals[0].uncovered < 0.05
-    assert any("anchors.ratios=[0.17" in text for text in proposals[0].overrides)
+    first, *_ = propose(found, AnchorGenerator())
+    assert share_of(found, AnchorGenerator()) == 1
+    assert first.uncovered < 0.05
+    assert any("anchors.ratios=[0.17" in text for text in first.overrides)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_proposed_holds_when_it_is_set(seed):
     found = random_objects(seed, 400, 416, 608)
     before = share_of(found, AnchorGenerator())
-    proposals = propose_anchors(found, AnchorGenerator(), 0.5, before)
+    proposals = propose(found, AnchorGenerator())
     assert proposals
     least = before
     for proposal in proposals:
@@ -156,15 +157,10 @@ def test_what_is_proposed_holds_when_it_is_set(seed):
         least = proposal.uncovered
 
 
-def test_anchors_that_fit_are_left_alone():
-    found = squares(64)
-    assert propose_anchors(found, AnchorGenerator(), 0.5, share_of(found, AnchorGenerator())) == []
-
-
 def test_conventions_of_the_anchors_are_kept():
     now = AnchorGenerator(rounding="torchvision", offset=0.5)
     found = squares(16)
-    (first, *_) = propose_anchors(found, now, 0.5, share_of(found, now))
+    first, *_ = propose(found, now)
     sizes = json.loads(first.overrides[0].partition("=")[2])
     made = AnchorGenerator(sizes=sizes, rounding="torchvision", offset=0.5)
     assert share_of(found, made) == pytest.approx(first.uncovered)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 
@@ -87,17 +87,88 @@ def check_annotations(reading: Reading, other_size: Collection[int] = ()) -> Ite
         reading: of the file.
         other_size: images whose files have another size; where their boxes are is not judged.
     """
-    judged = ~np.isin(images_of(reading.data), list(other_size))  # (M,)
+    data, repaired, box_rows = reading.data, reading.repaired, reading.box_rows
+    bbox, usable = data.bbox, data.usable
+    judged = ~np.isin(images_of(data), list(other_size))  # (M,)
+
     for what, (field, rule, does, fix) in FILLED_IN.items():
-        rows = reading.repaired[what]
-        yield _issue(reading, rule, rows, does, fix, Effect.REPAIRED, field=field)
-    yield from _check_dropped(reading, judged)
-    yield _check_backslashes(reading)
+        yield _issue(reading, rule, repaired[what], does, fix, Effect.REPAIRED, field)
+    for what, rule in DROPPED.items():
+        rows = repaired.get(what, ())
+        if what == VANISHED and are_shares(bbox):
+            continue  # in shares of the image, which is an issue of its own
+        if what == coco.OUTSIDE:
+            rows = np.intersect1d(rows, box_rows[judged])
+        yield _issue(reading, rule, rows, DROPS, FIXES[what], Effect.LOST, out_of=len(bbox))
+
+    names = reading.images.column("file_name")
+    rows = [row for row in reading.image_rows if "\\" in names[row]]
+    yield Issue(
+        "images: file_name has backslashes",
+        len(rows),
+        (reading.images.place(row, shown(names[row])) for row in rows),
+        "takes them for folders",
+        "Nothing is needed here; other tools want a/b.jpg.",
+        Effect.REPAIRED,
+    )
     yield from _check_format(reading, judged)
-    yield _check_thin(reading)
-    yield from _check_areas(reading)
-    yield _check_repeated(reading)
-    yield _check_class_names(reading.data)
+
+    thin = usable & (bbox[:, 2:] < THIN).any(axis=1) & (bbox[:, 2:] > 0).all(axis=1)
+    in_shares = bbox[usable].max(initial=0.0) <= 1
+    yield _issue(
+        reading,
+        f"bbox is less than {THIN:g} px wide or high",
+        box_rows[thin & (not in_shares)],
+        "trains on it, and evaluation wants it found",
+        "Correct the box, or remove the record: a click without a drag leaves such boxes.",
+    )
+    does = "takes it as it is: only APs, APm and APl depend on it"
+    fix = "Correct the area, or leave it out for width times height."
+    rows = box_rows[usable & (data.area <= 0)]
+    yield _issue(reading, "area is not positive", rows, does, fix, field="area")
+    with np.errstate(over="ignore"):
+        most = box_area(bbox) * AREA_SLACK + BORDER
+    yield _issue(
+        reading,
+        "area is larger than the box",
+        box_rows[usable & (data.area > most)],
+        does,
+        fix,
+        field="area",
+        detail=lambda row: f", bbox {shown(reading.boxes.items[row]['bbox'])}",
+    )
+
+    # Same image, class and box; a crowd region is no object.
+    columns = [*bbox.T, data.labels, images_of(data)]
+    order = np.lexsort(columns)  # stable: the first of the file comes first
+    same = ~(data.crowd[order][1:] | data.crowd[order][:-1])
+    for column in columns:
+        same &= column[order][1:] == column[order][:-1]
+    rows = box_rows[order]
+    before = dict(zip(rows[1:][same].tolist(), rows[:-1][same].tolist(), strict=True))
+    yield _issue(
+        reading,
+        "the same box of the same class in the same image",
+        before,
+        "trains on both, and evaluation wants both found",
+        "Remove one of them.",
+        field=None,
+        detail=lambda row: f": as {reading.boxes.where(before[row])}",
+    )
+
+    seen: dict[str, str] = {}
+    places = []
+    for name in data.category_names:
+        folded = " ".join(name.split()).casefold()
+        if seen.setdefault(folded, name) != name:
+            places.append(f"{data.path}: {shown(name)} and {shown(seen[folded])}")
+    yield Issue(
+        "categories: names that differ only in case or spaces",
+        len(places),
+        places,
+        "takes them for different classes",
+        "If they are one class, give their annotations one category_id and remove the other.",
+    )
 
 
 def _issue(
@@ -107,56 +178,27 @@ def _issue(
     does: str,
     fix: str,
     effect: Effect = Effect.NOTED,
+    field: str | None = "bbox",
     *,
-    field: str = "bbox",
-    places: Iterable[str] | None = None,
+    detail: Callable[[int], str] = lambda row: "",
     out_of: int = 0,
 ) -> Issue:
-    """An issue of some annotations: by their records, with a field or with ``places`` of each."""
-    rows = sorted(map(int, rows))
-    places = (_place(reading, row, field) for row in rows) if places is None else places
-    sights = (_sights(reading, row) for row in rows)
-    return Issue(f"annotations: {rule}", len(rows), places, does, fix, effect, sights, out_of)
+    """An issue of some annotations, by their records; each is shown with a field and a detail."""
+    rows, boxes = sorted(map(int, rows)), reading.boxes
 
+    def place(row: int) -> str:
+        record = boxes.items[row]
+        has_value = field in record and field != "id"  # the id names the record
+        return boxes.place(row, f"{field} {shown(record[field])}" if has_value else "")
 
-def _place(reading: Reading, row: int, field: str) -> str:
-    """An annotation and the value of a field."""
-    record = reading.boxes.items[row]
-    has_value = field in record and field != "id"  # the id names the record
-    return reading.boxes.place(row, f"{field} {shown(record[field])}" if has_value else "")
+    def sights(row: int) -> tuple[Sight]:
+        box = int(np.flatnonzero(reading.box_rows == row)[0])
+        index = int(np.searchsorted(reading.data.first, box, side="right")) - 1
+        return (Sight(reading.data, index, box),)
 
-
-def _sights(reading: Reading, row: int) -> tuple[Sight]:
-    """The image and the box of an annotation, by its record."""
-    box = int(np.flatnonzero(reading.box_rows == row)[0])
-    index = int(np.searchsorted(reading.data.first, box, side="right")) - 1
-    return (Sight(reading.data, index, box),)
-
-
-def _check_dropped(reading: Reading, judged: np.ndarray) -> Iterator[Issue]:
-    """Boxes that are not trained on."""
-    bbox = reading.data.bbox
-    for what, rule in DROPPED.items():
-        rows = reading.repaired.get(what, ())
-        if what == VANISHED and are_shares(bbox):
-            continue  # in shares of the image, which is an issue of its own
-        if what == coco.OUTSIDE:
-            rows = np.intersect1d(rows, reading.box_rows[judged])
-        total = len(bbox)
-        yield _issue(reading, rule, rows, DROPS, FIXES[what], Effect.LOST, out_of=total)
-
-
-def _check_backslashes(reading: Reading) -> Issue:
-    names = reading.images.column("file_name")
-    rows = [row for row in reading.image_rows if "\\" in names[row]]
-    return Issue(
-        "images: file_name has backslashes",
-        len(rows),
-        (reading.images.place(row, shown(names[row])) for row in rows),
-        "takes them for folders",
-        "Nothing is needed here; other tools want a/b.jpg.",
-        Effect.REPAIRED,
-    )
+    places = (place(row) + detail(row) for row in rows)
+    kind = f"annotations: {rule}"
+    return Issue(kind, len(rows), places, does, fix, effect, map(sights, rows), out_of)
 
 
 def _check_format(reading: Reading, judged: np.ndarray) -> Iterator[Issue]:
@@ -174,103 +216,32 @@ def _check_format(reading: Reading, judged: np.ndarray) -> Iterator[Issue]:
         return
     with np.errstate(over="ignore"):
         outside = (bbox[:, :2] + bbox[:, 2:] > limits + BORDER).any(axis=1)
-    form = _other_form(bbox, limits, outside)
-    if form is not None:
-        rows = np.sort(rows[outside]).tolist()
-        places = (f"{_place(reading, row, 'bbox')} reaches outside its image" for row in rows)
-        does = f"takes it for [x, y, width, height], and {CUTS}"
-        yield _issue(reading, f"bbox looks like {form[0]}", rows, does, form[1], places=places)
-        return
-    rows = rows[outside | (bbox[:, :2] < -BORDER).any(axis=1)]
-    fix = "Nothing is needed where objects are cut by the border; else correct the box."
-    yield _issue(reading, "bbox reaches outside its image", rows, CUTS, fix, Effect.REPAIRED)
-
-
-def _other_form(
-    bbox: np.ndarray, limits: np.ndarray, outside: np.ndarray
-) -> tuple[str, str] | None:
-    """What boxes look like that are not [x, y, width, height], and what to write instead.
-
-    Args:
-        bbox: (M, 4) as the file has them.
-        limits: (M, 2) width and height of their images.
-        outside: (M,) bool, whether they reach beyond those.
-    """
-    ordered = (bbox[:, 2:] > bbox[:, :2]).all(axis=1).mean() >= NEARLY_ALL
-    if ordered and len(bbox) >= CORNERS_BOXES and outside.mean() >= CORNERS_OUTSIDE:
-        fix = "If they are corners, write [x1, y1, x2 - x1, y2 - y1]."
-        return "two corners [x1, y1, x2, y2]", fix
+    ordered = (bbox[:, 2:] > bbox[:, :2]).all(axis=1)
     half = bbox[:, 2:] / 2
     room = ((bbox[:, :2] >= half - BORDER) & (bbox[:, :2] + half <= limits + BORDER)).all(axis=1)
-    some = outside.mean() >= CENTERS_OUTSIDE and outside.sum() >= CENTERS_BOXES_OUTSIDE
-    if some and room.mean() >= NEARLY_ALL:
+    share = outside.mean()
+    if ordered.mean() >= NEARLY_ALL and len(bbox) >= CORNERS_BOXES and share >= CORNERS_OUTSIDE:
+        form = "two corners [x1, y1, x2, y2]"
+        fix = "If they are corners, write [x1, y1, x2 - x1, y2 - y1]."
+    elif (
+        room.mean() >= NEARLY_ALL
+        and outside.sum() >= CENTERS_BOXES_OUTSIDE
+        and share >= CENTERS_OUTSIDE
+    ):
+        form = "a center and two sides [x, y, width, height]"
         fix = "If x and y are centers, write [x - width / 2, y - height / 2, width, height]."
-        return "a center and two sides [x, y, width, height]", fix
-    return None
-
-
-def _check_thin(reading: Reading) -> Issue:
-    """Boxes without an extent to speak of."""
-    data = reading.data
-    thin = data.usable & (data.bbox[:, 2:] < THIN).any(axis=1) & (data.bbox[:, 2:] > 0).all(axis=1)
-    in_shares = data.bbox[data.usable].max(initial=0.0) <= 1
-    return _issue(
+    else:
+        rows = rows[outside | (bbox[:, :2] < -BORDER).any(axis=1)]
+        fix = "Nothing is needed where objects are cut by the border; else correct the box."
+        yield _issue(reading, "bbox reaches outside its image", rows, CUTS, fix, Effect.REPAIRED)
+        return
+    yield _issue(
         reading,
-        f"bbox is less than {THIN:g} px wide or high",
-        reading.box_rows[thin & (not in_shares)],
-        "trains on it, and evaluation wants it found",
-        "Correct the box, or remove the record: a click without a drag leaves such boxes.",
-    )
-
-
-def _check_areas(reading: Reading) -> Iterator[Issue]:
-    """Areas that no object in its box can have."""
-    data, items = reading.data, reading.boxes.items
-    does = "takes it as it is: only APs, APm and APl depend on it"
-    fix = "Correct the area, or leave it out for width times height."
-    rows = reading.box_rows[data.usable & (data.area <= 0)]
-    yield _issue(reading, "area is not positive", rows, does, fix, field="area")
-    with np.errstate(over="ignore"):
-        most = box_area(data.bbox) * AREA_SLACK + BORDER
-    rows = np.sort(reading.box_rows[data.usable & (data.area > most)]).tolist()
-    places = (f"{_place(reading, r, 'area')}, bbox {shown(items[r]['bbox'])}" for r in rows)
-    yield _issue(reading, "area is larger than the box", rows, does, fix, places=places)
-
-
-def _check_repeated(reading: Reading) -> Issue:
-    """Objects that are annotated twice: same image, class and box; a crowd region is no object."""
-    data, boxes = reading.data, reading.boxes
-    columns = [*data.bbox.T, data.labels, images_of(data)]
-    order = np.lexsort(columns)  # stable: the first of the file comes first
-    same = ~(data.crowd[order][1:] | data.crowd[order][:-1])
-    for column in columns:
-        same &= column[order][1:] == column[order][:-1]
-    rows = reading.box_rows[order]
-    pairs = sorted(zip(rows[1:][same].tolist(), rows[:-1][same].tolist(), strict=True))
-    return _issue(
-        reading,
-        "the same box of the same class in the same image",
-        [row for row, _ in pairs],
-        "trains on both, and evaluation wants both found",
-        "Remove one of them.",
-        places=(f"{boxes.place(row)}: as {boxes.where(before)}" for row, before in pairs),
-    )
-
-
-def _check_class_names(data: CocoData) -> Issue:
-    """Categories that were probably meant to be one."""
-    seen: dict[str, str] = {}
-    places = []
-    for name in data.category_names:
-        plain = " ".join(name.split()).casefold()
-        if seen.setdefault(plain, name) != name:
-            places.append(f"{data.path}: {shown(name)} and {shown(seen[plain])}")
-    return Issue(
-        "categories: names that differ only in case or spaces",
-        len(places),
-        places,
-        "takes them for different classes",
-        "If they are one class, give their annotations one category_id and remove the other.",
+        f"bbox looks like {form}",
+        rows[outside],
+        f"takes it for [x, y, width, height], and {CUTS}",
+        fix,
+        detail=lambda _: " reaches outside its image",
     )
 
 
@@ -299,10 +270,26 @@ def check_pair(train: Reading, val: Reading, keep_empty: bool) -> Iterator[Issue
         places = [f"{val.data.path}: {reason}"]
         yield Issue("annotations: no box in validation", 1, places, does, fix)
     if not (train.images.issues or val.images.issues):
-        yield _check_unlisted([train.data, val.data])
+        others = _unlisted([train.data, val.data])
+        yield Issue(
+            "images: files that no record lists",
+            len(others),
+            others,
+            "never reads them",
+            "Nothing is needed if they are meant to be left out.",
+        )
     if train.whole and train.data.annotated:
         yield from _check_classes(train.data, val.data)
-        yield _check_empty(train, keep_empty)
+        empty = np.flatnonzero(np.diff(train.data.first) == 0).tolist()
+        rows, items = train.image_rows[empty].tolist(), train.images.items
+        yield Issue(
+            "images: no annotation, in training",
+            len(empty),
+            (train.images.place(row, shown(items[row]["file_name"])) for row in rows),
+            "trains on them as background" if keep_empty else "leaves them out",
+            "Nothing is needed if they show no object; else annotate them.",
+            sights=((Sight(train.data, index),) for index in empty),
+        )
 
 
 def describe_image(data: CocoData, index: int) -> str:
@@ -310,36 +297,30 @@ def describe_image(data: CocoData, index: int) -> str:
     return f"{data.path}: image id {data.image_ids[index]}: {data.image_path(index)}"
 
 
-def _check_unlisted(splits: Sequence[CocoData]) -> Issue:
+def _unlisted(splits: Iterable[CocoData]) -> list[str]:
     """Image files beside the listed ones that no record lists."""
     listed: dict[str, set[str]] = {}  # folder, free of links -> names
     for data in splits:
         for folder, files in data.folders().items():
             where = os.path.realpath(data.image_root / folder)
             listed.setdefault(where, set()).update(name for name, _ in files)
-    others = [
+    return [
         f"{folder}/{name}"
         for folder, names in listed.items()
         for name in sorted(names_in(folder) - names)
         if name.lower().endswith(suffixes())
     ]
-    return Issue(
-        "images: files that no record lists",
-        len(others),
-        others,
-        "never reads them",
-        "Nothing is needed if they are meant to be left out.",
-    )
 
 
 def _check_classes(train: CocoData, val: CocoData) -> Iterator[Issue]:
     """Classes that cannot be learnt: nothing in training shows them."""
     in_val = dict(zip(val.category_names, class_counts(val), strict=True))
     scored, unused = [], []
-    for label, count in enumerate(class_counts(train)):
+    for label, (name, count) in enumerate(
+        zip(train.category_names, class_counts(train), strict=True)
+    ):
         if count:
             continue
-        name = train.category_names[label]
         crowds = int((train.crowd & (train.labels == label)).sum())
         only = f": {crowds} crowd regions, which are not trained on" if crowds else ""
         place = f"{train.path}: {shown(name)}{only}"
@@ -362,18 +343,4 @@ def _check_classes(train: CocoData, val: CocoData) -> Iterator[Issue]:
         "Nothing is needed if that is intended; else annotate some, or remove the class, as "
         "`python -m scripts.convert_dataset --from coco --to coco --drop-unused-classes` does. "
         "Roboflow adds one that only groups the others.",
-    )
-
-
-def _check_empty(train: Reading, keep_empty: bool) -> Issue:
-    """Training images without an annotation."""
-    empty = np.flatnonzero(np.diff(train.data.first) == 0).tolist()
-    rows, items = train.image_rows[empty].tolist(), train.images.items
-    return Issue(
-        "images: no annotation, in training",
-        len(empty),
-        (train.images.place(row, shown(items[row]["file_name"])) for row in rows),
-        "trains on them as background" if keep_empty else "leaves them out",
-        "Nothing is needed if they show no object; else annotate them.",
-        sights=((Sight(train.data, index),) for index in empty),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -59,16 +59,13 @@ def check(
     for issue in chain(issues, _issues_of(settings, readings, pixels)):
         if not issue.count:
             continue
-        group = groups.get((issue.effect, issue.kind))
-        if group is None:
-            group = replace(issue, count=0, places=[], sights=[], out_of=0)
-        places = islice(issue.places, keep - len(group.places))
-        sights = islice(issue.sights, SIGHTS - len(group.sights))
-        groups[issue.effect, issue.kind] = replace(
+        key = issue.effect, issue.kind
+        group = groups.get(key) or replace(issue, count=0, places=[], sights=[], out_of=0)
+        groups[key] = replace(
             group,
             count=group.count + issue.count,
-            places=[*group.places, *places],
-            sights=[*group.sights, *sights],
+            places=[*group.places, *islice(issue.places, keep - len(group.places))],
+            sights=[*group.sights, *islice(issue.sights, SIGHTS - len(group.sights))],
             out_of=group.out_of + issue.out_of,
         )
     return list(groups.values()), readings
@@ -77,8 +74,9 @@ def check(
 def _read_splits(settings: TrainConfig) -> tuple[dict[str, Reading], list[Issue]]:
     """The splits that can be read; a file that serves both is read once."""
     paths = {split: build.data_paths(settings.data, split) for split in ("train", "val")}
-    if paths["train"] == paths["val"]:
-        paths = {"train": paths["train"]}
+    same = paths["train"] == paths["val"]
+    if same:
+        del paths["val"]
     readings, issues = {}, []
     for split, (path, images) in paths.items():
         try:
@@ -93,9 +91,7 @@ def _read_splits(settings: TrainConfig) -> tuple[dict[str, Reading], list[Issue]
         data = build.drop_unseen(settings, train.data)
         vanished = np.sort(train.box_rows[train.data.usable & ~data.usable])
         train = train._replace(data=data, repaired=train.repaired | {VANISHED: vanished})
-        readings["train"] = train
-        if len(paths) == 1:
-            readings["val"] = train
+        readings |= {"train": train, "val": train} if same else {"train": train}
     return readings, issues
 
 
@@ -119,13 +115,29 @@ def _issues_of(
         for reading in readings.values():
             yield from missing_issues(reading.data)
     if both and train.whole:  # else what is missing may be what was refused
-        yield from _plan_issues(settings, train)
+        issues = learnable_issues(train.data)
+        yield from issues
+        if not issues:
+            try:
+                build.resolve_alpha(settings.loss.alpha, train.data.category_names)
+                build.build_loader(settings, train.data, torch.device("cpu"))
+            except ValueError as error:
+                yield _refusal("the settings do not go with the training set", error)
     files: dict[str, list[ImageFile]] = {}
     for split, reading in readings.items():
         if split == "val" and reading is train:
             files["val"] = files["train"]
             continue
-        files[split] = list(_read_images(settings, reading, split, pixels))
+        files[split] = []
+        if reading.data.image_root.is_dir():  # else refused when it was read
+            files[split] += tqdm(
+                read_files(reading.data, pixels=pixels, workers=settings.data.workers),
+                total=len(reading.data),
+                desc=f"images of {split}",
+                leave=False,
+                dynamic_ncols=True,
+                disable=not has_bar(),
+            )
         yield from check_files(reading, files[split], skip)
         other_size = [file.index for file in other_sizes(reading.data, files[split])]
         yield from check_annotations(reading, other_size)
@@ -134,31 +146,3 @@ def _issues_of(
         yield from check_pair(train, val, settings.data.keep_empty)
         if pixels:
             yield from check_leaks(train.data, val.data, files["train"], files["val"])
-
-
-def _plan_issues(settings: TrainConfig, train: Reading) -> list[Issue]:
-    """What the settings cannot do with the training set: no box, other classes in alpha."""
-    issues = learnable_issues(train.data)
-    if not issues:
-        try:
-            build.resolve_alpha(settings.loss.alpha, train.data.category_names)
-            build.build_loader(settings, train.data, torch.device("cpu"))
-        except ValueError as error:
-            issues = [_refusal("the settings do not go with the training set", error)]
-    return issues
-
-
-def _read_images(
-    settings: TrainConfig, reading: Reading, split: str, pixels: bool
-) -> Iterable[ImageFile]:
-    """What the image files of a split hold, behind a progress bar."""
-    if not reading.data.image_root.is_dir():
-        return []  # refused when it was read
-    return tqdm(
-        read_files(reading.data, pixels=pixels, workers=settings.data.workers),
-        total=len(reading.data),
-        desc=f"images of {split}",
-        leave=False,
-        dynamic_ncols=True,
-        disable=not has_bar(),
-    )

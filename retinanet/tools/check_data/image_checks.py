@@ -7,7 +7,7 @@ pixels to the last one and of what it looks like.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -132,9 +132,13 @@ def check_files(reading: Reading, files: Sequence[ImageFile], skip: bool) -> Ite
         skip: ``data.on_bad_image=skip``: unreadable images do not stop it.
     """
     data = reading.data
+
+    def place(index: int, value: str) -> str:
+        return reading.images.place(int(reading.image_rows[index]), value)
+
     kind = "images: the file cannot be read"
     bad = [file for file in files if file.error is not None]
-    places = (_place(reading, file.index, file.error) for file in bad)
+    places = (place(file.index, file.error) for file in bad)
     if skip:
         does = f"goes on without, unless more than {MAX_BAD_SHARE:.0%} are missing or unreadable"
         missing = [file.index for file in files if file.header is None and file.error is None]
@@ -146,12 +150,51 @@ def check_files(reading: Reading, files: Sequence[ImageFile], skip: bool) -> Ite
         fix = "Replace the file, or set data.on_bad_image=skip to go on without."
         error = ValueError(bad[0].error)
         yield refusal(kind, places, error, fix, count=len(bad), does=WHEN_READ)
-    for file in other_sizes(data, files):
+    other_size = other_sizes(data, files)
+    for file in other_size:
         kind, sizes, fix = describe_size(data, file.index, file.size)
-        place = _place(reading, file.index, sizes)
-        error, sights = ValueError(f"{place}. {fix}"), [(Sight(data, file.index),)]
-        yield refusal(kind, [place], error, fix, does=WHEN_READ, sights=sights)
-    yield from _check_formats(reading, files)
+        where = place(file.index, sizes)
+        error, sights = ValueError(f"{where}. {fix}"), [(Sight(data, file.index),)]
+        yield refusal(kind, [where], error, fix, does=WHEN_READ, sights=sights)
+
+    # Files that are not what they look like; one with the size before turning is refused above.
+    formats = Image.registered_extensions()
+    refused = {file.index for file in other_size}
+    other, deep, turned = {}, {}, {}  # image -> what is odd about its file
+    for index, header, *_ in files:
+        if header is None:
+            continue
+        path = data.image_path(index)
+        form = "JPEG" if header.format == "MPO" else header.format
+        if formats.get(path.suffix.lower(), form) != form:
+            other[index] = f"{path} holds {form}"
+        if header.bits == 16:
+            deep[index] = str(path)
+        if header.orientation != 1 and index not in refused:
+            turned[index] = f"{path}, orientation {header.orientation}"
+    for kind, odd, does, fix in (
+        (
+            "the suffix is that of another format",
+            other,
+            "goes by the content",
+            "Nothing is needed here; other tools may go by the name.",
+        ),
+        (
+            "16 bits a channel",
+            deep,
+            "keeps the upper 8 bits",
+            "If the images look dark or flat, stretch them to 8 bits.",
+        ),
+        (
+            "turned by their EXIF orientation",
+            turned,
+            "turns them, as viewers do",
+            "Make sure that the boxes were drawn on the image as it is displayed.",
+        ),
+    ):
+        places = [place(*item) for item in odd.items()]
+        sights = [(Sight(data, index),) for index in odd if odd is not other]
+        yield Issue(f"images: {kind}", len(odd), places, does, fix, sights=sights)
 
 
 def other_sizes(data: CocoData, files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -160,72 +203,32 @@ def other_sizes(data: CocoData, files: Sequence[ImageFile]) -> list[ImageFile]:
     return [f for f in files if f.size is not None and list(f.size) != sizes[f.index]]
 
 
-def _place(reading: Reading, index: int, value: str) -> str:
-    return reading.images.place(int(reading.image_rows[index]), value)
-
-
-def _check_formats(reading: Reading, files: Sequence[ImageFile]) -> Iterator[Issue]:
-    """Files that are not what they look like."""
-    formats = Image.registered_extensions()
-    refused = {file.index for file in other_sizes(reading.data, files)}
-    other, deep, turned = {}, {}, {}  # image -> what is odd about its file
-    for file in files:
-        if file.header is None:
-            continue
-        path, header = reading.data.image_path(file.index), file.header
-        form = "JPEG" if header.format == "MPO" else header.format
-        if formats.get(path.suffix.lower(), form) != form:
-            other[file.index] = f"{path} holds {form}"
-        if header.bits == 16:
-            deep[file.index] = str(path)
-        # One with the size before turning is refused.
-        if header.orientation != 1 and file.index not in refused:
-            turned[file.index] = f"{path}, orientation {header.orientation}"
-
-    def issue(kind: str, odd: Mapping[int, str], does: str, fix: str) -> Issue:
-        places = (_place(reading, index, value) for index, value in odd.items())
-        sights = ((Sight(reading.data, index),) for index in odd if odd is not other)
-        return Issue(f"images: {kind}", len(odd), places, does, fix, sights=sights)
-
-    fix = "Nothing is needed here; other tools may go by the name."
-    yield issue("the suffix is that of another format", other, "goes by the content", fix)
-    fix = "If the images look dark or flat, stretch them to 8 bits."
-    yield issue("16 bits a channel", deep, "keeps the upper 8 bits", fix)
-    fix = "Make sure that the boxes were drawn on the image as it is displayed."
-    yield issue("turned by their EXIF orientation", turned, "turns them, as viewers do", fix)
-
-
 def check_copies(data: CocoData, files: Sequence[ImageFile]) -> Issue:
-    """The same image under two names in one split.
-
-    Args:
-        data: the split.
-        files: of :func:`read_files`, with pixels.
-    """
-    first: dict[bytes | None, int] = {}
+    """The same image under two names in one split, of files that were read with pixels."""
+    first: dict[bytes, int] = {}
     copies = {}  # image -> the first one with its pixels
     for file in files:
-        before = first.setdefault(file.pixel_hash, file.index)
-        if file.pixel_hash is not None and before != file.index:
-            copies[file.index] = before
+        if file.pixel_hash is not None:
+            before = first.setdefault(file.pixel_hash, file.index)
+            if before != file.index:
+                copies[file.index] = before
+
+    def objects(index: int) -> list[tuple]:  # whatever their order in the file
+        boxes, labels = data.boxes(index)
+        return sorted(zip(labels.tolist(), boxes.tolist(), strict=True))
+
     return Issue(
         "images: the same image under two names",
         len(copies),
         (
             f"{describe_image(data, index)} is {data.image_path(before)}, with "
-            f"{'the same' if _objects(data, index) == _objects(data, before) else 'other'} boxes"
+            f"{'the same' if objects(index) == objects(before) else 'other'} boxes"
             for index, before in copies.items()
         ),
         "takes them for different images",
         "Remove one of them. Where their boxes differ, one has wrong or missing boxes.",
         sights=((Sight(data, index), Sight(data, before)) for index, before in copies.items()),
     )
-
-
-def _objects(data: CocoData, index: int) -> list[tuple]:
-    """The objects of an image, whatever their order in the file."""
-    boxes, labels = data.boxes(index)
-    return sorted(zip(labels.tolist(), boxes.tolist(), strict=True))
 
 
 def check_leaks(
@@ -244,23 +247,30 @@ def check_leaks(
     others = [file for file in val_files if file.index not in shared]
     same = {file.index: known[file.pixel_hash] for file in others if file.pixel_hash in known}
     near = near_duplicates(train_files, [file for file in others if file.index not in same])
-
-    def issue(kind: str, pairs: Mapping[int, int], verb: str, does: str, fix: str) -> Issue:
-        places = (
+    for kind, pairs, verb, may, fix in (
+        (
+            "the same image in training and validation, under two names",
+            same,
+            "is",
+            "will",
+            "Remove them from one of the two files.",
+        ),
+        (
+            "near-duplicates in training and validation",
+            near,
+            "looks like",
+            "may",
+            "Look at them: copies of another size, and images of one scene or film, belong in one "
+            "of the two files.",
+        ),
+    ):
+        places = [
             f"{describe_image(val, index)} {verb} {train.image_path(other)}"
             for index, other in pairs.items()
-        )
-        sights = ((Sight(val, index), Sight(train, other)) for index, other in pairs.items())
-        does = f"takes them for different images: AP {does} look better than it is"
-        return Issue(f"images: {kind}", len(pairs), places, does, fix, sights=sights)
-
-    kind = "the same image in training and validation, under two names"
-    yield issue(kind, same, "is", "will", "Remove them from one of the two files.")
-    fix = (
-        "Look at them: copies of another size, and images of one scene or film, belong in one of "
-        "the two files."
-    )
-    yield issue("near-duplicates in training and validation", near, "looks like", "may", fix)
+        ]
+        sights = [(Sight(val, index), Sight(train, other)) for index, other in pairs.items()]
+        does = f"takes them for different images: AP {may} look better than it is"
+        yield Issue(f"images: {kind}", len(pairs), places, does, fix, sights=sights)
 
 
 def near_duplicates(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> dict[int, int]:
@@ -269,7 +279,12 @@ def near_duplicates(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> dic
     val = [file for file in val if file.perceptual_hash is not None]
     if not train or not val:
         return {}
-    train_signs, val_signs = _signs(train), _signs(val)
+
+    def signs(files: Sequence[ImageFile]) -> Tensor:  # (N, 256) float32, 1 and -1
+        packed = np.frombuffer(b"".join(file.perceptual_hash for file in files), dtype=np.uint8)
+        return torch.from_numpy(np.unpackbits(packed)).view(len(files), -1).float() * 2 - 1
+
+    train_signs, val_signs = signs(train), signs(val)
     pairs = {}
     for start in range(0, len(val), CHUNK):
         # Of n signs a pair agrees in (n + product) / 2.
@@ -278,10 +293,3 @@ def near_duplicates(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> dic
         for i in torch.nonzero(differing <= MAX_BITS).flatten().tolist():
             pairs[val[start + i].index] = train[int(nearest[i])].index
     return pairs
-
-
-def _signs(files: Sequence[ImageFile]) -> Tensor:
-    """(N, 256) float32, the bits of perceptual hashes as 1 and -1."""
-    packed = np.frombuffer(b"".join(f.perceptual_hash or b"" for f in files), dtype=np.uint8)
-    bits = np.unpackbits(packed).reshape(len(files), -1)
-    return torch.from_numpy(bits).float() * 2 - 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from retinanet.data.coco import CocoData, images_of
-from retinanet.data.issues import Issue, Sight
+from retinanet.data.issues import Issue
 from retinanet.tools.report.boxes import (
     Panel,
     annotated_boxes,
@@ -36,9 +36,6 @@ MAX_MARGIN = 0.5
 def choose_images(data: CocoData) -> tuple[list[int], int]:
     """Images that together show every class, the rarest first, then others, evenly spread.
 
-    Args:
-        data: the data set.
-
     Returns:
         Indices of images, ascending, and how many classes that have boxes none of them shows.
     """
@@ -47,18 +44,15 @@ def choose_images(data: CocoData) -> tuple[list[int], int]:
     counts = np.bincount(labels, minlength=len(data.category_names))
     missing = set(np.flatnonzero(counts).tolist())
     chosen: list[int] = []
-
-    def shown(index: int) -> set[int]:
-        return set(data.boxes(index)[1].tolist())
-
     for label in np.argsort(counts, kind="stable").tolist():
         if label in missing and len(chosen) < MOST_IMAGES:
             candidates = np.unique(images[labels == label])
             some = candidates[:: -(-len(candidates) // COMPARED)].tolist()
+            on_image = {index: data.boxes(index)[1].tolist() for index in some}
             # With the most classes that are missing, then with the fewest boxes.
-            best = min(some, key=lambda i: (-len(missing & shown(i)), len(data.boxes(i)[1])))
+            best = min(some, key=lambda i: (-len(missing & {*on_image[i]}), len(on_image[i])))
             chosen.append(best)
-            missing -= shown(best)
+            missing -= {*on_image[best]}
     with_boxes = np.unique(images) if len(images) else np.arange(len(data))
     chosen += spread(np.setdiff1d(with_boxes, chosen), max(LEAST_IMAGES - len(chosen), 0))
     return sorted(chosen), len(missing)
@@ -96,23 +90,21 @@ def draw_findings(issues: Sequence[Issue], folder: Path) -> list[Path]:
         issues: of the data set.
         folder: of the sheets.
     """
-    shown = [
-        [_panel_of_sight(sight, issue) for sight in sights]
-        for issue in issues
-        for sights in issue.sights
-    ]
-    singles = [row[0] for row in shown if len(row) == 1]
-    rows = in_rows(singles, COLUMNS) + [row for row in shown if len(row) > 1]
-    return write_sheets(rows, folder, "findings")[0]
-
-
-def _panel_of_sight(sight: Sight, issue: Issue) -> Panel:
-    data, index, box = sight
-    kind = issue.kind.partition(": ")[2] or issue.kind
-    name = plain_text(data.file_name(index), 20)
-    title = f"{plain_text(kind, TITLE_LETTERS - len(name))}: {name}"
-    panel = _panel(data, index, class_names(data), title, None if box is None else [box])
-    return _with_margin(panel)
+    singles, pairs = [], []
+    for issue in issues:
+        kind = issue.kind.partition(": ")[2] or issue.kind
+        for sights in issue.sights:
+            panels = []
+            for data, index, box in sights:
+                name = plain_text(data.file_name(index), 20)
+                title = f"{plain_text(kind, TITLE_LETTERS - len(name))}: {name}"
+                wanted = None if box is None else [box]
+                panels.append(_with_margin(_panel(data, index, class_names(data), title, wanted)))
+            if len(panels) == 1:
+                singles += panels
+            else:
+                pairs.append(panels)
+    return write_sheets([*in_rows(singles, COLUMNS), *pairs], folder, "findings")[0]
 
 
 def _panel(
@@ -136,8 +128,8 @@ def _with_margin(panel: Panel) -> Panel:
     after = np.clip(np.ceil(corners[:, 2:].max(axis=0) - sides), 0, most).astype(int)
     # In the pixels of the reduced image, of which a file's pixel may be a part.
     scale = np.array(panel.image.shape[1::-1]) / sides
-    (left, top), (right, bottom) = np.rint(before * scale), np.rint(after * scale)
-    around = [(int(top), int(bottom)), (int(left), int(right)), (0, 0)]
+    (left, top), (right, bottom) = (np.rint(part * scale).astype(int) for part in (before, after))
+    around = [(top, bottom), (left, right), (0, 0)]
     moved = (corners + [*before, *before]).tolist()
     return Panel(
         title=panel.title,

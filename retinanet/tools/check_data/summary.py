@@ -11,10 +11,11 @@ from retinanet.config import TrainConfig
 from retinanet.data.coco import CocoData, Reading, class_counts
 from retinanet.data.issues import Effect, Issue
 from retinanet.data.records import shown
-from retinanet.tools.anchor_coverage import SIZE_NAMES, Coverage, cover, objects_at, size_counts
+from retinanet.tools.anchor_coverage import SIZE_NAMES, cover, objects_at, size_counts
 from retinanet.tools.anchor_search import TOO_MANY, Proposal, propose_anchors, propose_size
 
 WIDTH = 80
+MARGIN = " " * 12
 # Classes of a longer list are shown at both its ends.
 SHOWN_CLASSES = 40
 # Classes named among those that anchors fit worst, and the share of boxes from which on they are.
@@ -43,9 +44,13 @@ def report(
             lines += [line.replace(above, "") for line in _describe(issue)] + [""]
     refused = [issue for issue in issues if issue.effect is Effect.REFUSED]
     if readings:
-        partly = ", without what is wrong" if refused else ""
+        lines += ["DATA, without what is wrong" if refused else "DATA", ""]
         splits = {split: reading.data for split, reading in readings.items()}
-        lines += [f"DATA{partly}", "", *_describe_data(settings, splits), ""]
+        for split, data in splits.items():
+            lines += _describe_split(split, data, settings)
+        if "train" in splits:
+            lines += _describe_anchors(settings, splits["train"]) + _class_table(splits)
+        lines.append("")
     if refused:
         count = sum(issue.count for issue in refused)
         lines.append(f"train.py would stop. Mistakes: {count}; kinds of mistakes: {len(refused)}.")
@@ -54,6 +59,12 @@ def report(
         if not pixels:
             lines.append("Images were not decoded: --images does it, and finds damaged ones.")
     return lines
+
+
+def _wrapped(text: str, indent: str = MARGIN, width: int = WIDTH) -> list[str]:
+    """Lines of at most ``width``, the later ones indented; no word is cut."""
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, width, subsequent_indent=indent, **options)
 
 
 def _describe(issue: Issue) -> list[str]:
@@ -68,37 +79,25 @@ def _describe(issue: Issue) -> list[str]:
         f"  {issue.kind}: {issue.count}{of_all}",
         *(f"      {place}" for place in places),
         *([f"      ... and {more} more (--show {issue.count} names them all)"] if more else []),
-        *_wrapped(f"    train.py  {issue.does}", indent=14),
-        *_wrapped(f"    fix       {issue.fix}", indent=14),
+        *_wrapped(f"    train.py  {issue.does}", " " * 14),
+        *_wrapped(f"    fix       {issue.fix}", " " * 14),
     ]
 
 
-def _wrapped(text: str, indent: int = 12) -> list[str]:
-    """Lines of at most ``WIDTH``, the later ones indented; no word is cut."""
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, **options)
-
-
-def _describe_data(settings: TrainConfig, splits: Mapping[str, CocoData]) -> list[str]:
-    """What there is to learn from, and to be tested on."""
-    min_size, max_size = settings.data.min_size, settings.data.max_size
-    lines = []
-    for split, data in splits.items():
-        boxes = data.num_boxes()
-        counts = size_counts(objects_at(data, min_size=min_size, max_size=max_size))
-        shares = ", ".join(
-            f"{count} {name} ({100 * count / max(sum(counts), 1):.0f} %)"
-            for name, count in zip(SIZE_NAMES, counts, strict=True)
-        )
-        most = f", at most {boxes.max()} in an image" if len(boxes) else ""
-        lines += [
-            f"  {split:<9} {len(data)} images ({int((boxes == 0).sum())} without objects)",
-            f"            {int(boxes.sum())} boxes{most}, {int(data.crowd.sum())} crowd regions",
-            f"            at {min_size} px: {shares}",
-        ]
-    if "train" in splits:
-        lines += _describe_anchors(settings, splits["train"]) + _class_table(splits)
-    return lines
+def _describe_split(split: str, data: CocoData, settings: TrainConfig) -> list[str]:
+    """What there is to learn from, or to be tested on."""
+    size, boxes = settings.data, data.num_boxes()
+    counts = size_counts(objects_at(data, min_size=size.min_size, max_size=size.max_size))
+    shares = ", ".join(
+        f"{count} {name} ({100 * count / max(sum(counts), 1):.0f} %)"
+        for name, count in zip(SIZE_NAMES, counts, strict=True)
+    )
+    most = f", at most {boxes.max()} in an image" if len(boxes) else ""
+    return [
+        f"  {split:<9} {len(data)} images ({int((boxes == 0).sum())} without objects)",
+        f"{MARGIN}{int(boxes.sum())} boxes{most}, {int(data.crowd.sum())} crowd regions",
+        f"{MARGIN}at {size.min_size} px: {shares}",
+    ]
 
 
 def _describe_anchors(settings: TrainConfig, train: CocoData) -> list[str]:
@@ -106,64 +105,60 @@ def _describe_anchors(settings: TrainConfig, train: CocoData) -> list[str]:
     anchors, iou = build.build_anchors(settings), settings.matching.positive_iou
     size = settings.data.min_size, settings.data.max_size
     names = train.category_names
-
-    def coverage_at(min_size: int, max_size: int) -> Coverage:
-        objects = objects_at(train, min_size=min_size, max_size=max_size)
-        return cover(objects, anchors, iou, len(names))
-
-    coverage = coverage_at(*size)
+    objects = objects_at(train, min_size=size[0], max_size=size[1])
+    coverage = cover(objects, anchors, iou, len(names))
     every = coverage.all
     if not every.num_boxes:
         return []
+
+    def listed(head: str, items: Sequence[str]) -> list[str]:
+        """Lines that are broken between items only."""
+        glued = ", ".join(item.replace(" ", "\u00a0") for item in items)
+        return [line.replace("\u00a0", " ") for line in _wrapped(f"{MARGIN}{head}{glued}")]
+
     lines = [f"  anchors   {every} training boxes have none of IoU {iou:g} or more"]
     if every.num_uncovered:
         sizes = zip(coverage.sizes, SIZE_NAMES, strict=True)
-        lines += _listed("", [f"{share} {name}" for share, name in sizes if share.num_boxes])
+        lines += listed("", [f"{share} {name}" for share, name in sizes if share.num_boxes])
     least = max(every.share, WORST_SHARE)
-    hit = zip(coverage.classes, names, strict=True)
-    hit = sorted((row for row in hit if row[0].share > least), key=lambda r: -r[0].num_uncovered)
-    if hit:
-        lines += _listed("worst hit: ", [f"{_plain(name)} {s}" for s, name in hit[:WORST_CLASSES]])
+    worst = [row for row in zip(coverage.classes, names, strict=True) if row[0].share > least]
+    worst.sort(key=lambda row: -row[0].num_uncovered)
+    if worst:
+        some = [f"{_quoted(name)} {share}" for share, name in worst[:WORST_CLASSES]]
+        lines += listed("worst hit: ", some)
     if every.share > TOO_MANY:
-        objects = objects_at(train, min_size=size[0], max_size=size[1])
+
+        def uncovered_at(min_size: int, max_size: int) -> float:
+            resized = objects_at(train, min_size=min_size, max_size=max_size)
+            return cover(resized, anchors, iou, len(names)).all.share
+
         proposals = propose_anchors(objects, anchors, iou, every.share)
-        proposals += propose_size(lambda *at: coverage_at(*at).all.share, *size, every.share)
+        proposals += propose_size(uncovered_at, *size, every.share)
         lines += _describe_proposals(proposals, settings.init_from)
     return lines
 
 
-def _listed(head: str, items: Sequence[str]) -> list[str]:
-    """Items after a head, on lines that are broken between them only."""
-    glued = ", ".join(item.replace(" ", "\u00a0") for item in items)
-    return [line.replace("\u00a0", " ") for line in _wrapped(f"{' ' * 12}{head}{glued}")]
-
-
 def _describe_proposals(proposals: Sequence[Proposal], init_from: str | None) -> list[str]:
     """Settings that fit more boxes, ready for the command line."""
-    margin = " " * 12
     if not proposals:
         return _wrapped(
-            f"{margin}Above {100 * TOO_MANY:.0f} % is much, but neither other anchors nor images "
+            f"{MARGIN}Above {100 * TOO_MANY:.0f} % is much, but neither other anchors nor images "
             f"up to three times as large do better: most of these boxes are too thin."
         )
-    lines = [f"{margin}Other settings, and the share that they leave, of the same boxes:"]
+    lines = [f"{MARGIN}Other settings, and the share that they leave, of the same boxes:"]
     for proposal in proposals:
         share = f"{100 * proposal.uncovered:.1f} %"
-        typed = textwrap.wrap(
-            " ".join(proposal.typed), WIDTH - 16, break_long_words=False, break_on_hyphens=False
-        )
+        typed = _wrapped(" ".join(proposal.typed), "", WIDTH - 16)
         lines += ["", f"    {share:>6}  {proposal.cost}"]
-        lines += [f"{margin}{line} \\" for line in typed[:-1]] + [f"{margin}{typed[-1]}"]
-    advice = (
-        f"But init_from={init_from} was trained with its own anchors"
-        if init_from
-        else "With init_from= keep the anchors of the checkpoint"
-    )
+        lines += [f"{MARGIN}{line} \\" for line in typed[:-1]] + [f"{MARGIN}{typed[-1]}"]
+    advice = "With init_from= keep the anchors of the checkpoint"
+    if init_from:
+        advice = f"But init_from={init_from} was trained with its own anchors"
     why = (
         "of another number per cell the last layers begin anew, and of other sizes its boxes "
         "mean something else."
     )
-    return [*lines, "", *_wrapped(f"{margin}{advice}: {why}")]
+    return [*lines, "", *_wrapped(f"{MARGIN}{advice}: {why}")]
 
 
 def _class_table(splits: Mapping[str, CocoData]) -> list[str]:
@@ -180,21 +175,18 @@ def _class_table(splits: Mapping[str, CocoData]) -> list[str]:
     if in_train:
         times = in_train[0] / in_train[-1]
         ratio = f", the most frequent {times:.3g} times as often as the rarest"
-    lines = [
-        "",
-        f"  {len(ranked)} classes{ratio}",
-        f"  {'train':>9} {'share':>7} {'val':>9}  class",
-    ]
+    rows = []
     for name in ranked:
         train, val = (counts[name].get(split, "-") for split in ("train", "val"))
         share = f"{100 * train / max(sum(in_train), 1):.1f} %" if train != "-" else ""
-        lines.append(f"  {train:>9} {share:>7} {val:>9}  {_plain(name)}")
-    if len(ranked) > SHOWN_CLASSES:
+        rows.append(f"  {train:>9} {share:>7} {val:>9}  {_quoted(name)}")
+    if len(rows) > SHOWN_CLASSES:
         half = SHOWN_CLASSES // 2
-        lines[3 + half : -half] = [f"  {'...':>9} {len(ranked) - 2 * half} more classes"]
-    return lines
+        rows[half:-half] = [f"  {'...':>9} {len(rows) - 2 * half} more classes"]
+    head = f"  {'train':>9} {'share':>7} {'val':>9}  class"
+    return ["", f"  {len(ranked)} classes{ratio}", head, *rows]
 
 
-def _plain(name: str) -> str:
+def _quoted(name: str) -> str:
     """A name; in quotes where it begins or ends with blanks, which nobody would see."""
     return name if name == name.strip() else shown(name)

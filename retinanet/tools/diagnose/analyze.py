@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import Evaluation, SizeResult, evaluate
+from retinanet.evaluation.average_precision import Evaluation, SizeResult, evaluate
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.matched import Matched, match_detections
+from retinanet.evaluation.numbers import COCO_MAX_DETS, SIZES
 from retinanet.evaluation.thresholds import Thresholds, thresholds_of
 from retinanet.tools.diagnose.confusion import Confusion, find_confusion
 from retinanet.tools.diagnose.errors import Errors, find_errors
@@ -51,7 +52,7 @@ def analyze(
     detections: DetectionArrays,
     *,
     score: float | None = None,
-    max_dets: Sequence[int] = (1, 10, 100),
+    max_dets: Sequence[int] = COCO_MAX_DETS,
     most: int = 12,
 ) -> Analysis:
     """What the detector gets wrong, at IoU 0.5.
@@ -98,8 +99,8 @@ def _first_look(errors: Errors, confusion: Confusion, sizes: Sequence[SizeResult
         f", most often {name} taken for {other} ({count} times)"
         for name, other, count in confusion.worst(1)
     )
-    recall = {}  # over all classes
-    for size in dict.fromkeys(row.size for row in sizes):
+    recall = {}  # of each size, over all classes
+    for size in SIZES[1:]:
         rows = [row for row in sizes if row.size == size and row.num_gt and row.AR is not None]
         if rows:
             total = sum(row.num_gt for row in rows)

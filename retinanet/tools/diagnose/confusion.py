@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retinanet.evaluation.matched import ALL_SIZES, IOU, Matched, of_one_class
-from retinanet.fast.coco_eval import Objects, match, rank_detections
+from retinanet.fast.coco_eval import match, rank_detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +25,16 @@ class Confusion:
 
     def shares(self) -> np.ndarray:
         """(K + 1, K + 1): counts of a row by their sum; 0 for rows without any."""
-        total = self.counts.sum(axis=1, keepdims=True)
-        return self.counts / np.maximum(total, 1)
+        return self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
 
     def worst(self, most: int = 5) -> list[tuple[str, str, int]]:
         """Pairs of classes confused most often: of the object, as detected, how often."""
         between = self.counts[:-1, :-1].copy()
         np.fill_diagonal(between, 0)
         order = np.argsort(-between, axis=None, kind="stable")[:most]
-        rows, columns = np.unravel_index(order, between.shape)
+        pairs = zip(*np.unravel_index(order, between.shape), strict=True)
         return [
-            (self.names[r], self.names[c], int(between[r, c]))
-            for r, c in zip(rows, columns, strict=True)
-            if between[r, c]
+            (self.names[r], self.names[c], int(between[r, c])) for r, c in pairs if between[r, c]
         ]
 
 
@@ -55,15 +52,12 @@ def find_confusion(matched: Matched, names: tuple[str, ...], score: float) -> Co
     """
     truth, K = matched.truth, matched.num_classes
     shown = (matched.scores >= score) & ~matched.ignored
-    found = Objects(*(column[shown] for column in matched.found))
-    ranking = rank_detections(of_one_class(found), matched.scores[shown], len(found.label))
-    nothing = np.zeros(len(truth.label), dtype=bool)
-    matches = match(
-        of_one_class(truth), nothing, nothing[None], ranking, np.array([IOU]), ALL_SIZES
-    )
-    label = np.append(found.label[ranking.order], K)  # the last: of nothing
-    alone = ~matches.matched[0, 0]
+    detections = matched.detections.take(shown)
+    ranking = rank_detections(of_one_class(detections), matched.scores[shown], shown.sum())
+    none = np.zeros(len(truth.label), dtype=bool)
+    matches = match(of_one_class(truth), none, none[None], ranking, np.array([IOU]), ALL_SIZES)
+    label = np.append(detections.label[ranking.order], K)  # the last: of nothing
     counts = np.zeros((K + 1, K + 1), dtype=np.int64)
     np.add.at(counts, (truth.label, label[matches.owner[0, 0]]), 1)
-    np.add.at(counts, (K, label[:-1][alone]), 1)
+    np.add.at(counts, (K, label[:-1][~matches.matched[0, 0]]), 1)
     return Confusion(counts, tuple(names), score, IOU)

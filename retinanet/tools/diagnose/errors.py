@@ -16,7 +16,6 @@ it. A kind costs what AP50 gains when it alone is fixed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -57,15 +56,6 @@ class Errors:
     missed_at_score: np.ndarray  # (G,) bool: nothing of at least ``score`` detects it
 
 
-class Curve(NamedTuple):
-    """What AP is computed from."""
-
-    label: np.ndarray  # (D,)
-    scores: np.ndarray  # (D,)
-    right: np.ndarray  # (D,) bool; what is not is wrong
-    num_objects: np.ndarray  # (K,)
-
-
 def find_errors(matched: Matched, score: float) -> Errors:
     """Tell apart and count the errors, and fix each kind in turn.
 
@@ -73,69 +63,91 @@ def find_errors(matched: Matched, score: float) -> Errors:
         matched: from :func:`retinanet.evaluation.matched.match_detections`.
         score: errors of at least this score are counted once more.
     """
-    kind, target, iou = tell_apart(matched)
-    above = matched.scores >= score
-    missed = _missed(matched, kind, target, -np.inf)
-    missed_at_score = _missed(matched, kind, target, score)
-    as_is = _with_kind_fixed(matched, kind, target, NO_ERROR)
-    AP50 = mean_ap(as_is)
+    truth, label, scores = matched.truth, matched.detections.label, matched.scores
+    kind, target, iou = _tell_apart(matched)
+    above, counted = scores >= score, ~matched.ignored
+    # Objects that no detection of any score, or of at least ``score``, detects: all of them, and
+    # without those that it nearly detects.
+    nearly = (kind == CLASS) | (kind == LOCALIZATION)
+    undetected, missed = np.ones((2, 2, len(matched.owner)), dtype=bool)
+    for row, enough in enumerate((np.ones(len(scores), dtype=bool), above)):
+        detected = matched.owner >= 0
+        detected[detected] = enough[matched.owner[detected]]
+        undetected[row] = missed[row] = ~detected
+        missed[row, target[nearly & enough]] = False
 
-    def error(name: str, every: np.ndarray, at_score: np.ndarray, fixed: Curve) -> ErrorKind:
+    def ap(
+        keep: np.ndarray,
+        right: np.ndarray = matched.right,
+        label: np.ndarray = label,
+        gone: np.ndarray | None = None,
+    ) -> float | None:
+        """AP50 of the detections to ``keep``, without the objects that are ``gone``."""
+        num_objects = matched.num_objects()
+        if gone is not None:
+            num_objects = num_objects - np.bincount(truth.label[gone], minlength=len(num_objects))
+        return mean_ap(label[keep], scores[keep], right[keep], num_objects)
+
+    AP50 = ap(counted)
+
+    def error(
+        name: str, all_of: np.ndarray, at_score: np.ndarray, after: float | None
+    ) -> ErrorKind:
         # A class of which no object is left to ask for leaves the mean, as one without objects
         # does. When none is left of any class, nothing is wrong any more: AP50 is 1.
-        after = mean_ap(fixed)
         cost = None if AP50 is None else (1.0 if after is None else after) - AP50
-        return ErrorKind(name, int(every.sum()), int(at_score.sum()), cost)
+        return ErrorKind(name, int(all_of.sum()), int(at_score.sum()), cost)
 
-    def without_objects(lost: np.ndarray) -> Curve:
-        counts = np.bincount(matched.truth.label[lost], minlength=matched.num_classes)
-        return as_is._replace(num_objects=as_is.num_objects - counts)
-
-    kinds = [
-        error(
-            KINDS[number],
-            kind == number,
-            (kind == number) & above,
-            _with_kind_fixed(matched, kind, target, number),
-        )
-        for number in range(MISSED)
-    ]
-    kinds.append(error(KINDS[MISSED], missed, missed_at_score, without_objects(missed)))
-    only_right = Curve(*(column[as_is.right] for column in as_is[:3]), as_is.num_objects)
-    undetected = matched.owner < 0
+    kinds = []
+    for number in range(MISSED):
+        of_kind = kind == number
+        keep, right, fixed = counted & ~of_kind, matched.right.copy(), label.copy()
+        if number in (CLASS, LOCALIZATION):
+            # Put right where nothing detects its object, for one detection of each object: the
+            # best of those with a wrong class or place, as in the paper's own program.
+            near = np.flatnonzero(nearly)
+            near = near[matched.owner[target[near]] < 0]
+            near = near[np.argsort(-scores[near], kind="stable")]
+            best = near[np.unique(target[near], return_index=True)[1]]
+            best = best[of_kind[best]]
+            keep[best] = right[best] = True
+            fixed[best] = truth.label[target[best]]
+        kinds.append(error(KINDS[number], of_kind, of_kind & above, ap(keep, right, fixed)))
+    kinds.append(error(KINDS[MISSED], *missed, ap(counted, gone=missed[0])))
+    wrong = matched.wrong
     return Errors(
         AP50=AP50,
         score=score,
         kinds=tuple(kinds),
-        false_positives=error("false positives", matched.wrong, matched.wrong & above, only_right),
-        false_negatives=error(
-            "false negatives",
-            undetected,
-            ~_detected_at(matched, score),
-            without_objects(undetected),
-        ),
+        false_positives=error("false positives", wrong, wrong & above, ap(counted & ~wrong)),
+        false_negatives=error("false negatives", *undetected, ap(counted, gone=undetected[0])),
         kind=kind,
         target=target,
         iou=iou,
-        missed=missed,
-        missed_at_score=missed_at_score,
+        missed=missed[0],
+        missed_at_score=missed[1],
     )
 
 
-def tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(D,) kind of every detection, (D,) the object that it was about, (D,) their IoU.
 
     The object is the one of its class that it overlaps most, for errors of class the one of
     another class, and -1 where there is none; then the IoU is the largest with any.
     """
-    label, D = matched.found.label, len(matched.scores)
+    label = matched.detections.label
     detection, gt, iou = overlaps(matched, BACKGROUND_IOU)
+    order = np.lexsort((-gt, iou, detection))  # of equal IoUs the object that comes first
+    detection, gt, iou = detection[order], gt[order], iou[order]
     same = matched.truth.label[gt] == label[detection]
-    own, own_target = _most(detection[same], gt[same], iou[same], D)
-    other, other_target = _most(detection[~same], gt[~same], iou[~same], D)
+    most, best = np.zeros((2, len(label))), np.full((2, len(label)), -1)
+    for row, chosen in enumerate((same, ~same)):  # of values for one place the last one stays
+        most[row, detection[chosen]] = iou[chosen]
+        best[row, detection[chosen]] = gt[chosen]
+    (own, other), (own_target, other_target) = most, best
 
     # The first that applies: the last one here.
-    kind = np.full(D, BOTH)
+    kind = np.full(len(label), BOTH)
     kind[np.maximum(own, other) < BACKGROUND_IOU] = BACKGROUND
     kind[own >= IOU] = DUPLICATE
     kind[other >= IOU] = CLASS
@@ -147,62 +159,22 @@ def tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return kind, target, iou
 
 
-def _most(
-    detection: np.ndarray, gt: np.ndarray, iou: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(count,) largest IoU of every detection, and its object; 0 and -1 without a pair."""
-    order = np.lexsort((-gt, iou, detection))  # of equal IoUs the object that comes first
-    most, target = np.zeros(count), np.full(count, -1)
-    # Of values for one place the last one stays.
-    most[detection[order]] = iou[order]
-    target[detection[order]] = gt[order]
-    return most, target
+def mean_ap(
+    label: np.ndarray, scores: np.ndarray, right: np.ndarray, num_objects: np.ndarray
+) -> float | None:
+    """COCO's AP at one IoU: mean over the classes that have objects; None without any.
 
-
-def _missed(matched: Matched, kind: np.ndarray, target: np.ndarray, score: float) -> np.ndarray:
-    """(G,) bool: objects that no detection of at least ``score`` detects, or nearly detects."""
-    missed = ~_detected_at(matched, score)
-    nearly = ((kind == CLASS) | (kind == LOCALIZATION)) & (matched.scores >= score)
-    missed[target[nearly]] = False
-    return missed
-
-
-def _detected_at(matched: Matched, score: float) -> np.ndarray:
-    """(G,) bool: objects detected with at least ``score``."""
-    detected = matched.owner >= 0
-    detected[detected] = matched.scores[matched.owner[detected]] >= score
-    return detected
-
-
-def _with_kind_fixed(matched: Matched, kind: np.ndarray, target: np.ndarray, number: int) -> Curve:
-    """The detections after fixing one kind of error; ``NO_ERROR``: as they are.
-
-    A wrong class or place is put right where nothing detects its object, for one detection of each
-    object: the best of those with a wrong class or place, as in the paper's own program. All
-    others of the kind are taken away.
+    Args:
+        label: (D,) of every detection.
+        scores: (D,).
+        right: (D,) bool.
+        num_objects: (K,) of every class.
     """
-    label, right, keep = matched.found.label.copy(), matched.right.copy(), ~matched.ignored
-    if number != NO_ERROR:
-        keep &= kind != number
-    if number in (CLASS, LOCALIZATION):
-        near = np.flatnonzero((kind == CLASS) | (kind == LOCALIZATION))
-        near = near[matched.owner[target[near]] < 0]
-        near = near[np.argsort(-matched.scores[near], kind="stable")]
-        best = near[np.unique(target[near], return_index=True)[1]]
-        best = best[kind[best] == number]
-        keep[best] = right[best] = True
-        label[best] = matched.truth.label[target[best]]
-    return Curve(label[keep], matched.scores[keep], right[keep], matched.num_objects())
-
-
-def mean_ap(curve: Curve) -> float | None:
-    """COCO's AP at one IoU: mean over the classes that have objects; None without any."""
-    order = np.lexsort((-curve.scores, curve.label))
-    right = curve.right[order]
-    starts = np.searchsorted(curve.label[order], np.arange(len(curve.num_objects) + 1))
+    order = np.lexsort((-scores, label))
+    right, starts = right[order], np.searchsorted(label[order], np.arange(len(num_objects) + 1))
     precision = []
-    for k in np.flatnonzero(curve.num_objects):
+    for k in np.flatnonzero(num_objects):
         mine = right[starts[k] : starts[k + 1]][None]
         true, false = mine.cumsum(axis=1, dtype=float), (~mine).cumsum(axis=1, dtype=float)
-        precision.append(precision_at_recalls(true, false, curve.num_objects[k]).mean())
+        precision.append(precision_at_recalls(true, false, num_objects[k]).mean())
     return float(np.mean(precision)) if precision else None

@@ -14,12 +14,11 @@ from retinanet.config import DetectorConfig, TrainConfig
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resized_size
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds
 from retinanet.tools.diagnose.diagnosis import diagnose
-from retinanet.tools.diagnose.evidence import Network
-from retinanet.tools.diagnose.history import History
+from retinanet.tools.diagnose.evidence import History, Network
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.training.optim import scaled_lr
 from retinanet.training.run_directory import read_rows
@@ -60,18 +59,15 @@ def explain(
             history = history_of(plain, settings, data, read_rows(metrics), step)
     network = network_of(settings, plain, train_ids)
     diagnosis = diagnose(data, detections, evaluation, network=network, history=history)
-    return Scored(
-        data, detections, evaluation, num_drawn, thresholds=thresholds, diagnosis=diagnosis
-    )
+    return Scored(data, detections, evaluation, num_drawn, thresholds, diagnosis)
 
 
 def network_of(
     settings: TrainConfig | DetectorConfig, plain: dict[str, Any], train_ids: Sequence[int] | None
 ) -> Network:
     """How a network looks at images, from its settings; arguments as of :func:`explain`."""
-    matching, trained = plain.get("matching") or {}, plain.get("data") or {}
-    augment, path = plain.get("augment") or {}, trained.get("train_annotations")
-    size = trained.get("min_size"), trained.get("max_size")
+    matching, augment, data = (plain.get(group) or {} for group in ("matching", "augment", "data"))
+    size, path = (data.get("min_size"), data.get("max_size")), data.get("train_annotations")
     # A training that drew from several sizes has none to compare with.
     has_one_size = None not in size and not augment.get("min_sizes") and not augment.get("scale")
     return Network(
@@ -82,7 +78,7 @@ def network_of(
         score_threshold=settings.postprocess.score_threshold,
         positive_iou=matching.get("positive_iou", 0.5),
         negative_iou=matching.get("negative_iou", 0.4),
-        train_path=path and Path(trained.get("root") or ".") / path,
+        train_path=path and Path(data.get("root") or ".") / path,
         train_ids=None if train_ids is None else tuple(train_ids),
     )
 
@@ -94,7 +90,7 @@ def history_of(
     rows: Sequence[dict[str, Any]],
     step: int,
 ) -> History | None:
-    """A training until a step, from its settings and rows; None where there are no rows.
+    """A training until a step; None where there are no rows.
 
     Args:
         plain: settings of the training.

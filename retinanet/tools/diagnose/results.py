@@ -35,6 +35,7 @@ def read_results(path: Path, data: CocoData) -> DetectionArrays:
     boxes = np.array(records.read("bbox"), dtype=np.float64).reshape(-1, 4)
     scores = np.array(records.read("score"), dtype=np.float64)
     raise_refused(records.issues)
+    ids = np.array(data.category_ids)
     unknown = ~np.isin(image_ids, data.image_ids)
     if unknown.any():
         raise ValueError(
@@ -42,7 +43,6 @@ def read_results(path: Path, data: CocoData) -> DetectionArrays:
             f"{data.path} does not list, such as image_id {image_ids[unknown].min()}; give the "
             f"annotations that the results were made for."
         )
-    ids = np.array(data.category_ids)
     unknown = ~np.isin(categories, ids)
     if unknown.any():
         raise ValueError(
@@ -51,18 +51,24 @@ def read_results(path: Path, data: CocoData) -> DetectionArrays:
             f"categories with ids from {ids.min()} to {ids.max()}. Write the ids of the annotation "
             f"file rather than labels of the model."
         )
-    _check_corners(boxes, data.sizes[index_of(data, image_ids)][:, ::-1], path)
+    # Boxes that are [x1, y1, x2, y2] match nothing, and nobody would know why. They show it by
+    # where they end: as [x, y, width, height] outside the image, by more than rounding explains,
+    # and as corners inside.
+    size = data.sizes[index_of(data, image_ids)][:, ::-1]
+    leaves = (boxes[:, :2] + boxes[:, 2:] > size * 1.05 + 1).any(axis=1)
+    ordered = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= size + 1).all(axis=1)
+    share = (leaves & ordered).sum() / max(len(boxes), 1)
+    if share > CORNERS_SHARE or (ordered.all() and share > CORNERS_SHARE / 5):
+        raise ValueError(
+            f"{path}: {100 * share:.0f} % of the boxes end outside their image as [x, y, width, "
+            f"height] and fit into it as [x1, y1, x2, y2], so they seem to be corners; COCO's "
+            f"results have width and height: write x2 - x1 and y2 - y1."
+        )
     by_id = np.argsort(ids)
     labels = by_id[np.searchsorted(ids, categories, sorter=by_id)]
     order = np.lexsort((-scores, image_ids))
-    return DetectionArrays(
-        image_ids=image_ids[order],
-        boxes=boxes[order],
-        scores=scores[order],
-        labels=labels[order],
-        evaluated=np.unique(data.image_ids),
-        num_capped=0,
-    )
+    columns = (column[order] for column in (image_ids, boxes, scores, labels))
+    return DetectionArrays(*columns, evaluated=np.unique(data.image_ids), num_capped=0)
 
 
 def _read_list(path: Path) -> list:
@@ -74,30 +80,11 @@ def _read_list(path: Path) -> list:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}; the file may be cut short.") from None
-    if not isinstance(content, list):
-        is_annotations = isinstance(content, dict) and "annotations" in content
-        hint = " It is an annotation file; give it first, the results second."
-        raise ValueError(
-            f"{path} must hold a JSON list of detections with image_id, category_id, bbox and "
-            f"score, got {shown(content)}.{hint if is_annotations else ''}"
-        )
-    return content
-
-
-def _check_corners(boxes: np.ndarray, size: np.ndarray, path: Path) -> None:
-    """Refuse boxes that are ``[x1, y1, x2, y2]``: nothing would match, and nobody would know why.
-
-    They show it by where they end: as ``[x, y, width, height]`` outside the image, by more than
-    rounding explains, and as corners inside.
-    """
-    if not len(boxes):
-        return
-    leaves = (boxes[:, :2] + boxes[:, 2:] > size * 1.05 + 1).any(axis=1)
-    ordered = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= size + 1).all(axis=1)
-    share = (leaves & ordered).mean()
-    if share > CORNERS_SHARE or (ordered.all() and share > CORNERS_SHARE / 5):
-        raise ValueError(
-            f"{path}: {100 * share:.0f} % of the boxes end outside their image as [x, y, width, "
-            f"height] and fit into it as [x1, y1, x2, y2], so they seem to be corners; COCO's "
-            f"results have width and height: write x2 - x1 and y2 - y1."
-        )
+    if isinstance(content, list):
+        return content
+    is_annotations = isinstance(content, dict) and "annotations" in content
+    hint = " It is an annotation file; give it first, the results second."
+    raise ValueError(
+        f"{path} must hold a JSON list of detections with image_id, category_id, bbox and "
+        f"score, got {shown(content)}.{hint if is_annotations else ''}"
+    )

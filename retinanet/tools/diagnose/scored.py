@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds
 
 
-class Cause(NamedTuple):
+class Finding(NamedTuple):
     """One explanation of a low AP."""
 
     name: str  # such as "label map"
@@ -24,7 +24,7 @@ class Diagnosis:
     """Why AP is low."""
 
     AP: float
-    causes: tuple[Cause, ...]  # the first one is the verdict; never empty
+    causes: tuple[Finding, ...]  # the first one is the verdict; never empty
     evidence: tuple[str, ...]  # sentences
     numbers: dict[str, Any]  # what was not measured is None
 
@@ -35,12 +35,10 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of diagnosis.json."""
+        keys = ("name", "verdict", "remedy")
         return {
             "verdict": self.verdict,
-            "causes": [
-                {"name": cause.name, "verdict": cause.verdict, "remedy": cause.fix}
-                for cause in self.causes
-            ],
+            "causes": [dict(zip(keys, cause, strict=True)) for cause in self.causes],
             "evidence": list(self.evidence),
             "numbers": self.numbers,
         }

@@ -58,24 +58,16 @@ def worst_images(
 
     An image costs the scores of its wrong detections, because a sure mistake displaces more right
     ones in the ranking that AP is made of, and 1 for each missed object.
-
-    Args:
-        data: what was evaluated.
-        matched: its detections.
-        errors: of them.
-        most: images.
     """
     N = len(matched.image_ids)
     wrong = (errors.kind != NO_ERROR) & (matched.scores >= errors.score)
+    image = matched.detections.image[wrong]
     counts = np.zeros((N, len(KINDS)), dtype=np.int64)
-    np.add.at(counts, (matched.found.image[wrong], errors.kind[wrong]), 1)
+    np.add.at(counts, (image, errors.kind[wrong]), 1)
     np.add.at(counts[:, MISSED], matched.truth.image[errors.missed_at_score], 1)
-    cost = np.bincount(matched.found.image[wrong], matched.scores[wrong], minlength=N)
-    cost = cost + counts[:, MISSED]
+    cost = np.bincount(image, matched.scores[wrong], minlength=N) + counts[:, MISSED]
     return tuple(
-        ImageErrors(
-            *_image(data, matched, i), cost=float(cost[i]), counts=tuple(counts[i].tolist())
-        )
+        ImageErrors(*_image(data, matched, i), float(cost[i]), tuple(counts[i].tolist()))
         for i in np.argsort(-cost, kind="stable")[:most]
         if cost[i] > 0
     )
@@ -84,59 +76,47 @@ def worst_images(
 def find_suspects(
     data: CocoData, matched: Matched, errors: Errors, most: int = 12
 ) -> tuple[Suspect, ...]:
-    """Places where the annotation may be wrong, of each reason the most likely first.
+    """Places where the annotation may be wrong, at most ``most`` of each reason, by likelihood.
 
     ``unlabelled``: a detection of at least the score that is looked at on what the annotations
     call background, by score. ``other_class``: a detection of another class, better than any of
     the annotated one and with an IoU of at least 0.75, by score. ``not_seen``: an object that no
     detection of any class and score touches (IoU 0.1), the largest first.
-
-    Args:
-        data: what was evaluated.
-        matched: its detections.
-        errors: of them.
-        most: places of each reason.
     """
-    truth, found, names = matched.truth, matched.found, data.category_names
-    sure = matched.scores >= errors.score
+    truth, detections, scores = matched.truth, matched.detections, matched.scores
+    names = data.category_names
+    sure = scores >= errors.score
     # The best score of the right class on each object; the last: of no object.
     best_of_class = np.full(len(matched.owner) + 1, -np.inf)
     detected = np.flatnonzero(matched.owner >= 0)
-    best_of_class[detected] = matched.scores[matched.owner[detected]]
+    best_of_class[detected] = scores[matched.owner[detected]]
     other_class = sure & (errors.kind == CLASS) & (errors.iou >= SURE_IOU)
-    other_class &= matched.scores > best_of_class[errors.target]
+    other_class &= scores > best_of_class[errors.target]
+    _, touched, _ = overlaps(matched, BACKGROUND_IOU)
+    unseen = np.ones(len(truth.label), dtype=bool)
+    unseen[touched] = False
 
     suspects = []
-    for reason, chosen in (
-        (UNLABELLED, sure & (errors.kind == BACKGROUND)),
-        (OTHER_CLASS, other_class),
+    for reason, chosen, by in (
+        (UNLABELLED, sure & (errors.kind == BACKGROUND), scores),
+        (OTHER_CLASS, other_class, scores),
+        (NOT_SEEN, unseen, truth.area),
     ):
+        boxes = truth if reason == NOT_SEEN else detections
         rows = np.flatnonzero(chosen)
-        for d in rows[np.argsort(-matched.scores[rows], kind="stable")][:most]:
-            target = errors.target[d]
+        for row in rows[np.argsort(-by[rows], kind="stable")][:most]:
+            is_object = reason == NOT_SEEN
+            target = row if is_object else errors.target[row]
             suspects.append(
                 Suspect(
-                    *_image(data, matched, found.image[d]),
+                    *_image(data, matched, boxes.image[row]),
                     reason=reason,
-                    box=tuple(found.box[d].tolist()),
-                    found=names[found.label[d]],
-                    score=float(matched.scores[d]),
+                    box=tuple(boxes.box[row].tolist()),
+                    found=None if is_object else names[detections.label[row]],
+                    score=None if is_object else float(scores[row]),
                     annotated=names[truth.label[target]] if target >= 0 else None,
                 )
             )
-    _, touched, _ = overlaps(matched, BACKGROUND_IOU)
-    unseen = np.setdiff1d(np.arange(len(truth.label)), touched)
-    for g in unseen[np.argsort(-truth.area[unseen], kind="stable")][:most]:
-        suspects.append(
-            Suspect(
-                *_image(data, matched, truth.image[g]),
-                reason=NOT_SEEN,
-                box=tuple(truth.box[g].tolist()),
-                found=None,
-                score=None,
-                annotated=names[truth.label[g]],
-            )
-        )
     return tuple(suspects)
 
 

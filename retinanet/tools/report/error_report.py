@@ -127,7 +127,7 @@ def _errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
     # that it was detected as, a missed object for its own.
     wrong = (errors.kind != NO_ERROR) & (matched.scores >= analysis.score)
     counts = np.zeros((matched.num_classes, len(KINDS)), dtype=np.int64)
-    np.add.at(counts, (matched.found.label[wrong], errors.kind[wrong]), 1)
+    np.add.at(counts, (matched.detections.label[wrong], errors.kind[wrong]), 1)
     np.add.at(counts[:, MISSED], matched.truth.label[errors.missed_at_score], 1)
     per_class = zip(
         analysis.evaluation.per_class, analysis.thresholds.classes, counts.tolist(), strict=True
@@ -161,7 +161,7 @@ def _errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
 def _error_rows(data: CocoData, analysis: Analysis) -> Iterator[Sequence[Any]]:
     """Every error of at least the score, by image: the wrong detections, then what is missed."""
     matched, errors, names = analysis.matched, analysis.errors, data.category_names
-    found, truth = matched.found, matched.truth
+    found, truth = matched.detections, matched.truth
     wrong = np.flatnonzero((errors.kind != NO_ERROR) & (matched.scores >= analysis.score))
     missed = np.flatnonzero(errors.missed_at_score)
     image = np.concatenate([found.image[wrong], truth.image[missed]])
@@ -185,7 +185,7 @@ def _worst_panels(
 ) -> list[Panel]:
     """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
     matched, errors = analysis.matched, analysis.errors
-    truth, found = matched.truth, matched.found
+    truth, found = matched.truth, matched.detections
     objects, missed, shown, wrong = errors_of_image(matched, errors, worst.image_id)
     colors = [KIND_COLORS["missed"] if lost else GRAY for lost in missed]
     annotated = [

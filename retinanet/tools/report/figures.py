@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.tools.diagnose.confusion import Confusion
 from retinanet.tools.diagnose.errors import KINDS, Errors
 from retinanet.tools.report.style import BLACK, COLORS, GRAY, class_color, house_style, plain_text

@@ -12,7 +12,7 @@ import numpy as np
 
 from retinanet.atomic import write_whole
 from retinanet.data.coco import CocoData, read_coco
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.detect import count_capped
 from retinanet.tools.diagnose.diagnosis import describe
 from retinanet.tools.diagnose.results import read_results

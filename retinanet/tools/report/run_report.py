@@ -319,7 +319,7 @@ def _worst(scored: Scored, matched: Matched, errors: Errors) -> list[Exhibit]:
         right = f"Detections: {len(shown)}, wrong: {wrong.sum()}"
         views = [
             (left, boxes(matched.truth, objects, states, missed)),
-            (right, boxes(matched.found, shown, texts, wrong)),
+            (right, boxes(matched.detections, shown, texts, wrong)),
         ]
         note = ", ".join(f"{n} {kind}" for kind, n in zip(KINDS, image.counts, strict=True) if n)
         exhibits.append(exhibit(data, image.index, read_pixels(data, image.index), views, note))
@@ -338,7 +338,9 @@ def errors_of_image(
     image = np.searchsorted(matched.image_ids, image_id)
     objects = np.flatnonzero(matched.truth.image == image)
     objects = objects[np.argsort(errors.missed_at_score[objects], kind="stable")]
-    shown = (matched.found.image == image) & (matched.scores >= errors.score) & ~matched.ignored
+    shown = (
+        (matched.detections.image == image) & (matched.scores >= errors.score) & ~matched.ignored
+    )
     shown = np.flatnonzero(shown)
     wrong = errors.kind != NO_ERROR
     shown = shown[np.lexsort((matched.scores[shown], wrong[shown]))]

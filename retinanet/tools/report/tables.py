@@ -10,7 +10,7 @@ import numpy as np
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.evaluation.detect import CONFIDENT_SCORE, DetectionArrays
 from retinanet.evaluation.numbers import ALL_IOUS, NUMBERS, SIZES, shown_name
 from retinanet.evaluation.thresholds import NEVER, BestF1, Thresholds
@@ -67,7 +67,7 @@ def class_table(
     """Numbers of every category, best AP first.
 
     Args:
-        evaluation: from :func:`retinanet.evaluation.coco.evaluate`.
+        evaluation: from :func:`retinanet.evaluation.average_precision.evaluate`.
         max_classes: rows, half of them the best and half the worst of what has objects; None: all.
         thresholds: adds the largest F1 of each class, and the score where it is.
     """

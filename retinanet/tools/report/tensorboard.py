@@ -12,7 +12,7 @@ from retinanet.data.coco import CocoData
 from retinanet.data.loader import Batch, BatchDataset, plan_batch
 from retinanet.data.transforms import Augment
 from retinanet.devices import autocast
-from retinanet.evaluation.coco import Evaluation
+from retinanet.evaluation.average_precision import Evaluation
 from retinanet.matching import IGNORED, NEGATIVE, Match
 from retinanet.model.retinanet import RetinaNet
 from retinanet.tools.report.boxes import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.tools.diagnose.results import read_results
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.report.publish import publish
@@ -119,7 +119,11 @@ def test_a_run_of_before_leaves_it_to_its_settings(run, data, capsys):
     metrics = json.loads((run / "eval/metrics.json").read_text())
     metrics.pop("annotations"), metrics.pop("images")
     write(run / "eval/metrics.json", metrics)
-    assert "does not say which annotations" in refusal(capsys, run)
+    for settings in (None, "[]", "{", "a: [1"):  # none, or none that can be read
+        if settings is not None:
+            (run / "config.yaml").write_text(settings)
+        said = refusal(capsys, run)
+        assert "does not say which annotations it was evaluated on; give them" in said
     (run / "config.yaml").write_text(
         f"data: {{root: {data.path.parent}, val_annotations: {data.path.name}, val_images: .}}\n"
     )
@@ -179,29 +183,27 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("name", RESULTS)
+FILES = {
+    "cut short": (b"[{", "is not JSON"),
+    "no text": (b"\xff\xfe", "is not JSON"),
+    "a number": (b"3", "must hold a JSON list"),
+    "annotations": (b'{"annotations": []}', "It is an annotation file; give it first"),
+    "a list of numbers": (b"[3]", r"detections\[0\] must be an object"),
+}
+
+
+@pytest.mark.parametrize("name", [*RESULTS, *FILES])
 def test_results_that_do_not_fit_are_refused(data, tmp_path, capsys, name):
-    rows, message = RESULTS[name]
-    path = write(tmp_path / "results.json", results_of(rows))
+    path = tmp_path / "results.json"
+    if name in FILES:
+        content, message = FILES[name]
+        path.write_bytes(content)
+    else:
+        rows, message = RESULTS[name]
+        write(path, results_of(rows))
     assert main([str(data.path), str(path)]) == 1
     with pytest.raises(ValueError, match=message):
         read_results(path, data)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"[{", "is not JSON"),
-        (b"\xff\xfe", "is not JSON"),
-        (b"3", "must hold a JSON list"),
-        (b'{"annotations": []}', "It is an annotation file; give it first"),
-        (b"[3]", r"detections\[0\] must be an object"),
-    ],
-)
-def test_files_that_are_no_results_are_refused(data, tmp_path, content, message):
-    (tmp_path / "results.json").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_results(tmp_path / "results.json", data)
 
 
 def test_boxes_that_reach_over_the_border_are_no_corners(data, tmp_path):
@@ -222,13 +224,6 @@ def test_what_is_not_there_is_refused_in_one_line(run, data, tmp_path, capsys):
     assert "is a file" in refusal(capsys, data.path, results, "--output", data.path)
     data.path.rename(tmp_path / "moved.json")
     assert "from the folder where train.py ran" in refusal(capsys, run)
-
-
-@pytest.mark.parametrize("text", ["[]", "{", "a: [1"])
-def test_settings_that_cannot_be_read_are_refused(run, capsys, text):
-    (run / "eval/metrics.json").unlink()
-    (run / "config.yaml").write_text(text)
-    assert "does not say which annotations it was evaluated on; give them" in refusal(capsys, run)
 
 
 @pytest.mark.parametrize(

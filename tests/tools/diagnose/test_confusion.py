@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.matched import match_detections
 from retinanet.tools.diagnose.analyze import analyze
 from retinanet.tools.diagnose.confusion import find_confusion
@@ -19,24 +19,35 @@ def confusion_of(data, found, score=0.0):
     return find_confusion(match_detections(data, found), data.category_names, score)
 
 
-def test_every_cell_by_hand(make_data, make_detections):
-    data = make_data(1, [(1, 1, BOX), (1, 2, OTHER), (1, 2, THIRD)])
-    results = [(1, 1, BOX, 0.9), (1, 1, OTHER, 0.8), (1, 2, FAR, 0.7), (1, 1, FAR, 0.1)]
+# Annotations, results with a score of at least 0.5, rows of: cat, dog, nothing there.
+CELLS = {
+    "every cell": (
+        [(1, 1, BOX), (1, 2, OTHER), (1, 2, THIRD)],
+        [(1, 1, BOX, 0.9), (1, 1, OTHER, 0.8), (1, 2, FAR, 0.7), (1, 1, FAR, 0.1)],
+        [[1, 0, 0], [1, 0, 1], [0, 1, 0]],
+    ),
+    "an object is what the best detection says": (
+        [(1, 1, BOX)],
+        [(1, 2, NEAR, 0.9), (1, 1, BOX, 0.8)],
+        [[0, 1, 0], [0, 0, 0], [1, 0, 0]],
+    ),
+    "detections of crowds are left out": (
+        [(1, 1, BOX, True)],
+        [(1, 1, BOX, 0.9), (1, 1, BOX, 0.8)],
+        [[0] * 3] * 3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_by_hand(make_data, make_detections, name):
+    annotations, results, expected = CELLS[name]
+    data = make_data(1, annotations)
     found = confusion_of(data, make_detections(data, results), 0.5)
-    # Rows: cat, dog, nothing there. Columns: cat, dog, not found.
-    assert found.counts.tolist() == [[1, 0, 0], [1, 0, 1], [0, 1, 0]]
-    assert found.worst() == [("dog", "cat", 1)]
-    assert found.shares()[1].tolist() == [0.5, 0.0, 0.5]
-
-
-def test_an_object_is_what_the_best_detection_says(make_data, make_detections):
-    data = make_data(1, [(1, 1, BOX)])
-    results = [(1, 2, NEAR, 0.9), (1, 1, BOX, 0.8)]
-    assert confusion_of(data, make_detections(data, results)).counts.tolist() == [
-        [0, 1, 0],
-        [0, 0, 0],
-        [1, 0, 0],
-    ]
+    assert found.counts.tolist() == expected
+    if name == "every cell":
+        assert found.worst() == [("dog", "cat", 1)]
+        assert found.shares()[1].tolist() == [0.5, 0.0, 0.5]
 
 
 def test_rows_are_the_objects_and_the_last_row_what_is_left(make_data, make_detections):
@@ -53,12 +64,6 @@ def test_rows_are_the_objects_and_the_last_row_what_is_left(make_data, make_dete
     shown = found.labels[found.scores >= 0.4]
     assert counts[:, :-1].sum(axis=0).tolist() == np.bincount(shown, minlength=3).tolist()
     assert counts[-1, -1] == 0
-
-
-def test_detections_of_crowds_are_left_out(make_data, make_detections):
-    data = make_data(1, [(1, 1, BOX, True)])
-    found = make_detections(data, [(1, 1, BOX, 0.9), (1, 1, BOX, 0.8)])
-    assert confusion_of(data, found).counts.sum() == 0
 
 
 def test_sizes_are_those_of_coco(make_data, make_detections):

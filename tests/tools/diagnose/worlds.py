@@ -10,6 +10,7 @@ import numpy as np
 
 from retinanet.data.coco import CocoData, images_of
 from retinanet.evaluation.detect import DetectionArrays
+from retinanet.tools.diagnose.evidence import index_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Skill:
     sure: float  # how far scores of right ones lie above the others, in standard deviations
 
 
+LETTERS = "qwertyuiopasdfghjklzxcvbnm"
+
 # On the sets below their AP is about 0.7, 0.3, 0.1 and 0.02.
 GOOD = Skill(found=0.9, jitter=0.04, named=0.95, false=1.0, sure=2.5)
 FAIR = Skill(found=0.75, jitter=0.09, named=0.8, false=2.0, sure=1.5)
@@ -35,24 +38,13 @@ def make_world(
     *,
     num_images: int = 60,
     num_classes: int = 6,
-    objects: tuple[int, int] = (1, 8),
-    sides: tuple[float, float] = (30, 160),
-    one_size: bool = False,
-    centered: bool = False,
-    skewed: bool = False,
+    objects: tuple[int, int] = (1, 8),  # fewest and most in an image
+    sides: tuple[float, float] = (30, 160),  # shortest and longest of boxes, pixels
+    one_size: bool = False,  # all images are of 640 x 480
+    centered: bool = False,  # boxes lie around the middle
+    skewed: bool = False,  # each class is half as frequent as the one before
 ) -> CocoData:
-    """Random boxes of random classes.
-
-    Args:
-        rng: of everything.
-        num_images: N.
-        num_classes: K.
-        objects: fewest and most in an image.
-        sides: shortest and longest of boxes, pixels.
-        one_size: all images are of 640 x 480.
-        centered: boxes lie around the middle.
-        skewed: each class is half as frequent as the one before.
-    """
+    """Random boxes of random classes."""
     sizes = np.tile([480, 640], (num_images, 1))
     if not one_size:
         sizes = np.stack(
@@ -82,16 +74,12 @@ def make_world(
         crowd=np.zeros(M, dtype=bool),
         usable=np.ones(M, dtype=bool),
         category_ids=tuple(range(1, num_classes + 1)),
-        category_names=tuple(_word(i) for i in range(num_classes)),
+        # A name whose place in the alphabet is not its number.
+        category_names=tuple(f"{LETTERS[i % 26]}{i}" for i in range(num_classes)),
         annotated=True,
         repairs={},
         fingerprint="",
     )
-
-
-def _word(number: int) -> str:
-    """A name whose place in the alphabet is not its number."""
-    return f"{'qwertyuiopasdfghjklzxcvbnm'[number % 26]}{number}"
 
 
 def look(rng: np.random.Generator, data: CocoData, skill: Skill) -> DetectionArrays:
@@ -123,14 +111,8 @@ def _sorted(
     ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, data: CocoData
 ) -> DetectionArrays:
     order = np.lexsort((-scores, ids))
-    return DetectionArrays(
-        image_ids=ids[order],
-        boxes=boxes[order],
-        scores=scores[order],
-        labels=labels[order],
-        evaluated=np.unique(data.image_ids),
-        num_capped=0,
-    )
+    columns = (column[order] for column in (ids, boxes, scores, labels))
+    return DetectionArrays(*columns, evaluated=np.unique(data.image_ids), num_capped=0)
 
 
 def in_form(data: CocoData, form: str) -> CocoData:
@@ -159,10 +141,9 @@ def renamed(data: CocoData, new: np.ndarray) -> CocoData:
 
 
 def exchanged(data: CocoData, found: DetectionArrays, order: np.ndarray) -> DetectionArrays:
-    """What was found in image i is said of image order[i]."""
-    new = dict(zip(data.image_ids.tolist(), data.image_ids[order].tolist(), strict=True))
-    ids = np.array([new[i] for i in found.image_ids.tolist()], dtype=np.int64)
-    return _sorted(ids, found.boxes, found.scores, found.labels, data)
+    """What was detected in image i is said of image order[i]."""
+    rows = index_of(data, found.image_ids)
+    return _sorted(data.image_ids[order][rows], found.boxes, found.scores, found.labels, data)
 
 
 def without_boxes(data: CocoData, images: range) -> CocoData:

@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.tools.report.figures import pr_curves, training_curves
 from retinanet.tools.report.page import inline_svg
 from retinanet.tools.report.style import BLACK, class_color, plain_text, save_png

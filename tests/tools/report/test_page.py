@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinanet.evaluation.coco import evaluate
+from retinanet.evaluation.average_precision import evaluate
 from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.tools.diagnose.scored import Scored
 from retinanet.tools.report.page import ASSETS, MOST_BYTES, embed, number

@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.evaluation.coco import NUMBERS, evaluate
+from retinanet.evaluation.average_precision import NUMBERS, evaluate
 from retinanet.evaluation.thresholds import find_thresholds
 from retinanet.tools.report.tables import class_table, summary, table, warnings_of, write_report
 
