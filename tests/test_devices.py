@@ -100,8 +100,9 @@ def test_a_forward_pass_multiplies_in_its_precision(precision, dtype):
 
 @pytest.mark.parametrize("alpha", [0.25, [0.2, 0.4]])
 def test_everything_that_a_step_uses_is_on_the_device_of_the_model(alpha):
+    typed = ["model=tiny", "ema=none", "precision=fp32"]
     with composer("train") as reader:
-        settings = reader.command(["model=tiny", f"loss.alpha={alpha}", "ema=none"]).settings
+        settings = reader.command([*typed, f"loss.alpha={alpha}"]).settings
     device = torch.device("meta")
     model = build.build_model(settings, 2)
     trainer = build.build_trainer(settings, model, ["a", "b"], total_steps=1, device=device)

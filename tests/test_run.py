@@ -38,7 +38,7 @@ from retinanet.signals import Stopped
 from retinanet.tools.first_loss.forecast import describe_model
 from retinanet.tools.predict.detector import load
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
-from retinanet.training.resume import EarlyStopping
+from retinanet.training.progress import EarlyStopping
 from retinanet.training.run_directory import read_rows
 from retinanet.training.trainer import Trainer
 

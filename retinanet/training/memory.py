@@ -6,12 +6,18 @@ import contextlib
 import copy
 
 import torch
+from torch.nn.utils import clip_grad_norm_
 
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import Batch, padded_size
 from retinanet.data.transforms import Augment, resized_sizes
 from retinanet.distributed import any_rank
 from retinanet.training.trainer import Trainer
+
+
+def divisors(count: int) -> list[int]:
+    """Numbers of equal parts of ``count``, the fewest first."""
+    return [n for n in range(1, count + 1) if count % n == 0]
 
 
 def explain_out_of_memory(trainer: Trainer, images: int, accumulate: int) -> str:
@@ -28,22 +34,15 @@ def explain_out_of_memory(trainer: Trainer, images: int, accumulate: int) -> str
     if trainer.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(trainer.device) / 2**30
         total = torch.cuda.get_device_properties(trainer.device).total_memory / 2**30
+    fix = "Lower data.min_size and data.max_size, or use a smaller model"
     parts = next((n for n in divisors(images) if n > accumulate), None)
-    remedy = (
-        "Lower data.min_size and data.max_size, or use a smaller model"
-        if parts is None
-        else f"Set optim.accumulate={parts} (now {accumulate}): the same step in more parts"
-    )
+    if parts is not None:
+        fix = f"Set optim.accumulate={parts} (now {accumulate}): the same step in more parts"
     return (
         f"the GPU's memory is too small for step {trainer.step + 1}: {B} images of {H} x {W} "
-        f"pixels with up to {most} boxes; {peak:.1f} of {total:.1f} GiB were in use. {remedy}; the "
+        f"pixels with up to {most} boxes; {peak:.1f} of {total:.1f} GiB were in use. {fix}; the "
         f"same command then goes on from the last checkpoint."
     )
-
-
-def divisors(count: int) -> list[int]:
-    """Numbers of equal parts of ``count``, the fewest first."""
-    return [n for n in range(1, count + 1) if count % n == 0]
 
 
 def worst_batch(data: CocoData, augment: Augment, images: int) -> Batch:
@@ -64,15 +63,16 @@ def worst_batch(data: CocoData, augment: Augment, images: int) -> Batch:
     height, width = data.sizes[index].tolist()
     boxes = boxes * torch.tensor([W / width, H / height, W / width, H / height])
     crowds = max((data.crowds(i) for i in range(len(data))), key=len)
-    B = images
+    sizes = torch.tensor([[H, W]]).repeat(images, 1)
+    pixels = torch.zeros(images, H, W, 3, dtype=torch.uint8)
     return Batch(
-        images=torch.zeros(B, H, W, 3, dtype=torch.uint8).permute(0, 3, 1, 2),  # (B, 3, H, W)
-        sizes=torch.tensor([[H, W]]).repeat(B, 1),
-        boxes=boxes.repeat(B, 1, 1),
-        labels=labels.repeat(B, 1),
-        crowds=crowds.repeat(B, 1, 1),
-        image_ids=torch.zeros(B, dtype=torch.int64),
-        original_sizes=torch.tensor([[H, W]]).repeat(B, 1),
+        images=pixels.permute(0, 3, 1, 2),  # (B, 3, H, W)
+        sizes=sizes,
+        boxes=boxes.repeat(images, 1, 1),
+        labels=labels.repeat(images, 1),
+        crowds=crowds.repeat(images, 1, 1),
+        image_ids=torch.zeros(images, dtype=torch.int64),
+        original_sizes=sizes,
     )
 
 
@@ -90,8 +90,7 @@ def fewest_parts(trainer: Trainer, worst: Batch) -> int:
     """
     # On the same device: what this takes there is the margin that the measurement leaves.
     before = copy.deepcopy(trainer.state_dict())
-    images = len(worst.images)
-    for parts in divisors(images):
+    for parts in divisors(len(worst.images)):
         failed = any_rank(not _fits(trainer, worst, parts))
         trainer.load_state_dict(copy.deepcopy(before))
         if trainer.device.type == "cuda":
@@ -110,13 +109,14 @@ def _fits(trainer: Trainer, worst: Batch, parts: int) -> bool:
     """Whether a step in so many parts runs on this rank, without a word to the others."""
     size = len(worst.images) // parts
     part = Batch(*(tensor[:size] for tensor in worst[:-1])).to(trainer.device)
+    divisor = torch.ones(size, device=trainer.device)
     alone = getattr(trainer.network, "no_sync", contextlib.nullcontext)
     trainer.network.train()
     try:
         with alone():
             for _ in range(min(parts, 2)):  # the second finds the gradients of the first
-                trainer.try_micro_batch(part)
-        trainer.try_update()
+                trainer.backward(trainer.losses(part, trainer.match(part), divisor))
+        trainer.update_weights(clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm))
     except torch.OutOfMemoryError:
         return False
     finally:

@@ -13,8 +13,8 @@ from torch import nn
 
 from retinanet.cli.main import composer
 from retinanet.training.checkpoint import load_checkpoint, load_latest, save_checkpoint
-from retinanet.training.resume import find_stored
 from retinanet.training.run_directory import RunDirectory
+from retinanet.training.start import find_stored
 
 # Where headers and directory of a zip file begin.
 SIGNATURES = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x07")

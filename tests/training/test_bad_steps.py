@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from retinanet.training.bad_steps import likely_cause, summary
+from retinanet.training.progress import likely_cause
 from retinanet.training.step_metrics import BadStep
 
 ORDINARY = [1.0, 1.2, 0.9, 1.1, 1.3, 1.0]
@@ -44,12 +44,3 @@ def test_steps_without_objects_do_not_make_a_norm_rise():
 
 def test_nothing_before_the_first_step_can_be_blamed():
     assert "check the weights" in likely_cause(bad(), [], step=1, precision="fp32")
-
-
-def test_the_summary_is_one_line_with_the_images():
-    entry = {"step": 3, "loss/class": "nan", "loss/box": 0.5, "grad_norm": "inf", "lr": 0.01}
-    entry |= {"images": [{"id": 7}, {"id": 9}], "likely_cause": "Because."}
-    assert summary(entry) == (
-        "step 3 is not finite and changed no weights: class loss nan, box loss 0.5, gradient norm "
-        "inf, learning rate 0.01, images [7, 9]. Because."
-    )

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
 
-from retinanet.training.board import Board, few, hparams_of
+from retinanet.training.logs import Board, few, hparams_of
 
 SETTINGS = {
     "loss": {"gamma": 2.0, "alpha": None},

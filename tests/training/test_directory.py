@@ -247,5 +247,5 @@ def test_damaged_rows_and_records_of_starts_are_left_out(run):
     run.metrics.write_bytes(b'{"step": 1}\n\xff\xfe{"step"\n{"step": 2}\n')
     assert [row["step"] for row in read_rows(run.metrics)] == [1, 2]
     (run.root / "environment.json").write_text("")
-    run.record_environment()
+    run.make(SETTINGS, [])
     assert len(json.loads((run.root / "environment.json").read_text())) == 1

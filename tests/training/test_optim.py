@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from retinanet.training.optim import WeightAverage, build_optimizer, parameter_groups, scaled_lr
+from retinanet.training.optim import EMA, build_optimizer, parameter_groups, scaled_lr
 
 DECAYS = {"weight_decay": 0.1, "norm_weight_decay": 0.2, "bias_weight_decay": 0.3}
 
@@ -99,7 +99,7 @@ def test_an_unknown_optimizer_is_refused():
 def test_the_average_by_hand():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    average = WeightAverage(model, 0.5)
+    average = EMA(model, 0.5)
     nn.init.constant_(model.weight, 2.0)
     average.update(model, 1)  # decay min(.5, 2 / 11)
     first = 1 + (1 - 2 / 11)
@@ -111,7 +111,7 @@ def test_the_average_by_hand():
 
 def test_buffers_are_copied_and_the_average_has_no_gradient():
     model = nn.BatchNorm2d(2)
-    average = WeightAverage(model, 0.99)
+    average = EMA(model, 0.99)
     model(torch.randn(4, 2, 3, 3))
     average.update(model, 1)
     assert torch.equal(average.model.running_mean, model.running_mean)
@@ -124,7 +124,7 @@ def test_buffers_are_copied_and_the_average_has_no_gradient():
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_a_decay_outside_is_refused(decay):
     with pytest.raises(ValueError, match=r"ema.decay must lie in \(0, 1\)"):
-        WeightAverage(nn.Linear(1, 1), decay)
+        EMA(nn.Linear(1, 1), decay)
 
 
 def test_momentum_starts_at_zero_before_the_first_step(make_trainer):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training import transfer as module
-from retinanet.training.checkpoint import save_checkpoint, shipped_weights
+from retinanet.training import start as module
+from retinanet.training.checkpoint import final_weights, save_checkpoint
 from retinanet.weights.read import read_trained
 
 OLD = ["cat", "dog", "bird"]
@@ -95,8 +95,8 @@ def test_the_average_is_preferred(tmp_path, make_model):
     path = write_checkpoint(tmp_path / "last.pt", make_model(1), OLD, ema=average)
     transfer(model, path, OLD)
     assert torch.equal(model.state_dict()["fpn.p6.bias"], average["fpn.p6.bias"])
-    assert shipped_weights({"model": {"a": 1}, "ema": None}) == {"a": 1}
-    assert shipped_weights({"model": {"a": 1}}) == {"a": 1}
+    assert final_weights({"model": {"a": 1}, "ema": None}) == {"a": 1}
+    assert final_weights({"model": {"a": 1}}) == {"a": 1}
 
 
 def test_another_backbone_is_refused(checkpoint):
