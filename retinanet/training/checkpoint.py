@@ -58,13 +58,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = 
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this project after checking every byte of it.
-
-    Args:
-        path: such as ``runs/NAME/checkpoints/best.pt``.
-
-    Returns:
-        What was saved, tensors on the CPU.
+    """What :func:`save_checkpoint` saved, every byte checked, tensors on the CPU.
 
     Raises:
         FileNotFoundError: no such file.
@@ -80,12 +74,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_checked(path: Path) -> Any:
-    """What is in a file of tensors, after checking every byte of it.
-
-    Nothing in the file is executed.
-
-    Args:
-        path: of a checkpoint, of this project or another.
+    """What is in a checkpoint of anybody, every byte checked; nothing in it is executed.
 
     Raises:
         FileNotFoundError: no such file.
@@ -141,10 +130,7 @@ def _holds_a_model(state: dict[str, Any]) -> bool:
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """The newest readable checkpoint of a run, ``last.pt`` or else ``previous.pt``.
-
-    Args:
-        folder: ``runs/NAME/checkpoints``.
+    """The newest readable checkpoint in a folder, ``last.pt`` or else ``previous.pt``.
 
     Returns:
         The checkpoint and why newer ones were passed over; None when there is none.

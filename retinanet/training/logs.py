@@ -84,12 +84,7 @@ class _Labelled(logging.Formatter):
 
 
 def start_logging(file: Path | None, *, main: bool) -> None:
-    """Send the package's messages to the console and to ``file``; other ranks keep quiet.
-
-    Args:
-        file: appended to; None: console only.
-        main: whether this is the main rank.
-    """
+    """Send the package's messages to the console and append them to ``file``, on the main rank."""
     for handler in list(package_logger.handlers):
         package_logger.removeHandler(handler)
         handler.close()
@@ -201,18 +196,14 @@ class Board:
             self.writer.add_scalar("best/AP", precision, step)
 
     def settings(self, settings: Mapping[str, Any]) -> None:
-        """The settings, for the table that compares runs; its results are the numbers of the rows.
-
-        torch's ``add_hparams`` would make a run of its own for them, and tell TensorBoard which
-        settings there are: left to itself it begins with those that differ between the runs.
-        """
-        _, start, _ = hparams(hparams_of(settings), {})
-        self._add(start)
+        """The settings, for the table that compares runs; the rows are its results."""
+        # Not add_hparams: it would make a run of its own for them, and tell TensorBoard which
+        # settings there are; left to itself it begins with those that differ between the runs.
+        self._add(hparams(hparams_of(settings), {})[1])
 
     def finished(self) -> None:
         """Mark the run as finished in that table."""
-        _, _, end = hparams({}, {})
-        self._add(end)
+        self._add(hparams({}, {})[2])
 
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Distributions of p_t, the probability given to the ground truth."""
@@ -221,13 +212,7 @@ class Board:
                 self.writer.add_histogram(f"p_t/{name}", samples, step, bins=P_T_BINS)
 
     def curves(self, step: int, curves: Mapping[str, np.ndarray], num_objects: int) -> None:
-        """Precision over recall.
-
-        Args:
-            step: of the weights.
-            curves: name -> (R,) precision at recalls from 0 to 1, equally far apart.
-            num_objects: what the numbers of true and false positives are reckoned from.
-        """
+        """Precision over recall: name -> (R,) precision at recalls evenly spaced from 0 to 1."""
         for name, precision in curves.items():
             recall = np.linspace(1, 0, len(precision))
             precision = np.asarray(precision, dtype=float)[::-1]
@@ -246,9 +231,8 @@ class Board:
         memory = io.BytesIO()
         Image.fromarray(picture).save(memory, format="jpeg", quality=QUALITY)
         height, width, _ = picture.shape
-        encoded = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=memory.getvalue()
-        )
+        size = {"height": height, "width": width, "colorspace": 3}
+        encoded = Summary.Image(encoded_image_string=memory.getvalue(), **size)
         self._add(Summary(value=[Summary.Value(tag=name, image=encoded)]), step)
 
     def close(self) -> None:

@@ -21,13 +21,7 @@ def divisors(count: int) -> list[int]:
 
 
 def explain_out_of_memory(trainer: Trainer, images: int, accumulate: int) -> str:
-    """What did not fit, and the setting that makes it smaller.
-
-    Args:
-        trainer: in the step that failed.
-        images: of one step on this rank.
-        accumulate: micro-batches of a step.
-    """
+    """What did not fit in a step of so many images on this rank, and how to make it smaller."""
     B, _, H, W = trainer.latest.images.shape
     most = int((trainer.latest.labels >= 0).sum(dim=1).max())
     peak = total = 0.0
@@ -49,12 +43,7 @@ def worst_batch(data: CocoData, augment: Augment, images: int) -> Batch:
     """A batch that no batch of a run exceeds: the largest padded size and the most boxes.
 
     One step in an epoch mixes landscape and portrait images, so its size is as high as the highest
-    and as wide as the widest of them.
-
-    Args:
-        data: the training set.
-        augment: of the training.
-        images: of one step on this rank.
+    and as wide as the widest of them. ``images`` are those of a step on this rank.
     """
     largest = resized_sizes(data.sizes, augment.min_sizes.max(), augment.max_size, augment.rule)
     H, W = padded_size(largest.max(axis=0)).tolist()
@@ -77,13 +66,9 @@ def worst_batch(data: CocoData, augment: Augment, images: int) -> Batch:
 
 
 def fewest_parts(trainer: Trainer, worst: Batch) -> int:
-    """The fewest micro-batches with which a step fits; every rank must call it.
+    """The fewest micro-batches with which a step of ``worst`` fits; every rank must call it.
 
     Tries steps, from one micro-batch on, and takes back all that they changed.
-
-    Args:
-        trainer: before its next step.
-        worst: of one step on this rank, from :func:`worst_batch`.
 
     Raises:
         MemoryError: not even one image fits.

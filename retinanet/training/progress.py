@@ -81,15 +81,7 @@ class Progress:
     def __init__(
         self, log: MetricsLog, *, step: int, total_steps: int, steps_per_epoch: int, main: bool
     ) -> None:
-        """Start the clock and, on a terminal, the bar.
-
-        Args:
-            log: rows go there.
-            step: steps made so far.
-            total_steps: length of the run.
-            steps_per_epoch: to tell the epoch.
-            main: whether this is the main rank.
-        """
+        """Start the clock after ``step`` steps and, on the main rank's terminal, the bar."""
         self.log = log
         self.total_steps = total_steps
         self.steps_per_epoch = steps_per_epoch
@@ -176,13 +168,7 @@ class Progress:
         self.bar.set_postfix_str(shown.removeprefix(", "))
 
     def report_bad_steps(self, means: Means, trainer: Trainer, data: CocoData) -> None:
-        """Report every bad step of the latest row, for JSON and the log; every rank must call it.
-
-        Args:
-            means: of the row.
-            trainer: that made the steps.
-            data: the training set.
-        """
+        """Report every bad step of the latest row; every rank must call it."""
         index_of = {int(image_id): index for index, image_id in enumerate(data.image_ids)}
         for bad, image_ids in zip(means.bad, suspects_of(means.bad), strict=True):
             step, norms = trainer.step - bad.steps_ago, self.grad_norms[: -1 - bad.steps_ago]

@@ -27,22 +27,10 @@ logger = logging.getLogger(__name__)
 # What a continued run may change: none of it changes the weights, or which are the best;
 # optim.accumulate only by rounding, as does the number of ranks, which may ask for another.
 MAY_DIFFER = (
-    "data.root",
-    "data.workers",
-    "device",
-    "compile",
-    "log_every_steps",
-    "log_images",
-    "save_every_steps",
-    "evaluation.backend",
-    "evaluation.batch_size",
-    "evaluation.every_epochs",
-    "evaluation.patience",
-    "max_bad_steps",
-    "on_failed_save",
-    "optim.accumulate",
-    "output_dir",
-    "overwrite",
+    *("data.root", "data.workers", "device", "compile", "output_dir", "overwrite"),
+    *("log_every_steps", "log_images", "save_every_steps", "max_bad_steps", "on_failed_save"),
+    *("evaluation.backend", "evaluation.batch_size", "evaluation.every_epochs"),
+    *("evaluation.patience", "optim.accumulate"),
 )
 MAY_RISE = ("schedule.epochs", "schedule.max_steps")
 # A run that stopped at a bad image may go on without it: nothing before depended on it.
@@ -76,10 +64,6 @@ class RunDirectory:
 
     def check(self, settings: dict[str, Any], *, overwrite: bool) -> bool:
         """Whether another run must be moved aside first; nothing is changed yet.
-
-        Args:
-            settings: of this command, as plain containers.
-            overwrite: move a run with other settings aside instead of refusing.
 
         Raises:
             ValueError: another run, or files that are no run, with what to do about it.
@@ -122,7 +106,7 @@ class RunDirectory:
             settings: of this command, as plain containers.
             overrides: of this command, as typed.
             aside: the run on disk is another one although its settings do not say so.
-            **facts: further entries of environment.json, such as the fingerprint of the data.
+            **facts: further entries of environment.json.
 
         Raises:
             ValueError: another process trains there.
@@ -194,10 +178,8 @@ class RunDirectory:
     def forget_after(self, step: int, evaluated_step: int, reported_step: int) -> None:
         """Drop rows of metrics.jsonl and bad_steps.jsonl that a resumed run will write again.
 
-        Args:
-            step: of the checkpoint.
-            evaluated_step: of the last evaluation that the checkpoint knows.
-            reported_step: of the last row, up to which bad steps were reported.
+        Those after the ``step`` of its checkpoint, after the last evaluation that this knows, and
+        after the last row, up to which bad steps were reported.
         """
 
         def keep(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
@@ -215,8 +197,8 @@ def read_run(root: Path) -> dict[str, Any] | None:
         record = json.loads((root / "run.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    lists = isinstance(record, dict) and {"starts", "stops", "state"} <= record.keys()
-    return record if lists else None
+    is_ours = isinstance(record, dict) and {"starts", "stops", "state"} <= record.keys()
+    return record if is_ours else None
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -231,15 +213,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ although they must not.
-
-    Args:
-        old: of the run on disk.
-        new: of this command.
-
-    Returns:
-        Dotted key -> (old value, new value).
-    """
+    """Dotted key -> (old value, new value) of settings that differ although they must not."""
     before, after = flatten(old), flatten(new)
 
     def may_change(key: str, was: Any, now: Any) -> bool:

@@ -26,15 +26,8 @@ CLASS_PARAMETERS = ("head.cls.pred.weight", "head.cls.pred.bias")
 # Settings by which the same weights mean something else.
 CONVENTIONS = (
     ("data", "resize"),
-    ("model", "norm_eps"),
-    ("model", "stride_in_1x1"),
-    ("model", "p6_from"),
-    ("model", "relu_before_p7"),
-    ("anchors", "sizes"),
-    ("anchors", "scales"),
-    ("anchors", "ratios"),
-    ("anchors", "offset"),
-    ("anchors", "rounding"),
+    *(("model", key) for key in ("norm_eps", "stride_in_1x1", "p6_from", "relu_before_p7")),
+    *(("anchors", key) for key in ("sizes", "scales", "ratios", "offset", "rounding")),
 )
 
 # Its own checkpoint.
@@ -44,11 +37,6 @@ def find_stored(
     directory: RunDirectory, settings: dict[str, Any], *, overwrite: bool
 ) -> tuple[dict[str, Any] | None, bool]:
     """The checkpoint to continue from, unless this is another run than the one on disk.
-
-    Args:
-        directory: of the run.
-        settings: of this command, as plain containers.
-        overwrite: another run will be moved aside.
 
     Returns:
         The checkpoint or None, and whether it is not the last one, because that is damaged.
@@ -105,7 +93,7 @@ def check_images(
         stored: the checkpoint.
         directory: of the run.
         data_root: of this command.
-        sizes: ``train_files`` and ``val_files``: :meth:`CocoData.file_sizes` of this command.
+        sizes: ``train_files`` and ``val_files``, bytes of some files: ``CocoData.file_sizes``.
 
     Returns:
         A line for the log where ``data_root`` is another folder than that of the checkpoint.
@@ -219,8 +207,7 @@ def _copy_classes(
     copied = {}
     for parameter in CLASS_PARAMETERS if kept else ():
         mine, theirs = own[parameter].clone(), given[parameter]
-        same_inputs = mine.shape[1:] == theirs.shape[1:]
-        if not same_inputs or len(mine) // K != len(theirs) // old_K:
+        if mine.shape[1:] != theirs.shape[1:] or len(mine) // K != len(theirs) // old_K:
             return []
         rows = mine.unflatten(0, (-1, K))  # (a, K, ...)
         rows[:, new_labels] = theirs.unflatten(0, (-1, old_K))[:, old_labels]
@@ -235,18 +222,11 @@ def describe_source(state: dict[str, Any]) -> str:
 
 
 def other_conventions(given: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """A line for the log when a run reads the weights it starts from in another way.
-
-    Args:
-        given: settings recorded with the weights, as plain containers.
-        own: those of the run.
-    """
+    """A line for the log when a run with settings ``own`` reads weights in another way."""
     differing = [
         f"{group}.{key}={value_text(given[group][key])}"
         for group, key in CONVENTIONS
         if given[group].get(key, own[group][key]) != own[group][key]
     ]
-    if not differing:
-        return []
-    settings = " ".join(differing)
-    return [f"warning    they were trained with {settings}; set it to keep their meaning"]
+    warning = f"they were trained with {' '.join(differing)}; set it to keep their meaning"
+    return [f"warning    {warning}"] if differing else []
