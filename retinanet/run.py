@@ -81,9 +81,11 @@ class TrainingRun:
             FileNotFoundError: a file that is named but not there.
         """
         build.check_device(settings, device, train=True)
-        self.on_start = on_start
-        self.on_first_step = on_first_step
-        self.on_evaluation = on_evaluation
+        self.on_start, self.on_first_step, self.on_evaluation = (
+            on_start,
+            on_first_step,
+            on_evaluation,
+        )
         self.overrides, self.device, self.signals = overrides, device, signals
         self.directory = RunDirectory(Path(settings.output_dir))
         folder = shlex.quote(str(self.directory.tensorboard))
@@ -175,9 +177,9 @@ class TrainingRun:
             except Stopped:
                 received = self.signals.received
                 by = received.name if received else "another rank"
+                step, total = self.trainer.step, self.total_steps
                 logger.info(
-                    "stopped    by %s after step %d of %d; the same command goes on",
-                    *(by, self.trainer.step, self.total_steps),
+                    f"stopped    by {by} after step {step} of {total}; the same command goes on"
                 )
                 self._record("stopped", by)
                 raise
@@ -244,6 +246,7 @@ class TrainingRun:
             yield micro_batches
 
     def _interrupting(self) -> contextlib.AbstractContextManager:
+        """Within, a signal ends a run of one rank at once."""
         alone = distributed.world_size() == 1
         return self.signals.interrupting() if alone else contextlib.nullcontext()
 
@@ -347,14 +350,7 @@ class TrainingRun:
         }
 
     def _save(self, *, keep_previous: bool = True) -> bool:
-        """Write last.pt; the one before stays as previous.pt, unless it is damaged.
-
-        Returns:
-            Whether it was written.
-
-        Raises:
-            OSError: it cannot be written, and ``on_failed_save`` says to stop.
-        """
+        """Whether last.pt was written; the one before stays as previous.pt, unless damaged."""
         state = {
             **self.trainer.state_dict(),
             **self._description(),
@@ -412,13 +408,12 @@ class TrainingRun:
         )
         main, step, settings = distributed.is_main(), self.trainer.step, self.settings
         start_logging(self.directory.root / "train.log", main=main)
+        if main and not step and read_rows(self.directory.metrics):
+            logger.warning(
+                f"{self.directory.checkpoints} has no checkpoint although it has rows: this run "
+                f"begins anew and drops them."
+            )
         if main:
-            if not step and read_rows(self.directory.metrics):
-                logger.warning(
-                    "%s has no checkpoint although it has rows: this run begins anew and drops "
-                    "them.",
-                    self.directory.checkpoints,
-                )
             reported_step = step - len(self.trainer.totals.rows)
             self.directory.forget_after(step, self.stopping.evaluated_step, reported_step)
         self.log = MetricsLog(
@@ -437,19 +432,16 @@ class TrainingRun:
         self.progress.grad_norms = self.grad_norms
         self.log.show(lambda board: board.settings(self.plain))
 
-        logger.info("run        %s", self.directory.root)
-        logger.info(
-            "device     %s, forward pass in %s (%s)",
-            *(self.device, self.trainer.precision, self.why_precision),
-        )
+        precision = f"forward pass in {settings.precision} ({self.why_precision})"
+        logger.info(f"run        {self.directory.root}")
+        logger.info(f"device     {self.device}, {precision}")
         if settings.optim.accumulate == "auto":
-            logger.info("accumulate %d micro-batches a step, measured", self.loader.accumulate)
+            logger.info(f"accumulate {self.loader.accumulate} micro-batches a step, measured")
         lines: list[str] = []
         if step:
-            logger.info("continue   after step %d of %d", step, self.total_steps)
+            lines = [f"continue   after step {step} of {self.total_steps}", *self.moved]
             before, now = self.stored_schedule, self.plain["schedule"]
             changed = [f"{k} from {before[k]} to {now[k]}" for k in now if now[k] != before[k]]
-            lines += self.moved
             if changed:
                 lines.append(
                     f"extended   schedule.{', '.join(changed)}; the rate follows the schedule of "
@@ -486,8 +478,6 @@ class TrainingRun:
         self, state: str, why: str | None = None, *, started: bool = False, **more: Any
     ) -> None:
         """Write run.json: how the run stands, for programs."""
-        if not distributed.is_main():
-            return
         facts = {
             "state": state,
             "step": self.trainer.step,
@@ -496,7 +486,8 @@ class TrainingRun:
             "replaced": sorted(self.loader.bad_images | self.missed_images),
             **more,
         }
-        try:
-            self.directory.record_run(facts, why, started=started)
-        except OSError as error:  # what must be kept is in the checkpoint
-            logger.warning("%s", error)
+        if distributed.is_main():
+            try:
+                self.directory.record_run(facts, why, started=started)
+            except OSError as error:  # what must be kept is in the checkpoint
+                logger.warning("%s", error)
