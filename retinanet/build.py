@@ -29,8 +29,8 @@ from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.heads import count_classes
 from retinanet.model.retinanet import RetinaNet
 from retinanet.postprocess import Postprocess
-from retinanet.training.checkpoint import shipped_weights
-from retinanet.training.optim import Schedule, WeightAverage, build_optimizer, scaled_lr
+from retinanet.training.checkpoint import final_weights
+from retinanet.training.optim import EMA, Schedule, build_optimizer, scaled_lr
 from retinanet.training.trainer import Trainer
 
 # How images come into a model, which every checkpoint must say.
@@ -205,7 +205,7 @@ def build_trainer(
     """Everything that a step changes, on a device that :func:`check_device` found fit."""
     model.to(device)
     # Copied before compiling: a compiled method stays bound to the model it was taken from.
-    ema = None if settings.ema.decay is None else WeightAverage(model, settings.ema.decay)
+    ema = None if settings.ema.decay is None else EMA(model, settings.ema.decay)
     if settings.compile:
         # One graph for all sizes of images: batches differ, and each graph takes minutes.
         model.predict = torch.compile(model.predict, dynamic=True)
@@ -322,7 +322,7 @@ def load_model(state: dict[str, Any], settings: DetectorConfig) -> RetinaNet:
     Raises:
         ValueError: parameters are missing, left over or of another shape.
     """
-    weights = shipped_weights(state)
+    weights = final_weights(state)
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
 
     def refuse(wrong: Sequence[str]) -> None:

@@ -39,15 +39,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """What a forward pass runs in on a device.
+    """What a forward pass runs in on a device: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
-    Args:
-        name: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``. ``"auto"`` is bf16 where the device
-            multiplies in it, at twice the rate or more, fp32 elsewhere; fp16 is for who asks.
-        device: of the model.
-
-    Returns:
-        ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    ``"auto"`` is bf16 where the device multiplies in it, at twice the rate or more, fp32
+    elsewhere; fp16 is for who asks.
     """
     if name != "auto":
         return name
@@ -72,10 +67,7 @@ def explain_precision(device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Context in which a forward pass runs; losses and boxes are fp32 outside of it.
 
-    Args:
-        device: of the model.
-        precision: ``"fp32"`` (nothing changes), ``"bf16"`` or ``"fp16"``; see
-            :func:`choose_precision`.
+    ``"fp32"`` changes nothing; the others are ``"bf16"`` and ``"fp16"``.
     """
     if precision == "fp32":
         return contextlib.nullcontext()

@@ -24,8 +24,6 @@ PR_SET_PDEATHSIG = 1
 # DistributedDataParallel's argument was renamed in torch 2.15.
 _PARAMETERS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
 BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _PARAMETERS)
-
-
 # Keys of the store.
 STOP, FAILED = "stop", "failed"
 # Seconds between two looks at the store.
@@ -39,15 +37,13 @@ class RankMonitor(threading.Thread):
     """Learns from the group's store that another rank was stopped or has failed.
 
     Beside the collectives, in which a rank may hang.
-
-    Args:
-        store: of the group; a connection of its own, since the group's may be busy waiting.
-        rank: of this process.
     """
 
     def __init__(self, store: dist.Store, rank: int) -> None:
+        """Of ``rank``, with a connection to the store of its own: the group's may be busy."""
         super().__init__(daemon=True)
         self.stop_requested = False
+        self.before_exit: Callable[[str], None] = lambda reason: None
         self._store = store
         self._rank = rank
         self._over = threading.Event()
@@ -57,10 +53,19 @@ class RankMonitor(threading.Thread):
         while not self._over.wait(POLL_SECONDS):
             try:
                 self.stop_requested = self.stop_requested or self._store.check([STOP])
-                if self._store.check([FAILED]) and not self._over.wait(GRACE_SECONDS):
-                    self._follow(self._store.get(FAILED).decode())
+                failed = self._store.check([FAILED]) and not self._over.wait(GRACE_SECONDS)
+                reason = self._store.get(FAILED).decode() if failed else ""
             except RuntimeError:  # the store is gone, and with it the group
                 return
+            if failed:
+                try:
+                    sys.stderr.write(
+                        f"[rank {self._rank}] ends because {reason}; see its message\n"
+                    )
+                    sys.stderr.flush()
+                    self.before_exit(reason)
+                finally:
+                    os._exit(1)  # the main thread may never come back
 
     def end(self) -> None:
         """Stop polling."""
@@ -78,11 +83,6 @@ class RankMonitor(threading.Thread):
         """Let the other ranks know that this one is about to end with an error."""
         with contextlib.suppress(RuntimeError):  # the store may be what failed
             self._store.set(FAILED, f"rank {self._rank} failed with {type(error).__name__}")
-
-    def _follow(self, reason: str) -> None:
-        sys.stderr.write(f"[rank {self._rank}] ends because {reason}; see its message\n")
-        sys.stderr.flush()
-        os._exit(1)  # the main thread may never come back
 
 
 # Of this process; None on a single one.
@@ -121,9 +121,11 @@ def start(device_type: str) -> None:
     global _monitor, _hosts
     if "RANK" not in os.environ or dist.is_initialized():
         return
-    _end_with_parent()
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        # SIGTERM when torchrun is gone, however it ended.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     backend = "nccl" if device_type == "cuda" else "gloo"
-    prefix = _prefix(os.environ)
+    prefix = store_prefix(os.environ)
     store, rank, size = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(prefix, store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
@@ -141,14 +143,16 @@ def stop() -> None:
     _monitor = _hosts = None
 
 
-def _prefix(environment: Mapping[str, str]) -> str:
+def store_prefix(environment: Mapping[str, str]) -> str:
     """Name space in the store of this attempt: keys of a dead one may still be there.
 
     The store of one torchrun lives as long as it does. On several nodes their counts of restarts
     differ, so there each attempt needs a store of its own.
+
+    Raises:
+        ValueError: ranks on several nodes would be started again without one.
     """
-    own_store = environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    if own_store:
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # a store of its own
         return "attempt"
     nodes = int(environment.get("GROUP_WORLD_SIZE", "1"))
     if nodes > 1 and int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")):
@@ -160,15 +164,22 @@ def _prefix(environment: Mapping[str, str]) -> str:
     return f"attempt{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
-def _end_with_parent() -> None:
-    """Get SIGTERM when torchrun is gone, however it ended."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def monitor() -> RankMonitor | None:
     """What this rank learns of others between collectives; None on a single process."""
     return _monitor
+
+
+@contextlib.contextmanager
+def before_exit(action: Callable[[str], None]) -> Iterator[None]:
+    """Within, ``action`` gets the reason when another rank's failure is about to end this one."""
+    if _monitor is None:
+        yield
+        return
+    before, _monitor.before_exit = _monitor.before_exit, action
+    try:
+        yield
+    finally:
+        _monitor.before_exit = before
 
 
 def any_rank(flag: bool) -> bool:
@@ -213,22 +224,12 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """The value of every rank, in the order of ranks, on every rank.
-
-    Args:
-        value: anything that pickles; between our own processes only.
-    """
+    """The value of every rank, in the order of ranks, on every rank; anything that pickles."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def on_main(action: Callable[[], Any]) -> Any:

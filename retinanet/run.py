@@ -22,21 +22,20 @@ from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.thresholds import Thresholds, find_thresholds
 from retinanet.model.retinanet import RetinaNet
 from retinanet.signals import Signals, Stopped
-from retinanet.training.bad_steps import BadSteps
 from retinanet.training.checkpoint import save_checkpoint
 from retinanet.training.logs import MetricsLog, start_logging
 from retinanet.training.memory import explain_out_of_memory, fewest_parts, worst_batch
-from retinanet.training.progress import Progress
-from retinanet.training.resume import (
-    EarlyStopping,
+from retinanet.training.progress import EarlyStopping, Progress
+from retinanet.training.run_directory import RunDirectory, read_rows
+from retinanet.training.start import (
+    check_images,
     check_same_step,
     check_stored,
     find_stored,
-    other_images,
+    other_conventions,
+    transfer,
 )
-from retinanet.training.run_directory import RunDirectory, read_rows
 from retinanet.training.step_metrics import Means
-from retinanet.training.transfer import other_conventions, transfer
 from retinanet.weights.read import read_trained
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ class TrainingRun:
         on_first_step: Callable[[TrainingRun, Means], None] | None = None,
         on_evaluation: Callable[[TrainingRun, Scores, bool], None] | None = None,
     ) -> None:
-        """Read the data, build the parts, prepare the directory, load the last checkpoint.
+        """Read the data, build the parts, load the last checkpoint; nothing is written yet.
 
         Args:
             settings: checked, with an output_dir.
@@ -82,89 +81,76 @@ class TrainingRun:
             FileNotFoundError: a file that is named but not there.
         """
         build.check_device(settings, device, train=True)
-        self.on_start = on_start
-        self.on_first_step = on_first_step
-        self.on_evaluation = on_evaluation
+        self.on_start, self.on_first_step, self.on_evaluation = (
+            on_start,
+            on_first_step,
+            on_evaluation,
+        )
+        self.overrides, self.device, self.signals = overrides, device, signals
         self.directory = RunDirectory(Path(settings.output_dir))
+        folder = shlex.quote(str(self.directory.tensorboard))
+        self.watch = f"watch      tensorboard --logdir {folder}"
         self.why_precision = "precision as set"
         if settings.precision == "auto":  # what it means here, or meant where the run began
-            begun = self.directory.precision()
+            begun = (self.directory.recorded() or {}).get("precision")
             precision = begun or choose_precision("auto", device)
             self.why_precision = "as this run began" if begun else explain_precision(device)
             settings = dataclasses.replace(settings, precision=precision)
-        self.settings = settings
-        self.overrides = overrides
-        self.device = device
-        self.plain = dataclasses.asdict(settings)
+        self.settings, self.plain = settings, dataclasses.asdict(settings)
         stored, self.fell_back = find_stored(
             self.directory, self.plain, overwrite=settings.overwrite
         )
+
         train_data, self.val_data = build.build_splits(settings.data)
         self.train_data = build.drop_unseen(settings, train_data)
-        stored = self._unless_other_images(stored)
-        self.train_files = self.train_data.file_sizes()
-        self.val_files = self.val_data.file_sizes()
+        self.file_sizes = {
+            "train_files": self.train_data.file_sizes(),
+            "val_files": self.val_data.file_sizes(),
+        }
+        self.aside, self.moved = False, []  # lines for the log
+        if stored is not None:
+            root, sizes = settings.data.root, self.file_sizes
+            try:
+                self.moved = check_images(stored, self.directory, root, sizes)
+            except ValueError:
+                if not settings.overwrite:
+                    raise
+                stored, self.aside = None, True
         self.loader = build.build_loader(settings, self.train_data, device)
-        self.total_steps = self._total_steps()
-        every = settings.evaluation.every_epochs * self.loader.steps_per_epoch
-        self.evaluate_every = max(1, round(every))
-        self.stopping = EarlyStopping()
-        self.thresholds: dict[str, Any] | None = None  # of the last evaluation
-        self.bad_steps = BadSteps(settings.max_bad_steps, self.train_data)
-        self.stored_schedule = dataclasses.asdict(settings.schedule)  # of the checkpoint
-        self.init_lines: list[str] = []
-        self.missed_images: set[str] = set()  # messages about unreadable validation images
-        self.signals = signals
-        self.grad_norms: list[float] = []  # of the checkpoint
-        self._build(stored)
+        schedule, steps_per_epoch = settings.schedule, self.loader.steps_per_epoch
+        self.total_steps = schedule.max_steps or schedule.epochs * steps_per_epoch
+        self.evaluate_every = max(1, round(settings.evaluation.every_epochs * steps_per_epoch))
 
-    def _unless_other_images(self, stored: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The checkpoint; None where the images are others and the run is moved aside.
-
-        Raises:
-            ValueError: the images are others.
-        """
-        self.aside, self.moved = False, ""
-        if stored is None:
-            return None
-        before, now = stored["settings"]["data"]["root"], self.plain["data"]["root"]
-        if other_images(stored, self.train_data, self.val_data, moved=before != now):
-            if not self.settings.overwrite:
-                raise ValueError(
-                    f"{self.directory.root} holds a run on the images below data.root={before}; "
-                    f"the files below data.root={now} have the same names and other sizes. Choose "
-                    f"another output_dir, or set overwrite=true to move the old run aside."
-                )
-            self.aside = True
-            return None
-        if before != now:
-            known = "train_files" in stored
-            how = "image files of the same sizes" if known else "not compared: an older checkpoint"
-            self.moved = f"moved      data.root from {before} to {now} ({how})"
-        return stored
-
-    def _build(self, stored: dict[str, Any] | None) -> None:
-        """The model and what trains it, from the checkpoint where there is one."""
-        settings = self.settings
         names = self.train_data.category_names
         from_elsewhere = stored is not None or settings.init_from is not None
         self.model = build.build_model(settings, len(names), load_later=from_elsewhere)
+        self.init_lines: list[str] = []
         if stored is None and settings.init_from is not None:
             start = read_trained(Path(settings.init_from))
             self.init_lines = transfer(self.model, start, settings.init_from, names)
             self.init_lines += other_conventions(start["settings"], self.plain)
         self.trainer = build.build_trainer(
-            settings, self.model, names, total_steps=self.total_steps, device=self.device
+            settings, self.model, names, total_steps=self.total_steps, device=device
         )
         if stored is not None:
-            self._load(stored)
+            check_stored(stored, self.directory, self.train_data, self.val_data)
+            self.trainer.load_state_dict(stored)
+        self.stopping = EarlyStopping() if stored is None else EarlyStopping.of(stored)
+        stored = stored or {}
+        self.num_bad_steps = stored.get("bad_steps", 0)  # older checkpoints have none
+        self.grad_norms: list[float] = stored.get("grad_norms", [])
+        self.thresholds: dict[str, Any] | None = stored.get("thresholds")  # of the last evaluation
+        self.stored_schedule = stored.get("settings", self.plain)["schedule"]
+        self.missed_images: set[str] = set()  # messages about unreadable validation images
         self.saved_step = self.trainer.step
         check_same_step(self.trainer.step, self.directory)
         if settings.optim.accumulate == "auto":
             images = settings.optim.batch_size // distributed.world_size()
             worst = worst_batch(self.train_data, build.build_augment(settings, train=True), images)
             parts = fewest_parts(self.trainer, worst)
-            self.loader = build.build_loader(settings, self.train_data, self.device, parts)
+            self.loader = build.build_loader(settings, self.train_data, device, parts)
+
+    # The loop.
 
     def run(self) -> None:
         """Train to the end, or report that it has been reached.
@@ -177,47 +163,46 @@ class TrainingRun:
             OSError: a file could not be written.
         """
         if not self.finished():
-            check_shared_memory(self._shared_bytes())
+            self._check_shared_memory()
         self._open()
         self.signals.has_begun = True
-        try:
-            self._train()
-        except torch.OutOfMemoryError as error:
-            images = self.settings.optim.batch_size // distributed.world_size()
-            message = explain_out_of_memory(self.trainer, images, self.loader.accumulate)
-            self._record("failed", message)
-            raise MemoryError(message) from error
-        except Stopped:
-            received = self.signals.received
-            by = received.name if received else "another rank"
-            logger.info(
-                "stopped    by %s after step %d of %d; the same command goes on",
-                *(by, self.trainer.step, self.total_steps),
-            )
-            self._record("stopped", by)
-            raise
-        except Exception as error:
-            self._record("failed", str(error))
-            raise
-        else:
-            self._log_end()
-            self.log.show(lambda board: board.finished())
-            self._record("finished")
-        finally:
-            self.progress.close()
+        with distributed.before_exit(lambda why: self._record("failed", why)):
+            try:
+                self._train()
+            except torch.OutOfMemoryError as error:
+                images = self.settings.optim.batch_size // distributed.world_size()
+                message = explain_out_of_memory(self.trainer, images, self.loader.accumulate)
+                self._record("failed", message)
+                raise MemoryError(message) from error
+            except Stopped:
+                received = self.signals.received
+                by = received.name if received else "another rank"
+                step, total = self.trainer.step, self.total_steps
+                logger.info(
+                    f"stopped    by {by} after step {step} of {total}; the same command goes on"
+                )
+                self._record("stopped", by)
+                raise
+            except Exception as error:
+                self._record("failed", str(error))
+                raise
+            else:
+                self._log_end()
+                self.log.show(lambda board: board.finished())
+                self._record("finished")
+            finally:
+                self.progress.close()
 
     def _train(self) -> None:
-        """The steps, evaluations and saves that are left: the loop."""
+        """The steps, evaluations and saves that are left."""
         if self.finished():
             return
         settings, step = self.settings, self.trainer.step
-        self.bad_steps.check()
+        self._check_bad_steps()
         if self._evaluation_due():  # the run was killed while it evaluated
             with self._interrupting():
                 (self.trainer.latest,) = (parts[-1] for parts in self.loader.steps(step - 1, step))
             self._evaluate()
-            self._save(keep_previous=False)
-            self.progress.restart_clock()
             if self.finished():
                 return
         batches = self._interruptible(self.loader.steps(step, self.total_steps))
@@ -226,8 +211,9 @@ class TrainingRun:
             due = self._evaluation_due()
             if step == 1 or step % settings.log_every_steps == 0 or due:
                 means = self._log_row()
-            if step == 1:
-                self._report_first_step(means)
+                if step == 1 and self.on_first_step is not None and distributed.is_main():
+                    self._write(lambda means=means: self.on_first_step(self, means))
+                    self.progress.restart_clock()
             if distributed.any_rank(self._stop_requested()):
                 if not self._save():
                     logger.warning("the run could not save; it goes on from an older checkpoint")
@@ -235,8 +221,6 @@ class TrainingRun:
             if due:
                 self._save()
                 self._evaluate()
-                self._save(keep_previous=False)  # the same step: previous.pt stays an older one
-                self.progress.restart_clock()
             elif settings.save_every_steps and step % settings.save_every_steps == 0:
                 self._save()
             if self.finished():
@@ -262,6 +246,7 @@ class TrainingRun:
             yield micro_batches
 
     def _interrupting(self) -> contextlib.AbstractContextManager:
+        """Within, a signal ends a run of one rank at once."""
         alone = distributed.world_size() == 1
         return self.signals.interrupting() if alone else contextlib.nullcontext()
 
@@ -285,148 +270,29 @@ class TrainingRun:
         impatient = patience is not None and self.stopping.without_improvement >= patience
         return impatient or self.stopping.evaluated_step >= self.total_steps
 
-    def _shared_bytes(self) -> int:
-        """Of /dev/shm: the workers of training hold theirs while those of an evaluation work."""
-        how = build.build_validation(self.settings, self.settings.evaluation, self.device)
-        images, augment = how["max_images"], how["augment"]
-        plan = eval_plan(self.val_data, augment, batch_size=how["batch_size"], max_images=images)
-        validation = shared_bytes(plan, augment.rule, how["workers"], limit=len(plan))
-        return distributed.local_world_size() * (self.loader.shared_bytes + validation)
-
-    def _open(self) -> None:
-        """Make the directory, start the logs."""
-        distributed.on_main(
-            lambda: self.directory.make(
-                self.plain,
-                self.overrides,
-                aside=self.aside,
-                device=str(self.device),
-                processes=distributed.world_size(),
-                train_data=self.train_data.fingerprint,
-                val_data=self.val_data.fingerprint,
-            )
-        )
-        main = distributed.is_main()
-        start_logging(self.directory.root / "train.log", main=main)
-        step = self.trainer.step
-        if main and not step and read_rows(self.directory.metrics):
-            logger.warning(
-                "%s has no checkpoint although it has rows: this run begins anew and drops them.",
-                self.directory.checkpoints,
-            )
-        if main:
-            reported_step = step - len(self.trainer.totals.rows)
-            self.directory.forget_after(step, self.stopping.evaluated_step, reported_step)
-        # An evaluation that is made again has the step of a row that stays.
-        next_step = step if self._evaluation_due() else step + 1
-        self.log = MetricsLog(
-            self.directory if main else None,
-            next_step=next_step,
-            must_write=self.settings.on_failed_save == "stop",
-        )
-        self.progress = Progress(
-            self.log,
-            step=step,
-            total_steps=self.total_steps,
-            steps_per_epoch=self.loader.steps_per_epoch,
-            main=main,
-        )
-        self.progress.grad_norms = self.grad_norms
-        self.log.show(lambda board: board.settings(self.plain))
-        self._log_start()
-
-    def _log_start(self) -> None:
-        """Log what is about to happen."""
-        step = self.trainer.step
-        logger.info("run        %s", self.directory.root)
-        logger.info(
-            "device     %s, forward pass in %s (%s)",
-            *(self.device, self.trainer.precision, self.why_precision),
-        )
-        if self.settings.optim.accumulate == "auto":
-            logger.info("accumulate %d micro-batches a step, measured", self.loader.accumulate)
-        lines: Sequence[str] = []
-        if step:
-            logger.info("continue   after step %d of %d", step, self.total_steps)
-            before, now = self.stored_schedule, self.plain["schedule"]
-            changed = [f"{k} from {before[k]} to {now[k]}" for k in now if now[k] != before[k]]
-            lines = [self.moved] if self.moved else []
-            if changed:
-                lines.append(
-                    f"extended   schedule.{', '.join(changed)}; the rate follows the schedule of "
-                    f"the longer run from here on: {self.trainer.schedule(step):.4g} at step "
-                    f"{step + 1}"
-                )
-        elif distributed.is_main() and self.on_start is not None:
-            lines = self.on_start(self)
-        for line in lines:
-            logger.info("%s", line)
-        self._record("running", lines=None if step else lines, started=True)
-        self.progress.restart_clock()
-        logger.info("%s", tensorboard_command(self.directory.tensorboard))
-
-    def _log_end(self) -> None:
-        """Log what there is now that the run has finished."""
-        root, best = self.directory.root, self.stopping.best
-        if best["AP"] is None:
-            result = f"AP n/a: nothing to find; best.pt is the latest, step {best['step']}"
-        else:
-            result = f"best AP {best['AP']:.4f} at step {best['step']}"
-        logger.info("finished   %d steps; %s", self.trainer.step, result)
-        if self.loader.bad_images:
-            logger.info("replaced   %d unreadable images", len(self.loader.bad_images))
-        logger.info("best       %s", self.directory.best)
-        if (root / "eval" / "report.html").exists():
-            logger.info("report     %s", root / "eval" / "report.html")
-        logger.info("pictures   %s", self.directory.plots)
-        logger.info("%s", tensorboard_command(self.directory.tensorboard))
-        checkpoint = shlex.quote(f"checkpoint={self.directory.best}")
-        logger.info("evaluate   python eval.py %s", checkpoint)
-
-    def _record(
-        self,
-        state: str,
-        why: str | None = None,
-        *,
-        lines: Sequence[str] | None = None,
-        started: bool = False,
-    ) -> None:
-        """Write run.json: how the run stands, for programs."""
-        facts = {
-            "state": state,
-            "step": self.trainer.step,
-            "total_steps": self.total_steps,
-            "best": self.stopping.best,
-            "replaced": sorted(self.loader.bad_images | self.missed_images),
-        }
-        if lines is not None:
-            facts["expected"] = list(lines)
-        if distributed.is_main():
-            try:
-                self.directory.record_run(facts, why, started=started)
-            except OSError as error:  # what must be kept is in the checkpoint
-                logger.warning("%s", error)
-
-    def _total_steps(self) -> int:
-        schedule = self.settings.schedule
-        return schedule.max_steps or schedule.epochs * self.loader.steps_per_epoch
-
     def _log_row(self) -> Means:
         means = self.progress.row(self.trainer)
         if means.bad:
-            self.bad_steps.add(means, self.trainer, self.progress.grad_norms, self.log)
-            if self.bad_steps.too_many:
+            self.progress.report_bad_steps(means, self.trainer, self.train_data)
+            self.num_bad_steps += len(means.bad)
+            if self.num_bad_steps > self.settings.max_bad_steps:
                 self._save()
-                self.bad_steps.check()
+                self._check_bad_steps()
         return means
 
-    def _report_first_step(self, means: Means) -> None:
-        if self.on_first_step is not None and distributed.is_main():
-            self._write(lambda: self.on_first_step(self, means))
-            self.progress.restart_clock()
+    def _check_bad_steps(self) -> None:
+        if self.num_bad_steps > self.settings.max_bad_steps:
+            raise FloatingPointError(
+                f"{self.num_bad_steps} steps had a loss or gradient that is not finite, and "
+                f"max_bad_steps={self.settings.max_bad_steps}. They changed no weights; the run "
+                f"has saved, and its bad_steps.jsonl has their images and the likely cause. Start "
+                f"anew with the fix, or raise max_bad_steps to go on without such steps."
+            )
+
+    # Evaluations and saves.
 
     def _evaluate(self) -> None:
-        """Score the weights to ship, keep the best, draw."""
+        """Score the final weights, keep the best, save."""
         model = self.model if self.trainer.ema is None else self.trainer.ema.model
         how = build.build_validation(self.settings, self.settings.evaluation, self.device)
         try:
@@ -450,6 +316,8 @@ class TrainingRun:
         )
         if not kept:  # best.pt may be the one before, and the next one must be able to replace it
             self.stopping.best = best
+        self._save(keep_previous=False)  # the same step: previous.pt stays an older one
+        self.progress.restart_clock()
 
     def _keep(
         self, model: RetinaNet, evaluation: Evaluation, detections: DetectionArrays, better: bool
@@ -478,27 +346,18 @@ class TrainingRun:
             "thresholds": self.thresholds,
             "train_data": data.fingerprint,
             "val_data": self.val_data.fingerprint,
-            "train_files": self.train_files,
-            "val_files": self.val_files,
+            **self.file_sizes,
         }
 
     def _save(self, *, keep_previous: bool = True) -> bool:
-        """Write last.pt; the one before stays as previous.pt, unless it is damaged.
-
-        Returns:
-            Whether it was written.
-
-        Raises:
-            OSError: it cannot be written, and ``on_failed_save`` says to stop.
-        """
+        """Whether last.pt was written; the one before stays as previous.pt, unless damaged."""
         state = {
             **self.trainer.state_dict(),
             **self._description(),
             **self.stopping.state_dict(),
-            "bad_steps": self.bad_steps.count,
+            "bad_steps": self.num_bad_steps,
             "grad_norms": self.progress.grad_norms,
         }
-
         keep = keep_previous and not self.fell_back
 
         def save() -> None:
@@ -513,11 +372,7 @@ class TrainingRun:
         return saved
 
     def _write(self, action: Callable[[], None]) -> bool:
-        """Do it; what cannot be written ends the run or is warned of, as set.
-
-        Returns:
-            Whether it was done.
-        """
+        """Whether it was done; what cannot be written ends the run or is warned of, as set."""
         try:
             action()
         except OSError as error:
@@ -527,17 +382,112 @@ class TrainingRun:
             return False
         return True
 
-    def _load(self, stored: dict[str, Any]) -> None:
-        """Continue from a checkpoint of this run."""
-        check_stored(stored, self.directory, self.train_data, self.val_data)
-        self.trainer.load_state_dict(stored)
-        self.stopping = EarlyStopping.of(stored)
-        self.bad_steps.count = stored.get("bad_steps", 0)  # older checkpoints have none
-        self.grad_norms = stored.get("grad_norms", [])
-        self.thresholds = stored.get("thresholds")
-        self.stored_schedule = stored["settings"]["schedule"]
+    # Start and end.
 
+    def _check_shared_memory(self) -> None:
+        """The workers of training hold theirs of /dev/shm while those of an evaluation work."""
+        how = build.build_validation(self.settings, self.settings.evaluation, self.device)
+        images, augment = how["max_images"], how["augment"]
+        plan = eval_plan(self.val_data, augment, batch_size=how["batch_size"], max_images=images)
+        validation = shared_bytes(plan, augment.rule, how["workers"], limit=len(plan))
+        ranks = distributed.local_world_size()
+        check_shared_memory(ranks * (self.loader.shared_bytes + validation))
 
-def tensorboard_command(folder: Path) -> str:
-    """One line: the command that shows the run while it trains, and after."""
-    return f"watch      tensorboard --logdir {shlex.quote(str(folder))}"
+    def _open(self) -> None:
+        """Make the directory, start the logs, log what is about to happen."""
+        distributed.on_main(
+            lambda: self.directory.make(
+                self.plain,
+                self.overrides,
+                aside=self.aside,
+                device=str(self.device),
+                processes=distributed.world_size(),
+                train_data=self.train_data.fingerprint,
+                val_data=self.val_data.fingerprint,
+            )
+        )
+        main, step, settings = distributed.is_main(), self.trainer.step, self.settings
+        start_logging(self.directory.root / "train.log", main=main)
+        if main and not step and read_rows(self.directory.metrics):
+            logger.warning(
+                f"{self.directory.checkpoints} has no checkpoint although it has rows: this run "
+                f"begins anew and drops them."
+            )
+        if main:
+            reported_step = step - len(self.trainer.totals.rows)
+            self.directory.forget_after(step, self.stopping.evaluated_step, reported_step)
+        self.log = MetricsLog(
+            self.directory if main else None,
+            # An evaluation that is made again has the step of a row that stays.
+            next_step=step if self._evaluation_due() else step + 1,
+            must_write=settings.on_failed_save == "stop",
+        )
+        self.progress = Progress(
+            self.log,
+            step=step,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.loader.steps_per_epoch,
+            main=main,
+        )
+        self.progress.grad_norms = self.grad_norms
+        self.log.show(lambda board: board.settings(self.plain))
+
+        precision = f"forward pass in {settings.precision} ({self.why_precision})"
+        logger.info(f"run        {self.directory.root}")
+        logger.info(f"device     {self.device}, {precision}")
+        if settings.optim.accumulate == "auto":
+            logger.info(f"accumulate {self.loader.accumulate} micro-batches a step, measured")
+        lines: list[str] = []
+        if step:
+            lines = [f"continue   after step {step} of {self.total_steps}", *self.moved]
+            before, now = self.stored_schedule, self.plain["schedule"]
+            changed = [f"{k} from {before[k]} to {now[k]}" for k in now if now[k] != before[k]]
+            if changed:
+                lines.append(
+                    f"extended   schedule.{', '.join(changed)}; the rate follows the schedule of "
+                    f"the longer run from here on: {self.trainer.schedule(step):.4g} at step "
+                    f"{step + 1}"
+                )
+        elif main and self.on_start is not None:
+            lines += self.on_start(self)
+        for line in lines:
+            logger.info("%s", line)
+        self._record("running", started=True, **({} if step else {"expected": lines}))
+        self.progress.restart_clock()
+        logger.info("%s", self.watch)
+
+    def _log_end(self) -> None:
+        """Log what there is now that the run has finished."""
+        root, best = self.directory.root, self.stopping.best
+        if best["AP"] is None:
+            result = f"AP n/a: nothing to find; best.pt is the latest, step {best['step']}"
+        else:
+            result = f"best AP {best['AP']:.4f} at step {best['step']}"
+        logger.info("finished   %d steps; %s", self.trainer.step, result)
+        if self.loader.bad_images:
+            logger.info("replaced   %d unreadable images", len(self.loader.bad_images))
+        logger.info("best       %s", self.directory.best)
+        if (root / "eval" / "report.html").exists():
+            logger.info("report     %s", root / "eval" / "report.html")
+        logger.info("pictures   %s", self.directory.plots)
+        logger.info("%s", self.watch)
+        checkpoint = shlex.quote(f"checkpoint={self.directory.best}")
+        logger.info("evaluate   python eval.py %s", checkpoint)
+
+    def _record(
+        self, state: str, why: str | None = None, *, started: bool = False, **more: Any
+    ) -> None:
+        """Write run.json: how the run stands, for programs."""
+        facts = {
+            "state": state,
+            "step": self.trainer.step,
+            "total_steps": self.total_steps,
+            "best": self.stopping.best,
+            "replaced": sorted(self.loader.bad_images | self.missed_images),
+            **more,
+        }
+        if distributed.is_main():
+            try:
+                self.directory.record_run(facts, why, started=started)
+            except OSError as error:  # what must be kept is in the checkpoint
+                logger.warning("%s", error)

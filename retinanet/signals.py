@@ -25,20 +25,15 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """Turns the first signal into an orderly end; a context manager.
-
-    Attributes:
-        received: the first signal, None before.
-        has_begun: false while there is nothing to save yet: a signal raises :class:`Stopped`. From
-            then on it is only remembered; the loop, ``TrainingRun._train``, saves and ends after
-            its step.
-        at_once: true where nothing is half done, as between two steps: a signal raises
-            :class:`Stopped` there, however long what is awaited takes.
-    """
+    """Turns the first signal into an orderly end; a context manager."""
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self.received: signal.Signals | None = None  # the first
+        # While there is nothing to save yet, a signal raises Stopped. From then on it is only
+        # remembered; the loop, TrainingRun._train, saves and ends after its step.
         self.has_begun = False
+        # Where nothing is half done, as between two steps, a signal raises Stopped, however long
+        # what is awaited takes.
         self.at_once = False
         self._when = 0.0
         self._before: dict[signal.Signals, object] = {}
@@ -91,20 +86,21 @@ def postponed() -> Iterator[Callable[[], None]]:
     Yields:
         A function that raises KeyboardInterrupt if one has come.
     """
-    told_at: list[float] = []
+    received_at: float | None = None
 
     def receive(number: int, _frame: FrameType | None) -> None:
-        if not told_at:
+        nonlocal received_at
+        if received_at is None:
+            received_at = time.monotonic()
             _say(
                 f"{signal.Signals(number).name}: this ends after its step; again after "
                 f"{SAME_REQUEST:.0f} s: at once"
             )
-            told_at.append(time.monotonic())
-        elif time.monotonic() - told_at[0] > SAME_REQUEST:
+        elif time.monotonic() - received_at > SAME_REQUEST:
             raise KeyboardInterrupt
 
     def check() -> None:
-        if told_at:
+        if received_at is not None:
             raise KeyboardInterrupt
 
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]

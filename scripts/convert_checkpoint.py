@@ -19,8 +19,8 @@ import torch
 
 from retinanet.build import known_classes, load_model, recorded_settings
 from retinanet.checks import value_text
-from retinanet.training.checkpoint import save_checkpoint, shipped_weights
-from retinanet.training.transfer import CONVENTIONS, describe_source
+from retinanet.training.checkpoint import final_weights, save_checkpoint
+from retinanet.training.start import CONVENTIONS, describe_source
 from retinanet.weights import torchvision
 from retinanet.weights.read import read_trained
 from retinanet.weights.third_party import ANCHORS, coco_classes
@@ -93,7 +93,7 @@ def convert(source: Path, target: Path, layout: str) -> str:
             )
         lines.append(f"evaluate   python eval.py checkpoint={target}{data}")
     else:
-        weights = torchvision.write(shipped_weights(state), plain, ids)
+        weights = torchvision.write(final_weights(state), plain, ids)
         torch.save(weights, target)
         lines += how_to_load(target, plain, weights)
     return "\n".join([*lines, f"written    {target}"])

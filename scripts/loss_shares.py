@@ -33,7 +33,7 @@ from retinanet.losses import focal_loss
 from retinanet.matching import NEGATIVE, Matcher
 from retinanet.terminal import has_bar
 from retinanet.tools.report.style import COLORS, house_style, save_png
-from retinanet.training.transfer import describe_source
+from retinanet.training.start import describe_source
 from retinanet.weights.read import read_trained
 from scripts.command_line import exit_status, new_parser, split_settings
 

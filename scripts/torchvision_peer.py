@@ -35,7 +35,7 @@ from retinanet.model.backbone import build_resnet, norm_layer
 from retinanet.model.heads import group_norm
 from retinanet.model.retinanet import RGB_MEAN, RGB_STD, RetinaNet
 from retinanet.postprocess import Detections, to_original
-from retinanet.training.optim import Schedule, WeightAverage, build_optimizer, scaled_lr
+from retinanet.training.optim import EMA, Schedule, build_optimizer, scaled_lr
 from retinanet.weights.names import TORCHVISION, rename
 
 # What torchvision's class is fed with: images (3, H, W), and boxes and labels of each.
@@ -212,7 +212,7 @@ class TorchvisionTraining:
             bias_weight_decay=optim.bias_weight_decay,
         )
         decay = settings.ema.decay
-        self.ema = None if decay is None else WeightAverage(self.model, decay)
+        self.ema = None if decay is None else EMA(self.model, decay)
 
     def batches(self, end: int) -> Iterable[Samples]:
         """Images and targets of the steps from the present one on, at least to ``end``."""

@@ -18,33 +18,15 @@ from retinanet.training.checkpoint import load_checkpoint
 ROOT = Path(__file__).parent.parent
 CLASSES = ("square", "bar")
 # Everything small: 3 steps an epoch, milliseconds each.
-SMALL = [
-    "data=custom",
-    "model=tiny",
-    "optim=sgd",
-    "schedule=demo",
-    "ema=average",
-    "data.train_images=images",
-    "data.train_annotations=train.json",
-    "data.val_images=images",
-    "data.val_annotations=val.json",
-    "data.min_size=96",
-    "data.max_size=128",
-    "data.workers=0",
-    "model.fpn_channels=16",
-    "model.head_channels=16",
-    "model.head_depth=1",
-    "optim.batch_size=2",
-    "optim.reference_batch=2",
-    "schedule.warmup_steps=2",
-    "schedule.epochs=2",
-    "evaluation.every_epochs=10",
-    "evaluation.backend=pycocotools",
-    "log_every_steps=1",
-    "log_images=0",
-    "device=cpu",
-    "precision=fp32",
-]
+SETTINGS = """
+data=custom data.train_images=images data.train_annotations=train.json data.workers=0
+data.val_images=images data.val_annotations=val.json data.min_size=96 data.max_size=128
+model=tiny model.fpn_channels=16 model.head_channels=16 model.head_depth=1 ema=average
+optim=sgd optim.batch_size=2 optim.reference_batch=2
+schedule=demo schedule.warmup_steps=2 schedule.epochs=2
+evaluation.every_epochs=10 evaluation.backend=pycocotools
+log_every_steps=1 log_images=0 device=cpu precision=fp32
+"""
 TIMES = ("images_per_s", "data_wait", "memory_gib")
 
 
@@ -72,7 +54,7 @@ def write_split(root: Path, name: str, ids: range, *, classes: tuple[str, ...] =
 
 
 def command(data: Path, output: Path, *overrides: str) -> list[str]:
-    typed = [*SMALL, f"data.root={data}", f"output_dir={output}", *overrides]
+    typed = [*SETTINGS.split(), f"data.root={data}", f"output_dir={output}", *overrides]
     if any(override.startswith("schedule.max_steps=") for override in overrides):
         # Nothing reads it then.
         typed = [override for override in typed if not override.startswith("schedule.epochs=")]
@@ -91,11 +73,8 @@ def train(data: Path, output: Path, *overrides: str) -> None:
 
 def rows(output: Path) -> list[dict]:
     """The metrics without what depends on the clock."""
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if key not in TIMES}
-        for line in lines
-    ]
+    lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in lines]
 
 
 def leaves(state, path: str = "") -> dict[str, object]:

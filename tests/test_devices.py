@@ -17,32 +17,35 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
         ({"avx512_f": True, "avx512_bf16": False}, "fp32"),
         ({"neon": True}, "fp32"),
+        (None, "fp32"),  # torch cannot tell
     ],
 )
 def test_a_cpu_runs_in_bf16_if_it_has_the_instructions(monkeypatch, abilities, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
+    if abilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
     assert choose_precision("auto", CPU) == expected
-
-
-def test_where_torch_cannot_tell_fp32_is_taken(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert choose_precision("auto", CPU) == "fp32"
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_a_gpu_that_emulates_bf16_does_not_have_it(monkeypatch, native, expected):
-    monkeypatch.setattr(
-        torch.cuda,
-        "is_bf16_supported",
-        lambda including_emulation=True: including_emulation or native,
-    )
+    def is_supported(including_emulation=True):
+        return including_emulation or native
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
     assert choose_precision("auto", GPU) == expected
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("device", [CPU, GPU])
-def test_what_is_named_is_taken(name, device):
-    assert choose_precision(name, device) == name
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_a_precision_that_is_named_is_taken_and_multiplied_in(name, dtype):
+    assert choose_precision(name, CPU) == choose_precision(name, GPU) == name
+    x = torch.ones(2, 2)
+    with autocast(CPU, name):
+        assert (x @ x).dtype == dtype
 
 
 @pytest.fixture
@@ -59,17 +62,14 @@ def gpus(monkeypatch):
     return find
 
 
-@pytest.mark.parametrize(("number", "expected"), [(0, CPU), (1, torch.device("cuda", 0))])
-def test_auto_is_the_gpu_where_there_is_one(gpus, number, expected):
+@pytest.mark.parametrize(
+    ("name", "number", "expected"),
+    [("auto", 0, CPU), ("auto", 1, torch.device("cuda", 0)), ("cpu", 1, CPU)],
+)
+def test_auto_is_the_gpu_where_there_is_one(gpus, name, number, expected):
     chosen = gpus(number)
-    assert choose_device("auto") == expected
-    assert chosen == [expected] * number
-
-
-def test_a_cpu_that_is_named_is_taken_beside_a_gpu(gpus):
-    chosen = gpus(1)
-    assert choose_device("cpu") == CPU
-    assert chosen == []
+    assert choose_device(name) == expected
+    assert chosen == [expected] * (expected != CPU)
 
 
 def test_every_process_has_the_gpu_of_its_local_rank(gpus, monkeypatch):
@@ -80,28 +80,16 @@ def test_every_process_has_the_gpu_of_its_local_rank(gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match=r"local rank 2 has no GPU: this machine has 2"):
         choose_device("cuda")
-
-
-def test_a_gpu_that_is_named_must_be_there(gpus):
     gpus(0)
     with pytest.raises(ValueError, match="device=cuda, but torch finds no GPU"):
         choose_device("cuda")
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
-)
-def test_a_forward_pass_multiplies_in_its_precision(precision, dtype):
-    x = torch.ones(2, 2)
-    with autocast(CPU, precision):
-        assert (x @ x).dtype == dtype
-
-
 @pytest.mark.parametrize("alpha", [0.25, [0.2, 0.4]])
 def test_everything_that_a_step_uses_is_on_the_device_of_the_model(alpha):
+    typed = ["model=tiny", "ema=none", "precision=fp32"]
     with composer("train") as reader:
-        settings = reader.command(["model=tiny", f"loss.alpha={alpha}", "ema=none"]).settings
+        settings = reader.command([*typed, f"loss.alpha={alpha}"]).settings
     device = torch.device("meta")
     model = build.build_model(settings, 2)
     trainer = build.build_trainer(settings, model, ["a", "b"], total_steps=1, device=device)

@@ -38,7 +38,7 @@ from retinanet.signals import Stopped
 from retinanet.tools.first_loss.forecast import describe_model
 from retinanet.tools.predict.detector import load
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
-from retinanet.training.resume import EarlyStopping
+from retinanet.training.progress import EarlyStopping
 from retinanet.training.run_directory import read_rows
 from retinanet.training.trainer import Trainer
 
@@ -58,7 +58,7 @@ def data(tmp_path_factory) -> Path:
 def whole(data, tmp_path_factory) -> Path:
     """A run of six steps with an evaluation after the third, not interrupted."""
     output = tmp_path_factory.mktemp("runs") / "whole"
-    train(data, output, "evaluation.every_epochs=1", "log_images=2")
+    train(data, output, *WHOLE)
     return output
 
 
@@ -68,6 +68,10 @@ def _no_plots(monkeypatch):
     monkeypatch.setattr("retinanet.cli.jobs.save_png", lambda *_: None)
     monkeypatch.setattr("retinanet.tools.report.publish.save_png", lambda *_: None)
     monkeypatch.setattr("retinanet.tools.report.run_report.inline_svg", lambda _: None)
+
+
+# How ``whole`` was started.
+WHOLE = ("evaluation.every_epochs=1", "log_images=2")
 
 
 class Killed(BaseException):
@@ -86,6 +90,32 @@ def interrupt(monkeypatch, when: int) -> None:
     monkeypatch.setattr(Trainer, "one_step", one_step)
 
 
+def train_and_kill(data: Path, output: Path, when: int, *overrides: str) -> None:
+    """A run that is killed before it has made ``when`` steps."""
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        interrupt(patched, when)
+        train(data, output, *overrides)
+
+
+def assert_same_run(first: Path, second: Path, *, board: bool = False) -> None:
+    assert rows(first) == rows(second)
+    assert_same_bits(first, second)
+    if board:
+        assert steps_on_board(first) == steps_on_board(second)
+
+
+def step_of(output: Path, name: str = "last") -> int:
+    return load_checkpoint(output / f"checkpoints/{name}.pt")["step"]
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "eval/metrics.json").read_text())
+
+
+def log_of(output: Path) -> str:
+    return (output / "train.log").read_text()
+
+
 # A run
 
 
@@ -94,7 +124,7 @@ def test_a_run_leaves_what_the_readme_says(whole):
     expected = {"config.yaml", "overrides.txt", "environment.json", "train.log", "metrics.jsonl"}
     expected |= {f"checkpoints/{name}.pt" for name in ("last", "previous", "best")}
     expected |= {f"eval/{name}" for name in ("metrics.json", "detections.json", "per_class.csv")}
-    expected |= {"plots/curves.png", "plots/pr_curves.png"}
+    expected |= {"plots/curves.png", "plots/pr_curves.png", "plots/train_batch.png"}
     assert expected <= files
     assert any(name.startswith("plots/predictions") for name in files)
     assert any(name.startswith("tensorboard/events") for name in files)
@@ -110,7 +140,7 @@ def test_rows_carry_the_promised_names(whole):
     assert "images_per_s" in (whole / "metrics.jsonl").read_text()
     names = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
     assert evaluations[0].keys() == {"step", "epoch"} | names
-    assert json.loads((whole / "eval/metrics.json").read_text()).keys() >= names
+    assert metrics_of(whole).keys() >= names
 
 
 def test_the_board_has_the_rows_and_the_pictures(whole):
@@ -118,7 +148,6 @@ def test_the_board_has_the_rows_and_the_pictures(whole):
     board.Reload()
     tags = board.Tags()
     assert set(tags["images"]) == {"train_batch", "predictions", "anchors"}
-    assert (whole / "plots/train_batch.png").exists()
     assert set(tags["histograms"]) == {"p_t/positives", "p_t/background"}
     expected = [(row["step"], row["loss/class"]) for row in rows(whole) if "loss/class" in row]
     found = [(event.step, event.value) for event in board.Scalars("loss/class")]
@@ -136,18 +165,13 @@ def test_the_rates_of_the_rows_follow_the_schedule(whole):
 
 
 def test_the_log_says_what_to_expect_and_compares(whole):
-    log = (whole / "train.log").read_text()
+    log = log_of(whole)
     for words in ("6 (2 without objects), 4 boxes", "first loss class", "anchors", "as expected"):
         assert words in log
     assert "NOT as expected" not in log
     assert "training images too" not in log
-
-
-def test_the_first_row_has_the_predicted_class_loss(whole):
     # "first step class loss 1.13, closed form for its 9 positives 1.13: as expected"
-    (line,) = [
-        line for line in (whole / "train.log").read_text().splitlines() if "closed form" in line
-    ]
+    (line,) = [line for line in log.splitlines() if "closed form" in line]
     predicted = float(line.split("positives ")[1].split(":")[0])
     assert rows(whole)[0]["loss/class"] == pytest.approx(predicted, rel=0.05)
 
@@ -155,13 +179,13 @@ def test_the_first_row_has_the_predicted_class_loss(whole):
 def test_the_best_checkpoint_is_all_that_detection_needs(whole, data):
     state = load_checkpoint(whole / "checkpoints/best.pt")
     assert state["classes"] == {"names": list(CLASSES), "ids": [1, 2]}
+    assert state["settings"] == dataclasses.asdict(settings_of(command(data, whole, *WHOLE)))
     detector = load(whole / "checkpoints/best.pt", device="cpu")
     detector.postprocess.score_threshold = 0.0
-    (found,) = detector([data / "images" / "20.png"])
-    assert len(found.boxes) == len(found.scores) == len(found.names) > 0
-    assert (found.boxes[:, 2] <= 128).all()
-    assert (found.boxes[:, 3] <= 96).all()
-    assert set(found.names) <= set(CLASSES)
+    (detections,) = detector([data / "images" / "20.png"])
+    assert len(detections.boxes) == len(detections.scores) == len(detections.names) > 0
+    assert (detections.boxes[:, 2:] <= torch.tensor([128, 96])).all()
+    assert set(detections.names) <= set(CLASSES)
 
 
 def test_the_best_checkpoint_holds_the_average(whole):
@@ -174,9 +198,9 @@ def test_the_best_checkpoint_holds_the_average(whole):
     assert not torch.equal(last["ema"][name], last["model"][name])
 
 
-def test_both_checkpoints_hold_the_thresholds_of_the_evaluation(whole):
+def test_both_checkpoints_hold_the_thresholds_of_the_evaluation(whole, tmp_path):
     best, last = (load_checkpoint(whole / f"checkpoints/{name}.pt") for name in ("best", "last"))
-    written = json.loads((whole / "eval/metrics.json").read_text())
+    written = metrics_of(whole)
     assert best["thresholds"] == {
         "iou": 0.5,
         "score": written["score_threshold"],
@@ -185,12 +209,8 @@ def test_both_checkpoints_hold_the_thresholds_of_the_evaluation(whole):
     }
     assert best["thresholds"].keys() == last["thresholds"].keys()
     assert load(whole / "checkpoints/best.pt", device="cpu").thresholds == best["thresholds"]
-
-
-def test_checkpoints_without_thresholds_still_load(whole, tmp_path):
-    state = load_checkpoint(whole / "checkpoints/best.pt")
-    del state["thresholds"]
-    save_checkpoint(tmp_path / "older.pt", state)
+    del best["thresholds"]  # as in older ones
+    save_checkpoint(tmp_path / "older.pt", best)
     assert load(tmp_path / "older.pt", device="cpu").thresholds is None
 
 
@@ -217,34 +237,24 @@ def test_thresholds_that_are_none_are_refused(whole, tmp_path, thresholds, messa
 
 
 @pytest.mark.parametrize(("when", "workers"), [(4, 0), (5, 2)])
-def test_interrupted_and_continued_is_the_same_to_the_bit(
-    data, whole, tmp_path, monkeypatch, when, workers
-):
-    overrides = ["evaluation.every_epochs=1", "log_images=2", f"data.workers={workers}"]
-    with monkeypatch.context() as patched:
-        interrupt(patched, when)
-        with pytest.raises(Killed):
-            train(data, tmp_path / "run", *overrides)
-    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == 3
+def test_interrupted_and_continued_is_the_same_to_the_bit(data, whole, tmp_path, when, workers):
+    overrides = [*WHOLE, f"data.workers={workers}"]
+    train_and_kill(data, tmp_path / "run", when, *overrides)
+    assert step_of(tmp_path / "run") == 3
     train(data, tmp_path / "run", *overrides)
-    assert rows(tmp_path / "run") == rows(whole)
-    assert_same_bits(tmp_path / "run", whole)
+    assert_same_run(tmp_path / "run", whole)
 
 
-def test_rows_are_the_same_when_saving_and_logging_do_not_meet(data, tmp_path, monkeypatch):
+def test_rows_are_the_same_when_saving_and_logging_do_not_meet(data, tmp_path):
     overrides = ["save_every_steps=2", "log_every_steps=3", "schedule.epochs=3"]
     train(data, tmp_path / "whole", *overrides)
-    with monkeypatch.context() as patched:
-        interrupt(patched, 5)
-        with pytest.raises(Killed):
-            train(data, tmp_path / "run", *overrides)
+    train_and_kill(data, tmp_path / "run", 5, *overrides)
     train(data, tmp_path / "run", *overrides)
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_killed_during_an_evaluation_it_is_made_again_once(data, whole, tmp_path, monkeypatch):
-    overrides = ["evaluation.every_epochs=1", "log_images=2"]
+    overrides = WHOLE
     # After the row of the evaluation is written, before the checkpoint knows of it.
     with monkeypatch.context() as patched:
         patched.setattr(
@@ -254,15 +264,13 @@ def test_killed_during_an_evaluation_it_is_made_again_once(data, whole, tmp_path
             train(data, tmp_path / "run", *overrides)
     assert [row["step"] for row in rows(tmp_path / "run") if "AP" in row] == [3]
     train(data, tmp_path / "run", *overrides)
-    assert rows(tmp_path / "run") == rows(whole)
-    assert_same_bits(tmp_path / "run", whole)
-    assert steps_on_board(tmp_path / "run") == steps_on_board(whole)
+    assert_same_run(tmp_path / "run", whole, board=True)
 
 
 @pytest.mark.slow
 def test_a_process_killed_without_warning_continues_to_the_same_bits(data, whole, tmp_path):
     output = tmp_path / "run"
-    typed = command(data, output, "evaluation.every_epochs=1", "log_images=2", "data.workers=2")
+    typed = command(data, output, *WHOLE, "data.workers=2")
     line = [sys.executable, str(ROOT / "train.py"), *typed]
     # Sums are split over threads: equal bits need as many as the run in this process has.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -275,28 +283,21 @@ def test_a_process_killed_without_warning_continues_to_the_same_bits(data, whole
     assert process.returncode == -signal.SIGKILL
     assert not (output / "eval/metrics.json").exists() or rows(output)[-1]["step"] < 6
     subprocess.run(line, env=environment, check=True, stdout=subprocess.DEVNULL)
-    assert rows(output) == rows(whole)
-    assert_same_bits(output, whole)
+    assert_same_run(output, whole)
 
 
 def test_a_finished_run_is_reported_and_left_alone(data, whole, monkeypatch):
     before = (whole / "checkpoints/last.pt").read_bytes(), rows(whole)
     interrupt(monkeypatch, 6)
-    train(data, whole, "evaluation.every_epochs=1", "log_images=2")
+    train(data, whole, *WHOLE)
     assert ((whole / "checkpoints/last.pt").read_bytes(), rows(whole)) == before
-    assert (whole / "train.log").read_text().count("finished   6 steps") == 2
-
-
-def test_epochs_may_rise(data, tmp_path):
-    train(data, tmp_path / "run", "schedule.epochs=1")
-    train(data, tmp_path / "run", "schedule.epochs=2")
-    assert [row["step"] for row in rows(tmp_path / "run") if "lr" in row] == [1, 2, 3, 4, 5, 6]
+    assert log_of(whole).count("finished   6 steps") == 2
 
 
 def test_another_setting_is_refused_before_anything_changes(data, whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     with pytest.raises(ValueError, match="loss.gamma=2.0, this command asks for loss.gamma=1.0"):
-        train(data, whole, "evaluation.every_epochs=1", "log_images=2", "loss.gamma=1")
+        train(data, whole, *WHOLE, "loss.gamma=1")
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
@@ -332,7 +333,7 @@ def test_a_run_stopped_by_a_bad_image_continues_without_it(tmp_path):
     with pytest.raises(ValueError, match=r"12\.png.*data\.on_bad_image=skip"):
         train(tmp_path / "data", tmp_path / "run")
     train(tmp_path / "data", tmp_path / "run", "data.on_bad_image=skip")
-    assert "finished   4 steps" in (tmp_path / "run/train.log").read_text()
+    assert "finished   4 steps" in log_of(tmp_path / "run")
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path):
@@ -353,13 +354,17 @@ def test_a_model_alone_is_nothing_to_continue_from(data, tmp_path):
         train(data, output, "schedule.epochs=2")
 
 
+def copy_with_other_images(data: Path, other: Path) -> None:
+    shutil.copytree(data, other)
+    for path in (other / "images").iterdir():
+        path.write_bytes(path.read_bytes() + b"0")
+
+
 def test_a_moved_data_set_is_named_and_other_images_are_refused(data, tmp_path):
     output, moved, other = (tmp_path / name for name in ("run", "moved", "other"))
     train(data, output, "schedule.epochs=1")
     shutil.copytree(data, moved)
-    shutil.copytree(data, other)
-    for path in (other / "images").iterdir():
-        path.write_bytes(path.read_bytes() + b"0")
+    copy_with_other_images(data, other)
     kept = (output / "config.yaml").read_bytes()
     for epochs in (1, 2):  # finished, and extended
         with pytest.raises(ValueError, match="have the same names and other sizes") as refused:
@@ -368,7 +373,7 @@ def test_a_moved_data_set_is_named_and_other_images_are_refused(data, tmp_path):
         assert f"data.root={other} " in str(refused.value)
     assert (output / "config.yaml").read_bytes() == kept
     train(moved, output, "schedule.epochs=2")
-    log = (output / "train.log").read_text()
+    log = log_of(output)
     assert f"moved      data.root from {data} to {moved} (image files of the same sizes)" in log
     assert rows(output)[-1]["step"] == 6
     train(other, output, "schedule.epochs=2", "overwrite=true")
@@ -385,14 +390,12 @@ def test_a_moved_data_set_is_named_and_other_images_are_refused(data, tmp_path):
             state = load_checkpoint(path)
             save_checkpoint(path, {k: v for k, v in state.items() if not k.endswith("_files")})
     train(data, output, "schedule.epochs=2")
-    assert "not compared: an older checkpoint" in (output / "train.log").read_text()
+    assert "not compared: an older checkpoint" in log_of(output)
 
 
 def test_an_evaluation_of_other_images_is_not_that_of_the_run(data, whole, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(data, other)
-    for path in (other / "images").iterdir():
-        path.write_bytes(path.read_bytes() + b"0")
+    copy_with_other_images(data, other)
     before = (whole / "eval/metrics.json").read_bytes()
     evaluate(whole / "checkpoints/best.pt", f"data.root={other}")
     assert (whole / "eval/metrics.json").read_bytes() == before
@@ -418,13 +421,10 @@ def test_without_objects_to_find_the_latest_weights_are_best_and_patience_does_n
     (root / "val.json").write_text(json.dumps(found | {"annotations": []}))
     output = tmp_path / "run"
     train(root, output, "evaluation.every_epochs=1", "evaluation.patience=1", "schedule.epochs=3")
-    assert [(row["step"], row["AP"]) for row in rows(output) if "AP" in row] == [
-        (3, None),
-        (6, None),
-        (9, None),
-    ]
-    assert load_checkpoint(output / "checkpoints/best.pt")["step"] == 9
-    log = (output / "train.log").read_text()
+    evaluations = [(row["step"], row["AP"]) for row in rows(output) if "AP" in row]
+    assert evaluations == [(3, None), (6, None), (9, None)]
+    assert step_of(output, "best") == 9
+    log = log_of(output)
     assert "finished   9 steps; AP n/a: nothing to find; best.pt is the latest, step 9" in log
 
 
@@ -455,8 +455,7 @@ def test_early_stopping_that_was_interrupted_makes_no_further_step(data, tmp_pat
         with pytest.raises(Killed):
             train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
     train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 # Other starts
@@ -467,7 +466,7 @@ def test_a_run_may_start_from_another_with_other_classes(data, whole, tmp_path):
     write_split(tmp_path / "data", "val", range(20, 21), classes=("disc", "square"))
     best = whole / "checkpoints/best.pt"
     train(tmp_path / "data", tmp_path / "run", f"init_from={best}", "schedule.max_steps=1")
-    log = (tmp_path / "run/train.log").read_text()
+    log = log_of(tmp_path / "run")
     assert "kept square; restarted from model.prior: disc" in log
     assert "closed form" not in log
 
@@ -483,7 +482,7 @@ def test_images_in_both_sets_are_warned_of_before_the_first_step(tmp_path, ids, 
     write_split(tmp_path / "data", "train", range(10, 14))
     write_split(tmp_path / "data", "val", ids)
     train(tmp_path / "data", tmp_path / "run", "schedule.max_steps=1")
-    log = (tmp_path / "run/train.log").read_text()
+    log = log_of(tmp_path / "run")
     assert f"warning    {words}" in log
     assert log.index(words) < log.index("first step")
 
@@ -531,6 +530,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_a_report(data, tmp_path,
     assert entry["images"][0]["file"] == str(data / "images" / f"{seen[0]}.png")
     assert len(entry["grad_norms_before"]) == 4
     assert "gradients before were ordinary" in entry["likely_cause"]
+    assert (
+        f"warning    step 5 is not finite and changed no weights: class loss nan, box loss nan, "
+        f"gradient norm nan, learning rate {entry['lr']:.3g}, images {seen}. The loss is not finite"
+    ) in log_of(tmp_path / "run")
     # The same command stops at once, and makes no step.
     with pytest.raises(FloatingPointError, match="max_bad_steps=0"):
         train(data, tmp_path / "run", *overrides)
@@ -544,8 +547,7 @@ def test_bad_steps_are_skipped_and_counted_up_to_a_number(data, tmp_path, monkey
     assert sum(row["bad_steps"] for row in rows(tmp_path / "whole") if "AP" not in row) == 2
     # With more allowed it goes on, to where a run would be that was allowed as many from the start.
     train(data, tmp_path / "run", "max_bad_steps=2")
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
     reports = [read_rows(tmp_path / name / "bad_steps.jsonl") for name in ("run", "whole")]
     assert reports[0] == reports[1]
     assert [entry["step"] for entry in reports[0]] == [2, 5]
@@ -557,10 +559,7 @@ def test_a_report_over_a_restart_is_the_report_without_it(data, tmp_path, monkey
     spoil(monkeypatch, 2)
     train(data, tmp_path / "whole", *overrides)
     for when in (5, 11):  # before and after the row that reports it
-        with monkeypatch.context() as patched:
-            interrupt(patched, when)
-            with pytest.raises(Killed):
-                train(data, tmp_path / "run", *overrides)
+        train_and_kill(data, tmp_path / "run", when, *overrides)
     train(data, tmp_path / "run", *overrides)
     reports = [read_rows(tmp_path / name / "bad_steps.jsonl") for name in ("run", "whole")]
     assert reports[0] == reports[1]
@@ -571,9 +570,9 @@ def test_a_report_over_a_restart_is_the_report_without_it(data, tmp_path, monkey
 # What cannot be written
 
 
-def refuse_to_save(monkeypatch, *when: int) -> None:
+def refuse_to_save(monkeypatch, name: str, *when: int) -> None:
     def save(path, state, **options):
-        if state["step"] in when:
+        if path.name == name and state["step"] in when:
             raise OSError(28, "No space left on device", str(path))
         save_checkpoint(path, state, **options)
 
@@ -582,16 +581,16 @@ def refuse_to_save(monkeypatch, *when: int) -> None:
 
 def test_a_failed_save_stops_the_run_and_the_one_before_is_left(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        refuse_to_save(patched, 4)
+        refuse_to_save(patched, "last.pt", 4)
         with pytest.raises(OSError, match="No space left on device"):
             train(data, tmp_path / "run", "save_every_steps=1")
-    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == 3
+    assert step_of(tmp_path / "run") == 3
     train(data, tmp_path / "run", "save_every_steps=1")
-    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == 6
+    assert step_of(tmp_path / "run") == 6
 
 
 def test_a_failed_save_may_be_warned_of(data, whole, tmp_path, monkeypatch, capsys):
-    refuse_to_save(monkeypatch, 2, 4)
+    refuse_to_save(monkeypatch, "last.pt", 2, 4)
     overrides = ["save_every_steps=1", "on_failed_save=continue", "evaluation.every_epochs=1"]
     train(data, tmp_path / "run", *overrides)
     said = capsys.readouterr().out
@@ -602,10 +601,7 @@ def test_a_failed_save_may_be_warned_of(data, whole, tmp_path, monkeypatch, caps
 
 def test_a_damaged_checkpoint_does_not_replace_the_good_one_before_it(data, tmp_path, monkeypatch):
     overrides = ["save_every_steps=1", "schedule.epochs=3"]
-    with monkeypatch.context() as patched:
-        interrupt(patched, 5)
-        with pytest.raises(Killed):
-            train(data, tmp_path / "run", *overrides)
+    train_and_kill(data, tmp_path / "run", 5, *overrides)
     folder = tmp_path / "run/checkpoints"
     (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:-1000])
     original = Path.replace
@@ -627,14 +623,8 @@ def test_a_damaged_checkpoint_does_not_replace_the_good_one_before_it(data, tmp_
 def test_a_best_checkpoint_that_was_not_written_can_be_replaced_by_a_worse(
     data, tmp_path, monkeypatch
 ):
-    def save(path, state, **options):
-        if path.name == "best.pt" and state["step"] == 3:
-            raise OSError(28, "No space left on device", str(path))
-        save_checkpoint(path, state, **options)
-
-    monkeypatch.setattr(run, "save_checkpoint", save)
-    overrides = ["on_failed_save=continue", "evaluation.every_epochs=1"]
-    train(data, tmp_path / "run", *overrides)
+    refuse_to_save(monkeypatch, "best.pt", 3)
+    train(data, tmp_path / "run", "on_failed_save=continue", "evaluation.every_epochs=1")
     best = load_checkpoint(tmp_path / "run/checkpoints/best.pt")
     assert best["step"] == best["best"]["step"] == 6
 
@@ -675,20 +665,18 @@ def stop_in_step(monkeypatch, when: int, number: int = signal.SIGTERM) -> None:
 def test_a_signal_ends_the_run_after_its_step_and_loses_nothing(
     data, whole, tmp_path, monkeypatch, name, when
 ):
-    overrides = ["evaluation.every_epochs=1", "log_images=2"]
+    overrides = WHOLE
     before = signal.getsignal(getattr(signal, name))
     with monkeypatch.context() as patched:
         stop_in_step(patched, when, getattr(signal, name))
         with pytest.raises(Stopped):
             train(data, tmp_path / "run", *overrides)
     assert signal.getsignal(getattr(signal, name)) == before
-    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == when
-    log = (tmp_path / "run/train.log").read_text()
+    assert step_of(tmp_path / "run") == when
+    log = log_of(tmp_path / "run")
     assert f"stopped    by {name} after step {when} of 6" in log
     train(data, tmp_path / "run", *overrides)
-    assert rows(tmp_path / "run") == rows(whole)
-    assert_same_bits(tmp_path / "run", whole)
-    assert steps_on_board(tmp_path / "run") == steps_on_board(whole)
+    assert_same_run(tmp_path / "run", whole, board=True)
 
 
 @pytest.mark.slow
@@ -700,12 +688,11 @@ def test_a_signal_between_rows_changes_no_row(data, tmp_path, monkeypatch):
         with pytest.raises(Stopped):
             train(data, tmp_path / "run", *overrides)
     train(data, tmp_path / "run", *overrides)
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_signal_ends_an_evaluation_between_two_batches(data, whole, tmp_path, monkeypatch):
-    overrides = ["evaluation.every_epochs=1", "log_images=2", "evaluation.batch_size=1"]
+    overrides = [*WHOLE, "evaluation.batch_size=1"]
     batches = []
 
     def detect_batch(*given):
@@ -721,16 +708,17 @@ def test_a_signal_ends_an_evaluation_between_two_batches(data, whole, tmp_path, 
     assert len(batches) == 1
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["evaluated_step"] == 0
     train(data, tmp_path / "run", *overrides)
-    assert rows(tmp_path / "run") == rows(whole)
-    assert_same_bits(tmp_path / "run", whole)
+    assert_same_run(tmp_path / "run", whole)
 
 
-def test_more_epochs_say_what_the_rate_does(data, tmp_path, capsys):
-    train(data, tmp_path / "run", "schedule=cosine", "schedule.warmup_steps=0")
-    train(data, tmp_path / "run", "schedule=cosine", "schedule.warmup_steps=0", "schedule.epochs=4")
-    said = capsys.readouterr().out
-    assert "extended   schedule.epochs from 2 to 4; the rate follows the schedule of the" in said
-    assert "longer run from here on" in said
+def test_epochs_may_rise_and_the_log_says_what_the_rate_does(data, tmp_path):
+    overrides = ["schedule=cosine", "schedule.warmup_steps=0"]
+    train(data, tmp_path / "run", *overrides)
+    train(data, tmp_path / "run", *overrides, "schedule.epochs=4")
+    assert [row["step"] for row in rows(tmp_path / "run") if "lr" in row] == [*range(1, 13)]
+    log = log_of(tmp_path / "run")
+    assert "extended   schedule.epochs from 2 to 4; the rate follows the schedule of the" in log
+    assert "longer run from here on" in log
 
 
 def test_a_compiled_model_is_not_what_the_average_predicts_with(monkeypatch, data, tmp_path):
@@ -782,18 +770,12 @@ def test_what_needs_a_gpu_says_so_and_leaves_nothing(data, tmp_path, overrides, 
 # The three settings of the paper
 
 
-def first_class_loss(output: Path) -> float:
-    return rows(output)[0]["loss/class"]
-
-
 def closed_form(output: Path, alpha: float | None, gamma: float, prior: float) -> float:
     """Written out again: alpha (1 - pi)^gamma (-ln pi), (1 - alpha) pi^gamma (-ln(1 - pi))."""
     ones, zeros = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     P = rows(output)[0]["positives"]
-    line = next(
-        line for line in (output / "train.log").read_text().splitlines() if "anchors  " in line
-    )
-    anchors = 2 * float(line.split("anchors    ")[1].split()[0])  # of the two images of a step
+    # Of the two images of a step.
+    anchors = 2 * float(log_of(output).split("anchors    ")[1].split()[0])
     positive = ones * (1 - prior) ** gamma * -math.log(prior)
     negative = zeros * prior**gamma * -math.log(1 - prior)
     # Between 1 and 2 y = 0 of every anchor; ignored anchors are few.
@@ -815,7 +797,7 @@ def closed_form(output: Path, alpha: float | None, gamma: float, prior: float) -
 def test_alpha_gamma_and_prior_make_the_first_loss(data, tmp_path, overrides, alpha, gamma, prior):
     train(data, tmp_path / "run", "schedule.max_steps=1", *overrides)
     expected = closed_form(tmp_path / "run", alpha, gamma, prior)
-    assert first_class_loss(tmp_path / "run") == pytest.approx(expected, rel=0.05)
+    assert rows(tmp_path / "run")[0]["loss/class"] == pytest.approx(expected, rel=0.05)
 
 
 def test_the_three_settings_arrive_from_the_command_line(data, tmp_path):
@@ -824,7 +806,7 @@ def test_the_three_settings_arrive_from_the_command_line(data, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(line, env=environment, check=True, capture_output=True)
     expected = closed_form(tmp_path / "run", 0.5, 1.0, 0.1)
-    assert first_class_loss(tmp_path / "run") == pytest.approx(expected, rel=0.05)
+    assert rows(tmp_path / "run")[0]["loss/class"] == pytest.approx(expected, rel=0.05)
 
 
 def test_alpha_by_name_reaches_the_loss(data, tmp_path):
@@ -842,7 +824,7 @@ def test_alpha_by_name_reaches_the_loss(data, tmp_path):
 @pytest.mark.parametrize("override", ["loss.normalizer=ema", "loss.alpha=[0.2,0.4]"])
 def test_a_first_loss_without_closed_form_is_not_compared(data, tmp_path, override):
     train(data, tmp_path / "run", "schedule.max_steps=1", override)
-    log = (tmp_path / "run/train.log").read_text()
+    log = log_of(tmp_path / "run")
     assert "so the first step may differ too" in log
     assert ", not compared" in log
     assert "as expected" not in log
@@ -858,17 +840,17 @@ def evaluate(checkpoint: Path, *overrides: str) -> None:
     jobs.evaluate(settings, typed)
 
 
+def custom(root: Path, output: Path) -> list[str]:
+    typed = ["data=custom", "data.val_images=images", "data.val_annotations=val.json"]
+    return [*typed, f"data.root={root}", f"output_dir={output}"]
+
+
 def test_the_checkpoint_gives_the_ap_of_its_run(whole, tmp_path):
     evaluate(whole / "checkpoints/best.pt", f"output_dir={tmp_path}")
-    ours, of_run = (
-        json.loads((root / "eval/metrics.json").read_text()) for root in (tmp_path, whole)
-    )
-    assert {key: ours[key] for key in ("AP", "AP50", "AR100")} == {
-        key: of_run[key] for key in ("AP", "AP50", "AR100")
-    }
-    assert json.loads((tmp_path / "eval/detections.json").read_text()) == json.loads(
-        (whole / "eval/detections.json").read_text()
-    )
+    ours, of_run = metrics_of(tmp_path), metrics_of(whole)
+    assert all(ours[key] == of_run[key] for key in ("AP", "AP50", "AR100"))
+    files = [(root / "eval/detections.json").read_text() for root in (tmp_path, whole)]
+    assert json.loads(files[0]) == json.loads(files[1])
 
 
 def test_the_checkpoint_keeps_how_it_was_scored(data, tmp_path):
@@ -876,23 +858,19 @@ def test_the_checkpoint_keeps_how_it_was_scored(data, tmp_path):
     how = ["evaluation.max_dets=[1,5,300]", "postprocess.detections=300", "evaluation.batch_size=2"]
     train(data, run, "schedule.max_steps=1", *how)
     evaluate(run / "checkpoints/best.pt", f"output_dir={tmp_path / 'same'}")
-    same, of_run = (
-        json.loads((root / "eval/metrics.json").read_text()) for root in (tmp_path / "same", run)
-    )
+    same, of_run = metrics_of(tmp_path / "same"), metrics_of(run)
     assert same["max_dets"] == [1, 5, 300]
     assert (same["AP"], same["AR100"]) == (of_run["AP"], of_run["AR100"])
     # Without a choice it is the evaluation of the training: it belongs to the run.
     evaluate(run / "checkpoints/best.pt")
     assert not (run / "eval_changed").exists()
     evaluate(run / "checkpoints/best.pt", "evaluation.max_dets=[1,10,100]")
-    changed = json.loads((run / "eval_changed/eval/metrics.json").read_text())
-    assert changed["max_dets"] == [1, 10, 100]
+    assert metrics_of(run / "eval_changed")["max_dets"] == [1, 10, 100]
 
 
 def test_data_of_other_classes_is_refused(whole, tmp_path):
     write_split(tmp_path / "data", "val", range(20, 21), classes=("disc", "ring"))
-    overrides = ["data=custom", f"data.root={tmp_path / 'data'}", "data.val_images=images"]
-    overrides += ["data.val_annotations=val.json", f"output_dir={tmp_path / 'out'}"]
+    overrides = custom(tmp_path / "data", tmp_path / "out")
     with pytest.raises(ValueError, match="checkpoint has square, bar, only the data disc, ring"):
         evaluate(whole / "checkpoints/best.pt", *overrides)
     assert not (tmp_path / "out").exists()
@@ -910,18 +888,10 @@ def test_classes_are_the_same_by_name_in_any_order(whole, tmp_path, data):
     for root, output in ((data, "same"), (tmp_path / "data", "other")):
         evaluate(
             whole / "checkpoints/best.pt",
-            "data=custom",
-            f"data.root={root}",
-            "data.val_images=images",
-            "data.val_annotations=val.json",
-            "data.workers=0",
-            "postprocess.score_threshold=0",
-            f"output_dir={tmp_path / output}",
+            *custom(root, tmp_path / output),
+            *("data.workers=0", "postprocess.score_threshold=0"),
         )
-    same, other = (
-        json.loads((tmp_path / output / "eval/metrics.json").read_text())["classes"]
-        for output in ("same", "other")
-    )
+    same, other = (metrics_of(tmp_path / output)["classes"] for output in ("same", "other"))
     for first, second in zip(same, other, strict=True):
         assert (first["name"], first["AP"]) == (second["name"], second["AP"])
     assert {row["name"]: row["category_id"] for row in other} == {"square": 9, "bar": 4}
@@ -949,12 +919,6 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_evaluation(whole, t
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         evaluate(whole / "checkpoints/best.pt", f"output_dir={tmp_path / 'file'}")
-
-
-def test_settings_survive_the_checkpoint(whole, data):
-    state = load_checkpoint(whole / "checkpoints/best.pt")
-    typed = command(data, whole, "evaluation.every_epochs=1", "log_images=2")
-    assert state["settings"] == dataclasses.asdict(settings_of(typed))
 
 
 # What the log says of the network

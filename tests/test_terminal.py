@@ -109,8 +109,7 @@ def test_a_run_fits_the_terminal_and_its_bar_tears_no_line(data, tmp_path, on_te
     for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)):
         assert count_columns(line.rstrip()) <= columns or str(tmp_path) in line, line
     lines = rendered(text)
-    written = (tmp_path / "r/train.log").read_text().splitlines()
-    log = [line[24:] if re.match(r"\d{4}-", line) else line for line in written]
+    log = re.sub(r"(?m)^\d{4}-.{18} ", "", (tmp_path / "r/train.log").read_text()).splitlines()
     whole = [line for line in log if line.strip() and not line.startswith("epoch ")]
     expected = [part for line in whole for part in wrap(line, columns)]
     found = [line for line in lines if line and not line.startswith("epoch ")]
@@ -168,6 +167,13 @@ def test_lines_break_between_words_below_their_text(line, columns, lines):
     assert wrap(line, columns) == lines
 
 
+class Nothing:
+    """A stream that is a terminal, or none."""
+
+    def __init__(self, terminal=False):
+        self.isatty = lambda: terminal
+
+
 @pytest.mark.parametrize(
     ("variables", "terminal", "expected"),
     [
@@ -188,20 +194,11 @@ def test_color_is_decided_by_the_variables_then_the_terminal(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-
-    class Stream:
-        def isatty(self):
-            return terminal
-
-    assert has_color(Stream()) is expected
-    assert (paint("word", "red", Stream()) == "word") is not expected
+    assert has_color(Nothing(terminal)) is expected
+    assert (paint("word", "red", Nothing(terminal)) == "word") is not expected
 
 
-def test_a_width_is_known_also_where_there_is_none(monkeypatch):
-    class Nothing:
-        def isatty(self):
-            return False
-
+def test_a_width_is_known_also_where_there_is_none():
     assert terminal.width(Nothing()) == 80
     assert lay_out("x " * 90, Nothing()) == "x " * 90
     screen = Terminal(33)

@@ -29,11 +29,10 @@ from retinanet.tools.report.publish import log_evaluation, publish, refresh_repo
 from retinanet.tools.report.run_record import Record, read_record
 from retinanet.tools.report.style import save_png
 from retinanet.tools.report.tensorboard import show_evaluation, show_first_batch
-from retinanet.training.board import few
-from retinanet.training.logs import start_logging
+from retinanet.training.logs import few, start_logging
 from retinanet.training.run_directory import environment, read_rows
+from retinanet.training.start import describe_source
 from retinanet.training.step_metrics import Means
-from retinanet.training.transfer import describe_source
 from retinanet.weights.read import read_trained
 
 logger = logging.getLogger(__name__)

@@ -39,7 +39,10 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = 
             # A second name first, so that at no moment `path` is missing.
             link = path.with_name("previous.partial")
             link.unlink(missing_ok=True)
-            _link_or_copy(path, link)
+            try:
+                os.link(path, link)
+            except OSError:  # a file system without second names
+                shutil.copyfile(path, link)
             link.replace(path.with_name("previous.pt"))
         partial.replace(path)
     except RuntimeError as error:
@@ -54,31 +57,15 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = 
         os.close(folder)
 
 
-def _link_or_copy(path: Path, link: Path) -> None:
-    """A second name for a file; a copy where the file system has no second names."""
-    try:
-        os.link(path, link)
-    except OSError:
-        shutil.copyfile(path, link)
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this project after checking every byte of it.
-
-    Args:
-        path: such as ``runs/NAME/checkpoints/best.pt``.
-
-    Returns:
-        What was saved, tensors on the CPU.
+    """What :func:`save_checkpoint` saved, every byte checked, tensors on the CPU.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: damaged, or not a checkpoint of this project, or of another format.
     """
     state = read_checked(path)
-    # A tensor would answer with a tensor.
-    number = state.get("format") if isinstance(state, dict) else None
-    if not isinstance(number, int) or number != FORMAT:
+    if not isinstance(state, dict) or not _is_known(state.get("format")):
         raise ValueError(
             f"{path} is not a checkpoint of this project (format {FORMAT}); weights of a backbone "
             f"belong into model.weights."
@@ -87,12 +74,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_checked(path: Path) -> Any:
-    """What is in a file of tensors, after checking every byte of it.
-
-    Nothing in the file is executed.
-
-    Args:
-        path: of a checkpoint, of this project or another.
+    """What is in a checkpoint of anybody, every byte checked; nothing in it is executed.
 
     Raises:
         FileNotFoundError: no such file.
@@ -109,6 +91,10 @@ def read_checked(path: Path) -> Any:
         ) from error
 
 
+def _is_known(number: Any) -> bool:
+    return isinstance(number, int) and number == FORMAT  # a tensor would answer with a tensor
+
+
 def check_trained(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint of this project, if it is of a model that a run trained.
 
@@ -116,7 +102,7 @@ def check_trained(state: dict[str, Any], path: Path) -> dict[str, Any]:
         ValueError: it is of another format, or of something else.
     """
     number = state["format"]
-    if not isinstance(number, int) or number != FORMAT:
+    if not _is_known(number):
         said = number if isinstance(number, int) else type(number).__name__
         raise ValueError(
             f"{path} has format {said}, this version reads {FORMAT}; use the version that wrote it."
@@ -134,7 +120,7 @@ def _holds_a_model(state: dict[str, Any]) -> bool:
     parts = all(isinstance(state.get(name), dict) for name in NEEDED)
     if not parts or "step" not in state or not {"names", "ids"} <= state["classes"].keys():
         return False
-    weights, names, ids = shipped_weights(state), state["classes"]["names"], state["classes"]["ids"]
+    weights, names, ids = final_weights(state), state["classes"]["names"], state["classes"]["ids"]
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         return False
     if names is None:
@@ -144,10 +130,7 @@ def _holds_a_model(state: dict[str, Any]) -> bool:
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """The newest readable checkpoint of a run, ``last.pt`` or else ``previous.pt``.
-
-    Args:
-        folder: ``runs/NAME/checkpoints``.
+    """The newest readable checkpoint in a folder, ``last.pt`` or else ``previous.pt``.
 
     Returns:
         The checkpoint and why newer ones were passed over; None when there is none.
@@ -171,6 +154,6 @@ def load_latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
     return None
 
 
-def shipped_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint that are evaluated: the average's where there is one."""
+def final_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that are evaluated: the EMA weights where there are some."""
     return state["model"] if state.get("ema") is None else state["ema"]

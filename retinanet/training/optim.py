@@ -1,4 +1,4 @@
-"""Optimizers, the learning rate of every step, and the average of the weights."""
+"""Optimizers, the learning rate of every step, and the EMA weights."""
 
 from __future__ import annotations
 
@@ -36,31 +36,12 @@ def parameter_groups(
     weights, norms, biases = [], [], []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            if isinstance(module, NORM_TYPES):
-                norms.append(parameter)
-            elif name == "bias":
-                biases.append(parameter)
-            else:
-                weights.append(parameter)
-    groups = [
-        {"params": weights, "weight_decay": weight_decay},
-        {"params": norms, "weight_decay": norm_weight_decay},
-        {"params": biases, "weight_decay": bias_weight_decay},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _start_momentum(optimizer: torch.optim.SGD) -> None:
-    """Zeros, which the first step turns into its gradient, as if there had been nothing.
-
-    Torch makes the buffers of fused SGD at the first step, without a value: where that step is
-    skipped, whatever lay in memory would move the weights of the second.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            if parameter.requires_grad:
+                is_norm = isinstance(module, NORM_TYPES)
+                (norms if is_norm else biases if name == "bias" else weights).append(parameter)
+    decays = (weight_decay, norm_weight_decay, bias_weight_decay)
+    groups = zip((weights, norms, biases), decays, strict=True)
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
 def build_optimizer(
@@ -97,20 +78,24 @@ def build_optimizer(
         norm_weight_decay=norm_weight_decay,
         bias_weight_decay=bias_weight_decay,
     )
-    if name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
-        if momentum:
-            _start_momentum(optimizer)
-        return optimizer
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    if momentum:
+        # Torch makes the buffers of fused SGD at the first step, without a value: were that step
+        # skipped, whatever lay in memory would move the weights in the second. From zeros the
+        # first step makes its gradient, as if there had been no buffer.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 class Schedule:
     """Linear warm-up, then drops at shares of the run, a cosine, or nothing.
 
-    It has no state: what a step's rate is does not depend on how the run came there, so a
-    resumed run continues exactly. Drops are shares of the whole run: one twice as long drops
-    twice as late.
+    It has no state: the rate of a step does not depend on how the run came there, so a resumed run
+    continues exactly. Drops are shares of the whole run: one twice as long drops twice as late.
     """
 
     def __init__(
@@ -146,11 +131,7 @@ class Schedule:
         self.decay_factor = decay_factor
 
     def __call__(self, step: int) -> float:
-        """Learning rate of a step.
-
-        Args:
-            step: number of steps made before, from 0 to ``total_steps - 1``.
-        """
+        """Learning rate after ``step`` steps, from 0 to ``total_steps - 1``."""
         rate = self.lr
         if step < self.warmup_steps:
             done = step / self.warmup_steps
@@ -167,7 +148,7 @@ class Schedule:
             group["lr"] = self(step)
 
 
-class WeightAverage:
+class EMA:
     """Exponential moving average of a model's parameters; its buffers are copied.
 
     The decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that the first
@@ -175,26 +156,16 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from the weights of ``model``.
-
-        Args:
-            model: not changed.
-            decay: in (0, 1); 0.999 averages over about 1000 steps.
-        """
+        """Start from the weights of ``model``; 0 < decay < 1, 0.999 averages about 1000 steps."""
         check("ema.decay", decay)
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after a step.
-
-        Args:
-            model: the one trained.
-            step: number of steps made.
-        """
+        """Take in the weights of the trained model after ``step`` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, latest = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averages, latest, 1 - decay)
-        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
+        own, latest = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(own, latest, 1 - decay)
+        for buffer, new in zip(self.model.buffers(), model.buffers(), strict=True):
+            buffer.copy_(new)

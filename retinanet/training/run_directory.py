@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -26,34 +27,16 @@ logger = logging.getLogger(__name__)
 # What a continued run may change: none of it changes the weights, or which are the best;
 # optim.accumulate only by rounding, as does the number of ranks, which may ask for another.
 MAY_DIFFER = (
-    "data.root",
-    "data.workers",
-    "device",
-    "compile",
-    "log_every_steps",
-    "log_images",
-    "save_every_steps",
-    "evaluation.backend",
-    "evaluation.batch_size",
-    "evaluation.every_epochs",
-    "evaluation.patience",
-    "max_bad_steps",
-    "on_failed_save",
-    "optim.accumulate",
-    "output_dir",
-    "overwrite",
+    *("data.root", "data.workers", "device", "compile", "output_dir", "overwrite"),
+    *("log_every_steps", "log_images", "save_every_steps", "max_bad_steps", "on_failed_save"),
+    *("evaluation.backend", "evaluation.batch_size", "evaluation.every_epochs"),
+    *("evaluation.patience", "optim.accumulate"),
 )
 MAY_RISE = ("schedule.epochs", "schedule.max_steps")
 # A run that stopped at a bad image may go on without it: nothing before depended on it.
 MAY_BECOME = {"data.on_bad_image": "skip"}
 
-RECORDED_VERSIONS = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "pycocotools",
-    "hydra-core",
-)
+RECORDED_VERSIONS = ("torch", "torchvision", "numpy", "pycocotools", "hydra-core")
 
 
 class RunDirectory:
@@ -62,6 +45,7 @@ class RunDirectory:
     def __init__(self, root: Path) -> None:
         """Name the paths; nothing is made yet."""
         self.root = root
+        self.config = root / "config.yaml"
         self.checkpoints = root / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"
@@ -70,33 +54,38 @@ class RunDirectory:
         self.bad_steps = root / "bad_steps.jsonl"
         self.tensorboard = root / "tensorboard"
 
-    def precision(self) -> str | None:
-        """What the run on disk computes in; None where there is none."""
-        recorded = _read_settings(self.root / "config.yaml")
-        return None if recorded is None else recorded.get("precision")
+    def recorded(self) -> dict[str, Any] | None:
+        """Settings in config.yaml; None where there is none, or somebody else's."""
+        try:
+            recorded = yaml.safe_load(self.config.read_text())
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, yaml.YAMLError):
+            return None
+        return recorded if isinstance(recorded, dict) and "schedule" in recorded else None
 
     def check(self, settings: dict[str, Any], *, overwrite: bool) -> bool:
         """Whether another run must be moved aside first; nothing is changed yet.
 
-        Args:
-            settings: of this command, as plain containers.
-            overwrite: move a run with other settings aside instead of refusing.
-
         Raises:
             ValueError: another run, or files that are no run, with what to do about it.
         """
-        config = self.root / "config.yaml"
-        recorded = _read_settings(config)
+        recorded = self.recorded()
         if recorded is not None:
-            differences = changed_keys(recorded, settings)
-            if differences and not overwrite:
+            changed = changed_keys(recorded, settings)
+            if changed and not overwrite:
+                old = ", ".join(f"{key}={value}" for key, (value, _) in changed.items())
+                new = ", ".join(f"{key}={value}" for key, (_, value) in changed.items())
                 raise ValueError(
-                    f"{self.root} holds a run with {_list(differences, 0)}, this command asks for "
-                    f"{_list(differences, 1)}. Choose another output_dir, drop the override, or "
-                    f"set overwrite=true to move the old run aside."
+                    f"{self.root} holds a run with {old}, this command asks for {new}. Choose "
+                    f"another output_dir, drop the override, or set overwrite=true to move the old "
+                    f"run aside."
                 )
-            return bool(differences)
-        if self.root.exists() and (not self.root.is_dir() or _holds_files(self.root)):
+            return bool(changed)
+
+        def left_by_a_kill(path: Path) -> bool:  # at the first write of a run
+            return path.name == ".lock" or path.match("config.yaml.*partial")
+
+        is_folder = self.root.is_dir() and all(map(left_by_a_kill, self.root.iterdir()))
+        if self.root.exists() and not is_folder:
             raise ValueError(
                 f"{self.root} exists and is not a run of this program; choose another output_dir, "
                 f"or remove it."
@@ -117,7 +106,7 @@ class RunDirectory:
             settings: of this command, as plain containers.
             overrides: of this command, as typed.
             aside: the run on disk is another one although its settings do not say so.
-            **facts: further entries of environment.json, such as the fingerprint of the data.
+            **facts: further entries of environment.json.
 
         Raises:
             ValueError: another process trains there.
@@ -125,25 +114,28 @@ class RunDirectory:
         """
         moves = self.check(settings, overwrite=True) or aside
         if self.root.exists():
-            self._keep_others_out()
+            self._lock()
         if moves:
-            self.root.rename(_free_name(self.root))
+            names = (self.root.with_name(f"{self.root.name}.old-{n}") for n in itertools.count(1))
+            self.root.rename(next(name for name in names if not name.exists()))
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(
                 f"cannot make output_dir={self.root} ({error.strerror}); choose another."
             ) from error
-        self._keep_others_out()
-        config = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        self._lock()
         # First of all: killed at any moment, what is left is empty or known to be a run.
-        write_whole(self.root / "config.yaml", config)
+        write_whole(self.config, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         self.checkpoints.mkdir(exist_ok=True)
         write_whole(self.root / "overrides.txt", "".join(f"{o}\n" for o in overrides))
-        self.record_environment(**facts)
+        path, starts = self.root / "environment.json", []
+        with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged one begins anew
+            starts = json.loads(path.read_text())
+        write_whole(path, json.dumps([*starts, {**environment(), **facts}], indent=2) + "\n")
 
-    def _keep_others_out(self) -> None:
-        """Lock the directory until this process ends, however it does.
+    def _lock(self) -> None:
+        """Keep other processes out until this one ends, however it does.
 
         A lock of POSIX: it belongs to this process alone, not to the loaders that it forks.
         """
@@ -157,18 +149,6 @@ class RunDirectory:
             ) from None
         except OSError as error:  # a file system without locks
             logger.warning("%s cannot be locked (%s).", self.root, error.strerror)
-
-    def record_environment(self, **facts: Any) -> None:
-        """Append who ran what, where, to environment.json: one entry for each start.
-
-        Args:
-            **facts: further entries, such as the fingerprint of the data.
-        """
-        path, starts = self.root / "environment.json", []
-        with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged one begins anew
-            starts = json.loads(path.read_text())
-        starts.append({**environment(), **facts})
-        write_whole(path, json.dumps(starts, indent=2) + "\n")
 
     def record_run(
         self, facts: dict[str, Any], why: str | None = None, *, started: bool = False
@@ -198,21 +178,17 @@ class RunDirectory:
     def forget_after(self, step: int, evaluated_step: int, reported_step: int) -> None:
         """Drop rows of metrics.jsonl and bad_steps.jsonl that a resumed run will write again.
 
-        Args:
-            step: of the checkpoint.
-            evaluated_step: of the last evaluation that the checkpoint knows.
-            reported_step: of the last row, up to which bad steps were reported.
+        Those after the ``step`` of its checkpoint, after the last evaluation that this knows, and
+        after the last row, up to which bad steps were reported.
         """
-        _keep_rows(
-            self.metrics, lambda row: row["step"] <= (evaluated_step if "AP" in row else step)
-        )
-        _keep_rows(self.bad_steps, lambda row: row["step"] <= reported_step)
 
+        def keep(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+            if file.exists():
+                rows = filter(wanted, read_rows(file))
+                write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
-def _keep_rows(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    if file.exists():
-        rows = filter(wanted, read_rows(file))
-        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+        keep(self.metrics, lambda row: row["step"] <= (evaluated_step if "AP" in row else step))
+        keep(self.bad_steps, lambda row: row["step"] <= reported_step)
 
 
 def read_run(root: Path) -> dict[str, Any] | None:
@@ -221,8 +197,8 @@ def read_run(root: Path) -> dict[str, Any] | None:
         record = json.loads((root / "run.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    lists = isinstance(record, dict) and {"starts", "stops", "state"} <= record.keys()
-    return record if lists else None
+    is_ours = isinstance(record, dict) and {"starts", "stops", "state"} <= record.keys()
+    return record if is_ours else None
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -237,29 +213,21 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ although they must not.
-
-    Args:
-        old: of the run on disk.
-        new: of this command.
-
-    Returns:
-        Dotted key -> (old value, new value).
-    """
+    """Dotted key -> (old value, new value) of settings that differ although they must not."""
     before, after = flatten(old), flatten(new)
-    changed = {}
-    for key in sorted(before.keys() | after.keys()):
-        values = before.get(key), after.get(key)
-        if values[0] == values[1] or key.startswith(MAY_DIFFER):
-            continue
-        if key in KEYS and not KEYS[key].is_read(after):  # versions record it or leave it null
-            continue
-        if key in MAY_RISE and None not in values and values[1] > values[0]:
-            continue
-        if MAY_BECOME.get(key, values[0]) == values[1]:
-            continue
-        changed[key] = values
-    return changed
+
+    def may_change(key: str, was: Any, now: Any) -> bool:
+        return (
+            was == now
+            or key.startswith(MAY_DIFFER)
+            # Versions record it or leave it null.
+            or (key in KEYS and not KEYS[key].is_read(after))
+            or (key in MAY_RISE and None not in (was, now) and now > was)
+            or MAY_BECOME.get(key, was) == now
+        )
+
+    values = {key: (before.get(key), after.get(key)) for key in sorted(before | after)}
+    return {key: pair for key, pair in values.items() if not may_change(key, *pair)}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -276,6 +244,21 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions, machine, command and state of the source, of this process."""
+    versions: dict[str, str | None] = {}
+    for name in RECORDED_VERSIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+
+    def git(*words: str) -> str:
+        line = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        state = {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):  # outside a git checkout
+        state = None
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -283,56 +266,6 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "versions": {name: _version(name) for name in RECORDED_VERSIONS},
-        "git": _git_state(),
+        "versions": versions,
+        "git": state,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the source and whether it was changed; None outside a git checkout."""
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _read_settings(config: Path) -> dict[str, Any] | None:
-    """What config.yaml records; None where there is none, or somebody else's."""
-    try:
-        recorded = yaml.safe_load(config.read_text())
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    return recorded if isinstance(recorded, dict) and "schedule" in recorded else None
-
-
-def _holds_files(root: Path) -> bool:
-    """Whether there is more than what a run killed at its first write leaves."""
-    ours = (path.name == ".lock" or path.match("config.yaml.*partial") for path in root.iterdir())
-    return not all(ours)
-
-
-def _list(differences: dict[str, tuple[Any, Any]], side: int) -> str:
-    return ", ".join(f"{key}={values[side]}" for key, values in differences.items())
-
-
-def _free_name(root: Path) -> Path:
-    """``NAME.old-1``, or the first such name that is free."""
-    number = 1
-    while (name := root.with_name(f"{root.name}.old-{number}")).exists():
-        number += 1
-    return name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -50,11 +49,7 @@ class Totals:
     """Sums of the steps' numbers on the device; :meth:`take` and :meth:`state_dict` wait for it."""
 
     def __init__(self, device: torch.device) -> None:
-        """Start with no step.
-
-        Args:
-            device: where the numbers come from.
-        """
+        """Start with no step; the numbers come from ``device``."""
         self.device = device
         self._clear()
 
@@ -89,38 +84,48 @@ class Totals:
 
     def take(self) -> Means:
         """Means over the steps since the last call, and start again; every rank must call it."""
-        rows = self._over_ranks().cpu()  # (S, NUM_COLUMNS)
-        bad = rows[:, BAD] > 0
-        means = Means(
+        rows = self._over_ranks()
+        good = rows[rows[:, BAD] == 0]
+        means = good.mean(dim=0) if len(good) else torch.full((NUM_COLUMNS,), math.nan)
+        class_loss, box_loss, grad_norm, positives, background, *_ = means.tolist()
+        result = Means(
             steps=len(rows),
             images=int(rows[:, IMAGES].sum()) - self.images_before,
-            **_means(rows[~bad]),
-            bad=[self._bad_step(step, rows) for step in bad.nonzero()[:, 0].tolist()],
+            class_loss=class_loss,
+            box_loss=box_loss,
+            grad_norm=grad_norm,
+            positives=positives,
+            background=background,
+            with_objects=(good[:, POSITIVES] > 0).double().mean().item(),
+            bad=self._bad_steps(rows),
             grad_norms=rows[:, GRAD_NORM].tolist(),
         )
         self._clear()
-        return means
+        return result
 
     def _over_ranks(self) -> Tensor:
-        """(S, NUM_COLUMNS) of all ranks."""
+        """(S, NUM_COLUMNS) of all ranks, on the host."""
+        if not self.rows:
+            return torch.zeros(0, NUM_COLUMNS)
         rows = all_reduce_sum(torch.stack(self.rows))
         rows[:, :NUM_MEANS] /= world_size()
-        return rows
+        return rows.cpu()
 
-    def _bad_step(self, step: int, rows: Tensor) -> BadStep:
-        return BadStep(
-            len(rows) - 1 - step,
-            *rows[step, :NUM_MEANS].tolist(),
-            image_ids=[int(i) for part in self.image_ids[step] for i in part],
-            blamed=not self.rows[step][: BOX_LOSS + 1].isfinite().all(),
-        )
+    def _bad_steps(self, rows: Tensor) -> list[BadStep]:
+        return [
+            BadStep(
+                len(rows) - 1 - step,
+                *rows[step, :NUM_MEANS].tolist(),
+                image_ids=[int(i) for part in self.image_ids[step] for i in part],
+                blamed=not self.rows[step][: BOX_LOSS + 1].isfinite().all(),
+            )
+            for step in rows[:, BAD].nonzero()[:, 0].tolist()
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """The steps since the last row, for a checkpoint between rows; every rank must call it."""
-        rows = self._over_ranks().cpu() if self.rows else torch.zeros(0, NUM_COLUMNS)
-        bad = [self._bad_step(step, rows) for step in (rows[:, BAD] > 0).nonzero()[:, 0].tolist()]
-        suspects = suspects_of(bad) if bad else []
-        return {"rows": rows, "suspects": suspects}
+        rows = self._over_ranks()
+        return {"rows": rows, "suspects": suspects_of(self._bad_steps(rows))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`, with any number of ranks: the main one holds the sums."""
@@ -130,7 +135,7 @@ class Totals:
         self.images_before = int(rows[:, IMAGES].sum()) if is_main() else 0
         self.rows = list(rows if is_main() else torch.zeros_like(rows))
         self.image_ids = [[] for _ in self.rows]
-        bad = (rows[:, BAD] > 0).nonzero()[:, 0].tolist()
+        bad = rows[:, BAD].nonzero()[:, 0].tolist()
         for step, ids in zip(bad, state["suspects"], strict=True):
             self.image_ids[step] = [torch.tensor(ids)] if is_main() else []
 
@@ -140,17 +145,10 @@ def suspects_of(bad: list[BadStep]) -> list[list[int]]:
 
     Those of the ranks whose own losses were not finite; where all were, everybody's.
     """
-    on_ranks = gather_objects([(step.blamed, step.image_ids) for step in bad])
+    if not bad:
+        return []
     suspects = []
-    for ranks in zip(*on_ranks, strict=True):
-        blamed = [ids for is_blamed, ids in ranks if is_blamed]
-        suspects.append(list(chain.from_iterable(blamed or [ids for _, ids in ranks])))
+    for ranks in zip(*gather_objects([(step.blamed, step.image_ids) for step in bad]), strict=True):
+        blamed = [ids for is_blamed, ids in ranks if is_blamed] or [ids for _, ids in ranks]
+        suspects.append([image_id for ids in blamed for image_id in ids])
     return suspects
-
-
-def _means(rows: Tensor) -> dict[str, float]:
-    """Means over (S, NUM_COLUMNS); nan where there is no step."""
-    means = rows.mean(dim=0) if len(rows) else torch.full((NUM_COLUMNS,), math.nan)
-    names = ("class_loss", "box_loss", "grad_norm", "positives", "background")
-    share = (rows[:, POSITIVES] > 0).double().mean().item()
-    return dict(zip(names, means.tolist(), strict=False)) | {"with_objects": share}

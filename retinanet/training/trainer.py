@@ -17,7 +17,7 @@ from retinanet.devices import autocast
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Match, Matcher
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.optim import Schedule, WeightAverage
+from retinanet.training.optim import EMA, Schedule
 from retinanet.training.step_metrics import Totals
 
 
@@ -33,7 +33,7 @@ class Trainer:
         schedule: Schedule,
         *,
         network: nn.Module | None = None,
-        ema: WeightAverage | None = None,
+        ema: EMA | None = None,
         precision: str = "fp32",
         max_grad_norm: float | None = None,
     ) -> None:
@@ -46,7 +46,7 @@ class Trainer:
             optimizer: over the model's parameters, fused.
             schedule: rate of every step.
             network: ``model`` or DistributedDataParallel around it.
-            ema: average of the weights, updated after every step.
+            ema: updated after every step.
             precision: of the forward pass: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (with a scaler).
             max_grad_norm: gradients are clipped to this L2 norm; None: off.
         """
@@ -58,17 +58,14 @@ class Trainer:
         self.network = model if network is None else network
         self.ema = ema
         self.precision = precision
-        self.max_grad_norm = float("inf") if max_grad_norm is None else max_grad_norm
+        self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.device = next(model.parameters()).device
+        self.autocast = autocast(self.device, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.totals = Totals(self.device)
         # Running statistics change in the forward pass, before anybody knows of a bad step.
-        self.statistics = [
-            buffer
-            for module in model.modules()
-            if isinstance(module, _BatchNorm)
-            for buffer in module.buffers(recurse=False)
-        ]
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
         self.step = 0
         self.waited = 0.0  # seconds for batches, since whoever reads it set it to 0
         self.latest: Batch | None = None  # what the network sees, or just saw
@@ -108,32 +105,25 @@ class Trainer:
 
         self.optimizer.zero_grad()
         statistics = [buffer.clone() for buffer in self.statistics]
+        # DDP sums gradients over the ranks once a step, after the last micro-batch.
+        keep_local = getattr(self.network, "no_sync", contextlib.nullcontext)
         for i, (batch, match, divisor) in enumerate(zip(batches, matches, divisors, strict=True)):
-            with self._gradients_stay_here(i < len(batches) - 1):
-                losses = self.losses(batch, match, divisor)
-                self._differentiate(losses["class"] + losses["box"])
+            with keep_local() if i < len(batches) - 1 else contextlib.nullcontext():
+                self.backward(self.losses(batch, match, divisor))
         self.scaler.unscale_(self.optimizer)
         grad_norm = clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
 
         self.schedule.apply(self.optimizer, self.step)
-        self._update_weights(grad_norm)
+        self.update_weights(grad_norm)
         for buffer, before in zip(self.statistics, statistics, strict=True):
             buffer.copy_(torch.where(grad_norm.isfinite(), buffer, before))
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, self.step)
+        # With a scaler an overflow of the gradient is ordinary: it lowers the scale and goes on.
+        counted = self.totals.step_losses.sum() + (0 if self.scaler.is_enabled() else grad_norm)
         image_ids = [batch.image_ids for batch in micro_batches]
-        self.totals.add_step(image_ids, matches, grad_norm, self._finite(grad_norm))
-
-    def try_micro_batch(self, batch: Batch) -> None:
-        """What a micro-batch costs, on this rank alone; changes gradients and statistics."""
-        match = self.match(batch)
-        losses = self.losses(batch, match, torch.ones(len(batch.images), device=self.device))
-        self._differentiate(losses["class"] + losses["box"])
-
-    def try_update(self) -> None:
-        """What an update costs, on this rank alone; changes the weights."""
-        self._update_weights(clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
+        self.totals.add_step(image_ids, matches, grad_norm, counted.isfinite())
 
     def match(self, batch: Batch) -> Match:
         """Assign the anchors of a batch; needs the sizes of the images only."""
@@ -145,34 +135,27 @@ class Trainer:
 
     def losses(self, batch: Batch, match: Match, divisor: Tensor) -> dict[str, Tensor]:
         """Both losses of one micro-batch."""
-        with autocast(self.device, self.precision):
+        with self.autocast:
             logits, deltas, anchors = self.network(batch.images, batch.sizes)
         losses = self.loss(logits, deltas, anchors, match, divisor)
         self.totals.add_loss(losses)
         return losses
 
-    def _differentiate(self, loss: Tensor) -> None:
+    def backward(self, losses: dict[str, Tensor]) -> None:
+        """Add the gradient of both losses to that of the step."""
+        loss = losses["class"] + losses["box"]
         # An infinite loss may have a finite gradient, and on one rank only: made nan it reaches
         # all of them, and none updates.
         finite = torch.where(loss.isfinite(), torch.ones_like(loss), math.nan)
         self.scaler.scale(loss).backward(finite)
 
-    def _update_weights(self, grad_norm: Tensor) -> None:
+    def update_weights(self, grad_norm: Tensor) -> None:
+        """Update the weights unless the gradient is not finite."""
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             step_if_finite(self.optimizer, grad_norm)
-
-    def _finite(self, grad_norm: Tensor) -> Tensor:
-        # With a scaler an overflow of the gradient is ordinary: it lowers the scale and goes on.
-        losses = self.totals.step_losses.sum()
-        return (losses if self.scaler.is_enabled() else losses + grad_norm).isfinite()
-
-    def _gradients_stay_here(self, more_follow: bool) -> contextlib.AbstractContextManager:
-        """DDP sums gradients over the ranks once a step, after the last micro-batch."""
-        no_sync = getattr(self.network, "no_sync", None)
-        return no_sync() if no_sync and more_follow else contextlib.nullcontext()
 
     def state_dict(self) -> dict:
         """All that a resumed run needs to go on exactly; every rank must call it."""

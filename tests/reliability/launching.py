@@ -69,41 +69,32 @@ def finish(line: list[str], log: Path) -> int:
         return process.wait(timeout=PATIENCE)
 
 
+def fields_of(pid: int) -> list[str]:
+    """State and parent of a process, and more: proc(5), from the third field of stat on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["", "0"]
+
+
 def descendants(pid: int) -> list[int]:
-    """All processes below ``pid``."""
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found, todo = [], [pid]
-    while todo:
-        children = parents.get(todo.pop(), [])
-        found += children
-        todo += children
-    return found
+    """All processes below ``pid``, children first."""
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    parents = {each: int(fields_of(each)[1]) for each in pids}
+    below = [pid]
+    for parent in below:  # grows as it goes
+        below += [each for each in pids if parents[each] == parent]
+    return below[1:]
 
 
 def ranks_of(agent: int) -> list[int]:
     """The processes of the ranks below torchrun, which run train.py; not their loaders."""
-    children = [pid for pid in descendants(agent) if parent_of(pid) == agent]
-    return sorted(pid for pid in children if "train.py" in command_of(pid))
-
-
-def parent_of(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    ranks = []
+    for pid in descendants(agent):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            runs = "train.py" in Path(f"/proc/{pid}/cmdline").read_text()
+            ranks += [pid] * (runs and int(fields_of(pid)[1]) == agent)
+    return sorted(ranks)
 
 
 def kill_all(pid: int) -> None:

@@ -15,6 +15,7 @@ from launching import (
     TORCHRUN,
     count_starts,
     environment,
+    fields_of,
     finish,
     kill,
     kill_all,
@@ -29,6 +30,7 @@ from small_runs import ROOT, assert_same_bits, rows, steps_on_board
 
 from retinanet.signals import STATUS
 from retinanet.training.checkpoint import load_checkpoint
+from retinanet.training.run_directory import read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +54,11 @@ def seconds_of(output: Path) -> float:
     """From a run's first file to its last row."""
     first, last = (output / name for name in ("config.yaml", "metrics.jsonl"))
     return last.stat().st_mtime - first.stat().st_mtime
+
+
+def wait_for_rows(output: Path, number: int, process: subprocess.Popen) -> None:
+    while process.poll() is None and len(read_rows(output / "metrics.jsonl")) < number:
+        time.sleep(0.01)
 
 
 def assert_same_run(run: Path, clean: Path) -> None:
@@ -123,11 +130,9 @@ def test_another_number_of_ranks_goes_on(data, clean, tmp_path):
         line = train_line(data, output, ranks)
         with started(line, log) as process:
             assert wait_for_start(output, process, count_starts(output) + 1)
-            last, before = output / "checkpoints/last.pt", len(rows_of(output))
-            while process.poll() is None and len(rows_of(output)) < before + 3:
-                time.sleep(0.01)
+            wait_for_rows(output, len(read_rows(output / "metrics.jsonl")) + 3, process)
             kill_all(process.pid)
-    assert last.exists()
+    assert (output / "checkpoints/last.pt").exists()
     assert finish(train_line(data, output, 1), log) == 0, log.read_text()[-3000:]
     found, expected = rows(output), rows(clean[1])
     assert [row["step"] for row in found] == [row["step"] for row in expected]
@@ -136,11 +141,6 @@ def test_another_number_of_ranks_goes_on(data, clean, tmp_path):
             # The order of sums differs: rounding, which training makes larger.
             near = other[name] and pytest.approx(other[name], rel=0.02, abs=0.02)
             assert row[name] == near, name
-
-
-def rows_of(output: Path) -> list[str]:
-    file = output / "metrics.jsonl"
-    return file.read_text().splitlines() if file.exists() else []
 
 
 # Signals
@@ -171,15 +171,14 @@ def test_a_signal_ends_all_ranks_after_one_step(data, clean, tmp_path, times, ta
     line = train_line(data, output, 2, options=options)
     with started(line, log) as process:
         assert wait_for_start(output, process, 1)
-        while len(rows_of(output)) < 3:
-            time.sleep(0.01)
+        wait_for_rows(output, 3, process)
         pids = ranks_of(process.pid)
         assert len(pids) == 2
         targets = {"rank": pids[1:], "agent": [process.pid], "all": [process.pid, *pids]}[whom]
         before = time.monotonic()
         for pid in targets:
             os.kill(pid, number)
-        while any(Path(f"/proc/{pid}").exists() and is_running(pid) for pid in pids):
+        while any(fields_of(pid)[0] not in ("", "Z") for pid in pids):  # a Z has ended
             assert time.monotonic() - before < 30, log.read_text()[-3000:]
             time.sleep(0.01)
         seconds = time.monotonic() - before
@@ -192,14 +191,6 @@ def test_a_signal_ends_all_ranks_after_one_step(data, clean, tmp_path, times, ta
     assert finish(train_line(data, output, 2), log) == 0, log.read_text()[-3000:]
     assert_same_run(output, clean[2])
     tally(f"{case}: all ranks saved and ended after step {step}, {seconds:.1f} s later; identical")
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is more than an entry that its parent has not read yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_the_exit_status_tells_an_ended_run_from_a_finished_one(data, tmp_path):
@@ -224,12 +215,12 @@ def test_killed_while_it_saves_a_whole_checkpoint_is_left(tmp_path, times, tally
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout)
-    assert found["kills"] == found["readable"] == kills
-    assert found["lost"] == 0
-    assert found["saved"] > kills  # it was killed in the middle of it, not before
+    counts = json.loads(done.stdout)
+    assert counts["kills"] == counts["readable"] == kills
+    assert counts["lost"] == 0
+    assert counts["saved"] > kills  # it was killed in the middle of it, not before
     tally(
-        f"{kills} kills while saving: {kills - found['readable']} unreadable, none older than said"
+        f"{kills} kills while saving: {kills - counts['readable']} unreadable, none older than said"
     )
 
 
@@ -285,8 +276,7 @@ def test_a_dead_rank_of_two_nodes_is_started_again(
     logs = [tmp_path / f"{node}.log" for node in range(2)]
     with started(lines[0], logs[0]) as first, started(lines[1], logs[1]) as second:
         assert wait_for_start(output, first, 1)
-        while len(rows_of(output)) < 3:
-            time.sleep(0.01)
+        wait_for_rows(output, 3, first)
         kill(ranks_of((first, second)[victim].pid)[0])
         assert [first.wait(timeout=PATIENCE), second.wait(timeout=PATIENCE)] == [0, 0]
     assert_same_run(output, clean[2])

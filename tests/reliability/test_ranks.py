@@ -18,10 +18,11 @@ from retinanet.data.coco import read_coco
 from retinanet.evaluation import average_precision, detect
 from retinanet.evaluation.detect import DetectionArrays, merge
 from retinanet.evaluation.numbers import NUMBERS
+from retinanet.training.run_directory import read_run
 
 
 class FakeBatch:
-    """What is made of a request here: its images' ids, and nothing to look at."""
+    """What is made of a plan here: its images' ids, and nothing to look at."""
 
     def __init__(self, image_ids: np.ndarray) -> None:
         self.image_ids = image_ids
@@ -34,13 +35,11 @@ class FakeBatch:
 def no_network(monkeypatch):
     """Detections that are a function of the image, without a network."""
 
-    def fake_loader(data, augment, requests, **_):
-        return [FakeBatch(data.image_ids[list(request.indices)]) for request in requests]
+    def fake_loader(data, augment, plan, **_):
+        return [FakeBatch(data.image_ids[list(part.indices)]) for part in plan]
 
     def detect_batch(_network, _postprocess, batch, _precision):
-        parts = [_invented(int(image_id)) for image_id in batch.image_ids]
-        parts[0] = parts[0] if len(parts) == 1 else merge(parts)
-        return parts[0]
+        return merge([_invented(int(image_id)) for image_id in batch.image_ids])
 
     monkeypatch.setattr(average_precision, "BatchLoader", fake_loader)
     monkeypatch.setattr(detect, "detect_batch", detect_batch)
@@ -151,38 +150,47 @@ def test_two_ranks_evaluate_to_the_last_digit_of_one(tmp_path, tally):
 # Failing together
 
 
-WAITING = """
+HANGING = """
 import sys, time
+from pathlib import Path
+sys.path.insert(0, "tests")
+from small_runs import train
 from retinanet import distributed
-with distributed.group("cpu"):
-    distributed.barrier()
+from retinanet.training.trainer import Trainer
+def one_step(self, micro_batches):
     if distributed.rank() == 1:
         raise ValueError("a reason of its own")
-    time.sleep(600)  # as if it hung in a collective of a GPU
+    time.sleep(600)  # as in a collective of a GPU
+Trainer.one_step = one_step
+train(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def test_an_error_on_one_rank_ends_the_others_although_they_hang(tally):
+def test_an_error_on_one_rank_ends_and_records_the_others_although_they_hang(tmp_path, tally):
+    data, output = write_data(tmp_path / "data"), tmp_path / "run"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    start = time.monotonic()
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", WAITING],
+            [sys.executable, "-c", HANGING, str(data), str(output)],
             env={**environment(), **place, "RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    start = time.monotonic()
-    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [1, 1]
-    assert "ValueError: a reason of its own" in said[1]
-    assert "[rank 0] ends because rank 1 failed with ValueError" in said[0]
+    assert "ValueError: a reason of its own" in errors[1]
+    assert "[rank 0] ends because rank 1 failed with ValueError" in errors[0]
+    record = read_run(output)
+    assert record["state"] == "failed"
+    assert record["stops"][-1]["why"] == "rank 1 failed with ValueError"
     seconds = time.monotonic() - start  # with the start of both
-    assert seconds < 30
     tally(f"an error on one rank ended the other, which hung, {seconds:.0f} s after their start")
 
 

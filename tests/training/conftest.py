@@ -7,7 +7,7 @@ from retinanet.data.loader import Batch
 from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.retinanet import RetinaNet
-from retinanet.training.optim import Schedule, WeightAverage, build_optimizer
+from retinanet.training.optim import EMA, Schedule, build_optimizer
 from retinanet.training.trainer import Trainer
 
 SMALL = {"weights": None, "norm": "group", "frozen_stages": 0, "fpn_channels": 16}
@@ -64,7 +64,7 @@ def _trainer(
         RetinaNetLoss(normalizer=normalizer),
         optimizer,
         Schedule(lr=lr, total_steps=10, decay="constant"),
-        ema=None if ema is None else WeightAverage(model, ema),
+        ema=None if ema is None else EMA(model, ema),
         precision=precision,
         max_grad_norm=max_grad_norm,
     )

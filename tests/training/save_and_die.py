@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ def save_until(path: Path, moment: int) -> None:
 
         return call
 
-    os.fsync, os.link = dying(os.fsync), dying(os.link)
+    torch.save, os.fsync, os.link = dying(torch.save), dying(os.fsync), dying(os.link)
     Path.replace = dying(Path.replace)
     save_checkpoint(path, {"step": 3, "weight": torch.full((64,), 3.0)}, keep_previous=True)
 
@@ -62,12 +63,8 @@ def main() -> None:
     statuses = {}
     for folder in sorted(Path(sys.argv[1]).iterdir()):
         path, name = folder / "last.pt", folder.name
-        action = (
-            (lambda path=path: save_too_much(path))
-            if name == "full"
-            else (lambda path=path, name=name: save_until(path, int(name)))
-        )
-        statuses[name] = in_child(action)
+        save = partial(save_too_much, path)
+        statuses[name] = in_child(save if name == "full" else partial(save_until, path, int(name)))
     sys.stdout.write(json.dumps(statuses))
 
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
 
-from retinanet.training.board import Board, few, hparams_of
+from retinanet.training.logs import Board, few, hparams_of
 
 SETTINGS = {
     "loss": {"gamma": 2.0, "alpha": None},
@@ -23,31 +23,30 @@ SETTINGS = {
 }
 
 
+@pytest.fixture
+def board(tmp_path):
+    return Board(tmp_path, next_step=1)
+
+
 def read(folder):
     board = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0})
     board.Reload()
     return board
 
 
-def hparams_in(board):
-    """The settings that TensorBoard's table of runs shows, and whether the run is over."""
-    content = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+def hparams_in(events):
+    """The settings that TensorBoard's table of runs shows."""
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
-    found = {key: getattr(value, value.WhichOneof("kind")) for key, value in start.hparams.items()}
-    try:
-        board.SummaryMetadata("_hparams_/session_end_info")
-    except KeyError:
-        return found, False
-    return found, True
+    return {key: getattr(value, value.WhichOneof("kind")) for key, value in start.hparams.items()}
 
 
-def test_settings_are_a_row_of_the_run_itself(tmp_path):
-    board = Board(tmp_path, next_step=1)
+def test_settings_are_a_row_of_the_run_itself(tmp_path, board):
     board.settings(SETTINGS)
     board.close()
-    found, over = hparams_in(read(tmp_path))
-    assert found == hparams_of(SETTINGS)
-    assert found == {
+    events = read(tmp_path)
+    assert hparams_in(events) == hparams_of(SETTINGS)
+    assert hparams_in(events) == {
         "loss.gamma": 2.0,
         "loss.alpha": "null",
         "data.min_size": 800,
@@ -55,7 +54,8 @@ def test_settings_are_a_row_of_the_run_itself(tmp_path):
         "anchors.ratios": "[0.5,1]",
         "seed": 0,
     }
-    assert not over
+    with pytest.raises(KeyError):  # the run is not over
+        events.SummaryMetadata("_hparams_/session_end_info")
     assert [path.name[:6] for path in tmp_path.iterdir()] == ["events"]  # no run beside it
 
 
@@ -77,11 +77,11 @@ def test_a_continued_run_keeps_its_settings_once_and_purges_the_rest(tmp_path):
     found.Reload()
     for tag in ("anchors", "pr/IoU 0.50", "best/AP"):
         assert [event.step for event in found.Tensors(tag)] == [1, 2, 3, 4, 5, 6], tag
-    assert hparams_in(found) == (hparams_of(SETTINGS), True)
+    assert hparams_in(found) == hparams_of(SETTINGS)
+    assert found.SummaryMetadata("_hparams_/session_end_info")
 
 
-def test_a_curve_has_its_precision_at_its_recall(tmp_path):
-    board = Board(tmp_path, next_step=1)
+def test_a_curve_has_its_precision_at_its_recall(tmp_path, board):
     precision = np.array([1.0, 0.8, 0.5, 0.0])
     board.curves(2, {"IoU 0.50": precision}, 30)
     board.close()
@@ -93,8 +93,7 @@ def test_a_curve_has_its_precision_at_its_recall(tmp_path):
     np.testing.assert_allclose(tp[1] / (tp[1] + fp[1]), 0.5, rtol=1e-6)
 
 
-def test_p_t_near_one_is_told_apart(tmp_path):
-    board = Board(tmp_path, next_step=1)
+def test_p_t_near_one_is_told_apart(tmp_path, board):
     board.histograms(1, {"background": torch.tensor([0.945, 0.965, 0.985]), "none": torch.ones(0)})
     board.close()
     found = read(tmp_path)
@@ -103,8 +102,7 @@ def test_p_t_near_one_is_told_apart(tmp_path):
     assert [count for count in event.histogram_value.bucket if count] == [1, 1, 1]
 
 
-def test_pictures_are_jpeg(tmp_path):
-    board = Board(tmp_path, next_step=1)
+def test_pictures_are_jpeg(tmp_path, board):
     board.image(1, "anchors", np.full((40, 60, 3), 200, np.uint8))
     board.close()
     (event,) = read(tmp_path).Images("anchors")
@@ -120,17 +118,13 @@ def test_few_pictures_are_kept_of_many_evaluations():
 
 
 @pytest.mark.slow
-def test_a_hundred_epochs_stay_below_fifty_megabytes(tmp_path):
+def test_a_hundred_epochs_stay_below_fifty_megabytes(tmp_path, board):
     # COCO: 7330 steps of 16 images an epoch, a row every 20, an evaluation every epoch, pictures
-    # of noise: no photograph is larger.
+    # of noise: no image is larger.
     noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
     sheet = np.asarray(Image.fromarray(noise).resize((990, 1100), Image.Resampling.BICUBIC))
-    names = ("loss/class", "loss/box", "lr", "grad_norm", "positives", "bad_steps")
-    names += ("images_per_s", "data_wait", "memory_gib", "epoch")
-    rows_an_epoch, epochs = 7330 // 20, 100
-    board = Board(tmp_path, next_step=1)
     board.settings(SETTINGS)
-    row = dict.fromkeys(names, 0.5)
+    rows_an_epoch, epochs, row = 7330 // 20, 100, dict.fromkeys("abcdefghij", 0.5)
     for epoch in range(1, epochs + 1):
         if epoch <= 5:  # the others are as long
             for number in range(rows_an_epoch):
@@ -143,5 +137,5 @@ def test_a_hundred_epochs_stay_below_fifty_megabytes(tmp_path):
             board.image(epoch, "anchors", sheet)
     board.close()
     (file,) = tmp_path.iterdir()
-    scalars = 5 * rows_an_epoch * len(names) * 60  # bytes of one, at most, with its frame
+    scalars = 5 * rows_an_epoch * len(row) * 60  # bytes of one, at most, with its frame
     assert file.stat().st_size + 19 * scalars < 50e6

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retinanet.training import checkpoint
-from retinanet.training.checkpoint import load_checkpoint, load_latest, save_checkpoint
+from retinanet.training.checkpoint import FORMAT, load_checkpoint, load_latest, save_checkpoint
 
 
 def state_of(step: int) -> dict:
@@ -19,9 +18,12 @@ def state_of(step: int) -> dict:
 
 
 def same(first: dict, second: dict) -> bool:
-    return first["step"] == second["step"] and torch.equal(
-        first["model"]["weight"], second["model"]["weight"]
-    )
+    weights = first["model"]["weight"], second["model"]["weight"]
+    return first["step"] == second["step"] and torch.equal(*weights)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
@@ -31,33 +33,25 @@ def last(tmp_path) -> Path:
     return path
 
 
-def test_what_is_saved_is_loaded_and_nothing_else_is_left(last):
-    loaded = load_checkpoint(last)
-    assert same(loaded, state_of(1))
-    assert loaded["names"] == ["a", "b"]
-    assert [path.name for path in last.parent.iterdir()] == ["last.pt"]
+def test_what_is_saved_is_loaded_without_trust_and_nothing_else_is_left(last):
+    for loaded in (load_checkpoint(last), torch.load(last, weights_only=True)):
+        assert same(loaded, state_of(1))
+        assert (loaded["names"], loaded["format"]) == (["a", "b"], FORMAT)
+    assert files(last.parent) == ["last.pt"]
 
 
-def test_the_one_before_is_kept(last):
-    save_checkpoint(last, state_of(2), keep_previous=True)
-    save_checkpoint(last, state_of(3), keep_previous=True)
-    assert load_checkpoint(last)["step"] == 3
-    assert load_checkpoint(last.with_name("previous.pt"))["step"] == 2
-    assert sorted(path.name for path in last.parent.iterdir()) == ["last.pt", "previous.pt"]
-
-
-def test_the_one_before_is_kept_on_file_systems_without_links(last, monkeypatch):
+@pytest.mark.parametrize("links", [True, False])
+def test_the_one_before_is_kept_also_where_there_are_no_links(last, monkeypatch, links):
     def refuse(*_: object) -> None:
         raise PermissionError("Operation not permitted")
 
-    monkeypatch.setattr(os, "link", refuse)
-    save_checkpoint(last, state_of(2), keep_previous=True)
-    assert load_checkpoint(last.with_name("previous.pt"))["step"] == 1
-    assert load_checkpoint(last)["step"] == 2
-
-
-def test_checkpoints_load_without_trust(last):
-    assert torch.load(last, weights_only=True)["step"] == 1
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    for step in (2, 3):
+        save_checkpoint(last, state_of(step), keep_previous=True)
+    assert load_checkpoint(last)["step"] == 3
+    assert load_checkpoint(last.with_name("previous.pt"))["step"] == 2
+    assert files(last.parent) == ["last.pt", "previous.pt"]
 
 
 def test_a_flipped_bit_in_the_weights_is_an_error_although_torch_takes_it(last):
@@ -110,7 +104,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path):
 # Killed, or out of space, while saving
 
 
-MOMENTS = 10
+MOMENTS = 11
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +133,8 @@ def test_killed_at_any_moment_a_whole_checkpoint_is_left(died):
     assert statuses[str(MOMENTS - 1)] == 0
     for moment in range(MOMENTS):
         last = root / str(moment) / "last.pt"
-        found, problems = load_latest(last.parent)
-        assert found["step"] in (2, 3)
+        latest, problems = load_latest(last.parent)
+        assert latest["step"] in (2, 3)
         assert problems == []
         assert load_checkpoint(last.with_name("previous.pt"))["step"] in (1, 2)
         # What was left lying does not disturb the next save.
@@ -152,7 +146,7 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(died):
     root, statuses = died
     assert statuses["full"] == 3
     assert same(load_checkpoint(root / "full" / "last.pt"), state_of(1))
-    assert [path.name for path in (root / "full").iterdir()] == ["last.pt"]
+    assert files(root / "full") == ["last.pt"]
 
 
 # The newest of a folder
@@ -162,13 +156,13 @@ def test_the_newest_that_can_be_read_is_taken(last):
     save_checkpoint(last, state_of(2), keep_previous=True)
     assert load_latest(last.parent)[0]["step"] == 2
     last.write_bytes(last.read_bytes()[:-100])
-    found, problems = load_latest(last.parent)
-    assert found["step"] == 1
+    latest, problems = load_latest(last.parent)
+    assert latest["step"] == 1
     assert len(problems) == 1
     assert "last.pt is damaged" in problems[0]
     last.unlink()
-    found, problems = load_latest(last.parent)
-    assert (found["step"], problems) == (1, [])
+    latest, problems = load_latest(last.parent)
+    assert (latest["step"], problems) == (1, [])
 
 
 def test_an_empty_folder_has_none(tmp_path):
@@ -177,12 +171,8 @@ def test_an_empty_folder_has_none(tmp_path):
 
 
 def test_when_none_can_be_read_starting_anew_is_not_decided_for_the_user(last):
+    last.write_bytes(last.read_bytes()[:-50])
     shutil.copy(last, last.with_name("previous.pt"))
-    for name in ("last.pt", "previous.pt"):
-        last.with_name(name).write_bytes(b"x")
-    with pytest.raises(ValueError, match="no readable checkpoint in .*Move the folder aside"):
+    with pytest.raises(ValueError, match="no readable checkpoint in .*Move the fold") as refused:
         load_latest(last.parent)
-
-
-def test_the_format_is_part_of_every_checkpoint(last):
-    assert load_checkpoint(last)["format"] == checkpoint.FORMAT
+    assert "\n" not in str(refused.value)

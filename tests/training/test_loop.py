@@ -1,11 +1,13 @@
-"""One step, its parts, what a bad gradient does, and going on exactly."""
+"""One step, its parts, what a bad gradient does and how it is explained, and going on exactly."""
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,14 @@ from retinanet.tools.report.tensorboard import P_T_SAMPLES, p_t
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.logs import MetricsLog
 from retinanet.training.optim import Schedule
-from retinanet.training.progress import Progress
+from retinanet.training.progress import Progress, likely_cause
 from retinanet.training.run_directory import RunDirectory, read_rows
+from retinanet.training.step_metrics import BadStep
 from retinanet.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "golden_losses.json"
+# Of nested states.
+assert_same_bits = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 def step(trainer: Trainer, *micro_batches) -> None:
@@ -40,29 +45,6 @@ def poison(batch):
 
 def part(batch, start: int, end: int):
     return type(batch)(*(tensor[start:end] for tensor in batch[:-1]))
-
-
-def copy_of(state):
-    """A nested state, detached from what it came from."""
-    if isinstance(state, torch.Tensor):
-        return state.detach().clone()
-    if isinstance(state, dict):
-        return {key: copy_of(value) for key, value in state.items()}
-    return [copy_of(item) for item in state] if isinstance(state, list | tuple) else state
-
-
-def assert_same_bits(first, second) -> None:
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same_bits(first[key], second[key])
-    elif isinstance(first, list | tuple):
-        for a, b in zip(first, second, strict=True):
-            assert_same_bits(a, b)
-    else:
-        assert first == second
 
 
 def test_gradients_stay_on_the_rank_until_the_last_micro_batch(make_trainer, make_batch):
@@ -144,7 +126,7 @@ def test_every_step_has_the_rate_of_the_schedule(make_trainer, make_batch):
 
 def test_images_without_objects_are_a_step_like_any_other(make_trainer, make_batch):
     trainer = make_trainer()
-    before = copy_of(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.model.state_dict())
     step(trainer, make_batch(1, 0, 0))
     means = trainer.totals.take()
     assert means.positives == means.box_loss == 0
@@ -162,8 +144,8 @@ def test_bf16_gives_about_the_same_losses(make_trainer, make_batch):
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
         means.append(trainer.totals.take())
     # Logits are rounded; what is made of them is not.
-    assert means[0].class_loss == pytest.approx(means[1].class_loss, rel=0.002)
-    assert means[0].box_loss == pytest.approx(means[1].box_loss, rel=0.002)
+    for name in ("class_loss", "box_loss"):
+        assert getattr(means[0], name) == pytest.approx(getattr(means[1], name), rel=0.002)
     assert means[0].class_loss != means[1].class_loss
 
 
@@ -176,8 +158,8 @@ def test_a_bad_gradient_changes_nothing(make_trainer, make_batch, name, steps_be
     trainer = make_trainer(name=name, max_grad_norm=10.0)
     for seed in range(steps_before):
         step(trainer, make_batch(seed, 2))
-    weights = copy_of(trainer.model.state_dict())
-    state = copy_of(trainer.optimizer.state_dict()["state"])
+    weights = copy.deepcopy(trainer.model.state_dict())
+    state = copy.deepcopy(trainer.optimizer.state_dict()["state"])
     # Memory that is not cleared must not become momentum.
     junk = [torch.full_like(p, 7.0) for p in trainer.model.parameters()]
     del junk
@@ -193,7 +175,9 @@ def test_after_a_bad_first_step_the_next_is_a_first_step(make_trainer, make_batc
     step(trainer, poison(make_batch(50, 2)))
     for each in (trainer, fresh):
         step(each, make_batch(1, 2))
-    assert_same_bits(copy_of(trainer.model.state_dict()), copy_of(fresh.model.state_dict()))
+    assert_same_bits(
+        copy.deepcopy(trainer.model.state_dict()), copy.deepcopy(fresh.model.state_dict())
+    )
 
 
 def test_an_infinite_loss_with_a_finite_gradient_changes_nothing(make_trainer, make_batch):
@@ -205,7 +189,7 @@ def test_an_infinite_loss_with_a_finite_gradient_changes_nothing(make_trainer, m
         return {**losses, "class": losses["class"] + math.inf}
 
     trainer.loss.forward = infinite
-    before = copy_of(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.model.state_dict())
     step(trainer, make_batch(1, 2))
     assert_same_bits(trainer.model.state_dict(), before)
     (bad,) = trainer.totals.take().bad
@@ -216,7 +200,7 @@ def test_an_infinite_loss_with_a_finite_gradient_changes_nothing(make_trainer, m
 def test_running_statistics_forget_a_bad_step(make_trainer, make_model, make_batch):
     trainer = make_trainer(model=make_model(norm="batch"))
     step(trainer, make_batch(1, 2))
-    before = copy_of(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.model.state_dict())
     assert any("running_mean" in key for key in before)
     step(trainer, poison(make_batch(2, 2)))
     assert_same_bits(trainer.model.state_dict(), before)
@@ -242,26 +226,46 @@ def test_bad_steps_are_left_out_of_the_means_and_named(make_trainer, make_batch)
     assert [math.isfinite(norm) for norm in means.grad_norms] == [True, False, True]
 
 
-def test_a_row_of_bad_steps_alone_has_no_numbers(make_trainer, make_batch, tmp_path):
+def test_a_row_of_bad_steps_alone_has_no_numbers_and_the_next_begins_again(
+    make_trainer, make_batch, tmp_path
+):
     trainer = make_trainer()
     directory = RunDirectory(tmp_path)
     log = MetricsLog(directory, next_step=1)
     progress = Progress(log, step=0, total_steps=9, steps_per_epoch=3, main=False)
     step(trainer, poison(make_batch(1, 2)))
-    progress.row(trainer)
+    assert len(progress.row(trainer).bad) == 1
+    step(trainer, make_batch(2, 2))
+    means = progress.row(trainer)
+    assert (means.steps, means.bad) == (1, [])
     progress.close()
-    (row,) = read_rows(directory.metrics)
+    row, _ = read_rows(directory.metrics)
     assert row["loss/class"] is row["grad_norm"] is row["positives"] is None
     assert row["bad_steps"] == 1
 
 
-def test_after_a_row_the_sums_begin_again(make_trainer, make_batch):
-    trainer = make_trainer()
-    step(trainer, poison(make_batch(1, 2)))
-    assert len(trainer.totals.take().bad) == 1
-    step(trainer, make_batch(2, 2))
-    means = trainer.totals.take()
-    assert (means.steps, means.bad) == (1, [])
+ORDINARY = [1.0, 1.2, 0.9, 1.1, 1.3, 1.0]
+# Some steps have no objects.
+MIXED = [0.14, 0.15, 20.0, 0.14, 0.13, 0.14, 0.15]
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "precision", "expected"),
+    [
+        ((math.nan, 0.1), ORDINARY, "fp16", "use precision=bf16"),
+        ((math.nan, 0.1), [*ORDINARY, 3, 9, 40, 900], "fp32", "from 1.3 to 900 in 10 steps: train"),
+        ((math.nan, 0.1), [math.nan, math.inf], "fp32", "check the weights of init_from"),
+        ((math.nan, 0.1), [], "fp32", "check the weights of init_from"),
+        ((math.nan, 0.1), ORDINARY, "fp32", "The loss is not finite, and the gradients before"),
+        ((math.nan, 0.1), [*MIXED, 21.0], "fp32", "were ordinary"),
+        ((math.nan, 0.1), [*MIXED, 900.0], "fp32", "diverges"),
+        ((0.5, math.inf), ORDINARY, "bf16", "The box loss alone is not finite"),
+        ((0.5, 0.1), ORDINARY, "fp32", "The gradient alone is not finite"),
+    ],
+)
+def test_the_likely_cause_follows_from_what_was_seen(losses, norms, precision, expected):
+    bad = BadStep(0, *losses, grad_norm=math.nan, image_ids=[7], blamed=True)
+    assert expected in likely_cause(bad, norms, step=20, precision=precision)
 
 
 def test_a_row_over_a_restart_is_the_row_without_it(make_trainer, make_batch):
@@ -320,7 +324,7 @@ def test_p_t_is_the_probability_of_the_truth(make_trainer, make_model, make_batc
 def test_looking_does_not_change_the_model(make_trainer, make_model, make_batch):
     trainer = make_trainer(model=make_model(norm="batch"))
     trainer.model.train()
-    before = copy_of(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.model.state_dict())
     p_t(trainer, make_batch(1, 2, 1))
     assert_same_bits(trainer.model.state_dict(), before)
     assert trainer.model.training
@@ -407,7 +411,7 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(
     for batch in batches[3:]:
         step(second, batch)
     assert second.step == whole.step == 5
-    assert_same_bits(copy_of(second.state_dict()), copy_of(whole.state_dict()))
+    assert_same_bits(copy.deepcopy(second.state_dict()), copy.deepcopy(whole.state_dict()))
 
 
 def test_steps_are_made_one_by_one_as_they_are_asked_for(make_trainer, make_batch):
@@ -450,9 +454,9 @@ def test_a_gradient_that_overflows_is_ordinary_with_a_scaler(
     make_trainer, make_batch, precision, is_bad
 ):
     trainer = make_trainer(precision=precision)
-    before = copy_of(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.model.state_dict())
     for parameter in trainer.model.parameters():
         parameter.register_hook(lambda gradient: gradient * math.inf)
     step(trainer, make_batch(0, 1))
-    assert_same_bits(copy_of(trainer.model.state_dict()), before)
+    assert_same_bits(copy.deepcopy(trainer.model.state_dict()), before)
     assert bool(trainer.totals.take().bad) == is_bad

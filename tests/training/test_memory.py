@@ -7,7 +7,6 @@ import torch
 
 from retinanet.data.coco import read_coco
 from retinanet.data.transforms import Augment
-from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.memory import divisors, explain_out_of_memory, fewest_parts, worst_batch
 
 
@@ -32,30 +31,20 @@ def test_the_fewest_parts_that_fit_are_found(make_trainer, make_batch, fits, par
     tried = limit_memory(trainer, fits)
     assert fewest_parts(trainer, make_batch(1, *[2] * 6)) == parts
     # Of what fits two micro-batches are made: the second finds the gradients of the first.
-    assert tried == [6 // n for n in divisors(6) if n < parts] + [6 // parts] * min(parts, 2)
+    assert tried == [6 // n for n in (1, 2, 3, 6) if n < parts] + [6 // parts] * min(parts, 2)
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
 
 
-def test_trying_changes_nothing(make_trainer, make_batch, tmp_path):
+def test_trying_changes_nothing(make_trainer, make_batch):
     trainer, other = make_trainer(ema=0.9, name="adamw"), make_trainer(ema=0.9, name="adamw")
-    trainer.model.train()
-    other.model.train()
     for each in (trainer, other):
+        each.model.train()
         each.one_step([make_batch(3, 2, 1)])
     limit_memory(trainer, 2)
     assert fewest_parts(trainer, make_batch(1, *[2] * 4)) == 2
     for each in (trainer, other):
         each.one_step([make_batch(4, 2, 1)])
-    for name, each in (("a", trainer), ("b", other)):
-        save_checkpoint(tmp_path / f"{name}.pt", each.state_dict())
-    assert same(load_checkpoint(tmp_path / "a.pt"), load_checkpoint(tmp_path / "b.pt"))
-
-
-def same(first, second) -> bool:
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+    torch.testing.assert_close(trainer.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
 def test_one_image_that_does_not_fit_is_an_error(make_trainer, make_batch):
@@ -66,11 +55,8 @@ def test_one_image_that_does_not_fit_is_an_error(make_trainer, make_batch):
 
 
 def test_the_worst_batch_is_as_high_and_wide_as_any_and_has_the_most_boxes(tmp_path):
-    sizes = [(100, 200), (300, 100), (90, 90)]
-    images = [
-        {"id": i, "file_name": f"{i}.png", "height": h, "width": w}
-        for i, (h, w) in enumerate(sizes, start=1)
-    ]
+    sizes = enumerate([(100, 200), (300, 100), (90, 90)], start=1)
+    images = [{"id": i, "file_name": f"{i}.png", "height": h, "width": w} for i, (h, w) in sizes]
     boxes = [
         {"id": n, "image_id": 2, "category_id": 1, "bbox": [5, 5 * n, 20, 30]} for n in (1, 2, 3)
     ]
@@ -89,12 +75,7 @@ def test_the_worst_batch_is_as_high_and_wide_as_any_and_has_the_most_boxes(tmp_p
 def test_the_message_names_the_batch_and_the_next_number_of_parts(make_trainer, make_batch):
     trainer = make_trainer()
     trainer.latest = make_batch(1, 3, 1)
-    said = explain_out_of_memory(trainer, images=12, accumulate=6)
-    assert "step 1: 2 images of 128 x 128 pixels with up to 3 boxes" in said
-    assert "Set optim.accumulate=12 (now 6)" in said
+    message = explain_out_of_memory(trainer, images=12, accumulate=6)
+    assert "step 1: 2 images of 128 x 128 pixels with up to 3 boxes" in message
+    assert "Set optim.accumulate=12 (now 6)" in message
     assert "Lower data.min_size" in explain_out_of_memory(trainer, images=12, accumulate=12)
-
-
-def test_divisors_by_hand():
-    assert divisors(12) == [1, 2, 3, 4, 6, 12]
-    assert divisors(1) == [1]

@@ -19,7 +19,7 @@ from retinanet.losses import RetinaNetLoss
 from retinanet.matching import Matcher
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.training.checkpoint import save_checkpoint
-from retinanet.training.transfer import transfer
+from retinanet.training.start import transfer
 from retinanet.weights.names import TORCHVISION, rename
 from retinanet.weights.read import read_trained
 from retinanet.weights.torchvision import write

@@ -26,8 +26,7 @@ from retinanet.tools.report.boxes import (
 )
 from retinanet.tools.report.figures import precision_curves
 from retinanet.tools.report.style import class_color
-from retinanet.training.board import Board
-from retinanet.training.logs import MetricsLog
+from retinanet.training.logs import Board, MetricsLog
 from retinanet.training.run_directory import RunDirectory
 from retinanet.training.trainer import Trainer
 
