@@ -31,7 +31,7 @@ def shown():
 @pytest.fixture
 def how(detector, checkpoint):
     def make(size=None, **sizes):
-        about = describe(detector, {}, checkpoint, Shape(size=size), 32)["preprocessing"]
+        about = describe(detector, {}, checkpoint, Shape(size=size), "onnx")["preprocessing"]
         return about | sizes
 
     return make
