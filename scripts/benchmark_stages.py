@@ -99,28 +99,31 @@ def focal_loss(dtype: torch.dtype, device: torch.device) -> Stage:
     label = torch.full((2, A), NEGATIVE)
     label[:, torch.randperm(A)[: 2 * POSITIVES]] = IGNORED
     label[:, torch.randperm(A)[:POSITIVES]] = torch.randint(NUM_CLASSES, (POSITIVES,))
-    label = label.to(device)
-    alpha = torch.tensor(0.25, device=device)
-
+    label, alpha = label.to(device), torch.tensor(0.25, device=device)
     compute_loss = RetinaNetClassificationHead(1, 1, NUM_CLASSES).compute_loss
+    # It looks up classes of matched objects; here object i has class i.
     targets = [{"labels": torch.arange(NUM_CLASSES, device=device)}] * 2
 
-    def gradient_of(loss: Tensor) -> Tensor:
-        loss.backward()
+    def our_loss() -> Tensor:
+        num_positives = (label >= 0).sum(dim=1, keepdim=True).clamp(min=1)  # (2, 1)
+        weight = (label >= NEGATIVE) / (len(label) * num_positives)
+        return focal_loss_sum(logits, label, weight, alpha, 2.0)
+
+    def gradient_of(loss: Callable[[], Tensor]) -> Tensor:
+        loss().backward()
         gradient, logits.grad = logits.grad, None
         return gradient
 
-    def theirs() -> Tensor:
-        # It looks up classes of matched objects; here object i has class i.
-        return gradient_of(compute_loss(targets, {"cls_logits": logits}, label))
-
-    def ours() -> Tensor:
-        num_positives = (label >= 0).sum(dim=1, keepdim=True).clamp(min=1)  # (2, 1)
-        weight = (label >= NEGATIVE) / (len(label) * num_positives)
-        return gradient_of(focal_loss_sum(logits, label, weight, alpha, 2.0))
-
-    name = f"focal loss, forward and backward, {2 * A} x {NUM_CLASSES}, {str(dtype)[6:]}"
-    return Stage(name, {"torchvision": theirs, "retinanet": ours}, device)
+    return Stage(
+        f"focal loss, forward and backward, {2 * A} x {NUM_CLASSES}, {str(dtype)[6:]}",
+        {
+            "torchvision": lambda: gradient_of(
+                lambda: compute_loss(targets, {"cls_logits": logits}, label)
+            ),
+            "retinanet": lambda: gradient_of(our_loss),
+        },
+        device,
+    )
 
 
 def matching(num_boxes: int, device: torch.device) -> Stage:
@@ -329,21 +332,22 @@ def evaluation(
     """Arrays to COCO's curves, of which its twelve numbers are means; val2017's size."""
     K, rng = NUM_CLASSES, np.random.default_rng(0)
 
-    def area(box: np.ndarray) -> np.ndarray:
-        return box[:, 2] * box[:, 3]
+    def objects(image: np.ndarray, label: np.ndarray, box: np.ndarray) -> Objects:
+        return Objects(image, label, box, box[:, 2] * box[:, 3])
 
     image = np.sort(rng.integers(0, num_images, num_objects))
     label = rng.integers(0, K, num_objects)
     sides = np.exp(rng.uniform(2, 6, (num_objects, 2)))
     box = np.concatenate([rng.uniform(0, 400, (num_objects, 2)), sides], axis=1)
-    truth = Objects(image, label, box, area(box))
-    crowd = rng.random(num_objects) < CROWDS
+    truth, crowd = objects(image, label, box), rng.random(num_objects) < CROWDS
     # Each detection lies near an object; some are of its image and class.
     near, hit = rng.integers(0, num_objects, num_detections), rng.random(num_detections) < HITS
-    box = box[near] * rng.uniform(0.85, 1.15, (num_detections, 4))
-    image = np.where(hit, image[near], rng.integers(0, num_images, num_detections))
-    label = np.where(hit, label[near], rng.integers(0, K, num_detections))
-    detected, scores = Objects(image, label, box, area(box)), rng.random(num_detections)
+    detected = objects(
+        np.where(hit, image[near], rng.integers(0, num_images, num_detections)),
+        np.where(hit, label[near], rng.integers(0, K, num_detections)),
+        box[near] * rng.uniform(0.85, 1.15, (num_detections, 4)),
+    )
+    scores = rng.random(num_detections)
     given = (truth, crowd, detected, scores)
     return Stage(
         f"COCO's curves of {num_detections} detections in {num_images} images",
