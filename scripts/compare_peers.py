@@ -314,14 +314,12 @@ def as_lists(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return images, targets
 
 
-def train(peer: str, training: Any, steps: int, evaluations: int) -> list[dict[str, Any]]:
-    """Rows of the evaluations of one training, the last one at its end.
+def train(
+    peer: str, training: OurTraining | TorchvisionTraining, steps: int, evaluations: int
+) -> list[dict[str, Any]]:
+    """Rows of the evaluations of one training, at equal distances, the last one at its end.
 
-    Args:
-        peer: ``"retinanet"`` or ``"torchvision"``.
-        training: :class:`OurTraining` or :class:`TorchvisionTraining`.
-        steps: of the whole training.
-        evaluations: at equal distances. Reading images counts as training time, they do not.
+    Reading images counts as training time, evaluations do not.
     """
     ends = {round(steps * turn / evaluations) for turn in range(1, evaluations + 1)}
     settings = training.settings

@@ -102,13 +102,9 @@ def open_file(path: Path, kind: str) -> Run:
 def compare(
     detector: Detector, run: Run, batches: Sequence[Batch], *, raw_heads: bool = False
 ) -> Outcome:
-    """Both on the same images, in turns.
+    """The checkpoint's detector, on the CPU, and the file on the same images, in turns.
 
-    Args:
-        detector: of the checkpoint, on the CPU.
-        run: computes the file's outputs.
-        batches: from :func:`retinanet.tools.export.sample_images.batches`.
-        raw_heads: the file gives logits and deltas, not detections.
+    With ``raw_heads`` the file gives logits, deltas and anchors, not detections.
     """
     settings = detector.settings.postprocess
     # Candidates of NMS, those just below the threshold too.
@@ -125,8 +121,9 @@ def compare(
     ) -> list[Detections]:
         """Of each image in pixels of its file: the last steps of :class:`Detector`."""
         levels = detector.model.level_sizes(*batch.images.shape[-2:])
-        detections = steps(*outputs, batch.sizes, levels)
-        images = zip(detections, batch.sizes, batch.file_sizes, strict=True)
+        images = zip(
+            steps(*outputs, batch.sizes, levels), batch.sizes, batch.file_sizes, strict=True
+        )
         return [to_original(*image) for image in images]
 
     differences, seconds = [], []
@@ -175,12 +172,6 @@ def match(
 
     Each of the file's detections must be one of the checkpoint's candidates of NMS, and of the two
     lists neither may miss what the other has, but for what :func:`_may_be_alone` allows.
-
-    Args:
-        ours: detections of the checkpoint.
-        theirs: of the file.
-        candidates: of the checkpoint before NMS.
-        settings: threshold, IoU and number of detections.
 
     Returns:
         Number of the checkpoint's detections; largest difference of coordinates and of scores;
@@ -231,7 +222,7 @@ def _may_be_alone(
 
 
 def _differences(first: Detections, second: Detections) -> tuple[Tensor, Tensor]:
-    """(D, D') largest difference of a coordinate, pixels; (D, D') difference of scores."""
+    """(D, D') largest difference of a coordinate, pixels, and difference of scores."""
     box = (first.boxes[:, None] - second.boxes).abs().amax(dim=-1)
     return box, (first.scores[:, None] - second.scores).abs()
 

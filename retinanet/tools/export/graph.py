@@ -111,8 +111,8 @@ class Graph(nn.Module):
         """Detect.
 
         Args:
-            images: (B, 3, H, W) RGB from 0 to 255, padded at right and bottom.
-            sizes: (B, 2) int64 height and width of the valid part, pixels.
+            images: as in :class:`Heads`.
+            sizes: as in :class:`Heads`.
             file_sizes: (B, 2) int64 height and width of the files, in whose pixels boxes are
                 wanted.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,12 +39,9 @@ class Batch(NamedTuple):
 
 
 def choose(given: Sequence[Path], detector: Detector, folder: Path) -> tuple[list[Path], str]:
-    """Images, and a sentence that says which.
+    """Images that are given, or of the checkpoint's validation data, and words that say which.
 
-    Args:
-        given: files and folders; none: of the checkpoint's validation data.
-        detector: whose data that is.
-        folder: where images are made up if that data is not there.
+    Where that data is missing, images are made up in ``folder``.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -62,11 +60,8 @@ def choose(given: Sequence[Path], detector: Detector, folder: Path) -> tuple[lis
     data = detector.settings.data
     if data.val_images:
         recorded = Path(data.root or ".") / data.val_images
-        try:
+        with contextlib.suppress(FileNotFoundError, ValueError):
             paths = sample(recorded)
-        except (FileNotFoundError, ValueError):
-            pass
-        else:
             return paths, f"{len(paths)} images of the recorded validation data, {recorded}"
     return make_up(folder), (
         f"{len(MADE_UP)} images made up of colored noise: the checkpoint's validation images are "

@@ -87,15 +87,10 @@ def describe(
 ) -> dict[str, Any]:
     """Everything that a program around the file must know: key -> plain value.
 
-    Args:
-        detector: that is written.
-        state: its checkpoint, from :func:`retinanet.weights.read.read_trained`.
-        checkpoint: the file that it was read from.
-        shape: what is fixed.
-        kind: ``"onnx"`` or ``"pt2"``.
+    ``state`` is what :func:`retinanet.weights.read.read_trained` reads from the file
+    ``checkpoint``.
     """
     data = detector.settings.data
-    resampling, rounding = RESIZING[data.resize]
     return {
         "format": FORMAT,
         "task": "object detection",
@@ -110,8 +105,7 @@ def describe(
             "min_size": data.min_size,
             "max_size": data.max_size,
             "resize": data.resize,
-            "resampling": resampling,
-            "sides_rounded": rounding,
+            **dict(zip(("resampling", "sides_rounded"), RESIZING[data.resize], strict=True)),
             "multiple": DIVISOR,
             "least_side": least_side(kind, shape),
             "batch": shape.batch,
