@@ -342,10 +342,11 @@ def evaluation(
     truth, crowd = objects(image, label, box), rng.random(num_objects) < CROWDS
     # Each detection lies near an object; some are of its image and class.
     near, hit = rng.integers(0, num_objects, num_detections), rng.random(num_detections) < HITS
+    shaken = box[near] * rng.uniform(0.85, 1.15, (num_detections, 4))
     detected = objects(
         np.where(hit, image[near], rng.integers(0, num_images, num_detections)),
         np.where(hit, label[near], rng.integers(0, K, num_detections)),
-        box[near] * rng.uniform(0.85, 1.15, (num_detections, 4)),
+        shaken,
     )
     scores = rng.random(num_detections)
     given = (truth, crowd, detected, scores)
