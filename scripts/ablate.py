@@ -21,9 +21,9 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -39,8 +39,7 @@ from scripts.command_line import exit_status, new_parser, split_settings
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(NamedTuple):
     """One row of a table of the paper."""
 
     label: str
@@ -48,14 +47,18 @@ class Variant:
     paper: float | None  # AP in percent on COCO; None: the paper has no such row
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One training of an experiment."""
 
     variant: Variant
     seed: int
     typed: tuple[str, ...]  # of train.py
     folder: Path
+
+    @property
+    def command(self) -> str:
+        """As it is typed."""
+        return f"python train.py {shlex.join(self.typed)}"
 
 
 # Lin et al. 2017, arXiv:1708.02002: what is varied, where the paper has it, and for each row its
@@ -125,13 +128,14 @@ EXPERIMENTS = {
 
 def read_experiment(name: str) -> tuple[str, str, list[Variant]]:
     """Title of an experiment, where the paper has it, and its rows."""
-    head, *lines = EXPERIMENTS[name].strip().splitlines()
-    variants = []
-    for line in lines:
-        label, settings, paper = (cell.strip() for cell in line.split("|"))
-        variants.append(Variant(label, tuple(settings.split()), float(paper) if paper else None))
-    title, where = (cell.strip() for cell in head.split("|"))
-    return title, where, variants
+    head, *lines = (
+        [cell.strip() for cell in line.split("|")] for line in EXPERIMENTS[name].splitlines()[1:]
+    )
+    variants = [
+        Variant(label, tuple(settings.split()), float(paper) if paper else None)
+        for label, settings, paper in lines
+    ]
+    return head[0], head[1], variants
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,18 +163,15 @@ def experiment(args: argparse.Namespace, settings: Sequence[str]) -> int:
     """
     runs = plan(args.experiment, args.only, args.seeds, settings)
     for run in runs:
-        print(_command(run))
+        print(run.command)
     if args.dry_run:
         return 0
     output = args.output or Path("runs/ablations") / args.experiment
-    failed = run_all(
-        [
-            Task(f"{run.variant.label}, seed {run.seed}", [sys.executable, str(TRAIN), *run.typed])
-            for run in runs
-        ],
-        say=print,
-        after_each=lambda: write(output, args.experiment, runs),
-    )
+    tasks = [
+        Task(f"{run.variant.label}, seed {run.seed}", [sys.executable, str(TRAIN), *run.typed])
+        for run in runs
+    ]
+    failed = run_all(tasks, say=print, after_each=lambda: write(output, args.experiment, runs))
     print("\n".join(["", *write(output, args.experiment, runs), ""]))
     for name, status in failed.items():
         print(f"stopped with exit status {status}: {name}")
@@ -192,20 +193,18 @@ def plan(
     Raises:
         ValueError: a row or a setting that does not exist.
     """
-    _, _, variants = read_experiment(name)
-    known = [variant.label for variant in variants]
-    if unknown := [label for label in labels or () if label not in known]:
-        raise ValueError(f"no row {', '.join(unknown)}; there are: {'; '.join(known)}.")
+    variants = {variant.label: variant for variant in read_experiment(name)[2]}
+    if unknown := [label for label in labels or () if label not in variants]:
+        raise ValueError(f"no row {', '.join(unknown)}; there are: {'; '.join(variants)}.")
     if any(text.startswith("seed=") for text in common):
         raise ValueError("give seeds as --seeds 0 1 2, not as a setting.")
     runs = []
     with composer("train") as reader:
         for seed in seeds:
-            for variant in variants:
-                if labels is None or variant.label in labels:
-                    typed = (*common, *variant.settings, *([f"seed={seed}"] if seed else []))
-                    folder = Path(reader.command(list(typed)).settings.output_dir)
-                    runs.append(Run(variant, seed, typed, folder))
+            for variant in (v for v in variants.values() if labels is None or v.label in labels):
+                typed = (*common, *variant.settings, *([f"seed={seed}"] if seed else []))
+                folder = Path(reader.command(list(typed)).settings.output_dir)
+                runs.append(Run(variant, seed, typed, folder))
     return runs
 
 
@@ -222,71 +221,58 @@ def write(output: Path, name: str, runs: Sequence[Run]) -> list[str]:
     lines = [f"{title}. AP in percent; the paper's: COCO, {where}.", ""]
     lines += ["| | AP | seeds | paper |", "| --- | ---: | --- | ---: |"]
     cells = []
-    rows = _rows(runs)
-    for variant, (aps, stopped) in rows.items():
-        mean = f"{fmean(aps):.1f}" if aps else "stopped" if stopped else ""
-        seeds = [f"{ap:.1f}" for ap in aps] if len(aps) > 1 else []
+    results = {run.variant: ([], []) for run in runs}  # APs of finished runs, steps of stopped ones
+    for run in runs:
+        rows = read_rows(run.folder / "metrics.jsonl")
+        APs = [row["AP"] for row in rows if "AP" in row]
+        if rows and not has_finished(run.folder):
+            results[run.variant][1].append(rows[-1]["step"])
+        elif APs and APs[-1] is not None:
+            results[run.variant][0].append(100 * APs[-1])
+    for variant, (APs, stopped) in results.items():
+        mean = f"{fmean(APs):.1f}" if APs else "stopped" if stopped else ""
+        seeds = [f"{AP:.1f}" for AP in APs] if len(APs) > 1 else []
         seeds += [f"stopped after step {step}" for step in stopped]
         theirs = "" if variant.paper is None else f"{variant.paper:.1f}"
         lines.append(f"| {variant.label} | {mean} | {', '.join(seeds)} | {theirs} |")
         cells.append(
             [
                 variant.label,
-                f"{fmean(aps) / 100:.4f}" if aps else None,
+                f"{fmean(APs) / 100:.4f}" if APs else None,
                 None if variant.paper is None else variant.paper / 100,
-                " ".join(f"{ap / 100:.4f}" for ap in aps),
+                " ".join(f"{AP / 100:.4f}" for AP in APs),
                 " ".join(map(str, stopped)),
-                next(_command(run) for run in runs if run.variant == variant),
+                next(run.command for run in runs if run.variant == variant),
             ]
         )
     header = ["label", "AP", "paper_AP", "seeds", "stopped_after_steps", "command"]
     write_whole(output / "table.md", "\n".join(lines) + "\n")
     write_whole(output / "table.csv", csv_text(header, cells))
-    _plot(output / "plot.png", title, rows)
+    _plot(output / "plot.png", title, results)
     return lines
 
 
-def _command(run: Run) -> str:
-    return f"python train.py {shlex.join(run.typed)}"
-
-
-def _rows(runs: Sequence[Run]) -> dict[Variant, tuple[list[float], list[int]]]:
-    """For each row: last AP of its finished runs, in percent; last step of the stopped ones."""
-    rows: dict[Variant, tuple[list[float], list[int]]] = {run.variant: ([], []) for run in runs}
-    for run in runs:
-        aps, stopped = rows[run.variant]
-        lines = read_rows(run.folder / "metrics.jsonl")
-        evaluated = [line["AP"] for line in lines if "AP" in line]
-        if lines and not has_finished(run.folder):
-            stopped.append(lines[-1]["step"])
-        elif evaluated and evaluated[-1] is not None:
-            aps.append(100 * evaluated[-1])
-    return rows
-
-
-def _plot(path: Path, title: str, rows: dict[Variant, tuple[list[float], list[int]]]) -> None:
+@house_style()
+def _plot(path: Path, title: str, results: dict[Variant, tuple[list[float], list[int]]]) -> None:
     """The mean and every seed, and the paper's AP on the same axis."""
-    with house_style():
-        figure = Figure(figsize=(7.2, 0.42 * len(rows) + 1.6), layout="constrained")
-        axes = figure.subplots()
-        for y, (variant, (aps, stopped)) in enumerate(rows.items()):
-            if variant.paper is not None:
-                axes.plot([variant.paper], [y], "D", color=GRAY)
-            if aps:
-                mean = fmean(aps)
-                axes.plot([mean], [y], "o", color=COLORS[0])
-                axes.annotate(f"{mean:.1f}", (mean, y), (4, 8), textcoords="offset points")
-                axes.plot(aps, [y] * len(aps), "|", markersize=14, color=COLORS[0])
-            elif stopped:
-                axes.annotate("stopped", (0, y), (4, -3), textcoords="offset points")
-        axes.set_yticks(range(len(rows)), [variant.label for variant in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.7)  # the first row on top, room for its number
-        axes.set_xlim(left=0)
-        axes.set_xlabel(
-            "AP in percent: mean (dot) and seeds (bars); the paper's on COCO (diamonds)"
-        )
-        axes.set_title(title)
-        save_png(figure, path)
+    figure = Figure(figsize=(7.2, 0.42 * len(results) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    for y, (variant, (APs, stopped)) in enumerate(results.items()):
+        if variant.paper is not None:
+            axes.plot([variant.paper], [y], "D", color=GRAY)
+        if APs:
+            mean = fmean(APs)
+            axes.plot([mean], [y], "o", color=COLORS[0])
+            axes.annotate(f"{mean:.1f}", (mean, y), (4, 8), textcoords="offset points")
+            axes.plot(APs, [y] * len(APs), "|", markersize=14, color=COLORS[0])
+        elif stopped:
+            axes.annotate("stopped", (0, y), (4, -3), textcoords="offset points")
+    axes.set_yticks(range(len(results)), [variant.label for variant in results])
+    axes.set_ylim(len(results) - 0.5, -0.7)  # the first row on top, room for its number
+    axes.set_xlim(left=0)
+    axes.set_xlabel("AP in percent: mean (dot) and seeds (bars); the paper's on COCO (diamonds)")
+    axes.set_title(title)
+    save_png(figure, path)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import functools
 import gc
 import json
 import os
@@ -33,9 +32,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -48,16 +46,23 @@ from scripts.command_line import exit_status, new_parser
 
 QUICK = ("loss", "matching", "postprocess", "step", "inference", "detections")
 SLOW = ("coco-step", "data", "evaluation")
-ALLOCATORS = ("shipped", "fixed")
+ALLOCATORS = {"shipped": "as shipped", "fixed": "fixed"}
+# Columns that only some stages have: key of a row -> heading, scale, format.
+COLUMNS = {
+    "same_precision": ("in the same precision", 1, "{:.2f} x"),
+    "peak_mib": ("memory", 1, "{:.0f} MiB"),
+    "loss_error": ("loss off by", 100, "{:.2g} %"),
+    "kernel_seconds": ("kernels", 1000, "{:.3g} ms"),
+}
 # Operators of a contestant that are kept.
 SLOWEST = 5
 MIB = 2**20
-# Repetitions that the peak rate is measured with; the first two warm up.
-PEAK_TURNS = 8
 # mallopt's names, malloc.h of glibc.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 # torch's profiler writes messages to stderr below this.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Measure stage after stage; its rows replace older ones of the same race in the JSON."""
+
+    def race_of(row: Row) -> tuple[str, ...]:
+        return row["device"], row["stage"], row["allocator"]
+
     for name in args.stages or QUICK:
         if args.allocator == "both":
             measured = [row for one in ALLOCATORS for row in in_a_process(name, one, args)]
@@ -100,7 +109,7 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def in_a_process(name: str, allocator: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def in_a_process(name: str, allocator: str, args: argparse.Namespace) -> list[Row]:
     """Rows of a stage, measured in a process of its own: the allocator belongs to a process."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
@@ -114,7 +123,7 @@ def in_a_process(name: str, allocator: str, args: argparse.Namespace) -> list[di
         return json.loads(rows.read_text())
 
 
-def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(name: str, args: argparse.Namespace) -> list[Row]:
     """Rows of a stage, measured in this process."""
     if args.allocator == "fixed":
         libc = ctypes.CDLL("libc.so.6")
@@ -127,22 +136,16 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def race_of(row: dict[str, Any]) -> tuple[str, ...]:
-    """What a row was measured in."""
-    return row["device"], row["stage"], row["allocator"]
-
-
 # Measuring
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """One contestant."""
 
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[float]
     peak_mib: float | None = None  # above what was held before
     # Seconds of one turn by torch's operator, on a GPU by kernel; the rest it waited for the host.
-    operators: dict[str, float] = field(default_factory=dict)
+    operators: dict[str, float] = {}
 
 
 def race(stage: Stage, repeats: int) -> dict[str, Timing]:
@@ -192,72 +195,50 @@ def peak_of(work: Callable[[], object], device: torch.device) -> float | None:
 
 def operators_of(work: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Seconds that each of torch's operators, on a GPU each kernel, takes by itself in one turn."""
-    kind = "CUDA" if device.type == "cuda" else "CPU"
-    with torch.profiler.profile(
-        activities=[getattr(torch.profiler.ProfilerActivity, kind)]
-    ) as profiler:
-        seconds_of(work, device)
-    name = "self_device_time_total" if kind == "CUDA" else "self_cpu_time_total"
-    seconds = {event.key: getattr(event, name) / 1e6 for event in profiler.key_averages()}
-    return {name: value for name, value in seconds.items() if value > 0}
-
-
-@functools.cache
-def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that the device reaches at its best, measured.
-
-    On a CPU with the convolution that RetinaNet does most, 3 x 3 with 256 channels on P3; on a GPU
-    with the product of two square matrices of 8192, in bf16 for everybody.
-    """
+    kind, field = "CPU", "self_cpu_time_total"
     if device.type == "cuda":
-        a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
-        work, flops = lambda: a @ b, 2 * 8192**3
-    else:
-        x = torch.randn(2, 256, 100, 168, dtype=dtype).to(memory_format=torch.channels_last)
-        conv = torch.nn.Conv2d(256, 256, 3, padding=1, bias=False, dtype=dtype)
-        conv = conv.to(memory_format=torch.channels_last)
-        work, flops = lambda: conv(x), 2 * conv.weight.numel() * x[:, 0].numel()
-    with torch.inference_mode():
-        seconds = [seconds_of(work, device) for _ in range(PEAK_TURNS)]
-    return flops / statistics.median(seconds[2:])
+        kind, field = "CUDA", "self_device_time_total"
+    activity = getattr(torch.profiler.ProfilerActivity, kind)
+    with torch.profiler.profile(activities=[activity]) as profiler:
+        seconds_of(work, device)
+    seconds = {event.key: getattr(event, field) / 1e6 for event in profiler.key_averages()}
+    return {name: value for name, value in seconds.items() if value > 0}
 
 
 # Rows and tables
 
 
-def rows_of(stage: Stage, timings: dict[str, Timing], allocator: str) -> list[dict[str, Any]]:
+def rows_of(stage: Stage, timings: dict[str, Timing], allocator: str) -> list[Row]:
     """One row for each contestant; speeds are ratios to the peer's turn in the same round."""
+
+    def speeds(peer: Timing, timing: Timing) -> list[float]:
+        return [a / b for a, b in zip(peer.seconds, timing.seconds, strict=True)]
+
     (first, peer), *_ = timings.items()
+    on_gpu = stage.device.type == "cuda"
     rows = []
     for name, timing in timings.items():
-        seconds = statistics.median(timing.seconds)
-        speeds = ratios(peer, timing)
+        seconds, ratios = statistics.median(timing.seconds), speeds(peer, timing)
         # torchvision in the same precision, where that is not the first contestant.
         same = name.replace("retinanet", "torchvision").replace(" compiled", "")
         rival = timings.get(same) if same not in (first, name) else None
-        limit = None
-        if stage.flops is not None:
-            dtype = torch.bfloat16 if "bf16" in name else torch.float32
-            limit = stage.flops / seconds / peak_rate(stage.device, dtype)
         total = sum(timing.operators.values())
-        names = sorted(timing.operators, key=timing.operators.get, reverse=True)[:SLOWEST]
-        on_gpu = stage.device.type == "cuda"
+        slowest = sorted(timing.operators, key=timing.operators.get, reverse=True)[:SLOWEST]
         rows.append(
             {
                 "stage": stage.name,
                 "allocator": allocator,
                 "contestant": name,
                 "seconds": seconds,
-                "speed": statistics.median(speeds),
-                "speed_min": min(speeds),
-                "speed_max": max(speeds),
+                "speed": statistics.median(ratios),
+                "speed_min": min(ratios),
+                "speed_max": max(ratios),
                 "peak_mib": timing.peak_mib,
-                "same_precision": rival and statistics.median(ratios(rival, timing)),
-                "slowest": {one: timing.operators[one] / total for one in names},
+                "same_precision": rival and statistics.median(speeds(rival, timing)),
+                "slowest": {one: timing.operators[one] / total for one in slowest},
                 "kernel_seconds": total if on_gpu else None,
                 "images_per_s": stage.images and stage.images / seconds,
-                "loss_error": (stage.errors or {}).get(name),
-                "share_of_limit": limit,
+                "loss_error": stage.errors.get(name),
                 "device": torch.cuda.get_device_name() if on_gpu else cpu_name(),
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
@@ -265,11 +246,6 @@ def rows_of(stage: Stage, timings: dict[str, Timing], allocator: str) -> list[di
             }
         )
     return rows
-
-
-def ratios(peer: Timing, ours: Timing) -> list[float]:
-    """Speeds relative to the peer's turn in the same round."""
-    return [a / b for a, b in zip(peer.seconds, ours.seconds, strict=True)]
 
 
 def cpu_name() -> str:
@@ -280,48 +256,35 @@ def cpu_name() -> str:
     return (names or [platform.processor() or platform.machine()])[0]
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One stage in Markdown; what only some stages have are columns where they have it."""
-    by_name: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        by_name.setdefault(row["contestant"], {})[row["allocator"]] = row
-    columns = {
-        "same_precision": ("in the same precision", 1, "{:.2f} x"),
-        "peak_mib": ("memory", 1, "{:.0f} MiB"),
-        "share_of_limit": ("of the limit", 100, "{:.2g} %"),
-        "loss_error": ("loss off by", 100, "{:.2g} %"),
-        "kernel_seconds": ("kernels", 1000, "{:.3g} ms"),
-    }
-    columns = {key: one for key, one in columns.items() if any(row[key] for row in rows)}
-    allocators = {"shipped": "as shipped", "fixed": "fixed"}
-    allocators = {
-        key: one for key, one in allocators.items() if any(key == r["allocator"] for r in rows)
-    }
-    headings = ["", *(cell for one in allocators.values() for cell in (one, ""))]
+def table(rows: Sequence[Row]) -> str:
+    """One stage in Markdown, below it the slowest operators of its last contestant."""
+    columns = {key: column for key, column in COLUMNS.items() if any(row[key] for row in rows)}
+    allocators = [one for one in ALLOCATORS if any(row["allocator"] == one for row in rows)]
+    headings = ["", *(cell for one in allocators for cell in (ALLOCATORS[one], ""))]
     headings += [heading for heading, _, _ in columns.values()]
     stage = rows[0]["stage"]
     lines = [f"## {stage[0].upper()}{stage[1:]}", "", f"| {' | '.join(headings)} |"]
     lines.append("| --- |" + " ---: |" * (len(headings) - 1))
-    for name, measured in by_name.items():
-        cells = [cell for one in allocators for cell in time_and_speed(measured[one])]
+    for name in dict.fromkeys(row["contestant"] for row in rows):
+        measured = {row["allocator"]: row for row in rows if row["contestant"] == name}
+        cells = [cell for one in allocators for cell in _time_and_speed(measured[one])]
         for key, (_, scale, form) in columns.items():
             # Memory as shipped; what compares arithmetic, with the fixed allocator.
-            row = [*measured.values()][0 if key == "peak_mib" else -1]
+            row = measured[allocators[0 if key == "peak_mib" else -1]]
             cells.append(form.format(scale * row[key]) if row[key] else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    shares = [f"{operator(one)} {100 * share:.2g} %" for one, share in row["slowest"].items()]
+    shares = [f"{_operator(one)} {100 * share:.2g} %" for one, share in rows[-1]["slowest"].items()]
     return "\n".join([*lines, "", *([", ".join(shares), ""] if shares else [])])
 
 
-def time_and_speed(row: dict[str, Any]) -> tuple[str, str]:
+def _time_and_speed(row: Row) -> tuple[str, str]:
     """Two cells; the first contestant has no spread."""
-    seconds = row["seconds"]
+    seconds, low, high = row["seconds"], row["speed_min"], row["speed_max"]
     time = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
-    low, high = row["speed_min"], row["speed_max"]
     return time, "1" if low == high == 1 else f"**{row['speed']:.3g}** x ({low:.3g} to {high:.3g})"
 
 
-def operator(name: str) -> str:
+def _operator(name: str) -> str:
     """An operator without its library, a kernel without its template, what is compiled as that."""
     if "CompiledFxGraph" in name:
         return "compiled code"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -62,29 +61,25 @@ MOST_FILES = 16  # of the stage data
 MAX_DETS, HITS, CROWDS = (1, 10, 100), 0.3, 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(NamedTuple):
     """Work that several contestants can do."""
 
     name: str
     contestants: dict[str, Callable[[], object]]  # the peer first
     device: torch.device = torch.device("cpu")
-    flops: float | None = None  # of one turn, for the share of the limit
     images: int | None = None  # of one turn
-    errors: dict[str, float] | None = None  # of each contestant's loss, relative to its fp32
+    errors: Mapping[str, float] = {}  # of each contestant's loss, relative to its fp32
 
 
 def stages(name: str, device: torch.device, folder: Path | None) -> Iterator[Stage]:
     """The stages that a name of the command line stands for, each made when its turn comes."""
+    whole = partial(training_step, device=device)
     make = {
         "loss": [partial(focal_loss, dtype, device) for dtype in (torch.float32, torch.bfloat16)],
         "matching": [partial(matching, num_boxes, device) for num_boxes in (1, 5, 50, 300)],
         "postprocess": [partial(postprocess, crowded, device) for crowded in (False, True)],
-        "step": [
-            partial(training_step, "resnet50", 512, 512, 2, device),
-            partial(training_step, "resnet18", 256, 320, 4, device),
-        ],
-        "coco-step": [partial(training_step, "resnet50", *COCO_SIZE, 2, device)],
+        "step": [partial(whole, "resnet50", 512, 512, 2), partial(whole, "resnet18", 256, 320, 4)],
+        "coco-step": [partial(whole, "resnet50", *COCO_SIZE, 2)],
         "inference": [partial(inference, 512, 512, device)],
         "data": [partial(batches, folder, side) for side in (800, 320)],
         "detections": [detections],
@@ -104,28 +99,31 @@ def focal_loss(dtype: torch.dtype, device: torch.device) -> Stage:
     label = torch.full((2, A), NEGATIVE)
     label[:, torch.randperm(A)[: 2 * POSITIVES]] = IGNORED
     label[:, torch.randperm(A)[:POSITIVES]] = torch.randint(NUM_CLASSES, (POSITIVES,))
-    label = label.to(device)
-    alpha = torch.tensor(0.25, device=device)
-
+    label, alpha = label.to(device), torch.tensor(0.25, device=device)
     compute_loss = RetinaNetClassificationHead(1, 1, NUM_CLASSES).compute_loss
+    # It looks up classes of matched objects; here object i has class i.
     targets = [{"labels": torch.arange(NUM_CLASSES, device=device)}] * 2
 
-    def gradient_of(loss: Tensor) -> Tensor:
-        loss.backward()
+    def our_loss() -> Tensor:
+        num_positives = (label >= 0).sum(dim=1, keepdim=True).clamp(min=1)  # (2, 1)
+        weight = (label >= NEGATIVE) / (len(label) * num_positives)
+        return focal_loss_sum(logits, label, weight, alpha, 2.0)
+
+    def gradient_of(loss: Callable[[], Tensor]) -> Tensor:
+        loss().backward()
         gradient, logits.grad = logits.grad, None
         return gradient
 
-    def theirs() -> Tensor:
-        # It looks up classes of matched objects; here object i has class i.
-        return gradient_of(compute_loss(targets, {"cls_logits": logits}, label))
-
-    def ours() -> Tensor:
-        num_positives = (label >= 0).sum(dim=1, keepdim=True).clamp(min=1)  # (2, 1)
-        weight = (label >= NEGATIVE) / (len(label) * num_positives)
-        return gradient_of(focal_loss_sum(logits, label, weight, alpha, 2.0))
-
-    name = f"focal loss, forward and backward, {2 * A} x {NUM_CLASSES}, {str(dtype)[6:]}"
-    return Stage(name, {"torchvision": theirs, "retinanet": ours}, device)
+    return Stage(
+        f"focal loss, forward and backward, {2 * A} x {NUM_CLASSES}, {str(dtype)[6:]}",
+        {
+            "torchvision": lambda: gradient_of(
+                lambda: compute_loss(targets, {"cls_logits": logits}, label)
+            ),
+            "retinanet": lambda: gradient_of(our_loss),
+        },
+        device,
+    )
 
 
 def matching(num_boxes: int, device: torch.device) -> Stage:
@@ -197,14 +195,20 @@ def training_step(
         loss.backward()
         optimizer.step()
 
+    def our_loss(trainer: Trainer) -> Tensor:
+        there = batch.to(trainer.device)
+        match = trainer.match(there)
+        (divisor,) = trainer.loss.divisors([match])
+        return sum(trainer.losses(there, match, divisor).values())
+
     # How far the loss in another precision is from the loss in fp32, of each project.
+    errors = {}
     with torch.no_grad():
-        losses = {f"torchvision {name}": their_loss(theirs, name) for name in PRECISIONS}
-        losses |= {f"retinanet {name}": _loss(trainers[name], batch) for name in PRECISIONS}
-    errors = {
-        name: abs(float(loss / losses[f"{name.split()[0]} fp32"]) - 1)
-        for name, loss in losses.items()
-    }
+        exact = their_loss(theirs, "fp32"), our_loss(trainers["fp32"])
+        for name in PRECISIONS:
+            losses = their_loss(theirs, name), our_loss(trainers[name])
+            for peer, loss, full in zip(("torchvision", "retinanet"), losses, exact, strict=True):
+                errors[f"{peer} {name}"] = abs(float(loss / full) - 1)
     models = {f"torchvision {precision}": (theirs, precision) for precision in PRECISIONS}
     models[BEST] = copy.deepcopy(theirs).to(memory_format=torch.channels_last), "bf16"
     contestants = {}
@@ -217,8 +221,7 @@ def training_step(
     return Stage(
         f"training step, {backbone}, {height} x {width}, batch {num_images}",
         contestants,
-        device=device,
-        flops=_flops(contestants["retinanet fp32"]),
+        device,
         images=num_images,
         errors=errors,
     )
@@ -237,13 +240,6 @@ def _trainer(
     trainer = build.build_trainer(settings, model, names, total_steps=10**6, device=device)
     trainer.network.train()
     return trainer
-
-
-def _loss(trainer: Trainer, batch: Batch) -> Tensor:
-    batch = batch.to(trainer.device)
-    match = trainer.match(batch)
-    (divisor,) = trainer.loss.divisors([match])
-    return sum(trainer.losses(batch, match, divisor).values())
 
 
 def inference(height: int, width: int, device: torch.device) -> Stage:
@@ -275,16 +271,9 @@ def inference(height: int, width: int, device: torch.device) -> Stage:
     return Stage(
         f"inference, resnet50, {height} x {width}",
         contestants,
-        device=device,
-        flops=_flops(contestants["retinanet fp32"]),
+        device,
         images=1,
     )
-
-
-def _flops(work: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())
 
 
 # Image files to batches, detections to COCO's numbers
@@ -343,21 +332,23 @@ def evaluation(
     """Arrays to COCO's curves, of which its twelve numbers are means; val2017's size."""
     K, rng = NUM_CLASSES, np.random.default_rng(0)
 
-    def area(box: np.ndarray) -> np.ndarray:
-        return box[:, 2] * box[:, 3]
+    def objects(image: np.ndarray, label: np.ndarray, box: np.ndarray) -> Objects:
+        return Objects(image, label, box, box[:, 2] * box[:, 3])
 
     image = np.sort(rng.integers(0, num_images, num_objects))
     label = rng.integers(0, K, num_objects)
     sides = np.exp(rng.uniform(2, 6, (num_objects, 2)))
     box = np.concatenate([rng.uniform(0, 400, (num_objects, 2)), sides], axis=1)
-    truth = Objects(image, label, box, area(box))
-    crowd = rng.random(num_objects) < CROWDS
+    truth, crowd = objects(image, label, box), rng.random(num_objects) < CROWDS
     # Each detection lies near an object; some are of its image and class.
     near, hit = rng.integers(0, num_objects, num_detections), rng.random(num_detections) < HITS
-    box = box[near] * rng.uniform(0.85, 1.15, (num_detections, 4))
-    image = np.where(hit, image[near], rng.integers(0, num_images, num_detections))
-    label = np.where(hit, label[near], rng.integers(0, K, num_detections))
-    detected, scores = Objects(image, label, box, area(box)), rng.random(num_detections)
+    shaken = box[near] * rng.uniform(0.85, 1.15, (num_detections, 4))
+    detected = objects(
+        np.where(hit, image[near], rng.integers(0, num_images, num_detections)),
+        np.where(hit, label[near], rng.integers(0, K, num_detections)),
+        shaken,
+    )
+    scores = rng.random(num_detections)
     given = (truth, crowd, detected, scores)
     return Stage(
         f"COCO's curves of {num_detections} detections in {num_images} images",

@@ -1,42 +1,46 @@
-"""Train this package and torchvision's own RetinaNet class side by side, and compare their AP.
+"""Train this package and torchvision's own RetinaNet class on equal terms, and compare their AP.
 
-steps  Equal steps: both get the same batches, initial weights, anchors, optimizer, schedule,
-       clipping, precision and weight averaging, all from the settings. torchvision's loss and
-       post-processing are its own.
-time   Equal time: recommended settings of this package against a plain torchvision loop with those
-       of its detection references (RECOMMENDED and REFERENCES in this file). What is typed after
-       -- holds for both.
+steps   Both get the same batches, initial weights, anchors, optimizer, schedule, clipping,
+        precision and EMA weights, all from the settings. torchvision's loss and post-processing
+        are its own. Both are evaluated in fp32 by the same COCO evaluator on the same images.
+parity  Equal weights: random ones in torchvision's class, read from its file into ours; the
+        outputs of both on images.
 
-parity Equal weights: random ones in torchvision's class, read from its file into ours; the outputs
-       of both on images.
-
-The trainings are evaluated in fp32 by the same COCO evaluator on the same images. Settings are
-those of train.py. The same command continues what was interrupted and reports what is finished; a
-later one may add seeds.
+Settings are those of train.py. The same command trains only what is not finished yet, and a later
+one may add seeds.
 
   python -m scripts.compare_peers steps --steps 400 --output runs/compare -- \\
     data=custom data.root=/data/cells ... model=mobilenet_v2
-  python -m scripts.compare_peers time --minutes 20 --output runs/race -- data=custom ...
-  python -m scripts.compare_peers parity photos/*.jpg
+  python -m scripts.compare_peers parity images/*.jpg
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 import torchvision
-from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from tqdm import tqdm
 
 from retinanet import build
@@ -45,97 +49,49 @@ from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.csv_text import csv_text
 from retinanet.data.coco import CocoData
-from retinanet.data.loader import Batch
-from retinanet.devices import choose_device, choose_precision
-from retinanet.evaluation.average_precision import Evaluation, validate
-from retinanet.evaluation.detect import DetectionArrays
-from retinanet.tools.report.style import COLORS, house_style, save_png
-from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
-from retinanet.training.optim import Schedule, scaled_lr
+from retinanet.data.loader import DIVISOR, Batch, BatchLoader, eval_plan
+from retinanet.devices import autocast, choose_device, choose_precision
+from retinanet.evaluation.average_precision import Evaluation, evaluate, validate
+from retinanet.evaluation.detect import DetectionArrays, as_arrays, merge
+from retinanet.model.backbone import build_resnet, norm_layer
+from retinanet.model.heads import group_norm
+from retinanet.model.retinanet import RGB_MEAN, RGB_STD, RetinaNet
+from retinanet.postprocess import Detections, to_original
+from retinanet.training.optim import EMA, build_optimizer, scaled_lr
 from retinanet.training.run_directory import flatten
+from retinanet.weights.names import TORCHVISION, rename
 from scripts.command_line import exit_status, new_parser
 from scripts.torchvision_parity import VERSIONS, parity
-from scripts.torchvision_peer import TorchvisionTraining, check_comparable
 
 OURS, THEIRS = "retinanet", "torchvision"
-NOT_FINISHED = 3
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # Settings that leave a comparison the same.
 FREE = ("data.root", "data.workers", "seed", "output_dir")
 
-# Settings of ours for a short training from pretrained weights on CPU cores.
-RECOMMENDED = (
-    *("precision=bf16", "augment=flip", "model.head_norm=group"),
-    *("loss.box=giou", "loss.box_weight=2.0"),
-    *("optim=adamw", "optim.lr=0.0005", "optim.batch_size=8"),
-    *("schedule=cosine", "schedule.warmup_steps=30", "schedule.warmup_factor=0.01"),
-    "ema=average",
-)
-# Recipe of pytorch/vision, references/detection: SGD with .01 for 16 images a step (linear in the
-# batch: with .01 for 8 the loss became nan after 147 steps on blood cells of 400 px in bf16), decay
-# of every parameter, drops after 16 and 22 of 26 epochs, left-right flips, no clipping, no
-# averaging; four layers without norm in each head. Its warm-up lasts min(1000, steps of the first
-# epoch - 1) from 1/1000; see schedule_of.
-REFERENCES = (
-    *("precision=bf16", "augment=flip", "model.head_depth=4", "model.head_norm=none"),
-    *("optim=sgd", "optim.lr=0.01", "optim.reference_batch=16", "optim.batch_size=8"),
-    *("optim.norm_weight_decay=0.0001", "optim.bias_weight_decay=0.0001"),
-    *("optim.max_grad_norm=null", "ema=none"),
-    *("schedule=1x", "schedule.milestones=[0.6153846153846154,0.8461538461538461]"),
-    *("schedule.warmup_steps=1000", "schedule.warmup_factor=0.001"),
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a comparison; the exit status is 3 when --stop-after came before its end."""
+    """Run a comparison."""
     parser = new_parser("compare_peers", __doc__)
     modes = parser.add_subparsers(dest="mode", required=True)
     steps = modes.add_parser("steps", help="equal steps, equal everything")
-    steps.add_argument("--steps", type=_positive(int), required=True, help="of each training")
-    race = modes.add_parser("time", help="equal time, each with its own recipe")
-    race.add_argument(
-        "--minutes",
-        type=_positive(float),
-        default=20.0,
-        help="of training each, in turns, evaluations not counted (default: 20)",
-    )
-    race.add_argument("--ours", nargs="+", default=[], metavar="KEY=VALUE", help="ours only")
-    race.add_argument("--theirs", nargs="+", default=[], metavar="KEY=VALUE", help="theirs only")
-    for mode, seeds, evaluations in ((steps, [0, 1], 1), (race, [0], 4)):
-        shown = " ".join(map(str, seeds))
-        mode.add_argument("--seeds", type=int, nargs="+", default=seeds, help=f"default: {shown}")
-        mode.add_argument(
-            "--evaluations", type=_positive(int), default=evaluations, help="default: %(default)s"
-        )
-        mode.add_argument("--output", type=Path, required=True, help="folder for the results")
-        mode.add_argument(
-            "--stop-after",
-            type=_positive(float),
-            default=float("inf"),
-            metavar="MINUTES",
-            help="save, stop with exit status 3; the same command continues",
-        )
-        mode.add_argument(
-            "--save-every", type=_positive(float), default=2.0, help="minutes (default: 2)"
-        )
-        mode.add_argument("settings", nargs="*", help="KEY=VALUE of train.py, after --")
+    steps.add_argument("--steps", type=_positive, required=True, help="of each training")
+    steps.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
+    steps.add_argument("--evaluations", type=_positive, default=1, help="default: %(default)s")
+    steps.add_argument("--output", type=Path, required=True, help="folder for the results")
+    steps.add_argument("settings", nargs="*", help="KEY=VALUE of train.py, after --")
     same = modes.add_parser("parity", help="equal weights")
     same.add_argument("images", type=Path, nargs="+", help="image files")
-    same.add_argument("--min-size", type=_positive(int), default=800, help="default: 800")
-    same.add_argument("--max-size", type=_positive(int), default=1333, help="default: 1333")
+    same.add_argument("--min-size", type=_positive, default=800, help="default: 800")
+    same.add_argument("--max-size", type=_positive, default=1333, help="default: 1333")
     same.add_argument("--seed", type=int, default=0, help="of the weights; default: 0")
     args = parser.parse_args(arguments)
     return exit_status(lambda: print_parity(args) if args.mode == "parity" else compare(args))
 
 
-def _positive(kind: type) -> Any:
-    def number(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-        return value
-
-    return number
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return int(text)
 
 
 def print_parity(args: argparse.Namespace) -> int:
@@ -149,87 +105,93 @@ def print_parity(args: argparse.Namespace) -> int:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Carry every training to its end, seed by seed and in turns; report after each turn.
+    """Train both peers with every seed that has no result yet; write the results after each.
 
     Raises:
         ValueError: settings that cannot be compared, or an --output of another comparison.
     """
-    started = time.monotonic()
-    settings = read_settings(args)
-    by_steps = args.mode == "steps"
-    amount = args.steps if by_steps else args.minutes * 60
+    settings = read_settings(args.settings, args.steps)
     contest = {
-        "unit": "steps" if by_steps else "seconds",
-        "amount": amount,
+        "unit": "steps",
+        "amount": args.steps,
         "turns": args.evaluations,
-        "settings": {peer: dataclasses.asdict(one) for peer, one in settings.items()},
+        "settings": dataclasses.asdict(settings),
     }
-    prepare(args.output, contest)
+    rows = finished_rows(args.output / "results.json", contest)
     print(f"machine: {machine()}")
-    splits = build.build_splits(settings[OURS].data)
-    trainings = [
-        Training(peer, dataclasses.replace(settings[peer], seed=seed), splits, contest, args.output)
-        for seed in args.seeds
-        for peer in settings
-    ]
-    # The peers alternate, so that what else the machine does meets both.
+    splits = build.build_splits(settings.data)
     for seed in dict.fromkeys(args.seeds):
-        for turn in range(args.evaluations):
-            for training in (t for t in trainings if t.settings.seed == seed):
-                deadline = started + args.stop_after * 60
-                if len(training.rows) <= turn and not training.turn(deadline, args.save_every * 60):
-                    print(f"stopped after {args.stop_after:g} minutes; the same command continues.")
-                    return NOT_FINISHED
-                rows = [row for one in trainings for row in one.rows]
-                write(args.output, contest, rows)
-    print("\n".join(["", *description(contest, settings), "", *table(rows), ""]))
-    print(f"files: {args.output}/results.json, results.csv, ap.png")
+        seeded = dataclasses.replace(settings, seed=seed)
+        for peer in (OURS, THEIRS):
+            if any((row["peer"], row["seed"]) == (peer, seed) for row in rows):
+                continue
+            training = OurTraining(seeded, splits, args.steps)
+            if peer == THEIRS:
+                training = TorchvisionTraining(training)
+            rows += train(peer, training, args.steps, args.evaluations)
+            content = {"machine": machine(), **contest, "rows": rows}
+            write_whole(args.output / "results.json", json.dumps(content, indent=2) + "\n")
+            text = csv_text(rows[0], [row.values() for row in rows])
+            write_whole(args.output / "results.csv", text)
+    print(
+        f"\nEqual steps: the same {args.steps} batches of {settings.optim.batch_size} images, "
+        f"initial weights, anchors, {settings.optim.name}, schedule, clipping, "
+        f"{settings.precision}.\n"
+        f"Each has its own post-processing and loss: {OURS} divides by the positives of the "
+        f"{settings.loss.normalizer}, {THEIRS} by those of each image.\n"
+    )
+    print("\n".join([*table(rows), ""]))
+    print(f"files: {args.output}/results.json, results.csv")
     return 0
 
 
-def read_settings(args: argparse.Namespace) -> dict[str, TrainConfig]:
-    """Settings of both peers; what is typed later wins.
+def read_settings(typed: Sequence[str], steps: int) -> TrainConfig:
+    """Settings of both peers.
 
     Raises:
         ValueError: a setting that does not exist, or with which the two cannot be compared.
     """
-    if args.mode == "steps":
-        ours = theirs = compose([*args.settings, f"schedule.max_steps={args.steps}"])
-    else:
-        ours = compose(args.settings, args.ours, recipe=RECOMMENDED)
-        theirs = compose(args.settings, args.theirs, recipe=REFERENCES)
-    check_comparable(theirs)
-    if ours.optim.accumulate != 1 or ours.precision == "fp16":
-        raise ValueError("choose optim.accumulate=1 and precision=bf16 or fp32 to compare peers.")
-    return {OURS: ours, THEIRS: theirs}
-
-
-def compose(*typed: Sequence[str], recipe: Sequence[str] = ()) -> TrainConfig:
-    """Settings of several lists over a recipe; a later one replaces the same key of one before."""
-    latest = {text.partition("=")[0]: text for texts in typed for text in texts}
     with composer("train") as reader:
-        settings = reader.command(list(latest.values()), recipe).settings
+        settings = reader.command([*typed, f"schedule.max_steps={steps}"]).settings
     settings.precision = choose_precision(settings.precision, choose_device(settings.device))
+    model = settings.model
+    wanted = {
+        "model.head_depth": (model.head_depth <= 4, "at most 4"),
+        "model.head_channels": (
+            model.head_channels == model.fpn_channels,
+            f"model.fpn_channels={model.fpn_channels}",
+        ),
+        "model.relu_before_p7": (model.relu_before_p7, "true"),
+        "model.stride_in_1x1": (not model.stride_in_1x1, "false"),
+        "model.norm": (model.norm in ("frozen", "group"), "frozen or group"),
+        "matching.low_quality": (settings.matching.low_quality, "true"),
+        "optim.accumulate": (settings.optim.accumulate == 1, "1"),
+        "precision": (settings.precision != "fp16", "fp32 or bf16"),
+    }
+    for key, (fits, allowed) in wanted.items():
+        if not fits:
+            raise ValueError(f"{key} must be {allowed} to be compared with torchvision's class.")
     return settings
 
 
-def prepare(folder: Path, contest: dict[str, Any]) -> None:
-    """Make the folder, or see that it holds this comparison.
+def finished_rows(path: Path, contest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier command with the same settings.
 
     Raises:
-        ValueError: it holds another one.
+        ValueError: the results are those of another comparison.
     """
-    path = folder / "contest.json"
     if not path.exists():
-        write_whole(path, json.dumps(contest, indent=2) + "\n")
-        return
-    before, now = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(contest)))
+        return []
+    content = json.loads(path.read_text())
+    now = flatten(json.loads(json.dumps(contest)))
+    before = flatten({key: content.get(key) for key in contest})
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed := [key for key in keys if not key.endswith(FREE)]:
         raise ValueError(
-            f"{folder} holds a comparison with other settings ({', '.join(changed)}); choose "
+            f"{path.parent} holds a comparison with other settings ({', '.join(changed)}); choose "
             f"another --output."
         )
+    return content["rows"]
 
 
 # The trainings
@@ -239,35 +201,26 @@ class OurTraining:
     """This package: the trainer and the evaluation of ``train.py``."""
 
     def __init__(
-        self, settings: TrainConfig, splits: tuple[CocoData, CocoData], device: torch.device
+        self, settings: TrainConfig, splits: tuple[CocoData, CocoData], total_steps: int
     ) -> None:
-        """Build model and trainer."""
-        self.settings, self.device = settings, device
-        self.train, self.val = build.drop_unseen(settings, splits[0]), splits[1]
-        names = splits[0].category_names
+        """Build loader, model and trainer."""
+        self.settings, self.val = settings, splits[1]
+        self.device = choose_device(settings.device)
+        train = build.drop_unseen(settings, splits[0])
+        self.loader = build.build_loader(settings, train, self.device)
+        names = train.category_names
         model = build.build_model(settings, len(names))
-        self.trainer = build.build_trainer(settings, model, names, total_steps=1, device=device)
-        self.state_dict = self.trainer.state_dict
-        self.load_state_dict = self.trainer.load_state_dict
+        self.trainer = build.build_trainer(
+            settings, model, names, total_steps=total_steps, device=self.device
+        )
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps made."""
-        return self.trainer.step
-
-    def batches(self, end: int) -> Iterable[list[Batch]]:
-        """Those of ``train.py``, from the present step on."""
-        stream = build.build_loader(self.settings, self.train, self.device)
-        return stream.steps(self.step, end)
-
-    def one_step(self, micro_batches: list[Batch], schedule: Schedule) -> None:
+    def one_step(self, batch: Batch) -> None:
         """The step of ``train.py``."""
-        self.trainer.schedule = schedule
         self.trainer.network.train()
-        self.trainer.one_step(micro_batches)
+        self.trainer.one_step([batch])
 
     def validate(self) -> tuple[Evaluation, DetectionArrays]:
-        """Numbers and detections of the validation images, by averaged weights if there are any."""
+        """Metrics and detections of the validation images, by EMA weights if there are any."""
         ema = self.trainer.ema
         # fp32, as torchvision's references do: in bf16 torchvision would round its boxes to 8 bits.
         settings = dataclasses.replace(self.settings, precision="fp32")
@@ -275,131 +228,221 @@ class OurTraining:
         return validate(self.trainer.model if ema is None else ema.model, self.val, **how)
 
 
-class Training:
-    """One peer with one seed, in turns that end with an evaluation; kept in a file between them."""
+class TorchvisionTraining:
+    """The loop of torchvision's references around torchvision's class."""
 
-    def __init__(
-        self,
-        peer: str,
-        settings: TrainConfig,
-        splits: tuple[CocoData, CocoData],
-        contest: dict[str, Any],
-        output: Path,
-    ) -> None:
-        """Read how far it is.
+    def __init__(self, ours: OurTraining) -> None:
+        """Take settings, data, schedule and initial weights of one of ours, not begun."""
+        self.settings, self.device = ours.settings, ours.device
+        self.loader, self.val = ours.loader, ours.val
+        self.model = torchvision_model(ours.settings, ours.trainer.model).to(ours.device)
+        self.schedule, self.step = ours.trainer.schedule, 0
+        optim, decay = ours.settings.optim, ours.settings.ema.decay
+        self.optimizer = build_optimizer(
+            self.model,
+            name=optim.name,
+            lr=scaled_lr(optim.lr, optim.batch_size, optim.reference_batch),
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+            norm_weight_decay=optim.norm_weight_decay,
+            bias_weight_decay=optim.bias_weight_decay,
+        )
+        self.ema = None if decay is None else EMA(self.model, decay)
 
-        Args:
-            peer: ``"retinanet"`` or ``"torchvision"``.
-            settings: of the training, with its seed.
-            splits: training and validation set.
-            contest: ``unit`` (``"steps"``, or ``"seconds"`` of training: reading images counts,
-                evaluation does not), ``amount`` of them, ``turns`` of equal length.
-            output: folder of the comparison.
+    def one_step(self, batch: Batch) -> None:
+        """One optimizer step.
 
         Raises:
-            ValueError: the file is damaged.
+            FloatingPointError: the loss is not a finite number.
         """
-        self.peer, self.settings, self.splits, self.contest = peer, settings, splits, contest
-        self.path = output / f"{peer}_seed{settings.seed}" / "state.pt"
-        saved = load_checkpoint(self.path)["progress"] if self.path.exists() else {}
-        self.seconds: float = saved.get("seconds", 0.0)
-        self.rows: list[dict[str, Any]] = saved.get("rows", [])  # one for each evaluation
+        self.model.train()
+        images, targets = as_lists(batch.to(self.device))
+        with autocast(self.device, self.settings.precision):
+            loss = sum(self.model(images, targets).values())
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"torchvision's loss is {loss.item()} at step {self.step}; lower optim.lr and "
+                f"choose another --output."
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.settings.optim.max_grad_norm is not None:
+            clip_grad_norm_(self.model.parameters(), self.settings.optim.max_grad_norm)
+        self.schedule.apply(self.optimizer, self.step)
+        self.optimizer.step()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
 
-    def turn(self, deadline: float, save_every: float) -> bool:
-        """Train up to the next evaluation, and evaluate.
-
-        Args:
-            deadline: ``time.monotonic()`` at which to save and stop, but not before one step.
-            save_every: seconds between savings.
-
-        Returns:
-            False when the deadline came first.
-        """
-        device = choose_device(self.settings.device)
-        if self.peer == OURS:
-            training = OurTraining(self.settings, self.splits, device)
-        else:
-            same = self.contest["unit"] == "steps"
-            training = TorchvisionTraining(self.settings, self.splits, device, same_input=same)
-        if self.path.exists():
-            training.load_state_dict(load_checkpoint(self.path)["contestant"])
-        amount = self.contest["amount"]
-        end = amount * (len(self.rows) + 1) / self.contest["turns"]
-        if self.contest["unit"] == "steps":
-            end = round(end)
-        if not self._train(training, end, deadline, save_every):
-            return False
-        self.rows.append(
-            {
-                "peer": self.peer,
-                "seed": self.settings.seed,
-                "step": training.step,
-                "images": training.step * self.settings.optim.batch_size,
-                "seconds": round(self.seconds, 1),
-                "seconds_per_step": round(self.seconds / max(training.step, 1), 4),
-                "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-                **training.validate()[0].metrics,
-            }
+    @torch.inference_mode()
+    def validate(self) -> tuple[Evaluation, DetectionArrays]:
+        """Metrics and detections of the validation images, in fp32, by EMA weights if any."""
+        model = self.model if self.ema is None else self.ema.model
+        model.eval()
+        how, cap = self.settings.evaluation, self.settings.postprocess.detections
+        data = self.settings.data
+        augment = build.build_augment(self.settings, train=False)
+        plan = eval_plan(self.val, augment, batch_size=how.batch_size, max_images=how.max_images)
+        loader = BatchLoader(
+            self.val, augment, plan, workers=data.workers, on_bad_image=data.on_bad_image
         )
-        self._save(training)
-        return True
+        parts = []
+        for batch in loader:
+            outputs = model(as_lists(batch.to(self.device))[0])
+            images = zip(outputs, batch.sizes, batch.original_sizes, strict=True)
+            detections = [
+                to_original(Detections(one["boxes"], one["scores"], one["labels"]), *sizes)
+                for one, *sizes in images
+            ]
+            parts.append(as_arrays(detections, batch.image_ids, cap))
+        detections = merge(parts)
+        metrics = evaluate(self.val, detections, detections.evaluated, how.backend, how.max_dets)
+        return metrics, detections
 
-    def _train(self, training: Any, end: float, deadline: float, save_every: float) -> bool:
-        """Steps until ``end``; false when the deadline came first."""
-        unit, amount = self.contest["unit"], self.contest["amount"]
-        saved, batches = time.monotonic(), None
-        shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit}, {remaining}{postfix}"
-        name = f"{self.peer} seed {self.settings.seed}"
-        with tqdm(total=amount, desc=name, unit=f" {unit}", bar_format=shape) as bar:
-            while (done := training.step if unit == "steps" else self.seconds) < end:
-                bar.update(done - bar.n)  # what an earlier turn did, too
-                started = time.perf_counter()
-                if batches is None:  # starting the loader's processes is part of the first step
-                    batches = iter(training.batches(amount if unit == "steps" else sys.maxsize))
-                training.one_step(next(batches), self.schedule(training.step))
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                self.seconds += time.perf_counter() - started
-                bar.set_postfix_str(f"{self.seconds / training.step:.2f} s/step", refresh=False)
-                now = time.monotonic()
-                if now > deadline or now - saved > save_every:
-                    self._save(training)
-                    saved = time.monotonic()
-                if now > deadline:
-                    return False
-            bar.update(min(done, amount) - bar.n)
-        return True
 
-    def schedule(self, step: int) -> Schedule:
-        """The schedule of the settings, over the steps or over the time.
+def as_lists(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """A batch of ours as torchvision's class takes it: without padding, normalized."""
+    mean, std = (batch.boxes.new_tensor(v).view(3, 1, 1) for v in (RGB_MEAN, RGB_STD))
+    images = [
+        (image[:, :height, :width].float() - mean) / std
+        for image, (height, width) in zip(batch.images, batch.sizes.tolist(), strict=True)
+    ]
+    targets = [
+        {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0]}
+        for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
+    ]
+    return images, targets
 
-        In time it is the one of a run that keeps the speed of its ``step`` steps so far: the decay
-        is that of the share of the time that is gone, and the warm-up counts steps, as usual.
-        """
-        optim, schedule = self.settings.optim, self.settings.schedule
-        total, warmup_steps = self.contest["amount"], schedule.warmup_steps
-        if self.contest["unit"] == "seconds":
-            total = step * total / self.seconds if step else 1
-            # torchvision's references: no warm-up is longer than the first epoch.
-            first_epoch = max(len(self.splits[0]) // optim.batch_size - 1, 0)
-            warmup_steps = min(warmup_steps, first_epoch)
-        return Schedule(
-            lr=scaled_lr(optim.lr, optim.batch_size, optim.reference_batch),
-            total_steps=total,
-            warmup_steps=warmup_steps,
-            warmup_factor=schedule.warmup_factor,
-            decay=schedule.decay,
-            milestones=schedule.milestones,
-            decay_factor=schedule.decay_factor,
+
+def train(
+    peer: str, training: OurTraining | TorchvisionTraining, steps: int, evaluations: int
+) -> list[dict[str, Any]]:
+    """Rows of the evaluations of one training, at equal distances, the last one at its end.
+
+    Reading images counts as training time, evaluations do not.
+    """
+    ends = {round(steps * turn / evaluations) for turn in range(1, evaluations + 1)}
+    settings = training.settings
+    rows, seconds, started = [], 0.0, time.perf_counter()
+    batches = tqdm(
+        training.loader.steps(0, steps), f"{peer} seed {settings.seed}", steps, unit="step"
+    )
+    for step, (batch,) in enumerate(batches, start=1):
+        training.one_step(batch)
+        if step in ends:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - started
+            rows.append(
+                {
+                    "peer": peer,
+                    "seed": settings.seed,
+                    "step": step,
+                    "images": step * settings.optim.batch_size,
+                    "seconds": round(seconds, 1),
+                    "seconds_per_step": round(seconds / step, 4),
+                    "load": round(os.getloadavg()[0], 2),
+                    **training.validate()[0].metrics,
+                }
+            )
+            started = time.perf_counter()
+    return rows
+
+
+# torchvision's class
+
+
+class SameInput(GeneralizedRCNNTransform):
+    """Only pads, as our batches do: its images have been resized and normalized already."""
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """The image as it is."""
+        return image
+
+    def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
+        """Both as they are."""
+        return image, target
+
+
+class SameAnchors(AnchorGenerator):
+    """Gives the anchors of one of our models: fp32 and unrounded."""
+
+    def __init__(self, model: RetinaNet) -> None:
+        """Take the anchors from ``model``."""
+        super().__init__()
+        self.ours = model.anchor_generator
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """(A, 4) for each image."""
+        height, width = image_list.tensors.shape[-2:]
+        anchors = self.ours(height, width, image_list.tensors.device)
+        return [anchors for _ in image_list.image_sizes]
+
+
+def torchvision_model(settings: TrainConfig, ours: RetinaNet) -> TorchvisionRetinaNet:
+    """torchvision's class with architecture, anchors and a copy of the weights of ``ours``.
+
+    It takes the pixels of our batches; its loss and its post-processing are its own. Its heads
+    have four layers, of which as many are kept as ours have.
+
+    Args:
+        settings: of ``ours``.
+        ours: not changed. What does not train in it does not train in the copy.
+
+    Raises:
+        ValueError: ``model.fpn_channels`` is a width with which torchvision takes P6 from P5.
+    """
+    post, matching = settings.postprocess, settings.matching
+    channels, c5 = settings.model.fpn_channels, ours.backbone.channels[-1]
+    if settings.model.p6_from == "c5" and c5 == channels:
+        raise ValueError(
+            f"model.fpn_channels={channels} equals the channels of C5: torchvision's class would "
+            f"make P6 from P5; set model.p6_from=p5, or another width."
         )
+    make_norm = norm_layer(settings.model.norm, settings.model.norm_eps)
+    if settings.model.backbone == "mobilenet_v2":
+        body = torchvision.models.mobilenet_v2(norm_layer=make_norm).features
+        layers = ("6", "13", "18")
+    elif settings.model.backbone == "tiny":  # ours alone: a copy
+        parts = OrderedDict(copy.deepcopy(ours.backbone).named_children())
+        stem = nn.Sequential(*parts.pop("stem"), nn.ReLU())
+        body = nn.Sequential(OrderedDict(stem=stem, **parts))
+        layers = ("block3", "block4", "block5")
+    else:
+        body = build_resnet(settings.model.backbone, make_norm)
+        layers = ("layer2", "layer3", "layer4")
+    backbone = BackboneWithFPN(
+        body,
+        {layer: str(level) for level, layer in enumerate(layers)},
+        list(ours.backbone.channels),
+        channels,
+        LastLevelP6P7(c5 if settings.model.p6_from == "c5" else channels, channels),
+    )
+    head_norm = group_norm if settings.model.head_norm == "group" else None
+    head = RetinaNetHead(channels, ours.anchor_generator.num_per_cell, ours.num_classes, head_norm)
+    for part in (head.classification_head, head.regression_head):
+        part.conv = part.conv[: settings.model.head_depth]
+    model = TorchvisionRetinaNet(
+        backbone,
+        ours.num_classes,
+        anchor_generator=SameAnchors(ours),
+        head=head,
+        score_thresh=post.score_threshold,
+        nms_thresh=post.nms_iou,
+        detections_per_img=post.detections,
+        topk_candidates=post.pre_nms,
+        fg_iou_thresh=matching.positive_iou,
+        bg_iou_thresh=matching.negative_iou,
+    )
+    model.transform = SameInput(1, 1, [], [], size_divisible=DIVISOR)
+    model.load_state_dict(rename(ours.state_dict(), TORCHVISION)[0])
+    parameters, _ = rename(dict(ours.named_parameters()), TORCHVISION)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameters[name].requires_grad)
+    return model
 
-    def _save(self, training: Any) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        progress = {"seconds": self.seconds, "rows": self.rows}
-        save_checkpoint(self.path, {"progress": progress, "contestant": training.state_dict()})
 
-
-# What a comparison leaves
+# Results
 
 
 def machine() -> str:
@@ -413,60 +456,9 @@ def machine() -> str:
     )
 
 
-def write(folder: Path, contest: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """``results.json``, ``results.csv`` and ``ap.png``, made anew from all rows there are."""
-    content = {"machine": machine(), **contest, "rows": rows}
-    write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
-    write_whole(folder / "results.csv", csv_text(rows[0], [row.values() for row in rows]))
-    by_steps = contest["unit"] == "steps"
-    lines: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for row in rows:
-        if row["AP"] is not None:
-            x = row["step"] if by_steps else row["seconds"] / 60
-            lines.setdefault((row["seed"], row["peer"]), [(0, 0)]).append((x, row["AP"]))
-    with house_style():
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        axes = figure.subplots()
-        labelled = set()
-        for (_, peer), points in lines.items():
-            axes.plot(
-                *zip(*points, strict=True),
-                color=COLORS[peer == THEIRS],
-                marker="o",
-                markersize=4,
-                label=None if peer in labelled else peer,
-            )
-            labelled.add(peer)
-        axes.set_xlabel("steps" if by_steps else "minutes of training")
-        axes.set_ylabel("AP (COCO, 0.50 to 0.95)")
-        axes.set_title("Equal steps" if by_steps else "Equal time")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        if labelled:
-            axes.legend(loc="upper left")
-        save_png(figure, folder / "ap.png")
-
-
-def description(contest: dict[str, Any], settings: dict[str, TrainConfig]) -> list[str]:
-    """What the numbers are, in lines."""
-    ours, amount = settings[OURS], contest["amount"]
-    if contest["unit"] == "steps":
-        return [
-            f"Equal steps: the same {amount} batches of {ours.optim.batch_size} images, initial "
-            f"weights, anchors, {ours.optim.name}, schedule, clipping, {ours.precision}.",
-            f"Each has its own post-processing and loss: {OURS} divides by the positives of the "
-            f"{ours.loss.normalizer}, {THEIRS} by those of each image.",
-        ]
-    return [
-        f"Equal time: {amount / 60:g} minutes of training each, evaluation not counted.",
-        f"{OURS}: its recommended settings; {THEIRS}: a plain loop with its references' settings.",
-        "Steps made depend on what else the machine did: column `load` of results.csv.",
-    ]
-
-
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Lines: the last evaluation of every training, then the means over seeds."""
-    last = {(row["seed"], row["peer"]): row for row in rows}
+    last = {(row["peer"], row["seed"]): row for row in rows}
     head = f"{'peer':<12} {'seed':>4} {'steps':>6} {'s/step':>7}"
     lines = [head + "".join(f"{name:>7}" for name in COLUMNS)]
     for row in last.values():
@@ -476,14 +468,11 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             + "".join(f"{number:>7}" for number in numbers)
         )
     # Means over the seeds for which both have an AP.
-    AP: dict[str, dict[int, float]] = {OURS: {}, THEIRS: {}}
-    for (seed, peer), row in last.items():
-        if row["AP"] is not None:
-            AP[peer][seed] = row["AP"]
-    seeds = sorted(AP[OURS].keys() & AP[THEIRS].keys())
+    AP = {key: row["AP"] for key, row in last.items() if row["AP"] is not None}
+    seeds = [seed for peer, seed in AP if peer == OURS and (THEIRS, seed) in AP]
     if not seeds:
         return [*lines, ""]
-    a, b = ([AP[peer][seed] for seed in seeds] for peer in (OURS, THEIRS))
+    a, b = ([AP[peer, seed] for seed in seeds] for peer in (OURS, THEIRS))
     lines += [
         "",
         f"mean AP over {len(seeds)} seed(s): {OURS} {mean(a):.4f}, {THEIRS} {mean(b):.4f}: "

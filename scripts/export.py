@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.terminal import show
-from retinanet.tools.export.job import KINDS, Request, export
+from retinanet.tools.export.job import KINDS, export
 from retinanet.tools.export.write import OPSET, Shape
 from scripts.command_line import exit_status, new_parser
 
@@ -33,17 +33,26 @@ DYNAMIC = "dynamic"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what was compared; 1 when nothing was written."""
-    request = read_arguments(arguments)
+    args = read_arguments(arguments)
 
     def work() -> int:
-        export(request, say=show)
-        return show(f"written    {request.output}, {request.output.stat().st_size / 1e6:.1f} MB")
+        export(
+            args.checkpoint,
+            args.output,
+            args.format,
+            raw_heads=args.raw_heads,
+            shape=Shape(args.batch, args.size),
+            photos=args.photos,
+            opset=args.opset,
+            say=show,
+        )
+        return show(f"written    {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")
 
     return exit_status(work)
 
 
-def read_arguments(arguments: Sequence[str] | None) -> Request:
-    """The export that the command line asks for."""
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, with a name for the output."""
     parser = new_parser("export", __doc__)
     parser.add_argument("checkpoint", type=Path, help="of train.py, or of another project")
     parser.add_argument("--format", choices=KINDS, default="onnx", help="(default: %(default)s)")
@@ -81,15 +90,8 @@ def read_arguments(arguments: Sequence[str] | None) -> Request:
     )
     args = parser.parse_args(arguments)
     name = f"{args.checkpoint.stem}{'_heads' * args.raw_heads}.{args.format}"
-    return Request(
-        checkpoint=args.checkpoint,
-        output=args.output or args.checkpoint.parent / name,
-        kind=args.format,
-        raw_heads=args.raw_heads,
-        shape=Shape(args.batch, args.size),
-        photos=tuple(args.photos),
-        opset=args.opset,
-    )
+    args.output = args.output or args.checkpoint.parent / name
+    return args
 
 
 def _size(text: str) -> tuple[int, int] | None:

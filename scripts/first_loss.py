@@ -5,10 +5,9 @@ Computed in closed form from an untrained network, in which every score is pi; n
 trained. The defaults are COCO at 800 x 1344 pixels.
 """
 
-import argparse
-
 from retinanet.terminal import show
-from retinanet.tools.expected_loss import ClassLoss, expected_class_loss, indifferent_score
+from retinanet.tools.expected_loss import expected_class_loss, indifferent_score
+from scripts.command_line import new_parser
 
 PRIORS = (0.5, 0.1, 0.01, 0.001)
 # gamma, the alpha that goes best with it, and its AP: Lin et al. 2017, table 1b.
@@ -28,16 +27,13 @@ BALANCES = ((0.5, 0.0), (0.75, 0.0), (None, 0.0), (0.25, 2.0), (0.5, 2.0), (None
 
 def main() -> None:
     """Print the tables in Markdown."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--anchors", type=int, default=201_600, help="of all images (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--positives", type=int, default=50, help="of these anchors (default: %(default)s)"
-    )
-    parser.add_argument("--classes", type=int, default=80, help="K (default: %(default)s)")
+    parser = new_parser("first_loss", __doc__)
+    for name, value, meaning in (
+        ("--anchors", 201_600, "of all images"),
+        ("--positives", 50, "of these anchors"),
+        ("--classes", 80, "K"),
+    ):
+        parser.add_argument(name, type=int, default=value, help=f"{meaning} (default: {value})")
     args = parser.parse_args()
     if not 1 <= args.positives <= args.anchors or args.classes < 1:
         parser.error("give at least one class and one positive, and no more positives than anchors")
@@ -45,27 +41,27 @@ def main() -> None:
 
 
 def tables(anchors: int, positives: int, classes: int) -> list[str]:
-    """Lines of the three tables.
+    """Lines of the three tables; ``anchors`` are positives and background together."""
 
-    Args:
-        anchors: positives and background together.
-        positives: anchors assigned to an object.
-        classes: K.
-    """
+    def figure(value: float) -> str:
+        """Three significant digits, in full."""
+        return f"{float(f'{value:.3g}'):,.10g}"
+
     counts = {"num_positives": positives, "num_background": anchors - positives}
     lines = ["| pi | y = 1 | y = 0 | first class loss |", "| ---: | ---: | ---: | ---: |"]
     for prior in PRIORS:
-        first = expected_class_loss(0.25, 2.0, prior, num_classes=classes, **counts)
-        lines.append(f"| {prior:g} | {_sides(first)} | {_figure(first.total)} |")
+        loss = expected_class_loss(0.25, 2.0, prior, num_classes=classes, **counts)
+        cells = (loss.positives, loss.background, loss.total)
+        lines.append(f"| {prior:g} | {' | '.join(map(figure, cells))} |")
     lines += [
         "",
         "| gamma | alpha | y = 1 | y = 0 | y = 0 / y = 1 | AP in the paper |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for gamma, alpha, ap in TABLE_1B:
-        first = expected_class_loss(alpha, gamma, 0.01, num_classes=classes, **counts)
-        ratio = _figure(first.ratio)
-        lines.append(f"| {gamma:g} | {alpha:g} | {_sides(first)} | {ratio} | {ap} |")
+        loss = expected_class_loss(alpha, gamma, 0.01, num_classes=classes, **counts)
+        cells = (loss.positives, loss.background, loss.ratio)
+        lines.append(f"| {gamma:g} | {alpha:g} | {' | '.join(map(figure, cells))} | {ap} |")
     pairs = (PATCHES, (positives, anchors * classes))
     lines += [
         "",
@@ -73,22 +69,11 @@ def tables(anchors: int, positives: int, classes: int) -> list[str]:
         "| ---: | --- | ---: | ---: |",
     ]
     for alpha, gamma in BALANCES:
-        scores = [
-            _figure(indifferent_score(1 - share if alpha is None else alpha, gamma, share))
-            for share in (ones / all_ for ones, all_ in pairs)
-        ]
         name = "share of y = 0" if alpha is None else f"{alpha:g}"
-        lines.append(f"| {gamma:g} | {name} | {' | '.join(scores)} |")
+        shares = [ones / all_ for ones, all_ in pairs]
+        scores = [indifferent_score(1 - s if alpha is None else alpha, gamma, s) for s in shares]
+        lines.append(f"| {gamma:g} | {name} | {' | '.join(map(figure, scores))} |")
     return lines
-
-
-def _sides(loss: ClassLoss) -> str:
-    return f"{_figure(loss.positives)} | {_figure(loss.background)}"
-
-
-def _figure(value: float) -> str:
-    """Three significant digits, in full."""
-    return f"{float(f'{value:.3g}'):,.10g}"
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -44,8 +44,7 @@ HARDEST_BACKGROUND = 0.01
 POINTS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(NamedTuple):
     """The class loss of every anchor of some images, for one gamma, and its gradient's origin."""
 
     gamma: float
@@ -74,10 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give at least one image, gammas of at least 0, and alpha in [0, 1]")
     if len(args.gammas) > len(COLORS):
         parser.error(f"give at most {len(COLORS)} gammas; more curves cannot be told apart")
-    return exit_status(lambda: _measure(args, settings))
+    return exit_status(lambda: measure(args, settings))
 
 
-def _measure(args: argparse.Namespace, settings: Sequence[str]) -> int:
+def measure(args: argparse.Namespace, settings: Sequence[str]) -> int:
+    """Read the checkpoints one by one, print the table, write the plot."""
     shares: dict[str, list[Shares]] = {}
     for path in args.checkpoints:
         label, logits, labels = read_anchors(path, args.images, settings)
@@ -92,9 +92,7 @@ def _measure(args: argparse.Namespace, settings: Sequence[str]) -> int:
 
 
 @torch.no_grad()
-def read_anchors(
-    path: Path, num_images: int, typed: Sequence[str] = ()
-) -> tuple[str, Tensor, Tensor]:
+def read_anchors(path: Path, num_images: int, typed: Sequence[str]) -> tuple[str, Tensor, Tensor]:
     """A checkpoint's name, its logits (M, K) and labels (M,) of all anchors that have a loss.
 
     Args:
@@ -120,13 +118,11 @@ def read_anchors(
     data = build.build_data(data_settings, "val")
     augment = build.build_augment(settings, train=False)
     plan = eval_plan(data, augment, batch_size=8, max_images=num_images)
-    loader = BatchLoader(
-        data, augment, plan, seed=0, workers=0, on_bad_image="stop", pin_memory=False
-    )
     device = choose_device("auto")
     model = build.load_model(state, settings).to(device)
     matcher = Matcher(**state["settings"].get("matching", {}))
     logits, labels = [], []
+    loader = BatchLoader(data, augment, plan)
     for batch in tqdm(loader, desc="loss", unit="batch", leave=False, disable=not has_bar()):
         batch = batch.to(device)
         predicted, _, anchors = model(batch.images, batch.sizes)  # (B, A, K)
@@ -176,34 +172,32 @@ def table(shares: dict[str, list[Shares]], alphas: Sequence[float]) -> list[str]
         f"{HARDEST_BACKGROUND:.0%} of background |{columns}",
         "| --- | ---: | ---: | ---: |" + " ---: |" * len(alphas),
     ]
-    for label, rows in shares.items():
-        for row in rows:
-            cells = [
-                hardest_share(row.positives, HARDEST_POSITIVES),
-                hardest_share(row.background, HARDEST_BACKGROUND),
-                *row.background_gradient,
-            ]
-            lines.append(f"| {label} | {row.gamma:g} |" + "".join(f" {c:.0%} |" for c in cells))
+    for label, row in ((label, row) for label, rows in shares.items() for row in rows):
+        cells = [
+            hardest_share(row.positives, HARDEST_POSITIVES),
+            hardest_share(row.background, HARDEST_BACKGROUND),
+            *row.background_gradient,
+        ]
+        lines.append(f"| {label} | {row.gamma:g} |" + "".join(f" {c:.0%} |" for c in cells))
     return lines
 
 
+@house_style()
 def plot(path: Path, shares: dict[str, list[Shares]]) -> None:
     """A row for each checkpoint, positives at the left, background at the right."""
-    with house_style():
-        figure = Figure(figsize=(8, 3.4 * len(shares)), layout="constrained")
-        grid = figure.subplots(len(shares), 2, squeeze=False)
-        for row, (label, by_gamma) in zip(grid, shares.items(), strict=True):
-            for axes, side in zip(row, ("positives", "background"), strict=True):
-                for color, one in zip(COLORS, by_gamma, strict=False):
-                    x, y = curve(getattr(one, side))
-                    axes.plot(x, y, color=color, label=f"gamma {one.gamma:g}")
-                axes.set(
-                    title=f"{label}: {side}",
-                    xlabel=f"share of {side}, the easy ones first",
-                    ylabel="share of their loss",
-                )
-            row[0].legend(loc="upper left")
-        save_png(figure, path)
+    figure = Figure(figsize=(8, 3.4 * len(shares)), layout="constrained")
+    grid = figure.subplots(len(shares), 2, squeeze=False)
+    for row, (label, by_gamma) in zip(grid, shares.items(), strict=True):
+        for axes, side in zip(row, ("positives", "background"), strict=True):
+            for color, one in zip(COLORS, by_gamma, strict=False):
+                axes.plot(*curve(getattr(one, side)), color=color, label=f"gamma {one.gamma:g}")
+            axes.set(
+                title=f"{label}: {side}",
+                xlabel=f"share of {side}, the easy ones first",
+                ylabel="share of their loss",
+            )
+        row[0].legend(loc="upper left")
+    save_png(figure, path)
 
 
 def curve(losses: Tensor) -> tuple[list[float], list[float]]:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.ops import FrozenBatchNorm2d
+from torchvision.transforms.functional import pil_to_tensor
 
 from retinanet.tools.predict.detector import Detector, ImageDetections, load
 from retinanet.weights.third_party import coco_classes
-from scripts.torchvision_peer import read
 
 VERSIONS = ("v1", "v2")
 # Spread of the class logits and their mean: one pair in some thousands above the threshold.
@@ -43,9 +44,15 @@ class Difference(NamedTuple):
     logits: float  # largest difference / largest value
     deltas: float  # likewise
     detections: int
-    unmatched: int  # detections that only one of them has, the last places left out
+    unmatched: int  # detections that only one of them has, the last rows left out
     score: float  # largest difference
     box: float  # largest difference, pixels of the file
+
+
+def read(path: Path) -> Tensor:
+    """(3, H, W) from 0 to 1, as torchvision's references read an image."""
+    with Image.open(path) as file:
+        return pil_to_tensor(file.convert("RGB")) / 255
 
 
 def spread_model(version: str, seed: int, images: Sequence[Path] = ()) -> TorchvisionRetinaNet:
@@ -114,15 +121,7 @@ def freeze_norms(module: nn.Module, eps: float) -> None:
 def parity(
     version: str, images: Sequence[Path], *, min_size: int, max_size: int, seed: int
 ) -> list[str]:
-    """Make a model of torchvision, write it, load the file as ours, compare: a Markdown table.
-
-    Args:
-        version: see :func:`spread_model`.
-        images: files.
-        min_size: shorter side after resizing, pixels.
-        max_size: bound of the longer side, pixels.
-        seed: of the weights.
-    """
+    """Make a model of torchvision, write it, load the file as ours, compare: a Markdown table."""
     theirs = spread_model(version, seed, images)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "theirs.pth"
@@ -130,17 +129,17 @@ def parity(
         ours = load(path, device="cpu")
     theirs.transform.min_size, theirs.transform.max_size = (min_size,), max_size
     ours.settings.data.min_size, ours.settings.data.max_size = min_size, max_size
-    lines = [
+    rows = [
+        f"| {d.image} | {d.size[0]} x {d.size[1]} | {d.logits:.1e} | {d.deltas:.1e} "
+        f"| {d.detections} | {d.unmatched} | {d.score:.1e} | {d.box:.1e} |"
+        for d in differences(theirs, ours, images)
+    ]
+    return [
         "| image | height x width | logits, rel. | deltas, rel. | detections | unmatched | score | "
         "box, px |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *rows,
     ]
-    for one in differences(theirs, ours, images):
-        lines.append(
-            f"| {one.image} | {one.size[0]} x {one.size[1]} | {one.logits:.1e} | {one.deltas:.1e} "
-            f"| {one.detections} | {one.unmatched} | {one.score:.1e} | {one.box:.1e} |"
-        )
-    return lines
 
 
 @torch.inference_mode()
@@ -154,6 +153,10 @@ def differences(
         ours: from :func:`retinanet.tools.predict.detector.load`; both resize to the same limits.
         images: files.
     """
+
+    def relative(mine: Tensor, other: Tensor) -> float:
+        return ((mine - other).abs().max() / other.abs().max()).item()
+
     rows = []
     for path in images:
         image = read(path)
@@ -162,56 +165,49 @@ def differences(
         logits, deltas, _ = ours.model(*ours.prepare(path)[:2])
         K = outputs["cls_logits"].shape[-1]
         kept = ours.category_ids if len(ours.category_ids) < K else range(K)
-        (expected,) = theirs([image])
-        (detected,) = ours([path])
+        (expected,), (detected,) = theirs([image]), ours([path])
         extent = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(dim=1)
         expected = {key: value[extent] for key, value in expected.items()}  # ours gives no others
-        pairs, unmatched = _pairs(expected, detected, ours.postprocess.detections)
+        unmatched, score, box = _match(expected, detected, ours.postprocess.detections)
         rows.append(
             Difference(
                 image=path.name,
                 size=resized.image_sizes[0],
-                logits=_relative(logits, outputs["cls_logits"][..., list(kept)]),
-                deltas=_relative(deltas, outputs["bbox_regression"]),
+                logits=relative(logits, outputs["cls_logits"][..., list(kept)]),
+                deltas=relative(deltas, outputs["bbox_regression"]),
                 detections=len(detected.boxes),
                 unmatched=unmatched,
-                score=max((score for score, _ in pairs), default=0.0),
-                box=max((box for _, box in pairs), default=0.0),
+                score=score,
+                box=box,
             )
         )
     return rows
 
 
-def _relative(ours: Tensor, theirs: Tensor) -> float:
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
-def _pairs(
-    theirs: dict[str, Tensor], ours: ImageDetections, most: int
-) -> tuple[list[tuple[float, float]], int]:
-    """Differences of score and box of the same detections, and how many have no partner.
+def _match(theirs: dict[str, Tensor], ours: ImageDetections, most: int) -> tuple[int, float, float]:
+    """How many detections have no partner; largest differences of score and box of those that do.
 
     Args:
         theirs: boxes, scores and labels, which are category ids.
         ours: of the same image.
         most: detections of an image at most.
     """
-    if not len(theirs["boxes"]):
-        return [], len(ours.boxes)
-    pairs = []
-    free = torch.ones(len(theirs["boxes"]), dtype=torch.bool)
-    alone = torch.ones(len(ours.boxes), dtype=torch.bool)
-    rows = zip(ours.boxes, ours.scores, ours.category_ids, strict=True)
-    for i, (box, score, label) in enumerate(rows):
-        apart = (theirs["boxes"] - box).abs().amax(dim=1)
-        apart = apart.masked_fill(~free | (theirs["labels"] != label), torch.inf)
-        nearest = int(apart.argmin())
-        if apart[nearest] < MAX_APART:
-            free[nearest] = alone[i] = False
-            pairs.append((abs(theirs["scores"][nearest] - score).item(), apart[nearest].item()))
-    left = torch.cat([theirs["scores"][free], ours.scores[alone]])
-    # Where there is no room for all, the last places go to others: by ties, and because
-    # torchvision gives some to boxes without extent.
+    if not len(theirs["scores"]):
+        return len(ours.scores), 0.0, 0.0
+    apart = (ours.boxes[:, None] - theirs["boxes"]).abs().amax(dim=-1)  # (D, D')
+    apart[torch.tensor(ours.category_ids)[:, None] != theirs["labels"]] = torch.inf
+    score = box = 0.0
+    mine, other = (torch.ones(len(s), dtype=torch.bool) for s in (ours.scores, theirs["scores"]))
+    for i, distances in enumerate(apart):
+        j = int(distances.argmin())
+        if distances[j] < MAX_APART:
+            score = max(score, abs(theirs["scores"][j] - ours.scores[i]).item())
+            box = max(box, distances[j].item())
+            mine[i] = other[j] = False
+            apart[:, j] = torch.inf  # each partner is taken once
+    left = torch.cat([ours.scores[mine], theirs["scores"][other]])
+    # Where there is no room for all, the last ones go to others: by ties, and because torchvision
+    # gives some to boxes without extent.
     full = len(ours.scores) == most
     last = max(ours.scores.min(), theirs["scores"].min()) + TIE if full else 0.0
-    return pairs, int((left > last).sum())
+    return int((left > last).sum()), score, box

@@ -25,7 +25,7 @@ def results(stage):
     return [work() for work in stage.contestants.values()]
 
 
-def test_a_speed_is_relative_to_the_turn_just_before():
+def test_a_speed_is_relative_to_the_turn_of_the_same_round():
     timings = {"peer": Timing([2.0, 4.0, 6.0]), "ours": Timing([1.0, 1.0, 2.0])}
     _, row = rows_of(Stage("x", {}), timings, "shipped")
     assert (row["speed"], row["speed_min"], row["speed_max"]) == (3.0, 2.0, 4.0)
@@ -101,26 +101,25 @@ def test_arrays_hold_what_the_dicts_hold():
 
 def test_both_allocators_are_measured_in_processes_of_their_own(tmp_path, capsys):
     file = tmp_path / "figures.json"
-    typed = ["matching", "--repeats", "1", "--output", str(file)]
+    typed = ["postprocess", "--repeats", "1", "--output", str(file)]
     assert benchmark.main(typed) == 0
     assert benchmark.main([*typed, "--allocator", "shipped"]) == 0  # rows are replaced
     rows = json.loads(file.read_text())
-    assert len(rows) == 4 * 2 * 2
-    assert {row["allocator"] for row in rows} == {"shipped", "fixed"}
+    assert sorted(row["allocator"] for row in rows) == ["fixed"] * 4 + ["shipped"] * 4
     shown = capsys.readouterr().out
-    assert shown.count("## Matching, 201600 anchors, 300 boxes") == 2
-    assert shown.count("|  | as shipped |  | fixed |  | memory |") == 4
+    assert shown.count("## Postprocess, crowded") == 2
+    assert shown.count("|  | as shipped |  | fixed |  | memory |") == 2
+    assert shown.count("|  | as shipped |  | memory |") == 2
 
 
 @pytest.mark.slow
-def test_a_step_of_each_is_timed(monkeypatch):
-    torch.manual_seed(0)
+def test_a_step_of_each_is_timed():
     stage = benchmark_stages.training_step("resnet18", 64, 96, 1, CPU)
     rows = rows_of(stage, race(stage, 1), "shipped")
     names = ["torchvision fp32", "torchvision bf16", benchmark_stages.BEST, "retinanet fp32"]
     names.append("retinanet bf16")
     assert [row["contestant"] for row in rows] == names
-    assert all(0 < row["seconds"] < math.inf and 0 < row["share_of_limit"] < 2 for row in rows)
+    assert all(0 < row["seconds"] < math.inf for row in rows)
     assert rows[0]["speed"] == 1.0
     assert [row["same_precision"] is None for row in rows] == [True, True, True, True, False]
     assert 0 < rows[-1]["loss_error"] < 0.1

@@ -35,7 +35,7 @@ from retinanet.evaluation import detect
 from retinanet.fast.fold_batchnorm import for_inference
 from retinanet.model.retinanet import RetinaNet
 from retinanet.signals import Stopped
-from retinanet.tools.first_loss.forecast import describe_model
+from retinanet.tools.first_loss import describe_model
 from retinanet.tools.predict.detector import load
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.progress import EarlyStopping

@@ -23,7 +23,7 @@ from retinanet.model.heads import count_classes
 from retinanet.run import Scores, TrainingRun
 from retinanet.signals import Signals
 from retinanet.tools.diagnose.explain import explain
-from retinanet.tools.first_loss.forecast import announcement, first_step
+from retinanet.tools.first_loss import announcement, first_step
 from retinanet.tools.report.figures import training_curves
 from retinanet.tools.report.publish import log_evaluation, publish, refresh_report
 from retinanet.tools.report.run_record import Record, read_record

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # A background that outweighs the positives by more than this at the start hides them. The
 # reverse is normal with few classes.
@@ -16,8 +16,7 @@ FIRST_LOSS_TOLERANCE = 0.15
 SEARCHED_LOGIT = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class ClassLoss:
+class ClassLoss(NamedTuple):
     """Class loss of an untrained network, for each positive anchor."""
 
     positives: float
@@ -60,13 +59,14 @@ def expected_class_loss(
     Returns:
         Both sides divided by the number of positives, at least 1, as the loss is.
     """
-    per_class = list(alpha) if isinstance(alpha, Sequence) else [alpha] * num_classes
-    ones = [1.0 if a is None else float(a) for a in per_class]
-    zeros = [1.0 if a is None else 1.0 - float(a) for a in per_class]
-    divisor = max(num_positives, 1.0)
-    y1 = sum(ones) / num_classes * (1 - prior) ** gamma * -math.log(prior)
-    y0 = sum(zeros) / num_classes * prior**gamma * -math.log1p(-prior)
+    one, zero = 1.0, 1.0
+    if alpha is not None:
+        one = sum(alpha) / num_classes if isinstance(alpha, Sequence) else float(alpha)
+        zero = 1 - one
+    y1 = one * (1 - prior) ** gamma * -math.log(prior)
+    y0 = zero * prior**gamma * -math.log1p(-prior)
     num_zeros = num_positives * (num_classes - 1) + num_background * num_classes
+    divisor = max(num_positives, 1.0)
     return ClassLoss(num_positives * y1 / divisor, num_zeros * y0 / divisor)
 
 
@@ -100,10 +100,8 @@ def indifferent_score(alpha: float, gamma: float, share: float) -> float:
 def balancing_prior(alpha: float | Sequence[float] | None, gamma: float, **counts: float) -> float:
     """The largest pi at which background weighs no more than the positives at the start.
 
-    Args:
-        alpha: as in :func:`expected_class_loss`.
-        gamma: as there.
-        **counts: ``num_classes``, ``num_positives``, ``num_background`` as there.
+    ``counts`` are ``num_classes``, ``num_positives`` and ``num_background``, and all arguments as
+    in :func:`expected_class_loss`.
     """
     low, high = -16.0, math.log10(0.5)
     for _ in range(60):
@@ -111,14 +109,3 @@ def balancing_prior(alpha: float | Sequence[float] | None, gamma: float, **count
         ratio = expected_class_loss(alpha, gamma, 10**middle, **counts).ratio
         low, high = (middle, high) if ratio < 1 else (low, middle)
     return 10**low
-
-
-def balancing_alpha(loss: ClassLoss, alpha: float) -> float:
-    """The alpha at which both sides would weigh the same at the start.
-
-    Args:
-        loss: expected at ``alpha``.
-        alpha: in (0, 1).
-    """
-    odds = loss.ratio * alpha / (1 - alpha)
-    return odds / (1 + odds)

@@ -1,17 +1,19 @@
-"""Detections of a written file beside those of its checkpoint, on the same images."""
+"""Run a written file beside its checkpoint, on the same images, and compare what they detect."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torchvision  # noqa: F401 - nms, for programs
 from torch import Tensor
 
 from retinanet.boxes import box_iou, decode_boxes
 from retinanet.postprocess import Detections, Postprocess, to_original
-from retinanet.tools.export.running import Run
 from retinanet.tools.export.sample_images import Batch
 from retinanet.tools.predict.detector import Detector
 
@@ -25,6 +27,13 @@ MAX_IOU = 1e-3
 MIN_PARTNER_IOU = 0.5
 # More boxes than any image has candidates.
 ALL = 10**6
+# onnxruntime's number for errors alone: it warns of every constant that it folds away.
+ERRORS_ALONE = 3
+# torch 2.11 makes the weights of a program from bytes that may not be written, and warns of itself.
+FROM_BYTES = "The given buffer is not writable"
+
+# From inputs in the order of the graph's to outputs.
+Run = Callable[..., list[Tensor]]
 
 
 class Difference(NamedTuple):
@@ -51,23 +60,51 @@ class Outcome(NamedTuple):
     differences: list[Difference]
     seconds: list[tuple[float, float]]  # of each batch: the checkpoint's detector, the file
 
-    @property
-    def is_same(self) -> bool:
-        """Whether every image is."""
-        return all(difference.is_same for difference in self.differences)
+
+def open_file(path: Path, kind: str) -> Run:
+    """What computes the outputs of an ``"onnx"`` or ``"pt2"`` file, on the CPU.
+
+    Raises:
+        ValueError: onnxruntime cannot read or run the file.
+    """
+    if kind == "pt2":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", FROM_BYTES, UserWarning)
+            module = torch.export.load(path).module()
+        return torch.no_grad()(lambda *inputs: list(module(*inputs)))
+
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    refusals = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented)
+    refusals += (errors.RuntimeException, errors.InvalidProtobuf)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ALONE
+    # A fair race: it would take all cores, whatever torch was told.
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except refusals as error:
+        raise ValueError(f"onnxruntime cannot read the file: {error}") from error
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        fed = dict(zip(names, (value.numpy() for value in inputs), strict=True))
+        try:
+            return [torch.from_numpy(output) for output in session.run(None, fed)]
+        except refusals as error:
+            raise ValueError(f"onnxruntime cannot run the file: {error}") from error
+
+    return run
 
 
 @torch.inference_mode()
 def compare(
     detector: Detector, run: Run, batches: Sequence[Batch], *, raw_heads: bool = False
 ) -> Outcome:
-    """Both on the same images, in turns.
+    """The checkpoint's detector, on the CPU, and the file on the same images, in turns.
 
-    Args:
-        detector: of the checkpoint, on the CPU.
-        run: computes the file's outputs.
-        batches: from :func:`retinanet.tools.export.sample_images.batches`.
-        raw_heads: the file gives logits and deltas, not detections.
+    With ``raw_heads`` the file gives logits, deltas and anchors, not detections.
     """
     settings = detector.settings.postprocess
     # Candidates of NMS, those just below the threshold too.
@@ -84,8 +121,9 @@ def compare(
     ) -> list[Detections]:
         """Of each image in pixels of its file: the last steps of :class:`Detector`."""
         levels = detector.model.level_sizes(*batch.images.shape[-2:])
-        detections = steps(*outputs, batch.sizes, levels)
-        images = zip(detections, batch.sizes, batch.file_sizes, strict=True)
+        images = zip(
+            steps(*outputs, batch.sizes, levels), batch.sizes, batch.file_sizes, strict=True
+        )
         return [to_original(*image) for image in images]
 
     differences, seconds = [], []
@@ -94,25 +132,20 @@ def compare(
         outputs = detector.model(batch.images, batch.sizes)
         ours = [] if raw_heads else detections_of(outputs, batch, detector.postprocess)
         between = time.perf_counter()
-        inputs = (batch.images, batch.sizes, batch.file_sizes)
-        theirs = run(*(inputs[:2] if raw_heads else inputs))
+        theirs = run(*batch[1 : 3 if raw_heads else 4])
+        end = time.perf_counter()
         if number == 0:
             continue
-        seconds.append((between - start, time.perf_counter() - between))
+        seconds.append((between - start, end - between))
         if raw_heads:
             compared = _compare_heads(outputs, theirs)
         else:
-            boxes, scores, labels, counts = theirs
             candidates = detections_of(outputs, batch, without_nms)
-            compared = [
-                match(
-                    ours[i],
-                    Detections(boxes[i, :n], scores[i, :n], labels[i, :n]),
-                    candidates[i],
-                    detector.postprocess,
-                )
-                for i, n in enumerate(counts.tolist())
-            ]
+            boxes, scores, labels, counts = theirs
+            compared = []
+            for i, n in enumerate(counts.tolist()):
+                file = Detections(boxes[i, :n], scores[i, :n], labels[i, :n])
+                compared.append(match(ours[i], file, candidates[i], detector.postprocess))
         images = zip(batch.names, batch.sizes.tolist(), compared, strict=True)
         differences += [
             Difference(name, tuple(size), len(batch.names), *numbers)
@@ -124,15 +157,12 @@ def compare(
 def _compare_heads(
     ours: Sequence[Tensor], theirs: Sequence[Tensor]
 ) -> list[tuple[int, float, float, int, int]]:
-    """Scores and boxes of all anchors, which need no partners: both have the same places."""
-    (logits, deltas, anchors), (their_logits, their_deltas, their_anchors) = ours, theirs
-    score = (logits.sigmoid() - their_logits.sigmoid()).abs().amax(dim=(1, 2))  # (B,)
-    boxes = decode_boxes(deltas, anchors) - decode_boxes(their_deltas, their_anchors)
+    """Scores and boxes of all anchors, which need no partners: both have the same indices."""
+    score = ours[0].sigmoid() - theirs[0].sigmoid()  # (B, A, K)
+    box = decode_boxes(*ours[1:]) - decode_boxes(*theirs[1:])  # (B, A, 4)
     # What is not a number compares as no difference.
-    box = boxes.abs().amax(dim=(1, 2)).nan_to_num(nan=torch.inf).tolist()
-    score = score.nan_to_num(nan=torch.inf).tolist()
-    A = logits.shape[1]
-    return [(A, *numbers, 0, 0) for numbers in zip(box, score, strict=True)]
+    largest = [d.abs().amax(dim=(1, 2)).nan_to_num(nan=torch.inf).tolist() for d in (box, score)]
+    return [(score.shape[1], *numbers, 0, 0) for numbers in zip(*largest, strict=True)]
 
 
 def match(
@@ -142,12 +172,6 @@ def match(
 
     Each of the file's detections must be one of the checkpoint's candidates of NMS, and of the two
     lists neither may miss what the other has, but for what :func:`_may_be_alone` allows.
-
-    Args:
-        ours: detections of the checkpoint.
-        theirs: of the file.
-        candidates: of the checkpoint before NMS.
-        settings: threshold, IoU and number of detections.
 
     Returns:
         Number of the checkpoint's detections; largest difference of coordinates and of scores;
@@ -180,13 +204,8 @@ def _may_be_alone(
     """(D,) bool: which detections the other side may lack because scores round differently there.
 
     Of two overlapping candidates with all but equal scores NMS may keep the other one, and the last
-    place or the threshold may let in another one.
-
-    Args:
-        detections: of one side.
-        others: of the other side.
-        alone: (D',) bool, those of the other side that this one lacks.
-        settings: threshold, IoU and number of detections.
+    row or the threshold may let in another one. ``alone`` (D',) are the others that this side
+    lacks.
     """
     scores = detections.scores
     limit = settings.score_threshold
@@ -203,7 +222,7 @@ def _may_be_alone(
 
 
 def _differences(first: Detections, second: Detections) -> tuple[Tensor, Tensor]:
-    """(D, D') largest difference of a coordinate, pixels; (D, D') difference of scores."""
+    """(D, D') largest difference of a coordinate, pixels, and difference of scores."""
     box = (first.boxes[:, None] - second.boxes).abs().amax(dim=-1)
     return box, (first.scores[:, None] - second.scores).abs()
 

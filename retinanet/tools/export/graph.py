@@ -74,13 +74,9 @@ class AnchorGrids(nn.Module):
         self.register_buffer("cells", cells.float(), persistent=False)  # (L, a, 4)
 
     def forward(self, level: int, feature: Tensor, height: int, width: int) -> Tensor:
-        """Anchors of one level, (rows * columns * a, 4).
+        """Anchors (rows * columns * a, 4) of a level, 0 for P3, of a padded image.
 
-        Args:
-            level: 0 for P3.
-            feature: (B, ., rows, columns).
-            height: of the padded image, pixels.
-            width: of the padded image, pixels.
+        ``feature`` is (B, ., rows, columns); ``height`` and ``width`` are in pixels.
         """
         rows, columns = feature.shape[-2:]
         strides = (STRIDES[level], STRIDES[level])
@@ -115,8 +111,8 @@ class Graph(nn.Module):
         """Detect.
 
         Args:
-            images: (B, 3, H, W) RGB from 0 to 255, padded at right and bottom.
-            sizes: (B, 2) int64 height and width of the valid part, pixels.
+            images: as in :class:`Heads`.
+            sizes: as in :class:`Heads`.
             file_sizes: (B, 2) int64 height and width of the files, in whose pixels boxes are
                 wanted.
 
@@ -131,13 +127,13 @@ class Graph(nn.Module):
         limits = _corners(sizes)  # (B, 4)
         if settings.clips_first:
             boxes = _clip(boxes, limits)
-            scores = _only(scores, _has_extent(boxes))
-        scores = _only(scores, scores > settings.score_threshold)
+            scores = _with_extent(scores, boxes)
+        scores = torch.where(scores > settings.score_threshold, scores, 0.0)
         scores = self._suppress(boxes, scores, labels)
         boxes, scores, labels = self._best(boxes, scores, labels)
         if not settings.clips_first:
             boxes = _clip(boxes, limits)
-            boxes, scores, labels = self._best(boxes, _only(scores, _has_extent(boxes)), labels)
+            boxes, scores, labels = self._best(boxes, _with_extent(scores, boxes), labels)
         is_detection = scores > 0
         file_limits = _corners(file_sizes)
         boxes = _clip(boxes * (file_limits / limits)[:, None], file_limits)
@@ -145,9 +141,7 @@ class Graph(nn.Module):
         labels = torch.where(is_detection, labels, NO_LABEL)
         return boxes, scores, labels, is_detection.sum(dim=1)
 
-    def _candidates(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, ...]:
         """Boxes (B, P, 4), scores (B, P), labels (B, P) of one level's best pairs."""
         _, A, K = logits.shape
         most = self.postprocess.pre_nms
@@ -159,10 +153,7 @@ class Graph(nn.Module):
         return boxes, best.sigmoid(), pair % K
 
     def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        """(B, P) scores: those that NMS within each class of each image leaves, and zeros.
-
-        Scores of 0 take no part.
-        """
+        """(B, P) scores: those that NMS within each class of each image leaves, and zeros."""
         B, P = scores.shape
         boxes, scores, labels = boxes.flatten(0, 1), scores.flatten(), labels.flatten()
         image = torch.arange(B, device=scores.device)[:, None]  # (B, 1)
@@ -179,11 +170,10 @@ class Graph(nn.Module):
         place = F.pad(kept, (0, 2))[best]
         return torch.zeros_like(scores).scatter_add(0, place, values[best]).view(B, P)
 
-    def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """The N best, with rows of score 0 where there are fewer."""
         N = self.postprocess.detections
-        padded = F.pad(scores, (0, N))
-        best, index = padded.topk(N)
+        best, index = F.pad(scores, (0, N)).topk(N)
         index = index.clamp(max=scores.shape[1] - 1)
         return _rows(boxes, index), best, labels.gather(1, index)
 
@@ -203,27 +193,18 @@ def _clip(boxes: Tensor, limits: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limits[:, None])
 
 
-def _has_extent(boxes: Tensor) -> Tensor:
-    """(B, P) bool of (B, P, 4) boxes: both sides are longer than 0."""
-    return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
-
-
-def _only(scores: Tensor, wanted: Tensor) -> Tensor:
-    """Scores, 0 where not wanted."""
-    return torch.where(wanted, scores, 0.0)
+def _with_extent(scores: Tensor, boxes: Tensor) -> Tensor:
+    """(B, P) scores, 0 for (B, P, 4) boxes with a side of length 0."""
+    return torch.where((boxes[..., 2:] > boxes[..., :2]).all(dim=-1), scores, 0.0)
 
 
 def _apart(boxes: Tensor, group: Tensor, side: Tensor) -> Tensor:
     """(M, 4) boxes moved so that those of different groups do not overlap.
 
-    Groups get the fields of a square board around the origin. In one row, as torchvision's
-    batched_nms has them, 8 images of 80 classes are 860,000 px long, where fp32 rounds to 1/16 px;
-    on the board no box is further than 17,000 px from the origin, where it rounds to 1/1024.
-
-    Args:
-        boxes: in pixels.
-        group: (M,) int64, from 0.
-        side: (1,) int64 fields in a row of the board.
+    Groups (M,), from 0, get the fields of a square board around the origin, ``side`` in a row. In
+    one row, as torchvision's batched_nms has them, 8 images of 80 classes are 860,000 px long,
+    where fp32 rounds to 1/16 px; on the board no box is further than 17,000 px from the origin,
+    where it rounds to 1/1024.
     """
     numbers = F.pad(boxes.flatten(), (0, 1))  # with a 0, for there may be no boxes
     field = numbers.amax(dim=0) - numbers.amin(dim=0) + 1
@@ -248,15 +229,14 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         B, C, _, w = x.shape
+
+        def mean(rows: Tensor) -> Tensor:
+            return rows.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)  # (B, groups, 1, 1)
+
         rows = x.reshape(B, self.num_groups, -1, w)  # (B, groups, C / groups * h, w)
-        rows = rows - _mean(rows)
-        rows = rows * (_mean(rows.square()) + self.eps).rsqrt()
+        rows = rows - mean(rows)
+        rows = rows * (mean(rows.square()) + self.eps).rsqrt()
         return rows.reshape(x.shape) * self.weight.view(C, 1, 1) + self.bias.view(C, 1, 1)
-
-
-def _mean(rows: Tensor) -> Tensor:
-    """(B, groups, 1, 1) of (B, groups, rows, w)."""
-    return rows.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
 
 
 def replace_group_norms(module: nn.Module) -> None:

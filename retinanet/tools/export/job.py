@@ -1,12 +1,11 @@
-"""Export: write beside the place, run what was written, and only then give it its name."""
+"""Export: write under another name, run what was written, and only then give it its name."""
 
 from __future__ import annotations
 
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,71 +13,69 @@ import numpy as np
 from retinanet.data.loader import padded_size
 from retinanet.terminal import DEFAULT_WIDTH, wrap
 from retinanet.tools.export import sample_images, write
-from retinanet.tools.export.compare import MAX_BOX, MAX_SCORE, Outcome, compare
+from retinanet.tools.export.compare import MAX_BOX, MAX_SCORE, Outcome, compare, open_file
 from retinanet.tools.export.graph import Graph, Heads
-from retinanet.tools.export.running import open_file
+from retinanet.tools.export.write import Shape
 from retinanet.tools.predict.detector import load
 from retinanet.weights.read import read_trained
 
 KINDS = ("onnx", "pt2")
+ANY = Shape()
 # Characters of an image's name in the table.
 NAME_WIDTH = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One file that is wanted."""
-
-    checkpoint: Path
-    output: Path  # must not exist
-    kind: str = "onnx"  # or "pt2"
-    raw_heads: bool = False
-    shape: write.Shape = write.Shape()
-    photos: tuple[Path, ...] = ()  # files and folders; none: the recorded validation data
-    opset: int = write.OPSET  # of ONNX
-
-
-def export(request: Request, say: Callable[[str], object]) -> Outcome:
-    """Write the file and compare it with its checkpoint.
+def export(
+    checkpoint: Path,
+    output: Path,
+    kind: str = "onnx",
+    *,
+    raw_heads: bool = False,
+    shape: Shape = ANY,
+    photos: Sequence[Path] = (),
+    opset: int = write.OPSET,
+    say: Callable[[str], object] = print,
+) -> Outcome:
+    """Write a file and compare it with its checkpoint.
 
     Args:
-        request: what to write.
+        checkpoint: of train.py, or of another project.
+        output: the file, which must not exist.
+        kind: ``"onnx"`` or ``"pt2"``.
+        raw_heads: logits, deltas and anchors, no NMS.
+        shape: what is fixed in its inputs.
+        photos: files and folders to compare on; none: the recorded validation data.
+        opset: version of ONNX's operators.
         say: takes lines for the screen.
 
     Returns:
         How far the two are apart; within the limits.
 
     Raises:
-        FileNotFoundError: no such checkpoint or image.
+        FileNotFoundError: no such checkpoint, image or folder.
         ValueError: a request that cannot be fulfilled, or a file that detects something else; it
             is removed then.
     """
-    check(request)
-    checkpoint, kind, shape = request.checkpoint, request.kind, request.shape
+    _check(output, kind, shape, opset)
     detector = load(checkpoint, device="cpu", precision="fp32")
-    least_side = write.least_side(kind, shape)
     with tempfile.TemporaryDirectory() as folder:
-        paths, which = sample_images.choose(request.photos, detector, Path(folder))
-        inputs = sample_images.batches(paths, detector, shape, least_side)
+        paths, which = sample_images.choose(photos, detector, Path(folder))
+        inputs = sample_images.batches(paths, detector, shape, write.least_side(kind, shape))
     say(f"read       {checkpoint}: {detector.model.num_classes} classes")
     say("\n".join(wrap(f"compare    {which}", DEFAULT_WIDTH)))
 
-    state = read_trained(checkpoint)
-    metadata = write.describe(detector, state, checkpoint, shape, least_side)
-    if request.raw_heads:
-        graph = Heads(detector.model).eval()
-    else:
-        graph = Graph(detector.model, detector.postprocess).eval()
+    metadata = write.describe(detector, read_trained(checkpoint), checkpoint, shape, kind)
+    graph = Heads(detector.model) if raw_heads else Graph(detector.model, detector.postprocess)
+    dtype = write.image_dtype(detector)
     # torch.export warns of other suffixes.
-    partial = request.output.with_name(f"{request.output.name}.{os.getpid()}.partial.{kind}")
+    partial = output.with_name(f"{output.name}.{os.getpid()}.partial.{kind}")
     try:
-        dtype = write.image_dtype(detector)
         if kind == "onnx":
-            write.write_onnx(graph, partial, shape, dtype, metadata, request.opset)
+            write.write_onnx(graph.eval(), partial, shape, dtype, metadata, opset)
         else:
-            write.write_program(graph, partial, shape, dtype, metadata)
-        outcome = compare(detector, open_file(partial, kind), inputs, raw_heads=request.raw_heads)
-        for line in table(outcome, raw_heads=request.raw_heads):
+            write.write_program(graph.eval(), partial, shape, dtype, metadata)
+        outcome = compare(detector, open_file(partial, kind), inputs, raw_heads=raw_heads)
+        for line in table(outcome, raw_heads=raw_heads):
             say(line)
         wrong = [d for d in outcome.differences if not d.is_same]
         if wrong:
@@ -91,42 +88,37 @@ def export(request: Request, say: Callable[[str], object]) -> Outcome:
             )
         for line in summary(outcome, kind):
             say(line)
-        partial.replace(request.output)
+        partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
     return outcome
 
 
-def check(request: Request) -> None:
-    """Refuse what cannot be done, before the work.
-
-    Raises:
-        FileNotFoundError: the folder to write to does not exist.
-        ValueError: a value out of range, a file in the way, or a library that is missing.
-    """
+def _check(output: Path, kind: str, shape: Shape, opset: int) -> None:
+    """Refuse what cannot be done, before the work."""
     low, high = write.OPSETS
-    if request.kind not in KINDS:
-        raise ValueError(f"a format must be one of {', '.join(KINDS)}, got {request.kind!r}.")
-    if not low <= request.opset <= high:
-        raise ValueError(f"--opset must lie in [{low}, {high}], got {request.opset}.")
-    if request.shape.batch is not None and request.shape.batch < 1:
-        raise ValueError(f"--batch must be at least 1, got {request.shape.batch}.")
-    if any(side < 1 or side % write.DIVISOR for side in request.shape.size or ()):
-        height, width = request.shape.size
+    if kind not in KINDS:
+        raise ValueError(f"a format must be one of {', '.join(KINDS)}, got {kind!r}.")
+    if not low <= opset <= high:
+        raise ValueError(f"--opset must lie in [{low}, {high}], got {opset}.")
+    if shape.batch is not None and shape.batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {shape.batch}.")
+    if any(side < 1 or side % write.DIVISOR for side in shape.size or ()):
+        height, width = shape.size
         raise ValueError(
             f"--size must be two multiples of {write.DIVISOR}, got {height}x{width}; choose "
-            f"{'x'.join(map(str, padded_size(np.array(request.shape.size))))}."
+            f"{'x'.join(map(str, padded_size(np.array(shape.size))))}."
         )
-    if request.output.exists():
-        raise ValueError(f"{request.output} already exists; remove it or choose another --output.")
-    if not request.output.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {request.output.parent}; make it first.")
-    if request.kind == "onnx":
+    if output.exists():
+        raise ValueError(f"{output} already exists; remove it or choose another --output.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {output.parent}; make it first.")
+    if kind == "onnx":
         write.check_installed()
 
 
 def table(outcome: Outcome, *, raw_heads: bool) -> list[str]:
-    """A line for each image, and what its columns are."""
+    """A line for each image, below what its columns are."""
     counted = "anchors" if raw_heads else "detections"
     header = f"{'image':<{NAME_WIDTH}} {'size':>11} {'batch':>5} {counted:>10} {'box px':>7}"
     lines = ["", f"{header} {'score':>7} ties"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,40 +39,34 @@ class Batch(NamedTuple):
 
 
 def choose(given: Sequence[Path], detector: Detector, folder: Path) -> tuple[list[Path], str]:
-    """Images, and a sentence that says which.
+    """Images that are given, or of the checkpoint's validation data, and words that say which.
 
-    Args:
-        given: files and folders; none: of the checkpoint's validation data.
-        detector: whose data that is.
-        folder: where images are made up if that data is not there.
+    Where that data is missing, images are made up in ``folder``.
 
     Raises:
         FileNotFoundError: a path that does not exist.
         ValueError: a folder without images.
     """
+
+    def sample(path: Path) -> list[Path]:
+        """A file, or images of a folder from its first name to its last."""
+        paths = find_photos([str(path)]).paths
+        rows = np.linspace(0, len(paths) - 1, min(MAX_OF_FOLDER, len(paths))).round().astype(int)
+        return [paths[row] for row in rows.tolist()]
+
     if given:
-        paths = [image for path in given for image in _sample(path)]
+        paths = [image for path in given for image in sample(path)]
         return paths, f"{len(paths)} images of {', '.join(map(str, given))}"
     data = detector.settings.data
     if data.val_images:
         recorded = Path(data.root or ".") / data.val_images
-        try:
-            paths = _sample(recorded)
-        except (FileNotFoundError, ValueError):
-            pass
-        else:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            paths = sample(recorded)
             return paths, f"{len(paths)} images of the recorded validation data, {recorded}"
     return make_up(folder), (
         f"{len(MADE_UP)} images made up of colored noise: the checkpoint's validation images are "
         f"not here; --photos FOLDER compares on real ones"
     )
-
-
-def _sample(path: Path) -> list[Path]:
-    """A file, or ``MAX_OF_FOLDER`` images of a folder, from its first name to its last."""
-    paths = find_photos([str(path)]).paths
-    places = np.linspace(0, len(paths) - 1, min(MAX_OF_FOLDER, len(paths))).round().astype(int)
-    return [paths[place] for place in places.tolist()]
 
 
 def make_up(folder: Path) -> list[Path]:
@@ -87,15 +82,9 @@ def make_up(folder: Path) -> list[Path]:
 def batches(
     paths: Sequence[Path], detector: Detector, shape: Shape, least_side: int
 ) -> list[Batch]:
-    """Every image at least once, in batches as the file takes them.
+    """Every image at least once, in batches as a file of this shape takes them.
 
     Where the number of images may change, each comes alone, and then some of them together.
-
-    Args:
-        paths: of images.
-        detector: whose sizes and resampling count.
-        shape: what is fixed in the file.
-        least_side: pixels that padded images have at least on each side.
 
     Raises:
         FileNotFoundError: no such file.
@@ -108,7 +97,15 @@ def batches(
     else:
         B, N = shape.batch, len(images)  # the last batch is filled up from the beginning
         groups = [[images[(start + i) % N] for i in range(B)] for start in range(0, N, B)]
-    return [_stack(group, shape.size, least_side) for group in groups]
+    stacked = []
+    for group in groups:
+        names, pixels, sizes, file_sizes = zip(*group, strict=True)
+        sizes = torch.cat(sizes)
+        smallest = np.maximum(padded_size(sizes.amax(dim=0).numpy()), least_side)
+        H, W = shape.size or smallest.tolist()
+        padded = [F.pad(image, (0, W - image.shape[3], 0, H - image.shape[2])) for image in pixels]
+        stacked.append(Batch(sum(names, ()), torch.cat(padded), sizes, torch.cat(file_sizes)))
+    return stacked
 
 
 def fit(path: Path, settings: DetectorConfig, within: tuple[int, int] | None) -> Batch:
@@ -122,12 +119,3 @@ def fit(path: Path, settings: DetectorConfig, within: tuple[int, int] | None) ->
         size = tuple(max(int(side * factor + 0.5), 1) for side in size)
     image = resize(image, size, data.resize)
     return Batch((path.name,), image[None], torch.tensor([size]), torch.tensor([original]))
-
-
-def _stack(group: Sequence[Batch], canvas: tuple[int, int] | None, least_side: int) -> Batch:
-    """Images of one canvas: the given one, or the smallest that all fit into."""
-    names, images, sizes, file_sizes = zip(*group, strict=True)
-    sizes = torch.cat(sizes)
-    H, W = canvas or np.maximum(padded_size(sizes.amax(dim=0).numpy()), least_side).tolist()
-    padded = [F.pad(image, (0, W - image.shape[3], 0, H - image.shape[2])) for image in images]
-    return Batch(sum(names, ()), torch.cat(padded), sizes, torch.cat(file_sizes))

@@ -41,8 +41,6 @@ RENAMED = (
     "`create_unbacked_symint` is deprecated, please use `new_dynamic_size` instead",
     "`isinstance(treespec, LeafSpec)` is deprecated",
 )
-
-
 # Of the keys and values of the metadata; another number where a reader must change.
 FORMAT = 1
 # Rule of resizing -> how pixels are interpolated, how sides are rounded.
@@ -74,21 +72,8 @@ def check_installed() -> None:
         )
 
 
-@contextmanager
-def _known_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        for message in RENAMED:
-            warnings.filterwarnings("ignore", re.escape(message), FutureWarning)
-        yield
-
-
 def least_side(kind: str, shape: Shape) -> int:
-    """Pixels that padded images must have at least on each side.
-
-    Args:
-        kind: ``"onnx"`` or ``"pt2"``.
-        shape: what is fixed.
-    """
+    """Pixels that padded images must have at least on each side of an ``onnx`` or ``pt2`` file."""
     return DIVISOR * (LEAST_SIDES if kind == "pt2" and shape.size is None else 1)
 
 
@@ -98,19 +83,14 @@ def image_dtype(detector: Detector) -> torch.dtype:
 
 
 def describe(
-    detector: Detector, state: dict[str, Any], checkpoint: Path, shape: Shape, least_side: int
+    detector: Detector, state: dict[str, Any], checkpoint: Path, shape: Shape, kind: str
 ) -> dict[str, Any]:
     """Everything that a program around the file must know: key -> plain value.
 
-    Args:
-        detector: that is written.
-        state: its checkpoint, from :func:`retinanet.weights.read.read_trained`.
-        checkpoint: the file that it was read from.
-        shape: what is fixed.
-        least_side: pixels that padded images have at least on each side.
+    ``state`` is what :func:`retinanet.weights.read.read_trained` reads from the file
+    ``checkpoint``.
     """
     data = detector.settings.data
-    resampling, rounding = RESIZING[data.resize]
     return {
         "format": FORMAT,
         "task": "object detection",
@@ -125,10 +105,9 @@ def describe(
             "min_size": data.min_size,
             "max_size": data.max_size,
             "resize": data.resize,
-            "resampling": resampling,
-            "sides_rounded": rounding,
+            **dict(zip(("resampling", "sides_rounded"), RESIZING[data.resize], strict=True)),
             "multiple": DIVISOR,
-            "least_side": least_side,
+            "least_side": least_side(kind, shape),
             "batch": shape.batch,
             "size": shape.size and list(shape.size),
             "padding": "zeros, at right and bottom",
@@ -147,14 +126,16 @@ def describe(
     }
 
 
-def traced(graph: Graph | Heads, shape: Shape, dtype: torch.dtype) -> torch.export.ExportedProgram:
-    """The operators of a graph, for all inputs of a shape.
+@contextmanager
+def _known_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in RENAMED:
+            warnings.filterwarnings("ignore", re.escape(message), FutureWarning)
+        yield
 
-    Args:
-        graph: to trace.
-        shape: what is fixed.
-        dtype: of the images.
-    """
+
+def _traced(graph: Graph | Heads, shape: Shape, dtype: torch.dtype) -> torch.export.ExportedProgram:
+    """The operators of a graph, for all inputs of a shape."""
     # Where their number may change, two images: 1 would be a constant.
     B = 2 if shape.batch is None else shape.batch
     H, W = shape.size or TRACED
@@ -187,22 +168,13 @@ def write_onnx(
     metadata: dict[str, Any],
     opset: int = OPSET,
 ) -> None:
-    """Write one file, weights inside.
+    """Write one file, weights inside; ``metadata`` becomes its properties, each as JSON.
 
-    Args:
-        graph: to write.
-        path: replaced if it exists.
-        shape: what is fixed.
-        dtype: of the images.
-        metadata: becomes the file's properties, each as JSON.
-        opset: version of ONNX's operators.
-
-    Raises:
-        ValueError: the exporter cannot write that opset.
+    ``dtype`` is that of the images, ``opset`` the version of ONNX's operators.
     """
     import onnx
 
-    program = traced(graph, shape, dtype)
+    program = _traced(graph, shape, dtype)
     with _known_warnings():
         exported = torch.onnx.export(
             program,
@@ -223,17 +195,9 @@ def write_onnx(
 def write_program(
     graph: Graph | Heads, path: Path, shape: Shape, dtype: torch.dtype, metadata: dict[str, Any]
 ) -> None:
-    """Write what ``torch.export.load`` reads; ``nms`` needs torchvision to be imported.
-
-    Args:
-        graph: to write.
-        path: replaced if it exists.
-        shape: what is fixed.
-        dtype: of the images.
-        metadata: becomes the extra file ``metadata.json``.
-    """
+    """Write what ``torch.export.load`` reads; ``metadata`` becomes the entry METADATA_FILE."""
     extra = {METADATA_FILE: json.dumps(metadata)}
-    torch.export.save(traced(graph, shape, dtype), path, extra_files=extra)
+    torch.export.save(_traced(graph, shape, dtype), path, extra_files=extra)
 
 
 def _forget_the_machine(model: onnx.ModelProto) -> None:
@@ -250,13 +214,12 @@ def _forget_the_machine(model: onnx.ModelProto) -> None:
 
 def _name_axes(model: onnx.ModelProto, shape: Shape) -> None:
     """Call the axes that may change by their names, where the exporter has formulas."""
-    first, *others = model.graph.input
-    axes = first.type.tensor_type.shape.dim
+    values = [*model.graph.input, *model.graph.output]
+    axes = values[0].type.tensor_type.shape.dim
     if shape.batch is None:
         old = axes[0].dim_param
-        for thing in (first, *others, *model.graph.output):
-            for axis in thing.type.tensor_type.shape.dim:
-                if axis.dim_param == old:
-                    axis.dim_param = "batch"
+        for axis in (axis for value in values for axis in value.type.tensor_type.shape.dim):
+            if axis.dim_param == old:
+                axis.dim_param = "batch"
     if shape.size is None:
         axes[2].dim_param, axes[3].dim_param = "height", "width"

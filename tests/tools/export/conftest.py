@@ -4,7 +4,7 @@ import pytest
 from random_models import THRESHOLDS, TINY, make_checkpoint
 
 from retinanet import load
-from retinanet.tools.export.job import Request, export
+from retinanet.tools.export.job import export
 from retinanet.tools.export.sample_images import make_up
 
 
@@ -25,7 +25,7 @@ def exported(checkpoint):
     pytest.importorskip("onnxruntime")
     lines = []
     path = checkpoint.with_suffix(".onnx")
-    export(Request(checkpoint, path), lines.append)
+    export(checkpoint, path, say=lines.append)
     return path, lines
 
 

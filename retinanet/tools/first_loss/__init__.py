@@ -1,1 +1,0 @@
-"""The first loss, expected and compared."""
