@@ -19,7 +19,7 @@ from retinanet.tools.formats.dataset import (
     Errors,
     Options,
     Split,
-    name_problem,
+    check_name,
     progress,
     split_name,
 )
@@ -62,31 +62,27 @@ def read_sources(
     for folder in image_folders:
         if not folder.is_dir() and options.look:
             raise FileNotFoundError(f"there is no image folder {folder}.")
-    named = [_split_and_path(source) for source in sources]
-    if source_format in ("coco", "csv"):
-        for _, path in named:
-            if not path.is_file():
-                what = "is a folder" if path.is_dir() else "does not exist"
-                raise FileNotFoundError(f"{path} {what}; --from {source_format} takes files.")
+    named: list[tuple[str, Path]] = []
+    for source in sources:
+        name, mark, path = source.partition("=")
+        if not mark or not re.fullmatch(r"[\w-]+", name) or Path(source).exists():
+            name, path = "", source
+        named.append((name, Path(path)))
+        if source_format in ("coco", "csv") and not Path(path).is_file():
+            what = "is a folder" if Path(path).is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}; --from {source_format} takes files.")
     if drop_unused:
         used = set().union(*(used_ids(path) for _, path in named))
-        options = dataclasses.replace(options, used_ids=sorted(used))
+        options = dataclasses.replace(options, used_ids=used)
     if len(image_folders) < len(named):
         image_folders = (list(image_folders) or [None]) * len(named)
     parts = []
     for (name, path), folder in zip(named, image_folders, strict=True):
         part = READERS[source_format](path, dataclasses.replace(options, image_folder=folder))
-        if name is not None and len(part.splits) == 1:
-            part.splits[0].name = name
+        if name and len(part.splits) == 1:
+            part.splits[0].name = split_name(name)
         parts.append(part)
     return _merged(parts)
-
-
-def _split_and_path(source: str) -> tuple[str | None, Path]:
-    name, mark, path = source.partition("=")
-    if mark and re.fullmatch(r"[\w-]+", name) and not Path(source).exists():
-        return split_name(name), Path(path)
-    return None, Path(source)
 
 
 def _merged(parts: Sequence[Dataset]) -> Dataset:
@@ -143,16 +139,18 @@ def set_aside(dataset: Dataset, share: float, seed: int) -> None:
         names = ", ".join(split.name for split in dataset.splits)
         raise ValueError(f"--val-share divides one part, but there are {names}; leave it out.")
     whole = dataset.splits[0]
-    num_val = round(share * len(whole.images))
-    if not 0 < num_val < len(whole.images):
+    num_images = len(whole.images)
+    num_val = round(share * num_images)
+    if not 0 < num_val < num_images:
         raise ValueError(
-            f"--val-share {share:g} of {len(whole.images)} images leaves one part empty; choose "
-            f"another share."
+            f"--val-share {share:g} of {num_images} images leaves one part empty; choose another "
+            f"share."
         )
-    chosen = set(random.Random(seed).sample(range(len(whole.images)), num_val))
-    val = [image for row, image in enumerate(whole.images) if row in chosen]
-    train = [image for row, image in enumerate(whole.images) if row not in chosen]
-    dataset.splits = [Split("train", whole.root, train), Split("val", whole.root, val)]
+    chosen = set(random.Random(seed).sample(range(num_images), num_val))
+    parts = {"train": [], "val": []}
+    for row, image in enumerate(whole.images):
+        parts["val" if row in chosen else "train"].append(image)
+    dataset.splits = [Split(name, whole.root, images) for name, images in parts.items()]
 
 
 def write(
@@ -182,10 +180,10 @@ def write(
         OSError: it cannot be written.
     """
     errors = Errors()
-    for image in dataset.images():
-        problem = name_problem(image.name)
-        if problem:
-            errors.add(ascii(image.name), f"{problem}; rename the file.")
+    for split in dataset.splits:
+        for image in split.images:
+            with errors.caught(split.root):
+                check_name(image.name, "image")
     errors.stop()
     notes: Counter[str] = Counter()
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
