@@ -331,7 +331,7 @@ def test_predicting_again_replaces_and_does_not_look_at_its_own_files(
     ("arguments", "message"),
     [
         (["nowhere.pt", "IMAGES"], "no checkpoint nowhere.pt"),
-        (["CHECKPOINT", "nowhere"], "no photo or folder nowhere"),
+        (["CHECKPOINT", "nowhere"], "no image or folder nowhere"),
         (["CHECKPOINT", "IMAGES", "--output", "IMAGES"], "exists and holds no predictions"),
         (["IMAGES", "IMAGES"], "no checkpoint"),
         (["CHECKPOINT", "IMAGES", "--output", "/proc/x"], "cannot write into --output /proc/x"),

@@ -65,11 +65,7 @@ class Unreadable(NamedTuple):
 
 
 class Detector:
-    """Images in, detections out.
-
-    ``thresholds`` are the scores of best F1 on the validation set, as
-    :func:`retinanet.evaluation.thresholds.known_thresholds` describes them.
-    """
+    """Images in, detections out."""
 
     def __init__(
         self,
@@ -88,7 +84,8 @@ class Detector:
             names: of its classes, in the order of labels.
             ids: category ids of its classes.
             precision: of the forward pass.
-            thresholds: see the class.
+            thresholds: scores of best F1 on the validation set, see
+                :func:`retinanet.evaluation.thresholds.known_thresholds`.
         """
         self.precision = precision
         self.model = for_inference(model, precision)
@@ -154,7 +151,7 @@ class Detector:
         Raises:
             FloatingPointError: the model's output is not a number.
         """
-        if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
+        if isinstance(images, ImageLike):
             raise ValueError("give a list of images, such as [image], also for one.")
         minimum = self.min_scores(score)
         postprocess = copy.copy(self.postprocess)
@@ -170,18 +167,11 @@ class Detector:
             for image, fields in zip(group, detections, strict=True):
                 boxes, scores, labels = (field.cpu() for field in fields)
                 kept = scores >= minimum[labels]
-                labels = labels[kept]
-                yield (
-                    image.index,
-                    ImageDetections(
-                        boxes=boxes[kept],
-                        scores=scores[kept],
-                        labels=labels,
-                        category_ids=tuple(self.category_ids[i] for i in labels.tolist()),
-                        names=tuple(self.names[i] for i in labels.tolist()),
-                        size=image.original,
-                    ),
-                )
+                boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+                ids = tuple(self.category_ids[label] for label in labels.tolist())
+                names = tuple(self.names[label] for label in labels.tolist())
+                result = ImageDetections(boxes, scores, labels, ids, names, image.original)
+                yield image.index, result
 
     def _resized(self, images: Iterable[ImageLike], workers: int) -> Iterator[Resized | Unreadable]:
         """Every image ready for the model, or why it cannot be read, in their order."""
@@ -194,7 +184,7 @@ class Detector:
             list(enumerate(images)),
             batch_size=None,
             num_workers=workers,
-            collate_fn=functools.partial(_resize_and_share, limits),  # in the worker
+            collate_fn=functools.partial(read_and_resize, limits),
             pin_memory=self.device.type == "cuda",
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # the global one stays as it is
@@ -202,12 +192,7 @@ class Detector:
         yield from receive(loader, "lower the batch size")
 
     def can_share(self, workers: int, batch_size: int) -> bool:
-        """Whether /dev/shm holds what so many workers read ahead.
-
-        Args:
-            workers: see :meth:`outcomes`.
-            batch_size: see calling.
-        """
+        """Whether /dev/shm holds what so many workers read ahead, with batches of that size."""
         data, free = self.settings.data, free_shared_memory()
         num_images = PREFETCH * workers + (WAITING_BATCHES + 1) * batch_size
         value_bytes = 4 if data.resize == "torchvision" else 1
@@ -231,15 +216,10 @@ class Detector:
         Raises:
             ValueError: something else.
         """
-        kept, K = self.postprocess.score_threshold, len(self.names)
-        return min_scores(score, self.thresholds, K, kept)
+        return min_scores(score, self.thresholds, len(self.names), self.postprocess.score_threshold)
 
     def draw(self, image: ImageLike, detections: ImageDetections) -> Image.Image:
-        """The image with boxes, names and scores on it, as an image of Pillow.
-
-        Args:
-            image: see calling.
-            detections: in it, of this detector.
+        """The image with boxes, names and scores of its detections on it.
 
         Raises:
             FileNotFoundError: no such file.
@@ -252,14 +232,7 @@ class Detector:
         return draw_detections(pixels, detections.boxes, labels, names, ids, detections.scores)
 
     def prepare(self, image: ImageLike) -> tuple[Tensor, Tensor, Tensor]:
-        """An image as the model takes it, on its device.
-
-        Args:
-            image: see calling.
-
-        Returns:
-            The padded image (1, 3, H, W), its size without padding (1, 2), that of the file (2,).
-        """
+        """The padded image (1, 3, H, W), its size without padding (1, 2), that of the file (2,)."""
         (resized,) = self._resized([image], workers=0)
         if isinstance(resized, Unreadable):
             raise resized.error
@@ -290,8 +263,7 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
         thresholds = known_thresholds(state, model.num_classes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    precision = choose_precision(precision, place)
-    return Detector(model, settings, names, ids, precision, thresholds)
+    return Detector(model, settings, names, ids, choose_precision(precision, place), thresholds)
 
 
 def read_pixels(image: ImageLike) -> Tensor:
@@ -344,24 +316,13 @@ def read_and_resize(
         return Unreadable(index, error.with_traceback(None))
     height, width = pixels.shape[1:]
     size = resized_size(height, width, min_size, max_size, rule)
-    return Resized(index, resize(pixels, size, rule), (height, width))
-
-
-def _resize_and_share(
-    limits: tuple[int, int, str], item: tuple[int, ImageLike]
-) -> Resized | Unreadable:
-    return share(read_and_resize(limits, item))
+    return share(Resized(index, resize(pixels, size, rule), (height, width)))
 
 
 def in_batches(
     images: Iterable[Resized | Unreadable], batch_size: int
 ) -> Iterator[list[Resized] | Unreadable]:
-    """Images of one padded size together, in an order that only depends on the images.
-
-    Args:
-        images: in order.
-        batch_size: images at most.
-    """
+    """Images of one padded size together, in an order that only depends on the images."""
     waiting: dict[tuple[int, int], list[Resized]] = {}  # by padded height and width
     for image in images:
         if isinstance(image, Unreadable):

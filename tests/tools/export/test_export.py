@@ -157,7 +157,7 @@ def test_only_a_file_that_detects_the_same_gets_its_name(
         (["--size", "100x128"], "multiples of 32, got 100x128; choose 128x128"),
         (["--batch", "0"], "--batch must be at least 1, got 0"),
         (["--opset", "11"], r"--opset must lie in [18, 23], got 11"),
-        (["--photos", "nowhere"], "no photo or folder nowhere"),
+        (["--photos", "nowhere"], "no image or folder nowhere"),
     ],
 )
 def test_bad_options_are_refused_in_a_line(checkpoint, tmp_path, capsys, options, message):
@@ -223,7 +223,7 @@ def test_folders_give_images_of_all_their_length(detector, made_up, tmp_path):
     assert (names[0], names[-2:]) == ("00.PNG", ["19.PNG", made_up[1].name])
     assert said.startswith("9 images of")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no photo in the folder"):
+    with pytest.raises(ValueError, match="no image in the folder"):
         choose([tmp_path / "empty"], detector, tmp_path)
 
 
