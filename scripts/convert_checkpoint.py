@@ -22,8 +22,7 @@ from retinanet.limits import value_text
 from retinanet.training.checkpoint import save_checkpoint, shipped_weights
 from retinanet.training.transfer import CONVENTIONS, describe_source
 from retinanet.weights import torchvision
-from retinanet.weights.read import read_trained
-from retinanet.weights.third_party import ANCHORS, coco_classes
+from retinanet.weights.read import ANCHORS, coco_classes, read_trained
 from scripts.command_line import new_parser
 
 # What else decides the detections of a checkpoint, beside the conventions of a transfer.

@@ -18,7 +18,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.tools.predict.detector import Detector, ImageDetections, load
-from retinanet.weights.third_party import coco_classes
+from retinanet.weights.read import coco_classes
 from scripts.torchvision_peer import read
 
 VERSIONS = ("v1", "v2")

@@ -11,7 +11,7 @@ from retinanet.limits import value_text
 from retinanet.model.heads import prior_bias
 from retinanet.weights.names import TORCHVISION as NAMES
 from retinanet.weights.names import rename
-from retinanet.weights.third_party import COCO_CHANNELS, coco_classes
+from retinanet.weights.read import COCO_CHANNELS, coco_classes
 
 # Score of a class that does not exist, in a written model.
 NEVER = 1e-8
