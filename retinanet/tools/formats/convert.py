@@ -52,7 +52,7 @@ def read_sources(
     Raises:
         AnnotationError: everything that is wrong.
         FileNotFoundError: a source, or the folder of its images, is not there.
-        ValueError: two sources give the same split, or the same class other ids.
+        ValueError: sources clash in a split or the id of a class.
     """
     if len(image_folders) not in (0, 1, len(sources)):
         raise ValueError(
@@ -87,8 +87,8 @@ def read_sources(
 
 def _merged(parts: Sequence[Dataset]) -> Dataset:
     """Several sources as one data set; refuses two splits of one name, and clashes of ids."""
-    splits = [split for part in parts for split in part.splits]
-    for name, times in Counter(split.name for split in splits).items():
+    whole = Dataset([split for part in parts for split in part.splits], {})
+    for name, times in Counter(split.name for split in whole.splits).items():
         if leaves_folder(name) or len(Path(name).parts) != 1:
             raise ValueError(
                 f"the split {name!a} names files, so it may not be empty or have folders in it."
@@ -97,40 +97,34 @@ def _merged(parts: Sequence[Dataset]) -> Dataset:
             raise ValueError(
                 f"two sources give the split {name}; name them as in train=a.json val=b.json."
             )
-    notes: Counter[str] = Counter()
-    for part in parts:
-        notes.update(part.notes)
-    flat = sum(min(box.xywh[2:]) <= 0 for part in parts for box in part.boxes())
-    if flat:
-        notes["box without width or height, which train.py never trains on"] = flat
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
-    for name, number in (pair for part in parts for pair in part.class_ids.items()):
-        if ids.setdefault(name, number) != number:
-            raise ValueError(
-                f"the class {name!a} has id {ids[name]} in one source and {number} in another; "
-                f"correct one list of classes."
-            )
-        if names.setdefault(number, name) != name:
-            raise ValueError(
-                f"the classes {[names[number], name]} have the same id {number}; correct one list."
-            )
+    for part in parts:
+        whole.notes.update(part.notes)
+        for name, number in part.class_ids.items():
+            if ids.setdefault(name, number) != number:
+                raise ValueError(
+                    f"the class {name!a} has id {ids[name]} in one source and {number} in "
+                    f"another; correct one list of classes."
+                )
+            if names.setdefault(number, name) != name:
+                both = [names[number], name]
+                raise ValueError(f"the classes {both} have the same id {number}; correct one list.")
+    flat = sum(min(box.xywh[2:]) <= 0 for box in whole.boxes())
+    if flat:
+        whole.notes["box without width or height, which train.py never trains on"] = flat
     # Where nothing lists the classes: ids from 1 in alphabetical order.
-    used = sorted({box.class_name for part in parts for box in part.boxes()})
-    ids = {names[i]: i for i in sorted(names)} or {name: row for row, name in enumerate(used, 1)}
+    used = sorted({box.class_name for box in whole.boxes()})
+    whole.class_ids = {names[i]: i for i in sorted(names)}
+    whole.class_ids = whole.class_ids or {name: row for row, name in enumerate(used, 1)}
     for name in used:
-        if name not in ids:
+        if name not in whole.class_ids:
             raise ValueError(f"the class {shown(name)} is not in the list of classes; add it.")
-    return Dataset(splits, ids, notes)
+    return whole
 
 
 def set_aside(dataset: Dataset, share: float, seed: int) -> None:
-    """Make ``train`` and ``val`` of a data set with one part, by chance.
-
-    Args:
-        dataset: changed in place.
-        share: of the images for validation, above 0 and below 1.
-        seed: the same one chooses the same images.
+    """Divide a data set with one part into ``train`` and ``val``, by chance and in place.
 
     Raises:
         ValueError: it has several parts, or too few images.
@@ -162,7 +156,7 @@ def write(
     keep_crowd: bool = False,
     overwrite: bool = False,
 ) -> Counter[str]:
-    """Write a folder, whole or not at all.
+    """Write a folder, whole or not at all; what the format does not hold, as ``Dataset.notes``.
 
     Args:
         dataset: any.
@@ -171,9 +165,6 @@ def write(
         images: what becomes of the image files: ``link`` or ``copy`` into the folder, or nothing.
         keep_crowd: YOLO gets crowd regions as objects.
         overwrite: move a folder that is there aside.
-
-    Returns:
-        What the format does not hold, and how often; 0: a sentence.
 
     Raises:
         AnnotationError: image names that the format cannot hold.
@@ -193,11 +184,19 @@ def write(
             write_coco(dataset, partial)
         else:
             notes = write_yolo(dataset, partial, keep_crowd=keep_crowd)
-        if images in ("link", "copy"):
-            for split in dataset.splits:
-                for image in progress(split.images, f"images of {split.name}"):
-                    place = partial / "images" / split.name / image.name
-                    _place(split.root / image.name, place, images)
+        for split in dataset.splits if images in ("link", "copy") else ():
+            for image in progress(split.images, f"images of {split.name}"):
+                source = split.root / image.name
+                place = partial / "images" / split.name / image.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if images == "copy":
+                    shutil.copyfile(source, place)
+                    continue
+                try:
+                    place.symlink_to(source.resolve())
+                except OSError as error:
+                    what = f"cannot make a link {place}: {error.strerror or error}"
+                    raise OSError(f"{what}; use --images copy.") from error
         if overwrite and output.exists() and any(output.iterdir()):
             numbers = (output.with_name(f"{output.name}.old{n}") for n in range(1, 10**6))
             aside = next(path for path in numbers if not path.exists())
@@ -209,19 +208,3 @@ def write(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return notes
-
-
-def _place(source: Path, target: Path, how: str) -> None:
-    """Link or copy one image; the source is never changed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if how == "copy":
-        shutil.copyfile(source, target)
-        return
-    try:
-        target.symlink_to(source.resolve())
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(
-            f"cannot make a link {target}: {error.strerror or error}; use --images copy."
-        ) from error

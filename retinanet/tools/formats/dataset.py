@@ -308,14 +308,11 @@ def find_classes(given: Path | None, folder: Path) -> dict[str, int] | None:
 
 
 def read_classes(path: Path) -> dict[str, int]:
-    """Class name -> id of a list of classes.
+    """Class name -> id of a list of classes, or an AnnotationError.
 
     Args:
         path: ``.csv`` with the columns id and name, with a header, or name and id without one;
             anything else has one name a line, in the order of ids from 1.
-
-    Raises:
-        AnnotationError: of the list.
     """
     with refused(path):
         if path.suffix.lower() != ".csv":
@@ -340,11 +337,6 @@ def read_classes(path: Path) -> dict[str, int]:
 
 def find_root(path: Path, first: str, options: Options) -> Path:
     """The folder that image names of a file start from: as given, else where the first one is.
-
-    Args:
-        path: the annotation file.
-        first: its first image name; empty where the file has none.
-        options: image_folder, look and base_names are read.
 
     Raises:
         FileNotFoundError: it is in no folder in which tools keep images.

@@ -215,12 +215,11 @@ def _read_image_list(path: Path) -> list[Path]:
 def label_path(image: Path) -> Path:
     """The labels of an image: ``labels`` for the last ``images`` of its path, else beside it."""
     beside = image.with_suffix(".txt")
-    above = list(image.parent.parts)
-    if "images" not in above:
+    above, mark, below = f"/{beside.as_posix()}".rpartition("/images/")
+    mirrored = Path(above[1:], "labels", below)
+    if not mark or (beside.is_file() and not mirrored.is_file()):
         return beside
-    last = len(above) - 1 - above[::-1].index("images")
-    mirrored = Path(*above[:last], "labels", *above[last + 1 :], beside.name)
-    return beside if beside.is_file() and not mirrored.is_file() else mirrored
+    return mirrored
 
 
 @dataclass(slots=True)
@@ -317,7 +316,7 @@ def write_yolo(dataset: Dataset, output: Path, *, keep_crowd: bool = False) -> C
     """Write ``labels/SPLIT/``, ``data.yaml`` and ``classes.csv``; images go into ``images/SPLIT/``.
 
     Returns:
-        What the format does not hold, and how often; 0: a sentence.
+        What the format does not hold, as ``Dataset.notes``.
 
     Raises:
         AnnotationError: two images of a split would have one label file.

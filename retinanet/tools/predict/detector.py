@@ -101,8 +101,7 @@ class Detector:
         """Detections of each image, in their order.
 
         Args:
-            images: any number: paths, images of Pillow, or RGB of uint8 as arrays (H, W, 3) or
-                tensors (3, H, W).
+            images: any number, each as in ``ImageLike``.
             score: see :meth:`min_scores`.
             batch_size: images of one padded size that go through the model together. Boxes and
                 scores in fp32 are the same to 1e-5 of their size.
@@ -267,11 +266,7 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
 
 
 def read_pixels(image: ImageLike) -> Tensor:
-    """The pixels of an image as it is displayed, (3, H, W) uint8 RGB.
-
-    Args:
-        image: a path; an image of Pillow, whose EXIF orientation is applied; an array (H, W, 3) or
-            a tensor (3, H, W), both uint8 RGB.
+    """The pixels of an image as it is displayed, after its EXIF orientation: (3, H, W) uint8 RGB.
 
     Raises:
         FileNotFoundError: no such file.
@@ -288,10 +283,11 @@ def read_pixels(image: ImageLike) -> Tensor:
         )
     is_array = isinstance(image, np.ndarray)
     right = image.ndim == 3 and image.shape[2 if is_array else 0] == 3 and 0 not in image.shape
-    if not right or str(image.dtype).removeprefix("torch.") != "uint8":
+    if not right or image.dtype not in (np.uint8, torch.uint8):
+        what = "an array (H, W, 3)" if is_array else "a tensor (3, H, W)"
         raise ValueError(
-            f"{'an array (H, W, 3)' if is_array else 'a tensor (3, H, W)'} of uint8 from 0 to 255, "
-            f"RGB, makes an image; got {tuple(image.shape)} of {image.dtype}."
+            f"{what} of uint8 from 0 to 255, RGB, makes an image; got {tuple(image.shape)} of "
+            f"{image.dtype}."
         )
     if is_array:
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
