@@ -41,9 +41,17 @@ BACKBONES = {
     ((3, 4, 23, 3), True, (256, 4)): "resnext101_64x4d",
 }
 # Parameters from which a model's settings are read, and their dimensions.
-PREDICTIONS = [f"head.{head}.pred.{part}" for head in ("cls", "box") for part in ("weight", "bias")]
-NEEDED = dict.fromkeys(("backbone.conv1.weight", "fpn.lateral.c5.weight", "fpn.p6.weight"), 4)
-NEEDED |= {"fpn.p7.weight": 4} | {name: 4 if "weight" in name else 1 for name in PREDICTIONS}
+NEEDED = {
+    "backbone.conv1.weight": 4,
+    "fpn.lateral.c5.weight": 4,
+    "fpn.p6.weight": 4,
+    "fpn.p7.weight": 4,
+    "head.cls.pred.weight": 4,
+    "head.cls.pred.bias": 1,
+    "head.box.pred.weight": 4,
+    "head.box.pred.bias": 1,
+}
+PREDICTIONS = [name for name in NEEDED if ".pred." in name]
 # Of the three projects. Sources: torchvision, models/detection/retinanet.py; detectron2,
 # configs/Base-RetinaNet.yaml; mmdetection, configs/_base_/models/retinanet_r50_fpn.py.
 SIZES = {"min_size": 800, "max_size": 1333}
@@ -94,9 +102,9 @@ PROJECTS = {
         {"head.classification_head.cls_logits.weight"},
         names.TORCHVISION,
         (),
-        "torchvision",
-        "torchvision",
-        {"detections": 300, "clip": "before_nms"},
+        rounding="torchvision",
+        resize="torchvision",
+        postprocess={"detections": 300, "clip": "before_nms"},
     ),
     # Source: facebookresearch/detectron2, modeling/meta_arch/{retinanet,dense_detector}.py,
     # modeling/{anchor_generator,backbone/fpn}.py, configs/Base-RetinaNet.yaml. Live norms are read
@@ -105,9 +113,9 @@ PROJECTS = {
         {"head.cls_score.weight", "backbone.fpn_lateral3.weight"},
         names.DETECTRON2,
         (COUNTER, "pixel_mean", "pixel_std", "anchor_generator."),
-        "none",
-        "antialias",
-        {"detections": 100, "clip": "after_nms"},
+        rounding="none",
+        resize="antialias",
+        postprocess={"detections": 100, "clip": "after_nms"},
     ),
     # Source: open-mmlab/mmdetection 3.3, configs/_base_/models/retinanet_r50_fpn.py,
     # models/dense_heads/retina_head.py, models/necks/fpn.py. Its norms do not count batches: they
@@ -116,9 +124,9 @@ PROJECTS = {
         {"bbox_head.retina_cls.weight"},
         names.MMDETECTION,
         (COUNTER, "data_preprocessor.", "ema_"),
-        "none",
-        "opencv",
-        {"detections": 100, "clip": "before_nms"},
+        rounding="none",
+        resize="opencv",
+        postprocess={"detections": 100, "clip": "before_nms"},
     ),
 }
 
@@ -285,10 +293,10 @@ def _renamed(state: Weights, project: Project, origin: str) -> Weights:
         raise ValueError(
             f"it looks like a RetinaNet of {origin}, but {problem}; only plain RetinaNets are read."
         )
-    rows = [len(weights[name]) for name in PREDICTIONS]
-    if rows[2:] != [4 * PER_CELL] * 2:
+    class_weight, class_bias, *boxes = (len(weights[name]) for name in PREDICTIONS)
+    if boxes != [4 * PER_CELL] * 2:
         raise ValueError(f"it does not predict 4 numbers of {PER_CELL} anchors in each cell.")
-    if rows[0] != rows[1] or rows[0] % PER_CELL:
+    if class_weight != class_bias or class_weight % PER_CELL:
         raise ValueError(f"it does not predict the classes of {PER_CELL} anchors in each cell.")
     return weights
 

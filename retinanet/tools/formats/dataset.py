@@ -120,19 +120,20 @@ class Errors:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
+    def add(self, place: object, message: str) -> None:
+        """Keep one error, as one line; ``place``: file, or ``file:line``."""
+        self.lines.append(" ".join(f"{place}: {message}".splitlines()))
+
     @contextmanager
     def caught(self, path: Path, line: int | None = None) -> Iterator[None]:
-        """Keep a BadRecord, or a file that cannot be read, as one line: ``path:line: message``."""
+        """Keep a BadRecord, or a file that cannot be read, as an error of ``path``."""
         try:
             yield
-        except (BadRecord, OSError) as error:
-            text = str(error)
-            if isinstance(error, BadRecord):
-                line = error.line or line
-            else:
-                text = f"cannot be read: {error.strerror or error}."
-            place = f"{path}:{line}" if line else path
-            self.lines.append(" ".join(f"{place}: {text}".splitlines()))
+        except BadRecord as error:
+            line = error.line or line
+            self.add(f"{path}:{line}" if line else path, str(error))
+        except OSError as error:
+            self.add(path, f"cannot be read: {error.strerror or error}.")
 
     def stop(self) -> None:
         """Raise an AnnotationError if there is any error."""

@@ -66,10 +66,11 @@ def read_voc(source: Path, options: Options) -> Dataset:
             listed = [images[name] for name in names if name in images]
             splits.append(ds.Split(split, root, listed))
     if zeros:
-        errors.lines.append(
-            f"{zeros[0]}: {count(len(zeros), 'box')} begin at 0, but pixels are counted from 1 in "
-            f"PASCAL VOC. CVAT, Label Studio, VoTT and LabelImg write edges counted from 0: "
-            f"add --corners edges."
+        errors.add(
+            zeros[0],
+            f"{count(len(zeros), 'box')} begin at 0, but pixels are counted from 1 in PASCAL VOC. "
+            f"CVAT, Label Studio, VoTT and LabelImg write edges counted from 0: add --corners "
+            f"edges.",
         )
     errors.stop()
     return Dataset(splits, declared or {}, notes)
@@ -108,18 +109,14 @@ def _read_lists(source: Path, xml_folder: Path, errors: ds.Errors) -> dict[str, 
                     continue
                 if inside and line.rsplit(maxsplit=1)[1:] in (["-1"], ["0"], ["1"]):
                     break  # a list of one class, which has marks
-                with errors.caught(path, number):
-                    raise BadRecord(
-                        f"there is no {xml_folder / name}."
-                        if inside
-                        else f"must name a file of {xml_folder}, got {shown(line)}."
-                    )
+                what = f"must name a file of {xml_folder}, got {shown(line)}."
+                what = f"there is no {xml_folder / name}." if inside else what
+                errors.add(f"{path}:{number}", what)
             else:
                 lists[ds.split_name(path.stem)] = names
-            twice = [name for name, times in Counter(names).items() if times > 1]
-            if twice:
-                names = ", ".join(name.removesuffix(".xml") for name in twice)
-                raise BadRecord(f"{names} stands twice.")
+        for name, times in Counter(names).items():
+            if times > 1:
+                errors.add(path, f"{name.removesuffix('.xml')} stands twice.")
     if {"train", "val"} <= lists.keys():
         lists.pop("trainval", None)
     return lists
@@ -167,7 +164,7 @@ class _Reader:
 
     def _find_image(self, xml: PurePosixPath, filename: str) -> str:
         """The image of an XML file, below the image folder."""
-        if filename and (leaves_folder(filename) or not filename.isprintable()):
+        if filename and leaves_folder(ds.check_name(filename, "image")):
             raise BadRecord(
                 f"filename must be a path below the image folder, neither absolute nor with '..', "
                 f"got {shown(filename)}."

@@ -308,8 +308,7 @@ class _Reader:
                 name = path.name.lower()
                 is_label = name not in (*CLASS_LISTS, *IMAGE_LISTS) and name[:6] != "readme"
                 if is_label and path not in self.labels:
-                    with self.errors.caught(path):
-                        raise BadRecord("has no image of its name; add it or remove the file.")
+                    self.errors.add(path, "has no image of its name; add it or remove the file.")
 
 
 def write_yolo(dataset: Dataset, output: Path, *, keep_crowd: bool = False) -> Counter[str]:
@@ -329,9 +328,9 @@ def write_yolo(dataset: Dataset, output: Path, *, keep_crowd: bool = False) -> C
         for image in ds.progress(split.images, f"labels of {split.name}"):
             path = (output / "labels" / split.name / image.name).with_suffix(".txt")
             before = owners.setdefault(path, image.name)
-            with errors.caught(Path(image.name)):
-                if before != image.name:
-                    raise BadRecord(f"would share its annotation file with {before}; rename one.")
+            if before != image.name:
+                what = f"would share its annotation file with {before}; rename one."
+                errors.add(image.name, what)
             rows = [(box.class_name, _row_of(box, image, keep_crowd, notes)) for box in image.boxes]
             path.parent.mkdir(parents=True, exist_ok=True)
             text = "".join(f"{index[name]} {row}\n" for name, row in rows if row)
