@@ -10,7 +10,6 @@ From PASCAL VOC (also LabelImg, CVAT, Label Studio, Roboflow)
   Annotations/*.xml  JPEGImages/*  ImageSets/Main/{train,val}.txt (if there)
   train/ valid/ test/  with XML files beside images, as Roboflow writes them
 
-  python -m scripts.convert_dataset --from voc --to coco VOC2012 voc-coco
   python -m scripts.convert_dataset --from voc --to coco labelimg out \\
       --corners edges --val-share 0.2
 

@@ -136,41 +136,38 @@ def _yaml_places(path: Path, content: dict[str, Any]) -> list[tuple[str, list[Pa
     errors = ds.Errors()
     splits = []
     base = content.get("path")
+    bases = [path.parent / base, path.parent] if isinstance(base, str) and base else [path.parent]
     for key, value in content.items():
         # CVAT names subsets as the user did: other keys count where they lead to images.
-        leads = isinstance(value, str) and key != "path" and _is_source(path.parent / value)
-        if not value or not (leads or key.lower() in ds.SPLIT_NAMES):
+        is_split = key.lower() in ds.SPLIT_NAMES
+        if not is_split and (key == "path" or not isinstance(value, str)):
             continue
+        places = []
         with errors.caught(path):
             values = [value] if isinstance(value, str) else value
             if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
                 raise BadRecord(f"{key} must be a folder or a text file, got {shown(values)}.")
-            places = [_resolve(path.parent, base, key, item) for item in values if item]
-            if places:
-                splits.append((ds.split_name(key), places))
+            for item in filter(None, values):
+                text = item.replace("\\", "/")
+                # Roboflow writes ../train/images for a folder beside the file.
+                tried = [below / text for below in bases]
+                tried += [below / re.sub(r"^(\.\./)+", "", text) for below in bases]
+                # Not pathlib, which raises for a text that is too long for a name.
+                found = [
+                    place
+                    for place in tried
+                    if os.path.isdir(place)  # noqa: PTH112
+                    or (ds.is_file(place) and (is_split or place.suffix == ".txt"))
+                ]
+                if is_split and not found:
+                    where = " and ".join(map(str, bases))
+                    hint = "Add it, or remove this line from the file."
+                    raise BadRecord(f"{key}: there is no {shown(item)} in {where}. {hint}")
+                places += found[:1]
+        if places:
+            splits.append((ds.split_name(key), places))
     errors.stop()
     return splits
-
-
-def _is_source(place: Path) -> bool:
-    # Not pathlib, which raises for a text that is too long for a name.
-    return os.path.isdir(place) or (place.suffix == ".txt" and ds.is_file(place))  # noqa: PTH112
-
-
-def _resolve(folder: Path, base: Any, key: str, value: str) -> Path:
-    """A folder or list of a split: from ``path`` of the file, or from where the file lies."""
-    text = value.replace("\\", "/")
-    # Roboflow writes ../train/images for a folder beside the file.
-    near = re.sub(r"^(\.\./)+", "", text)
-    bases = [folder / base, folder] if isinstance(base, str) and base else [folder]
-    tried = [place / name for name in (text, near) for place in bases]
-    for place in tried:
-        if os.path.exists(place):  # noqa: PTH110 - as above
-            return place
-    where = " and ".join(map(str, bases))
-    raise BadRecord(
-        f"{key}: there is no {shown(value)} in {where}. Add it, or remove this line from the file."
-    )
 
 
 def _folder_places(folder: Path) -> list[tuple[str, list[Path]]]:
