@@ -73,7 +73,7 @@ def read_sources(
             raise FileNotFoundError(f"{path} {what}; --from {source_format} takes files.")
     if drop_unused:
         used = set().union(*(used_ids(path) for _, path in named))
-        options = dataclasses.replace(options, used_ids=used)
+        options = dataclasses.replace(options, used_ids=sorted(used))
     if len(image_folders) < len(named):
         image_folders = (list(image_folders) or [None]) * len(named)
     parts = []

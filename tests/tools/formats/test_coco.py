@@ -187,8 +187,12 @@ def test_a_class_is_unused_only_if_no_source_uses_it(export, converted, tmp_path
     valid, _ = export(content, "valid/_annotations.coco.json", "valid", ROBOFLOW[2])
     converted("coco", train, valid, "--drop-unused-classes")
     for split in ("train", "val"):
-        content = json.loads((tmp_path / f"out/{split}.json").read_text())
-        assert [c["name"] for c in content["categories"]] == ["cat", "dog"]
+        written = json.loads((tmp_path / f"out/{split}.json").read_text())
+        assert [c["name"] for c in written["categories"]] == ["cat", "dog"]
+    # An id that is none is no box's either.
+    content["categories"][0]["id"] = [0]
+    valid.write_text(json.dumps(content))
+    assert "dropped: animals" in converted("coco", train, valid, "--drop-unused-classes")
 
 
 TURNED = "1 x box drawn from right to left or"
