@@ -22,8 +22,7 @@ from retinanet.checks import value_text
 from retinanet.training.checkpoint import final_weights, save_checkpoint
 from retinanet.training.start import CONVENTIONS, describe_source
 from retinanet.weights import torchvision
-from retinanet.weights.read import read_trained
-from retinanet.weights.third_party import ANCHORS, coco_classes
+from retinanet.weights.read import ANCHORS, coco_classes, read_trained
 from scripts.command_line import new_parser
 
 # What else decides the detections of a checkpoint, beside the conventions of a transfer.
@@ -41,11 +40,9 @@ def main() -> None:
     parser = new_parser("convert_checkpoint", __doc__)
     parser.add_argument("source", type=Path, help=".pt, .pth or .pkl")
     parser.add_argument("target", type=Path, help="file to write; must not exist yet")
+    text = "whose layout (default: %(default)s)"
     parser.add_argument(
-        "--to",
-        choices=("retinanet", "torchvision"),
-        default="retinanet",
-        help="whose layout (default: %(default)s)",
+        "--to", choices=("retinanet", "torchvision"), default="retinanet", help=text
     )
     args = parser.parse_args()
     if args.target.exists():
@@ -81,34 +78,25 @@ def convert(source: Path, target: Path, layout: str) -> str:
         f"{model.num_classes} classes",
         f"settings   {' '.join(shown)}",
     ]
-    if layout == "retinanet":
+    if layout == "torchvision":
+        weights = torchvision.write(final_weights(state), plain, ids)
+        torch.save(weights, target)
+        lines += how_to_load(target, plain, weights)
+    else:
         save_checkpoint(target, state)
+        data = " data=custom data.root=PATH data.val_images=FOLDER data.val_annotations=FILE.json"
         if plain["data"]["val_annotations"] is not None:
             data = ""
         elif ids == coco_classes()[1]:
             data = " data=coco data.root=PATH"
-        else:
-            data = (
-                " data=custom data.root=PATH data.val_images=FOLDER data.val_annotations=FILE.json"
-            )
         lines.append(f"evaluate   python eval.py checkpoint={target}{data}")
-    else:
-        weights = torchvision.write(final_weights(state), plain, ids)
-        torch.save(weights, target)
-        lines += how_to_load(target, plain, weights)
     return "\n".join([*lines, f"written    {target}"])
 
 
 def how_to_load(
     target: Path, settings: dict[str, Any], weights: dict[str, torch.Tensor]
 ) -> list[str]:
-    """The lines of Python that load a file in torchvision's layout.
-
-    Args:
-        target: the file.
-        settings: recorded in the checkpoint that it was made from.
-        weights: in the file.
-    """
+    """The lines of Python that load a file in torchvision's layout, with weights of a model."""
     model, anchors = settings["model"], settings["anchors"]
     data, post = settings["data"], settings["postprocess"]
     a = weights["head.regression_head.bbox_reg.bias"].shape[0] // 4
@@ -118,11 +106,12 @@ def how_to_load(
     # The second version's builder sets its anchors itself.
     fixed = builder is not None and builder.endswith("v2") and not own_anchors
     if builder is None or fixed or model["fpn_channels"] != BUILDERS_CHANNELS:
+        keys = ("p6_from", "head_norm", "fpn_channels")
+        shape = " ".join(f"model.{key}={model[key]}" for key in keys)
         return [
-            f"load       torchvision has no builder for {model['backbone']} with model.p6_from="
-            f"{model['p6_from']} model.head_norm={model['head_norm']} model.fpn_channels="
-            f"{model['fpn_channels']}{' and other anchors' if fixed else ''}; make its RetinaNet "
-            f"from parts, with {K} classes"
+            f"load       torchvision has no builder for {model['backbone']} with {shape}"
+            f"{' and other anchors' if fixed else ''}; make its RetinaNet from parts, with {K} "
+            f"classes"
         ]
     last = ")" if own_anchors else f"anchor_generator={_generator(anchors)})"
     code = [

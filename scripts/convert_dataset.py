@@ -10,7 +10,6 @@ From PASCAL VOC (also LabelImg, CVAT, Label Studio, Roboflow)
   Annotations/*.xml  JPEGImages/*  ImageSets/Main/{train,val}.txt (if there)
   train/ valid/ test/  with XML files beside images, as Roboflow writes them
 
-  python -m scripts.convert_dataset --from voc --to coco VOC2012 voc-coco
   python -m scripts.convert_dataset --from voc --to coco labelimg out \\
       --corners edges --val-share 0.2
 
@@ -25,7 +24,6 @@ From YOLO (images are needed: labels do not hold their sizes)
                              images/ labels/, or images beside labels
   classes.txt or obj.names   one class a line, where there is no data.yaml
 
-  python -m scripts.convert_dataset --from yolo --to coco cells cells-coco
   python -m scripts.convert_dataset --from yolo --to coco a/data.yaml a-coco \\
       --polygons
 
@@ -34,19 +32,14 @@ From CSV (one file for each split; a header says what the columns are)
   path,x1,y1,x2,y2,class                              RetinaNet's tables
   An image without objects is a row with its name alone: empty.jpg,,,,,
 
-  python -m scripts.convert_dataset --from csv --to coco train.csv val.csv out
   python -m scripts.convert_dataset --from csv --to coco old.csv out \\
       --image-folder images --columns path,x1,y1,x2,y2,class --val-share 0.2
 
 From COCO JSON, to clean it
-  Numbers in quotes are written without, sizes that are missing are read from
-  the images, boxes drawn from right to left or from bottom to top are written
-  from their upper left corner. --base-names is for image names that lead
-  elsewhere (Label Studio), --drop-unused-classes for a class without a box
-  (Roboflow's first).
+  Numbers in quotes, missing sizes and boxes drawn from right to left or from
+  bottom to top are fixed. --base-names is for image names that lead elsewhere
+  (Label Studio), --drop-unused-classes for a class without a box (Roboflow).
 
-  python -m scripts.convert_dataset --from coco --to coco result.json out \\
-      --base-names
   python -m scripts.convert_dataset --from coco --to coco \\
       train/_annotations.coco.json valid/_annotations.coco.json out \\
       --drop-unused-classes
@@ -66,65 +59,38 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet.terminal import (
-    DEFAULT_WIDTH,
-    INTERRUPTED,
-    LABELS,
-    MISTAKES,
-    complain,
-    count,
-    show,
-    wrap,
-)
+from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, show, wrap
 from retinanet.tools.formats.convert import READERS, TARGETS, read_sources, set_aside, write
 from retinanet.tools.formats.dataset import AnnotationError, Dataset, Options
+from scripts.command_line import exit_status, new_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read, check, write, and print what comes next."""
     args = read_arguments(arguments)
-    try:
-        check_output(args)
-        show("\n".join(convert(args)))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except AnnotationError as error:
-        number, shown = len(error.lines), error.lines[: args.show]
-        more = number - len(shown)
-        shown += [f"... and {more} more (--show {number} shows them)"] * bool(more)
-        sys.stderr.write("\n".join([f"mistakes: {number}; nothing was written", *shown, ""]))
-        return 1
-    except MISTAKES as error:
-        complain(error)
-        return 1
-    return 0
+    return exit_status(lambda: convert(args))
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Formats, sources, the folder to make, and options, in any order."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.convert_dataset",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = new_parser("convert_dataset", __doc__)
+    parser.allow_abbrev = False
     add = parser.add_argument
     add("--from", dest="source_format", choices=tuple(READERS), required=True, help="what is there")
     add("--to", dest="target", required=True, help="what to write: coco or yolo")
     add("paths", nargs="+", metavar="SOURCE", help="folders (voc, yolo) or files (coco, csv)")
     add("output", type=Path, metavar="OUTPUT", help="folder to make")
-    looked = "that image names start from; once, or once for each source (default: looked for)"
-    add("--image-folder", type=Path, action="append", default=[], metavar="DIR", help=looked)
-    placing = "leave them, link or copy them into OUTPUT, or do not even look for them"
-    placing += " (default: leave to coco, link to yolo)"
-    add("--images", choices=("leave", "link", "copy", "ignore"), help=placing)
-    corners = "of voc and csv: edges counted from 0, or pixels from 1, the last inside"
-    corners += " (default: pixels for voc, edges for csv)"
-    add("--corners", choices=("edges", "pixels"), help=corners)
+    text = "that image names start from; once, or once for each source (default: looked for)"
+    add("--image-folder", type=Path, action="append", default=[], metavar="DIR", help=text)
+    text = "leave them, link or copy them into OUTPUT, or do not even look for them"
+    text += " (default: leave to coco, link to yolo)"
+    add("--images", choices=("leave", "link", "copy", "ignore"), help=text)
+    text = "of voc and csv: edges counted from 0, or pixels from 1, the last inside"
+    text += " (default: pixels for voc, edges for csv)"
+    add("--corners", choices=("edges", "pixels"), help=text)
     add("--classes", type=Path, metavar="FILE", help="one name a line, or id,name in a .csv")
     add("--columns", metavar="A,B,...", help="of a CSV file without a header")
     add("--val-share", type=float, metavar="SHARE", help="set images aside: train.json, val.json")
@@ -180,14 +146,14 @@ def check_output(args: argparse.Namespace) -> None:
             raise ValueError(f"OUTPUT {output} holds the source {source}; choose another folder.")
 
 
-def convert(args: argparse.Namespace) -> list[str]:
-    """Read and write; the lines for the screen.
+def convert(args: argparse.Namespace) -> int:
+    """Read, write and print; 1 with all that is wrong with the annotations, 0 otherwise.
 
     Raises:
-        AnnotationError: all that is wrong with the annotations.
-        ValueError: anything else that is.
+        ValueError: anything else that is wrong.
         OSError: a file cannot be read or written.
     """
+    check_output(args)
     options = Options(
         look=args.images != "ignore",
         corners=args.corners,
@@ -196,26 +162,57 @@ def convert(args: argparse.Namespace) -> list[str]:
         polygons=args.polygons,
         base_names=args.base_names,
     )
-    dataset = read_sources(
-        args.source_format,
-        args.paths,
-        options,
-        args.image_folder,
-        drop_unused=args.drop_unused_classes,
-    )
-    if args.val_share is not None:
-        set_aside(dataset, args.val_share, args.seed)
-    lines = describe(dataset, args.source_format)
-    notes = write(
-        dataset,
-        args.target,
-        args.output,
-        images=args.images,
-        keep_crowd=args.crowd == "object",
-        overwrite=args.overwrite,
-    )
-    for what, number in {**dataset.notes, **notes}.items():
-        lines.append(paragraph("note", f"{number} x {what}" if number else what))
+    try:
+        dataset = read_sources(
+            args.source_format,
+            args.paths,
+            options,
+            args.image_folder,
+            drop_unused=args.drop_unused_classes,
+        )
+        if args.val_share is not None:
+            set_aside(dataset, args.val_share, args.seed)
+        notes = write(
+            dataset,
+            args.target,
+            args.output,
+            images=args.images,
+            keep_crowd=args.crowd == "object",
+            overwrite=args.overwrite,
+        )
+        dataset.notes.update(notes)
+    except AnnotationError as error:
+        number, lines = len(error.lines), error.lines[: args.show]
+        if number > args.show:
+            lines.append(f"... and {number - args.show} more (--show {number} shows them)")
+        sys.stderr.write("\n".join([f"mistakes: {number}; nothing was written", *lines, ""]))
+        return 1
+    rows = [*describe(dataset, args), ("written", str(args.output))]
+    lines = [
+        line for title, text in rows for line in wrap(f"{title:<{LABELS}}{text}", DEFAULT_WIDTH)
+    ]
+    return show("\n".join([*lines, "", *what_next(dataset, args)]))
+
+
+def describe(dataset: Dataset, args: argparse.Namespace) -> list[tuple[str, str]]:
+    """What was read, changed and written, as titles and texts."""
+    rows = []
+    for split in dataset.splits:
+        boxes = [box for image in split.images for box in image.boxes]
+        empty = sum(not image.boxes for image in split.images)
+        crowd = sum(box.crowd for box in boxes)
+        text = f"{args.source_format}: {split.name}: {count(len(split.images), 'image')} ({empty} "
+        text += f"without boxes), {count(len(boxes), 'box')}"
+        rows.append(("read", text + f", {crowd} of them crowds" * bool(crowd)))
+    names = list(dataset.class_ids)
+    used = {box.class_name for box in dataset.boxes()}
+    unused = [name for name in names if name not in used]
+    rows.append(("classes", f"{len(names)}: {', '.join(names[:10])}" + ", ..." * (len(names) > 10)))
+    if unused:
+        shown = ", ".join(unused[:5]) + ", ..." * (len(unused) > 5)
+        rows.append(("note", f"{count(len(unused), 'class')} without a box: {shown}"))
+    for what, number in dataset.notes.items():
+        rows.append(("note", f"{number} x {what}" if number else what))
     number = sum(len(split.images) for split in dataset.splits)
     where = {
         "link": f"{count(number, 'link')} in {args.output}, to where they are",
@@ -223,71 +220,36 @@ def convert(args: argparse.Namespace) -> list[str]:
         "leave": "where they were",
         "ignore": "not looked for",
     }
-    lines.append(paragraph("images", where[args.images]))
-    lines += [paragraph("written", str(args.output)), ""]
-    return lines + what_next(dataset, args)
-
-
-def describe(dataset: Dataset, source_format: str) -> list[str]:
-    """What was read."""
-    lines = []
-    for split in dataset.splits:
-        boxes = [box for image in split.images for box in image.boxes]
-        empty = sum(not image.boxes for image in split.images)
-        crowd = sum(box.crowd for box in boxes)
-        text = f"{source_format}: {split.name}: {count(len(split.images), 'image')} ({empty} "
-        text += f"without boxes), {count(len(boxes), 'box')}"
-        lines.append(paragraph("read", text + f", {crowd} of them crowds" * bool(crowd)))
-    names = list(dataset.class_ids)
-    shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
-    lines.append(paragraph("classes", f"{len(names)}: {shown}"))
-    used = Counter(box.class_name for box in dataset.boxes())
-    unused = [name for name in names if name not in used]
-    if unused:
-        shown = ", ".join(unused[:5]) + ", ..." * (len(unused) > 5)
-        lines.append(paragraph("note", f"{count(len(unused), 'class')} without a box: {shown}"))
-    return lines
+    return [*rows, ("images", where[args.images])]
 
 
 def what_next(dataset: Dataset, args: argparse.Namespace) -> list[str]:
     """How to use what was written."""
-    output = args.output
+    output, text = args.output, ""
+    roots = {split.name: split.root.resolve() for split in dataset.splits}
     if args.target == "yolo":
         text = f"{output}/data.yaml describes it to YOLO's trainers."
         if args.images in ("leave", "ignore"):
             text = f"labels are of no use without images; put them into {output}/images/SPLIT."
-        return [paragraph("next", text)]
-    roots = {split.name: split.root.resolve() for split in dataset.splits}
-    if not {"train", "val"} <= roots.keys():
+    elif not {"train", "val"} <= roots.keys():
         text = (
             f"train.py needs train.json and val.json; this made {', '.join(sorted(roots))}. Name "
             f"the sources, train=PATH val=PATH, or set images aside with --val-share 0.2."
         )
-        return [paragraph("next", text)]
+    if text:
+        return wrap(f"{'next':<{LABELS}}{text}", DEFAULT_WIDTH)
     typed = ["data=custom", f"data.root={output}"]
     for name in ("train", "val"):
         root = f"images/{name}" if args.images in ("link", "copy") else roots[name]
         typed += [f"data.{name}_images={root}", f"data.{name}_annotations={name}.json"]
-    return [
-        "What is odd about it: python -m scripts.check_data with these settings.",
-        command("python train.py", [*typed, "model=resnet50"]),
-    ]
-
-
-def command(program: str, typed: Sequence[str]) -> str:
-    """A command for the shell, in lines."""
-    lines = [program]
-    for word in map(shlex.quote, typed):
+    lines = ["python train.py"]
+    for word in map(shlex.quote, [*typed, "model=resnet50"]):
         if len(lines[-1]) + len(word) < DEFAULT_WIDTH - 3:
             lines[-1] += f" {word}"
         else:
             lines.append(f"    {word}")
-    return " \\\n".join(lines)
-
-
-def paragraph(title: str, text: str) -> str:
-    """A line with its title, wrapped."""
-    return "\n".join(wrap(f"{title:<{LABELS}}{text}", DEFAULT_WIDTH))
+    check = "What is odd about it: python -m scripts.check_data with these settings."
+    return [check, " \\\n".join(lines)]
 
 
 if __name__ == "__main__":

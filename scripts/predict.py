@@ -35,14 +35,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from tqdm import tqdm
 
 from retinanet.signals import postponed
 from retinanet.terminal import DEFAULT_WIDTH, count, has_bar, show, wrap
-from retinanet.tools.image_files import describe_kinds, find_photos
+from retinanet.tools.image_files import describe_suffixes, find_images
 from retinanet.tools.predict.detector import Detector, load
 from retinanet.tools.predict.files import RECORD, is_ours
 from retinanet.tools.predict.predict import Prediction
@@ -58,23 +57,16 @@ SHOWN = 10
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict; 1 when an image could not be read, or nothing could be done."""
     parser = new_parser("predict", __doc__)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
-    parser.add_argument(
-        "--output", type=Path, default=Path("predictions"), help="folder (default: %(default)s)"
-    )
-    parser.add_argument("--score", type=read_score, default="auto", help="auto, or 0 to 1")
-    parser.add_argument(
-        "--draw", action=argparse.BooleanOptionalAction, default=True, help="default: --draw"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="auto: bf16 where the device multiplies in it",
-    )
-    parser.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT")
+    add("images", nargs="+", metavar="IMAGE")
+    add("--output", type=Path, default=Path("predictions"), help="folder (default: %(default)s)")
+    add("--score", type=read_score, default="auto", help="auto, or 0 to 1")
+    add("--draw", action=argparse.BooleanOptionalAction, default=True, help="default: --draw")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    text = "auto: bf16 where the device multiplies in it"
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help=text)
+    add("--batch-size", type=int, default=8, help="default: %(default)s")
     args = parser.parse_intermixed_args(arguments)
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
@@ -94,7 +86,7 @@ def read_score(text: str) -> float | str:
 
 def predict(args: argparse.Namespace) -> int:
     """Detect on every image, write the files, log what was done; the exit status."""
-    images = find_photos(args.images, skip=is_ours)
+    images = find_images(args.images, skip=is_ours)
     try:
         detector = load(args.checkpoint, args.device, args.precision)
     except torch.OutOfMemoryError as error:
@@ -102,7 +94,7 @@ def predict(args: argparse.Namespace) -> int:
         raise MemoryError(text) from error
     job = Prediction(detector, images, args.output, draw=args.draw)
     data = detector.settings.data
-    left_out = f"; left out: {describe_kinds(images.left_out)}" if images.left_out else ""
+    left_out = f"; left out: {describe_suffixes(images.left_out)}" if images.left_out else ""
     log(
         f"checkpoint {args.checkpoint}: {detector.settings.model.backbone}, "
         f"{count(len(detector.names), 'class')}, shorter side {data.min_size} px; "
@@ -113,17 +105,10 @@ def predict(args: argparse.Namespace) -> int:
     letters = check_letters(detector.names, detector.category_ids) if args.draw else None
     if letters is not None:
         log(f"note       {letters}")
-    about = {
-        "checkpoint": str(args.checkpoint),
-        "device": str(detector.device),
-        "precision": detector.precision,
-        "score": args.score,
-        "scores": dict(zip(detector.names, detector.min_scores(args.score).tolist(), strict=True)),
-    }
     try:
-        run(job, args, about)
+        run(job, args)
     except KeyboardInterrupt:
-        log(f"stopped    after {len(job.results)} of {len(images.paths)} images")
+        log(f"stopped    after {len(job.detections)} of {len(images.paths)} images")
         log_results(job)
         raise
     except torch.OutOfMemoryError as error:
@@ -132,8 +117,17 @@ def predict(args: argparse.Namespace) -> int:
     return 1 if job.failed else 0
 
 
-def run(job: Prediction, args: argparse.Namespace, about: dict[str, object]) -> None:
+def run(job: Prediction, args: argparse.Namespace) -> None:
     """The detecting, behind a bar on a terminal, else with a line now and then."""
+    detector = job.detector
+    scores = detector.min_scores(args.score).tolist()
+    about = {
+        "checkpoint": str(args.checkpoint),
+        "device": str(detector.device),
+        "precision": detector.precision,
+        "score": args.score,
+        "scores": dict(zip(detector.names, scores, strict=True)),
+    }
     total, start = len(job.names), time.monotonic()
     logged = start
     with (
@@ -149,8 +143,8 @@ def run(job: Prediction, args: argparse.Namespace, about: dict[str, object]) -> 
                 logged = now
                 rate = number / (now - start)
                 minutes = (total - number) / rate / 60
-                line = f"{number} of {total} images, {rate:.1f} images/s, {minutes:.0f} min left"
-                log(" " * 11 + line)
+                text = f"{number} of {total} images, {rate:.1f} images/s, {minutes:.0f} min left"
+                log(" " * 11 + text)
             check()
 
         job.run(score=args.score, batch_size=args.batch_size, about=about, after_each=after_each)
@@ -168,37 +162,37 @@ def describe_score(score: float | str, detector: Detector) -> str:
             f"another --score may suit it better"
         )
     rows = [f"{name} {one:.2f}" for name, one in zip(detector.names, minimum, strict=True)]
-    return f"of best F1 on the validation set: {_first(rows)}"
+    return f"of best F1 on the validation set: {first_of(rows)}"
 
 
 def log_results(job: Prediction) -> None:
     """What was detected, how fast, where it is, and which images could not be read."""
-    counts = Counter(int(label) for result in job.results for label in result.labels)
-    rows = [f"{job.detector.names[label]} {number}" for label, number in counts.most_common()]
-    num_with = sum(len(result.scores) > 0 for result in job.results)
-    log(
-        f"detections {job.num_detections} in {num_with} of {count(len(job.results), 'image')}"
-        + (f": {_first(rows)}" if rows else "")
-    )
-    log(f"speed      {len(job.results) / max(job.seconds, 1e-9):.1f} images/s")
+    results = job.detections.values()
+    counts = Counter(name for result in results for name in result.names)
+    rows = [f"{name} {number}" for name, number in counts.most_common()]
+    num_with = sum(len(result.scores) > 0 for result in results)
+    text = f": {first_of(rows)}" if rows else ""
+    log(f"detections {job.num_detections} in {num_with} of {count(len(results), 'image')}{text}")
+    log(f"speed      {len(results) / max(job.seconds, 1e-9):.1f} images/s")
     drawn = " drawn/" if job.drawn else ""
     log(f"files      {job.output}: detections.json coco.json detections.csv{drawn}")
     if job.failed:
-        messages = list(job.failed.values())
-        what = count(len(messages), "image")
-        log(f"unreadable {what}, listed in {job.output / RECORD}", sys.stderr)
-        more = [f"... {len(messages) - SHOWN} more"] if len(messages) > SHOWN else []
-        for message in [*messages[:SHOWN], *more]:
-            log(" " * 11 + message, sys.stderr)
+        lines = [f"unreadable {count(len(job.failed), 'image')}, listed in {job.output / RECORD}"]
+        lines += [" " * 11 + message for message in [*job.failed.values()][:SHOWN]]
+        if len(job.failed) > SHOWN:
+            lines.append(f"{' ' * 11}... {len(job.failed) - SHOWN} more")
+        for line in lines:
+            show("\n".join(wrap(line, DEFAULT_WIDTH)), sys.stderr)
 
 
-def _first(rows: Sequence[str]) -> str:
+def first_of(rows: Sequence[str]) -> str:
+    """The first rows of a list, in a line."""
     return ", ".join([*rows[:SHOWN], *(["..."] if len(rows) > SHOWN else [])])
 
 
-def log(line: str, stream: TextIO | None = None) -> None:
+def log(line: str) -> None:
     """Show within the width of the screen."""
-    show("\n".join(wrap(line, DEFAULT_WIDTH)), stream)
+    show("\n".join(wrap(line, DEFAULT_WIDTH)))
 
 
 if __name__ == "__main__":

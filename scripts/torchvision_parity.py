@@ -20,7 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms.functional import pil_to_tensor
 
 from retinanet.tools.predict.detector import Detector, ImageDetections, load
-from retinanet.weights.third_party import coco_classes
+from retinanet.weights.read import coco_classes
 
 VERSIONS = ("v1", "v2")
 # Spread of the class logits and their mean: one pair in some thousands above the threshold.

@@ -19,7 +19,9 @@ from retinanet import Detector, build, load
 from retinanet.boxes import encode_boxes
 from retinanet.build import recorded_settings
 from retinanet.cli.main import composer
+from retinanet.data.loader import padded_size
 from retinanet.evaluation.thresholds import DEFAULT_SCORE
+from retinanet.tools.predict.detector import WAITING_BATCHES, Resized, in_batches, read_pixels
 from retinanet.tools.report.boxes import DRAWN_SCORE
 from scripts import predict
 
@@ -184,6 +186,67 @@ def test_results_come_while_images_are_still_made(detector):
     assert len(list(found)) == 39
 
 
+def test_a_rare_size_does_not_wait_for_ever():
+    pixels = [torch.zeros(3, 50, 20), *(torch.zeros(3, 20 + 32 * (i % 7), 20) for i in range(99))]
+    images = [Resized(i, one, (9, 9)) for i, one in enumerate(pixels)]
+    groups = list(in_batches(iter(images), 3))
+    assert max(map(len, groups)) == 3
+    for group in groups:
+        assert len({tuple(padded_size(np.array(i.pixels.shape[1:]))) for i in group}) == 1
+    indices = [image.index for group in groups for image in group]
+    assert sorted(indices) == list(range(100))
+    assert indices.index(0) <= 3 * WAITING_BATCHES
+
+
+def test_processes_that_read_ahead_report_the_same_errors(detector, images, tmp_path):
+    (tmp_path / "b.jpg").write_text("no image")
+    rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    wanted = [tmp_path / "b.jpg", tmp_path / "gone.jpg", images / "0.png", rgb[:, ::-1]]
+    alone = dict(detector.outcomes(wanted, score=0))
+    ahead = dict(detector.outcomes(wanted, score=0, workers=2))
+    assert alone.keys() == ahead.keys() == {0, 1, 2, 3}
+    for i, kind in enumerate((ValueError, FileNotFoundError)):
+        assert isinstance(alone[i], kind)
+        assert repr(alone[i]) == repr(ahead[i])
+    for i in (2, 3):
+        assert alone[i].size == ahead[i].size
+        assert torch.equal(alone[i].boxes, ahead[i].boxes)
+        assert len(alone[i].scores)
+
+
+# What an image may be
+
+
+def test_a_file_an_image_an_array_and_a_tensor_have_the_same_pixels(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(rgb).save(path, exif=exif)
+    with Image.open(path) as image:
+        turned = np.rot90(rgb, -1)  # strides are negative
+        tensor = torch.from_numpy(turned.copy()).permute(2, 0, 1)
+        for same in (path, str(path), image, turned, tensor):
+            assert torch.equal(read_pixels(same), tensor)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 5), np.uint8), r"array \(H, W, 3\) of uint8 .* got \(4, 5\) of uint8"),
+        (np.zeros((3, 4, 5), np.uint8), r"got \(3, 4, 5\) of uint8"),
+        (np.zeros((4, 5, 3)), r"got \(4, 5, 3\) of float64"),
+        (np.zeros((0, 5, 3), np.uint8), r"got \(0, 5, 3\)"),
+        (torch.zeros(4, 5, 3, dtype=torch.uint8), r"tensor \(3, H, W\) .* got \(4, 5, 3\)"),
+        (torch.zeros(3, 4, 5), r"got \(3, 4, 5\) of torch.float32"),
+        (7, "a path, an image of Pillow, an array or a tensor"),
+    ],
+)
+def test_other_arrays_and_types_are_refused(image, message):
+    with pytest.raises(TypeError if isinstance(image, int) else ValueError, match=message):
+        read_pixels(image)
+
+
 def test_one_image_without_a_list_is_refused(detector):
     for image in ("a.jpg", Path("a.jpg"), np.zeros((4, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="give a list of images"):
@@ -331,9 +394,8 @@ def test_predicting_again_replaces_and_does_not_look_at_its_own_files(
     ("arguments", "message"),
     [
         (["nowhere.pt", "IMAGES"], "no checkpoint nowhere.pt"),
-        (["CHECKPOINT", "nowhere"], "no photo or folder nowhere"),
+        (["CHECKPOINT", "nowhere"], "no image or folder nowhere"),
         (["CHECKPOINT", "IMAGES", "--output", "IMAGES"], "exists and holds no predictions"),
-        (["IMAGES", "IMAGES"], "no checkpoint"),
         (["CHECKPOINT", "IMAGES", "--output", "/proc/x"], "cannot write into --output /proc/x"),
         (["CHECKPOINT", "IMAGES", "--output", "FILE/out"], "cannot write into --output"),
     ],

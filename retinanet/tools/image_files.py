@@ -1,4 +1,4 @@
-"""Photos as people name them: files, folders, patterns and lists."""
+"""Images as people name them: files, folders, patterns and lists."""
 
 from __future__ import annotations
 
@@ -16,34 +16,24 @@ from PIL import Image
 # Formats of photos and drawings that :func:`retinanet.data.images.read_image` takes. Pillow opens
 # others too, such as icons and films: files of those are read where they are named one by one.
 FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "WEBP",
-    "AVIF",
-    "JPEG2000",
-    "TIFF",
-    "BMP",
-    "DIB",
-    "GIF",
-    "PPM",
-    "TGA",
+    *("JPEG", "MPO", "PNG", "WEBP", "AVIF", "JPEG2000"),
+    *("TIFF", "BMP", "DIB", "GIF", "PPM", "TGA"),
 )
 # What makes a name a pattern, as in a shell.
 MAGIC = re.compile(r"[*?[]")
-# Kinds of other files that are named where photos were looked for.
-SHOWN_KINDS = 4
+# Suffixes of other files that are named where images were looked for.
+SHOWN_SUFFIXES = 4
 
 Skip = Callable[[Path], bool]
 
 
 @dataclass(slots=True)
-class Photos:
-    """What was found."""
+class ImageFiles:
+    """The images that arguments of a command line name."""
 
     paths: list[Path]  # as named, in the natural order of their absolute names, each file once
     root: Path  # absolute; all of them are below it
-    left_out: Counter[str]  # suffix -> files in the folders that are no photos
+    left_out: Counter[str]  # suffix -> files in the folders that are no images
 
     @property
     def names(self) -> list[str]:
@@ -53,16 +43,16 @@ class Photos:
 
 @functools.cache
 def suffixes() -> tuple[str, ...]:
-    """Ends of file names, in small letters, by which photos are known in folders."""
+    """Ends of file names, in small letters, by which images are known in folders."""
     return tuple(sorted(s for s, kind in Image.registered_extensions().items() if kind in FORMATS))
 
 
-def find_photos(arguments: Sequence[str], skip: Skip = lambda _: False) -> Photos:
-    """The photos that arguments of a command line name.
+def find_images(arguments: Sequence[str], skip: Skip = lambda _: False) -> ImageFiles:
+    """The images that arguments of a command line name.
 
     A file is taken whatever its suffix. Folders are searched with all folders below them, links to
     folders followed; hidden files and folders are left out, and so are files whose suffix is not
-    that of a photo. A pattern such as ``"day*/**/*.jpg"`` stands for what it matches, ``@FILE``
+    that of an image. A pattern such as ``"day*/**/*.jpg"`` stands for what it matches, ``@FILE``
     for the lines of a text file.
 
     Args:
@@ -71,21 +61,40 @@ def find_photos(arguments: Sequence[str], skip: Skip = lambda _: False) -> Photo
 
     Raises:
         FileNotFoundError: one of them names nothing.
-        ValueError: one of them names no photo.
+        ValueError: one of them names no image.
     """
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     roots: list[Path] = []
     left_out: Counter[str] = Counter()
     for argument, origin in _lines(arguments):
-        paths, root, others = _resolve(argument, origin, skip)
-        if not paths:
-            raise ValueError(_nothing(argument, origin, others))
-        roots.append(root)
+        path, magic = Path(argument), MAGIC.search(argument)
+        if os.path.lexists(path) and not path.is_dir():
+            base, files, kept = path.parent, [path], [path]
+        else:
+            if path.is_dir():
+                what, base, files = "folder", path, list(walk(path, skip))
+            elif magic:
+                what, base = "pattern", Path(argument[: magic.start()] + "x").parent
+                files = list(_match(argument, base, skip))
+            else:
+                raise FileNotFoundError(
+                    f"no image or folder {argument}{origin}; a pattern has * or ?, in quotes."
+                )
+            kept = [file for file in files if file.suffix.lower() in suffixes()]
+        others = Counter(file.suffix.lower() for file in files)
+        others -= Counter(file.suffix.lower() for file in kept)
+        if not kept:
+            has = f"; it has {describe_suffixes(others)}" if others else ""
+            raise ValueError(
+                f"no image in the {what} {argument}{origin}{has}. Images end in "
+                f"{' '.join(suffixes())}."
+            )
+        roots.append(_absolute(base))
         left_out += others
-        for path in paths:
-            found.setdefault(os.path.realpath(path), path)
-    paths = sorted(found.values(), key=lambda path: natural_key(_absolute(path)))
-    return Photos(paths, Path(os.path.commonpath(roots)), left_out)
+        for file in kept:
+            images.setdefault(os.path.realpath(file), file)
+    paths = sorted(images.values(), key=lambda path: natural_key(_absolute(path)))
+    return ImageFiles(paths, Path(os.path.commonpath(roots)), left_out)
 
 
 def natural_key(path: Path) -> tuple[object, ...]:
@@ -97,11 +106,11 @@ def natural_key(path: Path) -> tuple[object, ...]:
     return numbers, path.parts
 
 
-def describe_kinds(counts: Counter[str]) -> str:
+def describe_suffixes(counts: Counter[str]) -> str:
     """``12 .heic, 3 .txt``: suffixes and how many files have them, the most frequent first."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    kinds = [f"{count} {suffix or 'without suffix'}" for suffix, count in ranked[:SHOWN_KINDS]]
-    return ", ".join(kinds) + (", ..." if len(ranked) > SHOWN_KINDS else "")
+    texts = [f"{count} {suffix or 'without suffix'}" for suffix, count in ranked[:SHOWN_SUFFIXES]]
+    return ", ".join(texts) + (", ..." if len(ranked) > SHOWN_SUFFIXES else "")
 
 
 def _lines(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -112,59 +121,21 @@ def _lines(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             continue
         file = Path(argument[1:])
         if not file.is_file():
-            raise FileNotFoundError(f"no file {file}; @FILE is a text file with a photo per line.")
+            raise FileNotFoundError(f"no file {file}; @FILE is a text file with an image per line.")
         # Names that are not UTF-8 go through, as they do on a command line.
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
         lines = [(line.strip(), n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         if not lines:
-            raise ValueError(f"{file} is empty; @FILE is a text file with a photo per line.")
+            raise ValueError(f"{file} is empty; @FILE is a text file with an image per line.")
         yield from ((line, f" (line {number} of {file})") for line, number in lines)
 
 
-def _resolve(argument: str, origin: str, skip: Skip) -> tuple[list[Path], Path, Counter[str]]:
-    """Photos of one argument, the absolute folder they are below, and suffixes left out."""
-    path = Path(argument)
-    if path.is_dir():
-        return _search(path, skip, path)
-    if os.path.lexists(path):
-        return [path], _absolute(path.parent), Counter()
-    magic = MAGIC.search(argument)
-    if magic is None:
-        raise FileNotFoundError(
-            f"no photo or folder {argument}{origin}; a pattern has * or ?, in quotes."
-        )
-    return _match(argument, Path(argument[: magic.start()] + "x").parent, skip)
-
-
-def _match(pattern: str, base: Path, skip: Skip) -> tuple[list[Path], Path, Counter[str]]:
-    """What a pattern stands for; folders that it matches are searched."""
-    paths: list[Path] = []
-    left_out: Counter[str] = Counter()
+def _match(pattern: str, base: Path, skip: Skip) -> Iterator[Path]:
+    """Files that a pattern stands for; folders that it matches are searched."""
     for match in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207 - no hidden files
-        above = [match, *match.parents]
-        if any(skip(folder) for folder in above[: len(match.parts) - len(base.parts)]):
-            continue
-        if match.is_dir():
-            found, _, others = _search(match, skip, base)
-            paths += found
-            left_out += others
-        elif match.suffix.lower() in suffixes():
-            paths.append(match)
-        else:
-            left_out[match.suffix.lower()] += 1
-    return paths, _absolute(base), left_out
-
-
-def _search(top: Path, skip: Skip, root: Path) -> tuple[list[Path], Path, Counter[str]]:
-    """Photos of a folder and those below it; ``root`` is handed through, absolute."""
-    paths: list[Path] = []
-    left_out: Counter[str] = Counter()
-    for file in walk(top, skip):
-        if file.suffix.lower() in suffixes():
-            paths.append(file)
-        else:
-            left_out[file.suffix.lower()] += 1
-    return paths, _absolute(root), left_out
+        below = [match, *match.parents][: len(match.parts) - len(base.parts)]
+        if not any(map(skip, below)):
+            yield from walk(match, skip) if match.is_dir() else [match]
 
 
 def walk(top: Path, skip: Skip = lambda _: False) -> Iterator[Path]:
@@ -199,11 +170,3 @@ def walk(top: Path, skip: Skip = lambda _: False) -> Iterator[Path]:
 def _absolute(path: Path) -> Path:
     """Without ``..``; links stay what they are."""
     return Path(os.path.abspath(path))  # noqa: PTH100
-
-
-def _nothing(argument: str, origin: str, left_out: Counter[str]) -> str:
-    """Why an argument that exists names no photo."""
-    others = f"; it has {describe_kinds(left_out)}" if left_out else ""
-    known = " ".join(suffixes())
-    what = "folder" if Path(argument).is_dir() else "pattern"
-    return f"no photo in the {what} {argument}{origin}{others}. Photos end in {known}."

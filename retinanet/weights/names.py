@@ -64,6 +64,11 @@ TORCHVISION = [
     ("head.box.convs.{}.", "head.regression_head.conv.{}.0."),
     ("head.box.norms.{}.", "head.regression_head.conv.{}.1."),
     ("head.box.pred.", "head.regression_head.bbox_reg."),
+    # Before 0.13, as in the published file, a convolution was no block with a norm.
+    *((f"fpn.lateral.c{i}.", f"backbone.fpn.inner_blocks.{i - 3}.") for i in (3, 4, 5)),
+    *((f"fpn.output.p{i}.", f"backbone.fpn.layer_blocks.{i - 3}.") for i in (3, 4, 5)),
+    ("head.cls.convs.{}.", "head.classification_head.conv.#{}."),  # after counted_alone()
+    ("head.box.convs.{}.", "head.regression_head.conv.#{}."),
     # MobileNetV2's layers have no names but numbers.
     ("backbone.features.{}.", "backbone.body.{}."),
     ("backbone.", "backbone.body."),

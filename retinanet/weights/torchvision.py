@@ -11,7 +11,7 @@ from retinanet.checks import value_text
 from retinanet.model.heads import prior_bias
 from retinanet.weights.names import TORCHVISION as NAMES
 from retinanet.weights.names import rename
-from retinanet.weights.third_party import COCO_CHANNELS, coco_classes
+from retinanet.weights.read import COCO_CHANNELS, coco_classes
 
 # Score of a class that does not exist, in a written model.
 NEVER = 1e-8
@@ -45,12 +45,12 @@ def write(
     }
     for key in (key for key, refused in cannot.items() if refused):
         group, name = key.split(".")
-        beside = ""
-        if key == "model.head_channels":
-            beside = f" with model.fpn_channels={model['fpn_channels']}"
+        value = value_text(settings[group][name])
+        if name == "head_channels":
+            value += f" with model.fpn_channels={model['fpn_channels']}"
         raise ValueError(
-            f"torchvision's RetinaNet cannot have {key}={value_text(settings[group][name])}"
-            f"{beside}, so this checkpoint cannot be written for it."
+            f"torchvision's RetinaNet cannot have {key}={value}, so this checkpoint cannot be "
+            f"written for it."
         )
     if ids == coco_classes()[1]:
         weights = dict(weights)

@@ -18,7 +18,7 @@ from retinanet.data.images import read_image
 from retinanet.data.loader import padded_size
 from retinanet.data.transforms import resize, resized_size
 from retinanet.tools.export.write import Shape
-from retinanet.tools.image_files import find_photos
+from retinanet.tools.image_files import find_images
 from retinanet.tools.predict.detector import Detector
 
 # Images of a folder that are looked at: enough for several sizes, few enough to wait for.
@@ -50,7 +50,7 @@ def choose(given: Sequence[Path], detector: Detector, folder: Path) -> tuple[lis
 
     def sample(path: Path) -> list[Path]:
         """A file, or images of a folder from its first name to its last."""
-        paths = find_photos([str(path)]).paths
+        paths = find_images([str(path)]).paths
         rows = np.linspace(0, len(paths) - 1, min(MAX_OF_FOLDER, len(paths))).round().astype(int)
         return [paths[row] for row in rows.tolist()]
 

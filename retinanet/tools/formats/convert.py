@@ -18,7 +18,7 @@ from retinanet.tools.formats.dataset import (
     Errors,
     Options,
     Split,
-    name_problem,
+    check_name,
     progress,
     split_name,
 )
@@ -51,7 +51,7 @@ def read_sources(
     Raises:
         AnnotationError: everything that is wrong.
         FileNotFoundError: a source, or the folder of its images, is not there.
-        ValueError: two sources give the same split, or the same class other ids.
+        ValueError: sources clash in a split or the id of a class.
     """
     if len(image_folders) not in (0, 1, len(sources)):
         raise ValueError(
@@ -61,12 +61,15 @@ def read_sources(
     for folder in image_folders:
         if not folder.is_dir() and options.look:
             raise FileNotFoundError(f"there is no image folder {folder}.")
-    named = [_split_and_path(source) for source in sources]
-    if source_format in ("coco", "csv"):
-        for _, path in named:
-            if not path.is_file():
-                what = "is a folder" if path.is_dir() else "does not exist"
-                raise FileNotFoundError(f"{path} {what}; --from {source_format} takes files.")
+    named: list[tuple[str, Path]] = []
+    for source in sources:
+        name, mark, path = source.partition("=")
+        if not mark or not re.fullmatch(r"[\w-]+", name) or Path(source).exists():
+            name, path = "", source
+        named.append((name, Path(path)))
+        if source_format in ("coco", "csv") and not Path(path).is_file():
+            what = "is a folder" if Path(path).is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}; --from {source_format} takes files.")
     if drop_unused:
         used = set().union(*(used_ids(path) for _, path in named))
         options = dataclasses.replace(options, used_ids=sorted(used))
@@ -75,23 +78,16 @@ def read_sources(
     parts = []
     for (name, path), folder in zip(named, image_folders, strict=True):
         part = READERS[source_format](path, dataclasses.replace(options, image_folder=folder))
-        if name is not None and len(part.splits) == 1:
-            part.splits[0].name = name
+        if name and len(part.splits) == 1:
+            part.splits[0].name = split_name(name)
         parts.append(part)
     return _merged(parts)
 
 
-def _split_and_path(source: str) -> tuple[str | None, Path]:
-    name, mark, path = source.partition("=")
-    if mark and re.fullmatch(r"[\w-]+", name) and not Path(source).exists():
-        return split_name(name), Path(path)
-    return None, Path(source)
-
-
 def _merged(parts: Sequence[Dataset]) -> Dataset:
     """Several sources as one data set; refuses two splits of one name, and clashes of ids."""
-    splits = [split for part in parts for split in part.splits]
-    for name, times in Counter(split.name for split in splits).items():
+    whole = Dataset([split for part in parts for split in part.splits], {})
+    for name, times in Counter(split.name for split in whole.splits).items():
         if leaves_folder(name) or len(Path(name).parts) != 1:
             raise ValueError(
                 f"the split {name!a} names files, so it may not be empty or have folders in it."
@@ -100,40 +96,34 @@ def _merged(parts: Sequence[Dataset]) -> Dataset:
             raise ValueError(
                 f"two sources give the split {name}; name them as in train=a.json val=b.json."
             )
-    notes: Counter[str] = Counter()
-    for part in parts:
-        notes.update(part.notes)
-    flat = sum(min(box.xywh[2:]) <= 0 for part in parts for box in part.boxes())
-    if flat:
-        notes["box without width or height, which train.py never trains on"] = flat
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
-    for name, number in (pair for part in parts for pair in part.class_ids.items()):
-        if ids.setdefault(name, number) != number:
-            raise ValueError(
-                f"the class {name!a} has id {ids[name]} in one source and {number} in another; "
-                f"correct one list of classes."
-            )
-        if names.setdefault(number, name) != name:
-            raise ValueError(
-                f"the classes {[names[number], name]} have the same id {number}; correct one list."
-            )
+    for part in parts:
+        whole.notes.update(part.notes)
+        for name, number in part.class_ids.items():
+            if ids.setdefault(name, number) != number:
+                raise ValueError(
+                    f"the class {name!a} has id {ids[name]} in one source and {number} in "
+                    f"another; correct one list of classes."
+                )
+            if names.setdefault(number, name) != name:
+                both = [names[number], name]
+                raise ValueError(f"the classes {both} have the same id {number}; correct one list.")
+    flat = sum(min(box.xywh[2:]) <= 0 for box in whole.boxes())
+    if flat:
+        whole.notes["box without width or height, which train.py never trains on"] = flat
     # Where nothing lists the classes: ids from 1 in alphabetical order.
-    used = sorted({box.class_name for part in parts for box in part.boxes()})
-    ids = {names[i]: i for i in sorted(names)} or {name: row for row, name in enumerate(used, 1)}
+    used = sorted({box.class_name for box in whole.boxes()})
+    whole.class_ids = {names[i]: i for i in sorted(names)}
+    whole.class_ids = whole.class_ids or {name: row for row, name in enumerate(used, 1)}
     for name in used:
-        if name not in ids:
+        if name not in whole.class_ids:
             raise ValueError(f"the class {shown(name)} is not in the list of classes; add it.")
-    return Dataset(splits, ids, notes)
+    return whole
 
 
 def set_aside(dataset: Dataset, share: float, seed: int) -> None:
-    """Make ``train`` and ``val`` of a data set with one part, by chance.
-
-    Args:
-        dataset: changed in place.
-        share: of the images for validation, above 0 and below 1.
-        seed: the same one chooses the same images.
+    """Divide a data set with one part into ``train`` and ``val``, by chance and in place.
 
     Raises:
         ValueError: it has several parts, or too few images.
@@ -142,16 +132,18 @@ def set_aside(dataset: Dataset, share: float, seed: int) -> None:
         names = ", ".join(split.name for split in dataset.splits)
         raise ValueError(f"--val-share divides one part, but there are {names}; leave it out.")
     whole = dataset.splits[0]
-    num_val = round(share * len(whole.images))
-    if not 0 < num_val < len(whole.images):
+    num_images = len(whole.images)
+    num_val = round(share * num_images)
+    if not 0 < num_val < num_images:
         raise ValueError(
-            f"--val-share {share:g} of {len(whole.images)} images leaves one part empty; choose "
-            f"another share."
+            f"--val-share {share:g} of {num_images} images leaves one part empty; choose another "
+            f"share."
         )
-    chosen = set(random.Random(seed).sample(range(len(whole.images)), num_val))
-    val = [image for row, image in enumerate(whole.images) if row in chosen]
-    train = [image for row, image in enumerate(whole.images) if row not in chosen]
-    dataset.splits = [Split("train", whole.root, train), Split("val", whole.root, val)]
+    chosen = set(random.Random(seed).sample(range(num_images), num_val))
+    parts = {"train": [], "val": []}
+    for row, image in enumerate(whole.images):
+        parts["val" if row in chosen else "train"].append(image)
+    dataset.splits = [Split(name, whole.root, images) for name, images in parts.items()]
 
 
 def write(
@@ -163,7 +155,7 @@ def write(
     keep_crowd: bool = False,
     overwrite: bool = False,
 ) -> Counter[str]:
-    """Write a folder, whole or not at all.
+    """Write a folder, whole or not at all; what the format does not hold, as ``Dataset.notes``.
 
     Args:
         dataset: any.
@@ -173,18 +165,15 @@ def write(
         keep_crowd: YOLO gets crowd regions as objects.
         overwrite: move a folder that is there aside.
 
-    Returns:
-        What the format does not hold, and how often; 0: a sentence.
-
     Raises:
         AnnotationError: image names that the format cannot hold.
         OSError: it cannot be written.
     """
     errors = Errors()
-    for image in dataset.images():
-        problem = name_problem(image.name)
-        if problem:
-            errors.add(ascii(image.name), f"{problem}; rename the file.")
+    for split in dataset.splits:
+        for image in split.images:
+            with errors.caught(split.root):
+                check_name(image.name, "image")
     errors.stop()
     notes: Counter[str] = Counter()
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -194,11 +183,19 @@ def write(
             write_coco(dataset, partial)
         else:
             notes = write_yolo(dataset, partial, keep_crowd=keep_crowd)
-        if images in ("link", "copy"):
-            for split in dataset.splits:
-                for image in progress(split.images, f"images of {split.name}"):
-                    place = partial / "images" / split.name / image.name
-                    _place(split.root / image.name, place, images)
+        for split in dataset.splits if images in ("link", "copy") else ():
+            for image in progress(split.images, f"images of {split.name}"):
+                source = split.root / image.name
+                place = partial / "images" / split.name / image.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if images == "copy":
+                    shutil.copyfile(source, place)
+                    continue
+                try:
+                    place.symlink_to(source.resolve())
+                except OSError as error:
+                    what = f"cannot make a link {place}: {error.strerror or error}"
+                    raise OSError(f"{what}; use --images copy.") from error
         if overwrite and output.exists() and any(output.iterdir()):
             numbers = (output.with_name(f"{output.name}.old{n}") for n in range(1, 10**6))
             aside = next(path for path in numbers if not path.exists())
@@ -210,19 +207,3 @@ def write(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return notes
-
-
-def _place(source: Path, target: Path, how: str) -> None:
-    """Link or copy one image; the source is never changed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if how == "copy":
-        shutil.copyfile(source, target)
-        return
-    try:
-        target.symlink_to(source.resolve())
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(
-            f"cannot make a link {target}: {error.strerror or error}; use --images copy."
-        ) from error

@@ -1,23 +1,26 @@
-"""A data set in memory, whatever its format; what a name, a number and a box in a file may be."""
+"""A data set in memory, and what all readers share: files, names, numbers and their errors."""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from retinanet.data.images import BadImage, read_header, read_image
 from retinanet.data.records import shown
 from retinanet.terminal import has_bar
+from retinanet.tools.image_files import walk
 
-# Where counting begins. Edges: a box from 0 to 10 is ten pixels wide. Pixels, as in PASCAL VOC: a
-# box from 1 to 10 is, xmax is the last pixel inside.
-CORNERS = {"edges": 0, "pixels": 1}
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 # Folders that tools make for the splits of a data set.
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test")
@@ -26,6 +29,15 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 LARGEST = 10**100
 # Sides of images are int32.
 SIZE_LIMIT = 2**31
+# Why a text cannot name a class or an image in every format.
+BAD_NAMES = {
+    r"\A\s*\Z": "is empty",
+    r"[\x00-\x1f\x7f]": "has a line break or another control character",
+    # Half a pair of UTF-16, or no character.
+    "[\ud800-\udfff\ufffe\uffff]": "is not text in UTF-8",
+}
+# Beside annotations of every format: the class ids of COCO, and classes without a box.
+CLASSES_FILE = "classes.csv"
 
 
 @dataclass(slots=True)
@@ -67,13 +79,9 @@ class Dataset:
     class_ids: dict[str, int]  # name -> COCO's category id; empty: the source lists no classes
     notes: Counter[str] = field(default_factory=Counter)  # of reading; 0: a sentence, not counted
 
-    def images(self) -> Iterator[ImageRecord]:
-        """Those of all splits."""
-        return (image for split in self.splits for image in split.images)
-
     def boxes(self) -> Iterator[Box]:
         """Those of all images."""
-        return (box for image in self.images() for box in image.boxes)
+        return (box for split in self.splits for image in split.images for box in image.boxes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +90,12 @@ class Options:
 
     image_folder: Path | None = None  # where images are, if elsewhere
     look: bool = True  # for the images; otherwise the annotations must say all
-    corners: str | None = None  # of voc and csv, one of CORNERS; None: what is usual
+    corners: str | None = None  # of voc and csv, edges or pixels; None: what is usual
     classes: Path | None = None  # list of classes; None: as the source says
     columns: Sequence[str] | None = None  # of csv without a header
     polygons: bool = False  # of yolo: take the boxes around polygons and rotated boxes
     base_names: bool = False  # of coco: image names lose their folders
-    used_ids: Sequence[int] | None = None  # of coco: categories to keep; None: all
+    used_ids: list[int] | None = None  # of coco: categories to keep; None: all
 
 
 class BadRecord(ValueError):  # noqa: N818 - reads as what it is
@@ -147,41 +155,43 @@ def progress(items: Sequence, what: str) -> Iterable:
     return tqdm(items, desc=what, leave=False, disable=not has_bar())
 
 
+# Names and numbers.
+
+
 def split_name(text: str) -> str:
     """``train``, ``val`` or ``test`` where a name says so, as in ``instances_train2017``."""
     known = re.search(r"(?<![a-z])(train|val|test)(ing|id|idation)?(?![a-z])", text.lower())
     return known[1] if known else text
 
 
-def name_problem(name: str) -> str | None:
-    """Why a text cannot name a class or an image in every format, or None."""
-    if not name.strip():
-        return "is empty"
-    if re.search(r"[\x00-\x1f\x7f]", name):
-        return "has a line break or another control character"
-    if re.search("[\ud800-\udfff\ufffe\uffff]", name):  # half a pair of UTF-16, or no character
-        return "is not text in UTF-8"
-    return None
+def file_split(path: Path) -> str:
+    """The split that a file holds by its name, or by that of its folder."""
+    name, above = split_name(path.stem), path.resolve().parent.name.lower()
+    if name != path.stem or name in SPLIT_NAMES:
+        return name
+    return split_name(above) if above in SPLIT_NAMES else path.name.partition(".")[0].strip("_")
 
 
-def check_class(name: str, class_ids: dict[str, int] | None) -> str:
-    """The class of a box; refuses one that cannot be, or is not in the list if there is one."""
-    problem = name_problem(name)
-    if problem:
-        raise BadRecord(f"the class name {shown(name)} {problem}.")
-    if class_ids is not None and name not in class_ids:
-        raise BadRecord(f"the class {shown(name)} is not in the list of classes; add it.")
+def check_name(name: str, what: str) -> str:
+    """The name of a class or an image; refuses one that some format cannot hold."""
+    for pattern, problem in BAD_NAMES.items():
+        if re.search(pattern, name):
+            raise BadRecord(f"the {what} name {shown(name)} {problem}; rename it.")
     return name
 
 
+def check_class(name: str, class_ids: dict[str, int] | None) -> str:
+    """The class of a box; refuses one that is not in the list, if there is one."""
+    if class_ids is not None and check_name(name, "class") not in class_ids:
+        raise BadRecord(f"the class {shown(name)} is not in the list of classes; add it.")
+    return check_name(name, "class")
+
+
 def class_ids_of(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Class name -> id; refuses names that some format cannot hold, and what stands twice."""
+    """Class name -> id; refuses names that some format cannot hold, and duplicates."""
     class_ids: dict[str, int] = {}
     for name, number in pairs:
-        problem = name_problem(name)
-        if problem:
-            raise BadRecord(f"the class name {shown(name)} {problem}; rename the class.")
-        if name in class_ids:
+        if check_name(name, "class") in class_ids:
             raise BadRecord(f"the class name {shown(name)} stands twice; rename one of them.")
         if number in class_ids.values():
             raise BadRecord(f"the class id {number} stands twice; every class has its own.")
@@ -189,19 +199,28 @@ def class_ids_of(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
     return class_ids
 
 
-def read_number(text: str) -> Decimal | None:
+def parse_number(text: str) -> Decimal | None:
     """The finite number that a text is, or None.
 
     Decimal: 12.05 - 1.25 is 10.8 to a person, not 10.800000000000001.
     """
-    text = text.strip()
-    number = Decimal(text) if NUMBER.fullmatch(text) else None
+    number = Decimal(text.strip()) if NUMBER.fullmatch(text.strip()) else None
     return number if number is not None and abs(number) < LARGEST else None
+
+
+def read_number(text: str | None, what: str) -> Decimal:
+    """The finite number that a text is; None: it is missing."""
+    number = parse_number(text or "")
+    if number is None:
+        got = "which is missing" if text is None else f"got {shown(text)}"
+        hint = " Write a point for the comma." if "," in (text or "") else ""
+        raise BadRecord(f"{what} must be a finite number, {got}.{hint}")
+    return number
 
 
 def read_size(width: str, height: str) -> tuple[int, int] | None:
     """Width and height in pixels; None where the texts are empty or 0, so that the image counts."""
-    numbers = [read_number(text) for text in (width, height)]
+    numbers = parse_number(width), parse_number(height)
     if all(n is not None and n == int(n) and 0 < n < SIZE_LIMIT for n in numbers):
         return int(numbers[0]), int(numbers[1])
     if {width.strip(), height.strip()} <= {"", "0"}:
@@ -210,21 +229,132 @@ def read_size(width: str, height: str) -> tuple[int, int] | None:
     raise BadRecord(f"width and height must be whole numbers of pixels, got {got}.")
 
 
-def read_side(text: str | None, side: str) -> Decimal:
-    """One of ``SIDES``; None: it is missing."""
-    number = read_number(text or "")
-    if number is None:
-        got = "which is missing" if text is None else f"got {shown(text)}"
-        raise BadRecord(f"{side} must be a finite number, {got}.")
-    return number
-
-
 def box_of_corners(numbers: Sequence[Decimal], corners: str) -> tuple[float, ...]:
-    """x, y, width and height of the box between two corners; ``numbers`` are its ``SIDES``."""
-    first = CORNERS[corners]
+    """x, y, width and height of the box between two corners.
+
+    Args:
+        numbers: its ``SIDES``.
+        corners: ``"edges"``: a box from 0 to 10 is ten pixels wide; ``"pixels"``, as in PASCAL VOC:
+            a box from 1 to 10 is, xmax is the last pixel inside.
+    """
+    first = {"edges": 0, "pixels": 1}[corners]
     left, top, right, bottom = numbers
     width, height = right - left + first, bottom - top + first
     if width < 0 or height < 0:
         texts = ", ".join(map(str, numbers))
         raise BadRecord(f"xmax and ymax must not be below xmin and ymin, got {texts}.")
     return tuple(map(float, (left - first, top - first, width, height)))
+
+
+# Files.
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; false also for names that no file can have."""
+    return os.path.isfile(path)  # noqa: PTH113 - pathlib raises for a name that is too long
+
+
+def files_below(folder: Path, ends: tuple[str, ...]) -> list[str]:
+    """Files with some suffixes, ``ends``, as paths with "/" below a folder, in order."""
+    paths = walk(folder) if folder.is_dir() else ()
+    names = [path for path in paths if path.name.lower().endswith(ends)]
+    return sorted(path.relative_to(folder).as_posix() for path in names)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of an image as it is displayed, after its EXIF orientation."""
+    try:
+        header = read_header(path)
+        if header.certain:
+            return header.width, header.height
+        height, width = read_image(path).shape[1:]
+    except (BadImage, OSError) as error:
+        raise BadRecord(str(error)) from error
+    return width, height
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark."""
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise BadRecord("is not text in UTF-8; save the file as UTF-8.", line) from error
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that are not empty, with their numbers."""
+    # Not splitlines: it also splits at characters that may stand in a name.
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def csv_rows(text: str, **dialect: object) -> Iterator[tuple[int, list[str]]]:
+    """Line and cells of every row that is not empty; ``dialect`` as :func:`csv.reader` takes it."""
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
+    try:
+        for row in rows:
+            if any(cell.strip() for cell in row):
+                yield rows.line_num, row
+    except csv.Error as error:
+        raise BadRecord(f"is not CSV: {error}.", rows.line_num) from error
+
+
+def find_classes(given: Path | None, folder: Path) -> dict[str, int] | None:
+    """Class name -> id, as the user lists them or a file beside the annotations; None: neither."""
+    path = given or folder / CLASSES_FILE
+    return read_classes(path) if given or path.is_file() else None
+
+
+def read_classes(path: Path) -> dict[str, int]:
+    """Class name -> id of a list of classes, or an AnnotationError.
+
+    Args:
+        path: ``.csv`` with the columns id and name, with a header, or name and id without one;
+            anything else has one name a line, in the order of ids from 1.
+    """
+    with refused(path):
+        if path.suffix.lower() != ".csv":
+            pairs = [(name, row) for row, (_, name) in enumerate(read_lines(path), 1)]
+        else:
+            pairs = []
+            titles = ["name", "id"]
+            for index, (line, row) in enumerate(csv_rows(read_text(path))):
+                if index == 0 and {"id", "name"} <= {cell.strip().lower() for cell in row}:
+                    titles = [cell.strip().lower() for cell in row]
+                    continue
+                cells = dict(zip(titles, row, strict=False))
+                number = cells["id"].strip() if len(row) == len(titles) else ""
+                if not re.fullmatch(r"-?[0-9]{1,18}", number):  # which int64 holds
+                    got = shown(",".join(row))
+                    raise BadRecord(f"must be a class: id and name, got {got}.", line)
+                pairs.append((cells["name"], int(number)))
+        if not pairs:
+            raise BadRecord("lists no class; write one name a line.")
+        return class_ids_of(pairs)
+
+
+def find_root(path: Path, first: str, options: Options) -> Path:
+    """The folder that image names of a file start from: as given, else where the first one is.
+
+    Raises:
+        FileNotFoundError: it is in no folder in which tools keep images.
+    """
+    if not options.look or options.image_folder or not first:
+        return options.image_folder or path.parent
+    name = first.replace("\\", "/")
+    name = PurePosixPath(name).name if options.base_names else name
+    here, above = path.parent, path.parent.parent
+    tried = [here, here / "images", above / "images"]
+    for part in (path.stem.removeprefix("instances_"), file_split(path), "valid"):
+        tried += [above / "images" / part, above / part, here / part, here / "images" / part]
+    tried = list(dict.fromkeys([*tried, above]))
+    for root in tried:
+        if is_file(root / name):
+            return root
+    raise FileNotFoundError(
+        f"no image {name} of {path} in {', '.join(map(str, tried))}; give the folder that "
+        f"names start from with --image-folder."
+    )

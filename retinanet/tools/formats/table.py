@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.data.records import leaves_folder, shown
-from retinanet.tools.formats.dataset import (
-    SIDES,
-    BadRecord,
-    Box,
-    Dataset,
-    Errors,
-    ImageRecord,
-    Options,
-    Split,
-    box_of_corners,
-    check_class,
-    name_problem,
-    read_side,
-    read_size,
-    refused,
-)
-from retinanet.tools.formats.files import (
-    csv_rows,
-    file_split,
-    find_classes,
-    find_root,
-    is_file,
-    read_text,
-    size_of,
-)
+from retinanet.tools.formats import dataset as ds
+from retinanet.tools.formats.dataset import SIDES, BadRecord, Box, Dataset, ImageRecord, Options
 
 # Column -> titles that tools give it.
 TITLES = {
@@ -60,16 +36,22 @@ def read_table(path: Path, options: Options) -> Dataset:
         AnnotationError: everything that is wrong.
         FileNotFoundError: the images are nowhere.
     """
-    declared = find_classes(options.classes, path.parent)
-    with refused(path):
-        titles, rows = _read_rows(path, options.columns)
+    declared = ds.find_classes(options.classes, path.parent)
+    with ds.refused(path):
+        text = ds.read_text(path)
+        head = text.lstrip("\n").partition("\n")[0]
+        mark = next((mark for mark in ",;\t" if mark in head), ",")
+        rows = list(ds.csv_rows(text, delimiter=mark, skipinitialspace=f"{mark} " in head))
+        if not rows:
+            what = "has only empty cells" if text.strip() else "is empty"
+            raise BadRecord(f"{what}; expected a header such as {EXAMPLE}.")
+        titles = options.columns or rows.pop(0)[1]
         columns, unread = _find_columns(titles)
         if not rows:
             raise BadRecord("has no row below its header.")
     # The first row may be short; then nothing is looked for, and the row is refused below.
-    first = dict(enumerate(rows[0][1])).get(columns["filename"], "")
-    root = find_root(path, first, options)
-    errors = Errors()
+    root = ds.find_root(path, (rows[0][1] + [""] * len(titles))[columns["filename"]], options)
+    errors = ds.Errors()
     images: dict[str, ImageRecord] = {}
     empty: dict[str, str] = {}  # image -> file:line of its row without a box
     for line, cells in rows:
@@ -86,35 +68,19 @@ def read_table(path: Path, options: Options) -> Dataset:
             if image.name in empty:
                 before = empty[image.name]
                 raise BadRecord(f"is a box of {image.name}, which has none by {before}.")
-            name = check_class(row["class"], declared)
-            sides = [read_side(row[side], side) for side in SIDES]
-            xywh = box_of_corners(sides, options.corners or "edges")
+            name = ds.check_class(row["class"], declared)
+            numbers = [ds.read_number(row[side], side) for side in SIDES]
+            xywh = ds.box_of_corners(numbers, options.corners or "edges")
             image.boxes.append(Box(name, xywh, row.get("iscrowd", "").strip() == "1"))
     errors.stop()
-    dataset = Dataset([Split(file_split(path), root, list(images.values()))], declared or {})
+    split = ds.Split(ds.file_split(path), root, list(images.values()))
+    dataset = Dataset([split], declared or {})
     if unread:
         dataset.notes[f"{path}: columns not read: {', '.join(unread)}"] = 0
     return dataset
 
 
-def _read_rows(
-    path: Path, titles: Sequence[str] | None
-) -> tuple[Sequence[str], list[tuple[int, list[str]]]]:
-    """Titles of columns, given or of the header, and line and cells of every row below."""
-    text = read_text(path)
-    if not text.strip():
-        raise BadRecord(f"is empty; expected a header such as {EXAMPLE}.")
-    head = text.lstrip("\n").partition("\n")[0]
-    separator = next((mark for mark in ",;\t" if mark in head), ",")
-    rows = list(csv_rows(text, delimiter=separator, skipinitialspace=f"{separator} " in head))
-    if titles is None:
-        if not rows:
-            raise BadRecord(f"has only empty cells; expected a header such as {EXAMPLE}.")
-        titles = rows.pop(0)[1]
-    return titles, rows
-
-
-def _find_columns(titles: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+def _find_columns(titles: list[str]) -> tuple[dict[str, int], list[str]]:
     """Column -> its index in a row, and the titles that nothing reads."""
     columns: dict[str, int] = {}
     unread = []
@@ -131,11 +97,8 @@ def _find_columns(titles: Sequence[str]) -> tuple[dict[str, int], list[str]]:
     if missing:
         headless = not columns and len(titles) == len(NEEDED)
         hint = " without a header? Add --columns path,x1,y1,x2,y2,class" if headless else ""
-        raise BadRecord(
-            f"has no column {', '.join(missing)}; got {shown(','.join(titles))}{hint}. Titles are "
-            f"{EXAMPLE}.",
-            1,
-        )
+        got = f"got {shown(','.join(titles))}{hint}. Titles are {EXAMPLE}."
+        raise BadRecord(f"has no column {', '.join(missing)}; {got}", 1)
     return columns, unread
 
 
@@ -143,22 +106,19 @@ def _image_of(
     row: dict[str, str], root: Path, images: dict[str, ImageRecord], options: Options
 ) -> ImageRecord:
     """The image of a row, among ``images`` from now on."""
-    name = row["filename"].replace("\\", "/")
-    problem = name_problem(name)
-    if problem or leaves_folder(name):
-        raise BadRecord(
-            f"the image name {shown(name)} {problem or 'is absolute or has ..'}; it must be a path "
-            f"below the image folder (--image-folder)."
-        )
-    size = read_size(row.get("width", ""), row.get("height", ""))
+    name = ds.check_name(row["filename"].replace("\\", "/"), "image")
+    if leaves_folder(name):
+        what = f"the image name {shown(name)} is absolute or has .."
+        raise BadRecord(f"{what}; it must be a path below the image folder (--image-folder).")
+    size = ds.read_size(row.get("width", ""), row.get("height", ""))
     known = images.get(name)
     if known is None:
-        if options.look and not is_file(root / name):
+        if options.look and not ds.is_file(root / name):
             raise BadRecord(f"no image {root / name}; give the folder with --image-folder.")
         if size is None and not options.look:
             raise BadRecord("has no width and height; leave out --images ignore.")
-        known = images[name] = ImageRecord(name, *(size or size_of(root / name)))
+        known = images[name] = ImageRecord(name, *(size or ds.size_of(root / name)))
     elif size not in (None, (known.width, known.height)):
-        here = f"{size[0]} x {size[1]} here"
-        raise BadRecord(f"{name} is {here}, {known.width} x {known.height} above.")
+        above = f"{known.width} x {known.height} above"
+        raise BadRecord(f"{name} is {size[0]} x {size[1]} here, {above}.")
     return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,38 +15,13 @@ import yaml
 from retinanet.csv_text import csv_text
 from retinanet.data.records import leaves_folder, shown
 from retinanet.terminal import count
-from retinanet.tools.formats.dataset import (
-    SPLIT_NAMES,
-    BadRecord,
-    Box,
-    Dataset,
-    Errors,
-    ImageRecord,
-    Options,
-    Split,
-    class_ids_of,
-    progress,
-    read_number,
-    refused,
-    split_name,
-)
-from retinanet.tools.formats.files import (
-    CLASSES_FILE,
-    files_below,
-    find_classes,
-    is_file,
-    read_classes,
-    read_lines,
-    read_text,
-    size_of,
-)
+from retinanet.tools.formats import dataset as ds
+from retinanet.tools.formats.dataset import BadRecord, Box, Dataset, ImageRecord, Options, Split
 from retinanet.tools.image_files import suffixes
 
-LIST_NAMES = ("classes.txt", "obj.names")
+CLASS_LISTS = ("classes.txt", "obj.names")
 # Darknet's lists of images, as CVAT writes them.
 IMAGE_LISTS = ("train.txt", "valid.txt", "val.txt", "test.txt")
-# Text files beside labels that are none.
-OTHER_TEXTS = (*LIST_NAMES, *IMAGE_LISTS)
 EXPECTED = (
     "expected data.yaml, or classes.txt or obj.names beside images/ and labels/, images/train and "
     "labels/train, or train/images and train/labels"
@@ -57,9 +33,6 @@ SHORTEST_POLYGON = 7
 # Beyond the image by rounding: tools write six places.
 SLACK = Decimal("1e-6")
 CROWD_NOTE = "crowd region, left out: YOLO has none (--crowd object writes them as objects)"
-
-# Name of a split, the folder that names of images start from, and the images.
-Part = tuple[str, Path, list[Path]]
 
 
 def read_yolo(source: Path, options: Options) -> Dataset:
@@ -76,13 +49,15 @@ def read_yolo(source: Path, options: Options) -> Dataset:
     described = _find_yaml(source)
     folder = described.parent if described else source
     content: dict[str, Any] = {}
+    own: dict[str, int] = {}
     if described:
-        with refused(described):
+        with ds.refused(described):
             content = _read_yaml(described)
-    class_ids = _find_classes(folder, described, content, options.classes)
-    parts = _yaml_parts(described, content) if described else []
-    reader = _Reader(class_ids, options.polygons)
-    splits = [reader.read_split(*part) for part in parts or _folder_parts(folder)]
+            own = ds.class_ids_of((name, row) for row, name in enumerate(_yaml_names(content), 1))
+    class_ids = _find_classes(folder, own, options.classes)
+    places = _yaml_places(described, content) if described else []
+    reader = _Reader(list(class_ids), options.polygons)
+    splits = [reader.read_split(*split) for split in places or _folder_places(folder)]
     reader.check_lonely()
     reader.errors.stop()
     return Dataset(splits, class_ids, reader.notes)
@@ -105,45 +80,20 @@ def _find_yaml(source: Path) -> Path | None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     """All scalars as texts: to YAML, a class called no would be false."""
-    text = read_text(path)
+    text = ds.read_text(path)
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.BaseLoader)):
-            raise BadRecord("has aliases (*name), which can grow without limit; write them out.")
-        content = yaml.load(text, yaml.BaseLoader)  # makes texts, lists and maps, nothing else
-    except BadRecord:
-        raise
+        aliases = [e for e in yaml.parse(text, yaml.BaseLoader) if isinstance(e, yaml.AliasEvent)]
+        # Makes texts, lists and maps, nothing else.
+        content = None if aliases else yaml.load(text, yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = mark.line + 1 if mark else None
         raise BadRecord(f"is not YAML: {problem or error}.", line) from error
+    if aliases:
+        raise BadRecord("has aliases (*name), which can grow without limit; write them out.")
     if not isinstance(content, dict):
         raise BadRecord(f"must have names, train and val, got {shown(content)}.")
     return content
-
-
-def _find_classes(
-    folder: Path, described: Path | None, content: dict[str, Any], given: Path | None
-) -> dict[str, int]:
-    """Classes by index; ids are those of a list of classes, else the index plus 1."""
-    own: dict[str, int] = {}
-    if described:
-        with refused(described):
-            own = class_ids_of((name, row) for row, name in enumerate(_yaml_names(content), 1))
-    if not own and given is None:
-        places = [folder / part / name for part in ("", "labels") for name in LIST_NAMES]
-        places += sorted(folder.glob("*.names"))
-        listed = next((path for path in places if path.is_file()), None)
-        own = read_classes(listed) if listed else {}
-    declared = find_classes(given, folder)
-    with refused(folder):
-        if not own and declared is None:
-            raise BadRecord(f"has no class names; {EXPECTED}, or give --classes FILE.")
-        if own and declared is not None and [*declared] != [*own]:
-            raise BadRecord(
-                f"classes.csv and YOLO's own names differ: {shown([*declared])} and "
-                f"{shown([*own])}; remove one of the two lists."
-            )
-    return own if declared is None else declared
 
 
 def _yaml_names(content: dict[str, Any]) -> list[str]:
@@ -162,95 +112,98 @@ def _yaml_names(content: dict[str, Any]) -> list[str]:
     return names
 
 
-def _yaml_parts(path: Path, content: dict[str, Any]) -> list[Part]:
-    """The splits that a YAML file names: keys that YOLO knows, and others that lead to images."""
-    errors = Errors()
-    parts = []
+def _find_classes(folder: Path, own: dict[str, int], given: Path | None) -> dict[str, int]:
+    """Classes by index; ids are those of a list of classes, else the index plus 1."""
+    if not own and given is None:
+        listed = [folder / part / name for part in ("", "labels") for name in CLASS_LISTS]
+        listed = [path for path in [*listed, *sorted(folder.glob("*.names"))] if path.is_file()]
+        own = ds.read_classes(listed[0]) if listed else {}
+    declared = ds.find_classes(given, folder)
+    with ds.refused(folder):
+        if not own and declared is None:
+            raise BadRecord(f"has no class names; {EXPECTED}, or give --classes FILE.")
+        if own and declared is not None and [*declared] != [*own]:
+            raise BadRecord(
+                f"classes.csv and YOLO's own names differ: {shown([*declared])} and "
+                f"{shown([*own])}; remove one of the two lists."
+            )
+    return own if declared is None else declared
+
+
+def _yaml_places(path: Path, content: dict[str, Any]) -> list[tuple[str, list[Path]]]:
+    """Split and its folders or lists: keys that YOLO knows, and others that lead to images."""
+    errors = ds.Errors()
+    splits = []
+    base = content.get("path")
+    bases = [path.parent / base, path.parent] if isinstance(base, str) and base else [path.parent]
     for key, value in content.items():
         # CVAT names subsets as the user did: other keys count where they lead to images.
-        leads = isinstance(value, str) and key != "path" and _is_source(path.parent / value)
-        if not value or not (leads or key.lower() in SPLIT_NAMES):
+        is_split = key.lower() in ds.SPLIT_NAMES
+        if not is_split and (key == "path" or not isinstance(value, str)):
             continue
+        places = []
         with errors.caught(path):
             values = [value] if isinstance(value, str) else value
             if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
                 raise BadRecord(f"{key} must be a folder or a text file, got {shown(values)}.")
-            base = content.get("path")
-            places = [_resolve(path.parent, base, key, item) for item in values if item]
-            if places:
-                parts.append(_part(split_name(key), places))
+            for item in filter(None, values):
+                text = item.replace("\\", "/")
+                # Roboflow writes ../train/images for a folder beside the file.
+                tried = [below / text for below in bases]
+                tried += [below / re.sub(r"^(\.\./)+", "", text) for below in bases]
+                # Not pathlib, which raises for a text that is too long for a name.
+                found = [
+                    place
+                    for place in tried
+                    if os.path.isdir(place)  # noqa: PTH112
+                    or (ds.is_file(place) and (is_split or place.suffix == ".txt"))
+                ]
+                if is_split and not found:
+                    where = " and ".join(map(str, bases))
+                    hint = "Add it, or remove this line from the file."
+                    raise BadRecord(f"{key}: there is no {shown(item)} in {where}. {hint}")
+                places += found[:1]
+        if places:
+            splits.append((ds.split_name(key), places))
     errors.stop()
-    return parts
+    return splits
 
 
-def _is_source(place: Path) -> bool:
-    return place.is_dir() or (place.suffix == ".txt" and is_file(place))
-
-
-def _resolve(folder: Path, base: Any, key: str, value: str) -> Path:
-    """A folder or list of a split: from ``path`` of the file, or from where the file lies."""
-    text = value.replace("\\", "/")
-    # Roboflow writes ../train/images for a folder beside the file.
-    near = re.sub(r"^(\.\./)+", "", text)
-    bases = [folder / base, folder] if isinstance(base, str) and base else [folder]
-    tried = [place / name for name in (text, near) for place in bases]
-    for place in tried:
-        if place.exists():
-            return place
-    raise BadRecord(
-        f"{key}: there is no {shown(value)}; looked for {tried[0]} and {tried[-1]}. Add it, or "
-        f"remove this line from the file."
-    )
-
-
-def _folder_parts(folder: Path) -> list[Part]:
-    """The splits that folders make, or lists of images."""
-    parts = []
-    for key in SPLIT_NAMES:
+def _folder_places(folder: Path) -> list[tuple[str, list[Path]]]:
+    """Split and its folder or list, where no YAML file says so."""
+    splits = []
+    for key in ds.SPLIT_NAMES:
         places = [folder / "images" / key, folder / key / "images", folder / key]
         place = next((place for place in places if place.is_dir()), None)
-        if place and files_below(place, suffixes()):
-            parts.append(_part(split_name(key), [place]))
-    lists = [folder / name for name in IMAGE_LISTS if (folder / name).is_file()]
-    parts = parts or [_part(split_name(path.stem), [path]) for path in lists]
-    if parts:
-        return parts
-    root = folder / "images" if (folder / "images").is_dir() else folder
-    if not files_below(root, suffixes()):
-        raise FileNotFoundError(f"no images in {folder}; {EXPECTED}.")
-    return [_part(split_name(folder.resolve().name), [root])]
-
-
-def _part(name: str, places: list[Path]) -> Part:
-    """A split of some folders, or of some lists of images."""
-    paths: list[Path] = []
-    for place in places:
-        if place.is_file():
-            paths += _read_image_list(place)
-        else:
-            paths += [place / below for below in files_below(place, suffixes())]
-    if len(places) == 1 and places[0].is_dir():
-        return name, places[0], paths
-    # The lowest folder that holds all.
-    return name, Path(os.path.commonpath([path.parent for path in paths] or places)), paths
+        if place and ds.files_below(place, suffixes()):
+            splits.append((ds.split_name(key), [place]))
+    if not splits:
+        lists = [folder / name for name in IMAGE_LISTS if (folder / name).is_file()]
+        splits = [(ds.split_name(path.stem), [path]) for path in lists]
+    if not splits:
+        root = folder / "images" if (folder / "images").is_dir() else folder
+        if not ds.files_below(root, suffixes()):
+            raise FileNotFoundError(f"no images in {folder}; {EXPECTED}.")
+        splits = [(ds.split_name(folder.resolve().name), [root])]
+    return splits
 
 
 def _read_image_list(path: Path) -> list[Path]:
     """Images that a text file lists, below its folder; CVAT writes data/ before each."""
-    errors = Errors()
+    errors = ds.Errors()
     paths = []
-    with refused(path):
-        lines = read_lines(path)
-    for number, line in lines:
-        name = line.strip().replace("\\", "/").removeprefix("./")
-        with errors.caught(path, number):
-            if leaves_folder(name):
-                raise BadRecord(f"must be a path below {path.parent}, without '..', got {name}.")
-            below = [path.parent / name, path.parent / name.removeprefix("data/")]
-            image = next((place for place in below if is_file(place)), None)
-            if image is None:
-                raise BadRecord(f"there is no image {below[0]}.")
-            paths.append(image)
+    with errors.caught(path):
+        for number, line in ds.read_lines(path):
+            with errors.caught(path, number):
+                name = line.strip().replace("\\", "/").removeprefix("./")
+                if leaves_folder(name):
+                    where = f"a path below {path.parent}, without '..'"
+                    raise BadRecord(f"must be {where}, got {name}.")
+                below = [path.parent / name, path.parent / name.removeprefix("data/")]
+                found = [place for place in below if ds.is_file(place)]
+                if not found:
+                    raise BadRecord(f"there is no image {below[0]}.")
+                paths.append(found[0])
     errors.stop()
     return paths
 
@@ -258,29 +211,35 @@ def _read_image_list(path: Path) -> list[Path]:
 def label_path(image: Path) -> Path:
     """The labels of an image: ``labels`` for the last ``images`` of its path, else beside it."""
     beside = image.with_suffix(".txt")
-    above = list(image.parent.parts)
-    if "images" not in above:
+    above, mark, below = f"/{beside.as_posix()}".rpartition("/images/")
+    mirrored = Path(above[1:], "labels", below)
+    if not mark or (beside.is_file() and not mirrored.is_file()):
         return beside
-    last = len(above) - 1 - above[::-1].index("images")
-    mirrored = Path(*above[:last], "labels", *above[last + 1 :], beside.name)
-    return beside if beside.is_file() and not mirrored.is_file() else mirrored
+    return mirrored
 
 
+@dataclass(slots=True)
 class _Reader:
     """What is known while labels are read."""
 
-    def __init__(self, class_ids: dict[str, int], polygons: bool) -> None:
-        self.class_names = list(class_ids)  # by index
-        self.polygons = polygons
-        self.errors = Errors()
-        self.notes: Counter[str] = Counter()
-        self.labels: set[Path] = set()  # that belong to an image
+    class_names: list[str]  # by index
+    polygons: bool
+    errors: ds.Errors = field(default_factory=ds.Errors)
+    notes: Counter[str] = field(default_factory=Counter)
+    labels: set[Path] = field(default_factory=set)  # that belong to an image
 
-    def read_split(self, name: str, root: Path, paths: list[Path]) -> Split:
-        """A split of the images ``paths``, whose names start from ``root``."""
+    def read_split(self, name: str, places: list[Path]) -> Split:
+        """A split of some folders, or of some lists of images."""
+        paths: list[Path] = []
+        for place in places:
+            below = ds.files_below(place, suffixes())
+            paths += [place / name for name in below] if place.is_dir() else _read_image_list(place)
+        root = places[0]
+        if len(places) > 1 or not root.is_dir():  # the lowest folder that holds all
+            root = Path(os.path.commonpath([path.parent for path in paths] or places))
         split = Split(name, root, [])
         owners: dict[Path, str] = {}  # labels -> image
-        for path in progress(paths, f"labels of {name}"):
+        for path in ds.progress(paths, f"labels of {name}"):
             image_name, labels = path.relative_to(root).as_posix(), label_path(path)
             self.labels.add(labels)
             with self.errors.caught(labels):
@@ -289,30 +248,25 @@ class _Reader:
                     raise BadRecord(
                         f"belongs to two images, {before} and {image_name}; rename one."
                     )
-                image = ImageRecord(image_name, *size_of(path))
+                image = ImageRecord(image_name, *ds.size_of(path))
                 split.images.append(image)
                 if not labels.is_file():
                     self.notes["image without a label file, taken for one without objects"] += 1
                     continue
-                for number, line in read_lines(labels):
+                for number, line in ds.read_lines(labels):
                     with self.errors.caught(labels, number):
                         image.boxes.append(self._read_row(line.split(), image))
         return split
 
     def _read_row(self, words: list[str], image: ImageRecord) -> Box:
-        numbers = [read_number(word) for word in words]
-        if None in numbers:
-            wrong = words[numbers.index(None)]
-            raise BadRecord(f"must be finite numbers with a point, got {shown(wrong)}.")
-        index, *shares = numbers
+        index, *shares = (ds.read_number(word, "each value") for word in words)
         if len(words) != ROW:
             shares = self._box_of_polygon(shares)
-        if index != int(index) or not 0 <= index < len(self.class_names):
-            most = len(self.class_names)
-            raise BadRecord(
-                f"the class must be an index from 0 to {most - 1}, got {words[0]}; the list of "
-                f"names has {count(most, 'class')}."
-            )
+        K = len(self.class_names)
+        if index != int(index) or not 0 <= index < K:
+            allowed = f"an index from 0 to {K - 1}"
+            has = f"the list of names has {count(K, 'class')}"
+            raise BadRecord(f"the class must be {allowed}, got {words[0]}; {has}.")
         outside = [share for share in shares if not -SLACK <= share <= 1 + SLACK]
         if outside:
             hint = " Pixels? YOLO wants shares of the image." if max(outside) > 2 else ""
@@ -325,13 +279,11 @@ class _Reader:
     def _box_of_polygon(self, numbers: list[Decimal]) -> list[Decimal]:
         """Center, width and height of the box around a polygon; refuses what is none."""
         got = len(numbers) + 1
+        row = "5 numbers, class, center x, center y, width, height"
         if got == ROW + 1:
-            raise BadRecord(
-                "has 6 numbers, as detections with their score; annotations have 5: class, center "
-                "x, center y, width, height. Remove the score."
-            )
+            what = "has 6 numbers, as detections with their score"
+            raise BadRecord(f"{what}; annotations have {row}. Remove the score.")
         if got < SHORTEST_POLYGON or got % 2 == 0:
-            row = "5 numbers, class, center x, center y, width, height"
             raise BadRecord(f"must have {row}, got {got}.")
         if not self.polygons:
             what = f"{'a rotated box or ' * (got == 9)}a polygon of {got // 2} points"
@@ -348,9 +300,9 @@ class _Reader:
         """Refuse labels without an image: it was lost, or renamed."""
         folders = {path.parent for path in self.labels}
         for folder in sorted(folder for folder in folders if not folders & set(folder.parents)):
-            for path in (folder / name for name in files_below(folder, (".txt",))):
+            for path in (folder / name for name in ds.files_below(folder, (".txt",))):
                 name = path.name.lower()
-                is_label = name not in OTHER_TEXTS and not name.startswith("readme")
+                is_label = name not in (*CLASS_LISTS, *IMAGE_LISTS) and name[:6] != "readme"
                 if is_label and path not in self.labels:
                     self.errors.add(path, "has no image of its name; add it or remove the file.")
 
@@ -359,36 +311,35 @@ def write_yolo(dataset: Dataset, output: Path, *, keep_crowd: bool = False) -> C
     """Write ``labels/SPLIT/``, ``data.yaml`` and ``classes.csv``; images go into ``images/SPLIT/``.
 
     Returns:
-        What the format does not hold, and how often; 0: a sentence.
+        What the format does not hold, as ``Dataset.notes``.
 
     Raises:
         AnnotationError: two images of a split would have one label file.
     """
-    errors = Errors()
+    errors = ds.Errors()
     notes: Counter[str] = Counter()
     index = {name: row for row, name in enumerate(dataset.class_ids)}
     for split in dataset.splits:
         owners: dict[Path, str] = {}  # labels -> image
-        for image in progress(split.images, f"labels of {split.name}"):
+        for image in ds.progress(split.images, f"labels of {split.name}"):
             path = (output / "labels" / split.name / image.name).with_suffix(".txt")
             before = owners.setdefault(path, image.name)
             if before != image.name:
-                errors.add(
-                    image.name, f"would share its annotation file with {before}; rename one."
-                )
+                what = f"would share its annotation file with {before}; rename one."
+                errors.add(image.name, what)
             rows = [(box.class_name, _row_of(box, image, keep_crowd, notes)) for box in image.boxes]
             path.parent.mkdir(parents=True, exist_ok=True)
             text = "".join(f"{index[name]} {row}\n" for name, row in rows if row)
             path.write_text(text, encoding="utf-8", newline="\n")
+            if image.id is not None:
+                notes["image ids are not kept"] = 0
     errors.stop()
-    if any(image.id is not None for image in dataset.images()):
-        notes["image ids are not kept"] = 0
     folders = {split.name: f"images/{split.name}" for split in dataset.splits}
     description = folders | {"nc": len(index), "names": dict(enumerate(index))}
     text = yaml.safe_dump(description, allow_unicode=True, sort_keys=False, width=1000)
     (output / "data.yaml").write_text(text, encoding="utf-8", newline="\n")
     text = csv_text(["id", "name"], [(i, name) for name, i in dataset.class_ids.items()])
-    (output / CLASSES_FILE).write_text(text, encoding="utf-8", newline="\n")
+    (output / ds.CLASSES_FILE).write_text(text, encoding="utf-8", newline="\n")
     return notes
 
 
@@ -397,6 +348,7 @@ def _row_of(box: Box, image: ImageRecord, keep_crowd: bool, notes: Counter[str])
     x, y, width, height = box.xywh
     left, right = (min(max(edge, 0), image.width) for edge in (x, x + width))
     top, bottom = (min(max(edge, 0), image.height) for edge in (y, y + height))
+    cut = (left, top, right, bottom) != (x, y, x + width, y + height)
     left_out = {
         "box without width or height, left out": min(width, height) <= 0,
         CROWD_NOTE: box.crowd and not keep_crowd,
@@ -406,11 +358,10 @@ def _row_of(box: Box, image: ImageRecord, keep_crowd: bool, notes: Counter[str])
         "crowd region, written as an object": box.crowd,
         "area other than width times height, not kept": box.area not in (None, width * height),
         "mark as difficult, not kept": box.difficult,
-        "box cut at the border of its image": (left, top, right, bottom)
-        != (x, y, x + width, y + height),
+        "box cut at the border of its image": cut,
     }
-    reason = next((what for what, applies in left_out.items() if applies), None)
-    notes.update([reason] if reason else [what for what, applies in changed.items() if applies])
+    reasons = [what for what, applies in left_out.items() if applies]
+    notes.update(reasons[:1] or [what for what, applies in changed.items() if applies])
     center = (left + right) / 2 / image.width, (top + bottom) / 2 / image.height
     sides = (right - left) / image.width, (bottom - top) / image.height
-    return None if reason else " ".join(f"{share:.8g}" for share in (*center, *sides))
+    return None if reasons else " ".join(f"{share:.8g}" for share in (*center, *sides))

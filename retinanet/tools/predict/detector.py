@@ -65,11 +65,7 @@ class Unreadable(NamedTuple):
 
 
 class Detector:
-    """Images in, detections out.
-
-    ``thresholds`` are the scores of best F1 on the validation set, as
-    :func:`retinanet.evaluation.thresholds.known_thresholds` describes them.
-    """
+    """Images in, detections out."""
 
     def __init__(
         self,
@@ -88,7 +84,8 @@ class Detector:
             names: of its classes, in the order of labels.
             ids: category ids of its classes.
             precision: of the forward pass.
-            thresholds: see the class.
+            thresholds: scores of best F1 on the validation set, see
+                :func:`retinanet.evaluation.thresholds.known_thresholds`.
         """
         self.precision = precision
         self.model = for_inference(model, precision)
@@ -104,8 +101,7 @@ class Detector:
         """Detections of each image, in their order.
 
         Args:
-            images: any number: paths, images of Pillow, or RGB of uint8 as arrays (H, W, 3) or
-                tensors (3, H, W).
+            images: any number, each as in ``ImageLike``.
             score: see :meth:`min_scores`.
             batch_size: images of one padded size that go through the model together. Boxes and
                 scores in fp32 are the same to 1e-5 of their size.
@@ -154,7 +150,7 @@ class Detector:
         Raises:
             FloatingPointError: the model's output is not a number.
         """
-        if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
+        if isinstance(images, ImageLike):
             raise ValueError("give a list of images, such as [image], also for one.")
         minimum = self.min_scores(score)
         postprocess = copy.copy(self.postprocess)
@@ -170,18 +166,11 @@ class Detector:
             for image, fields in zip(group, detections, strict=True):
                 boxes, scores, labels = (field.cpu() for field in fields)
                 kept = scores >= minimum[labels]
-                labels = labels[kept]
-                yield (
-                    image.index,
-                    ImageDetections(
-                        boxes=boxes[kept],
-                        scores=scores[kept],
-                        labels=labels,
-                        category_ids=tuple(self.category_ids[i] for i in labels.tolist()),
-                        names=tuple(self.names[i] for i in labels.tolist()),
-                        size=image.original,
-                    ),
-                )
+                boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+                ids = tuple(self.category_ids[label] for label in labels.tolist())
+                names = tuple(self.names[label] for label in labels.tolist())
+                result = ImageDetections(boxes, scores, labels, ids, names, image.original)
+                yield image.index, result
 
     def _resized(self, images: Iterable[ImageLike], workers: int) -> Iterator[Resized | Unreadable]:
         """Every image ready for the model, or why it cannot be read, in their order."""
@@ -194,7 +183,7 @@ class Detector:
             list(enumerate(images)),
             batch_size=None,
             num_workers=workers,
-            collate_fn=functools.partial(_resize_and_share, limits),  # in the worker
+            collate_fn=functools.partial(read_and_resize, limits),
             pin_memory=self.device.type == "cuda",
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # the global one stays as it is
@@ -202,12 +191,7 @@ class Detector:
         yield from receive(loader, "lower the batch size")
 
     def can_share(self, workers: int, batch_size: int) -> bool:
-        """Whether /dev/shm holds what so many workers read ahead.
-
-        Args:
-            workers: see :meth:`outcomes`.
-            batch_size: see calling.
-        """
+        """Whether /dev/shm holds what so many workers read ahead, with batches of that size."""
         data, free = self.settings.data, free_shared_memory()
         num_images = PREFETCH * workers + (WAITING_BATCHES + 1) * batch_size
         value_bytes = 4 if data.resize == "torchvision" else 1
@@ -231,15 +215,10 @@ class Detector:
         Raises:
             ValueError: something else.
         """
-        kept, K = self.postprocess.score_threshold, len(self.names)
-        return min_scores(score, self.thresholds, K, kept)
+        return min_scores(score, self.thresholds, len(self.names), self.postprocess.score_threshold)
 
     def draw(self, image: ImageLike, detections: ImageDetections) -> Image.Image:
-        """The image with boxes, names and scores on it, as an image of Pillow.
-
-        Args:
-            image: see calling.
-            detections: in it, of this detector.
+        """The image with boxes, names and scores of its detections on it.
 
         Raises:
             FileNotFoundError: no such file.
@@ -252,14 +231,7 @@ class Detector:
         return draw_detections(pixels, detections.boxes, labels, names, ids, detections.scores)
 
     def prepare(self, image: ImageLike) -> tuple[Tensor, Tensor, Tensor]:
-        """An image as the model takes it, on its device.
-
-        Args:
-            image: see calling.
-
-        Returns:
-            The padded image (1, 3, H, W), its size without padding (1, 2), that of the file (2,).
-        """
+        """The padded image (1, 3, H, W), its size without padding (1, 2), that of the file (2,)."""
         (resized,) = self._resized([image], workers=0)
         if isinstance(resized, Unreadable):
             raise resized.error
@@ -290,16 +262,11 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
         thresholds = known_thresholds(state, model.num_classes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    precision = choose_precision(precision, place)
-    return Detector(model, settings, names, ids, precision, thresholds)
+    return Detector(model, settings, names, ids, choose_precision(precision, place), thresholds)
 
 
 def read_pixels(image: ImageLike) -> Tensor:
-    """The pixels of an image as it is displayed, (3, H, W) uint8 RGB.
-
-    Args:
-        image: a path; an image of Pillow, whose EXIF orientation is applied; an array (H, W, 3) or
-            a tensor (3, H, W), both uint8 RGB.
+    """The pixels of an image as it is displayed, after its EXIF orientation: (3, H, W) uint8 RGB.
 
     Raises:
         FileNotFoundError: no such file.
@@ -316,10 +283,11 @@ def read_pixels(image: ImageLike) -> Tensor:
         )
     is_array = isinstance(image, np.ndarray)
     right = image.ndim == 3 and image.shape[2 if is_array else 0] == 3 and 0 not in image.shape
-    if not right or str(image.dtype).removeprefix("torch.") != "uint8":
+    if not right or image.dtype not in (np.uint8, torch.uint8):
+        what = "an array (H, W, 3)" if is_array else "a tensor (3, H, W)"
         raise ValueError(
-            f"{'an array (H, W, 3)' if is_array else 'a tensor (3, H, W)'} of uint8 from 0 to 255, "
-            f"RGB, makes an image; got {tuple(image.shape)} of {image.dtype}."
+            f"{what} of uint8 from 0 to 255, RGB, makes an image; got {tuple(image.shape)} of "
+            f"{image.dtype}."
         )
     if is_array:
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
@@ -344,24 +312,13 @@ def read_and_resize(
         return Unreadable(index, error.with_traceback(None))
     height, width = pixels.shape[1:]
     size = resized_size(height, width, min_size, max_size, rule)
-    return Resized(index, resize(pixels, size, rule), (height, width))
-
-
-def _resize_and_share(
-    limits: tuple[int, int, str], item: tuple[int, ImageLike]
-) -> Resized | Unreadable:
-    return share(read_and_resize(limits, item))
+    return share(Resized(index, resize(pixels, size, rule), (height, width)))
 
 
 def in_batches(
     images: Iterable[Resized | Unreadable], batch_size: int
 ) -> Iterator[list[Resized] | Unreadable]:
-    """Images of one padded size together, in an order that only depends on the images.
-
-    Args:
-        images: in order.
-        batch_size: images at most.
-    """
+    """Images of one padded size together, in an order that only depends on the images."""
     waiting: dict[tuple[int, int], list[Resized]] = {}  # by padded height and width
     for image in images:
         if isinstance(image, Unreadable):

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-
 from retinanet.atomic import write_whole
 from retinanet.csv_text import csv_text
 from retinanet.tools.predict.detector import ImageDetections
@@ -27,11 +25,11 @@ CSV_COLUMNS = ("file", "class", "category_id", "score", "x1", "y1", "x2", "y2")
 
 def is_ours(folder: Path) -> bool:
     """Whether :func:`begin` made a folder."""
-    return _record(folder) is not None
+    return _files_of(folder) is not None
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder of predictions; None where there is none, or somebody else's."""
+def _files_of(folder: Path) -> list[str] | None:
+    """The files of a folder of predictions; None where it is none, or somebody else's."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
     except (OSError, ValueError):
@@ -39,7 +37,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.get("made_by") != "scripts.predict":
         return None
     files = record.get("files")
-    return record if isinstance(files, list) and {*map(type, files)} <= {str} else None
+    return files if isinstance(files, list) and {*map(type, files)} <= {str} else None
 
 
 def check_output(output: Path, images: Iterable[Path]) -> None:
@@ -76,9 +74,8 @@ def begin(output: Path, about: dict[str, Any], drawn: Iterable[str]) -> None:
     Raises:
         OSError: it cannot be made or written.
     """
-    old = _record(output)
     inside = output.resolve()
-    for file in [] if old is None else [output / name for name in old["files"]]:
+    for file in [output / name for name in _files_of(output) or ()]:
         if file.parent.resolve().is_relative_to(inside) and not file.is_dir():
             file.unlink(missing_ok=True)
     try:
@@ -109,30 +106,34 @@ def write_results(
         detections: index of an image -> what was detected in it.
         categories: category id -> name of the class.
     """
-    images = (
-        {"id": i + 1, "file_name": image_names[i], "width": size[1], "height": size[0]}
-        for i, size in ((i, detections[i].size) for i in sorted(detections))
+    detections = dict(sorted(detections.items()))
+    sizes = ((index, one.size) for index, one in detections.items())
+    lists = {
+        "images": (
+            {"id": i + 1, "file_name": image_names[i], "width": width, "height": height}
+            for i, (height, width) in sizes
+        ),
+        "categories": ({"id": number, "name": name} for number, name in categories.items()),
+        "annotations": (
+            {"id": number, **{key: result[key] for key in ("image_id", "category_id", "bbox")}}
+            | {"area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0, "segmentation": []}
+            | {"score": result["score"]}
+            for number, result in enumerate(_coco_results(detections), start=1)
+        ),
+    }
+    whole = ",\n".join(f'"{key}": {_json_list(rows)}' for key, rows in lists.items())
+    # Scores with four digits, pixels with two behind the point.
+    rows = (
+        [image_names[i], name, number, f"{score:.4f}", *(f"{side:.2f}" for side in box)]
+        for i, one in detections.items()
+        for name, number, score, box in zip(
+            one.names, one.category_ids, one.scores.tolist(), one.boxes.tolist(), strict=True
+        )
     )
-    annotations = (
-        {
-            "id": number,
-            "image_id": row["image_id"],
-            "category_id": row["category_id"],
-            "bbox": row["bbox"],
-            "area": row["bbox"][2] * row["bbox"][3],
-            "iscrowd": 0,
-            "segmentation": [],
-            "score": row["score"],
-        }
-        for number, row in enumerate(_coco_results(detections), start=1)
-    )
-    named = ({"id": number, "name": name} for number, name in categories.items())
-    parts = {"images": images, "categories": named, "annotations": annotations}
-    lists = ",\n".join(f'"{key}": {_json_list(rows)}' for key, rows in parts.items())
     contents = (
         _json_list(_coco_results(detections)) + "\n",
-        "{\n" + lists + "\n}\n",
-        csv_text(CSV_COLUMNS, _csv_rows(image_names, detections)),
+        "{\n" + whole + "\n}\n",
+        csv_text(CSV_COLUMNS, rows),
     )
     for name, content in zip(RESULTS, contents, strict=True):
         # Names of files that are not UTF-8 keep their bytes.
@@ -141,29 +142,11 @@ def write_results(
 
 def _coco_results(detections: Mapping[int, ImageDetections]) -> Iterator[dict[str, Any]]:
     """Rows of COCO's results format, with all digits."""
-    for index, one in sorted(detections.items()):
-        boxes, scores = one.boxes.to(torch.float64, copy=True), one.scores.double()
-        boxes[:, 2:] -= boxes[:, :2]  # x, y, width, height
-        rows = zip(one.category_ids, boxes.tolist(), scores.tolist(), strict=True)
-        for category_id, bbox, score in rows:
-            yield {
-                "image_id": index + 1,
-                "category_id": category_id,
-                "bbox": bbox,
-                "score": score,
-            }
-
-
-def _csv_rows(
-    image_names: Sequence[str], detections: Mapping[int, ImageDetections]
-) -> Iterator[list[Any]]:
-    """A row for each detection: scores with four digits, pixels with two behind the point."""
-    for index, one in sorted(detections.items()):
-        boxes, scores = one.boxes.tolist(), one.scores.tolist()
-        rows = zip(one.names, one.category_ids, scores, boxes, strict=True)
-        for name, category_id, score, box in rows:
-            sides = (f"{side:.2f}" for side in box)
-            yield [image_names[index], name, category_id, f"{score:.4f}", *sides]
+    for index, one in detections.items():
+        boxes, scores = one.boxes.double().tolist(), one.scores.tolist()
+        for number, (x1, y1, x2, y2), score in zip(one.category_ids, boxes, scores, strict=True):
+            bbox = [x1, y1, x2 - x1, y2 - y1]
+            yield {"image_id": index + 1, "category_id": number, "bbox": bbox, "score": score}
 
 
 def _json_list(rows: Iterable[dict[str, Any]]) -> str:

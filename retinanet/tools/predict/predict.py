@@ -13,7 +13,7 @@ from typing import Any
 
 from retinanet.atomic import write_whole
 from retinanet.data.workers import num_cores
-from retinanet.tools.image_files import Photos
+from retinanet.tools.image_files import ImageFiles
 from retinanet.tools.predict.detector import Detector, ImageDetections
 from retinanet.tools.predict.files import (
     RESULTS,
@@ -40,11 +40,12 @@ class Prediction:
 
     Attributes:
         names: of the images, below the folder of all of them.
+        detections: index of an image -> detections in it, of those looked at so far.
         failed: name of an image -> why it could not be read.
         seconds: that detecting took.
     """
 
-    def __init__(self, detector: Detector, images: Photos, output: Path, *, draw: bool) -> None:
+    def __init__(self, detector: Detector, images: ImageFiles, output: Path, *, draw: bool) -> None:
         """Nothing is read or written yet.
 
         Args:
@@ -62,19 +63,14 @@ class Prediction:
         self.names = images.names
         self.output = output
         self.drawn = drawn_names(self.names) if draw else []
+        self.detections: dict[int, ImageDetections] = {}
         self.failed: dict[str, str] = {}
         self.seconds = 0.0
-        self._detections: dict[int, ImageDetections] = {}
-
-    @property
-    def results(self) -> list[ImageDetections]:
-        """Of the images looked at so far."""
-        return list(self._detections.values())
 
     @property
     def num_detections(self) -> int:
         """In all images so far."""
-        return sum(len(one.scores) for one in self._detections.values())
+        return sum(len(one.scores) for one in self.detections.values())
 
     def run(
         self,
@@ -107,11 +103,11 @@ class Prediction:
         finally:
             self.seconds = time.perf_counter() - start
             categories = zip(self.detector.category_ids, self.detector.names, strict=True)
-            write_results(self.output, self.names, self._detections, dict(categories))
+            write_results(self.output, self.names, self.detections, dict(categories))
             done = {
                 "finished": finished,
                 "num_photos": len(self.names),
-                "num_done": len(self._detections),
+                "num_done": len(self.detections),
                 "num_detections": self.num_detections,
                 "failed": self.failed,
             }
@@ -126,6 +122,9 @@ class Prediction:
         workers = 0 if len(paths) < FEW_IMAGES else min(MAX_READERS, num_cores())
         if not self.detector.can_share(workers, batch_size):
             workers = 0
+        outcomes = self.detector.outcomes(
+            paths, score=score, batch_size=batch_size, workers=workers
+        )
         threads = min(MAX_DRAWERS, num_cores())
         pool = ThreadPoolExecutor(threads)
         drawing: deque[Future[None]] = deque()
@@ -134,16 +133,13 @@ class Prediction:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                outcomes = self.detector.outcomes(
-                    paths, score=score, batch_size=batch_size, workers=workers
-                )
                 for number, (index, outcome) in enumerate(outcomes, start=1):
-                    if isinstance(outcome, ImageDetections):
-                        self._detections[index] = outcome
+                    if not isinstance(outcome, ImageDetections):
+                        self.failed[self.names[index]] = " ".join(str(outcome).split())
+                    else:
+                        self.detections[index] = outcome
                         if self.drawn:
                             drawing.append(pool.submit(self._draw, index, outcome))
-                    else:
-                        self.failed[self.names[index]] = " ".join(str(outcome).split())
                     # So many at most wait to be drawn, as they lie in memory.
                     while len(drawing) > 2 * threads:
                         drawing.popleft().result()

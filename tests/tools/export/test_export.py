@@ -147,7 +147,7 @@ def test_only_a_file_that_detects_the_same_gets_its_name(
         ("best.pt", "m.onnx", ["--size", "100x128"], "of 32, got 100x128; choose 128x128"),
         ("best.pt", "m.onnx", ["--batch", "0"], "--batch must be at least 1, got 0"),
         ("best.pt", "m.onnx", ["--opset", "11"], "--opset must lie in [18, 23], got 11"),
-        ("best.pt", "m.onnx", ["--photos", "nowhere"], "no photo or folder nowhere"),
+        ("best.pt", "m.onnx", ["--photos", "nowhere"], "no image or folder nowhere"),
         ("best.pt", "mine.onnx", [], "already exists"),
         ("best.pt", "no/m.onnx", [], "there is no folder"),
         ("no.pt", "m.onnx", [], "no checkpoint"),
@@ -203,7 +203,7 @@ def test_folders_give_images_of_all_their_length(detector, made_up, tmp_path):
     assert (names[0], names[-2:]) == ("00.PNG", ["19.PNG", made_up[1].name])
     assert said.startswith("9 images of")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no photo in the folder"):
+    with pytest.raises(ValueError, match="no image in the folder"):
         choose([tmp_path / "empty"], detector, tmp_path)
 
 

@@ -51,7 +51,7 @@ def label_studio(name="images/{}"):
 
 def roboflow(group="animals"):
     """Roboflow: class 0 groups the others and has no box; numbers of both kinds."""
-    found = coco(
+    content = coco(
         0,
         ["a_png.rf.1b.png", "b_png.rf.1b.png"],
         [
@@ -64,8 +64,8 @@ def roboflow(group="animals"):
         info={"year": "2026", "version": "3", "description": "Exported from roboflow.com"},
     )
     cat = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81}
-    found["annotations"].append(DOG | cat)
-    return found
+    content["annotations"].append(DOG | cat)
+    return content
 
 
 STUDIO = ["images/a.png", "images/b.png"]
@@ -82,8 +82,8 @@ EXPORTS = {
 def export(draw, put):
     """Writes an export with its images; gives its file and image folder."""
 
-    def write(found, file, folder, names):
-        return put({file: found}), draw(folder, dict.fromkeys(names, SIZE))
+    def write(content, file, folder, names):
+        return put({file: content}), draw(folder, dict.fromkeys(names, SIZE))
 
     return write
 
@@ -134,9 +134,9 @@ def test_names_that_lead_elsewhere_lose_their_folders_when_asked(
 
 def test_sizes_that_are_missing_are_read_from_the_images(export, converted, refused, tmp_path):
     # Label Studio writes null where it could not open the image of a task without labels.
-    found = label_studio()
-    found["images"][1] |= {"width": None, "height": None}
-    file, folder = export(found, "result.json", ".", STUDIO)
+    content = label_studio()
+    content["images"][1] |= {"width": None, "height": None}
+    file, folder = export(content, "result.json", ".", STUDIO)
     with pytest.raises(ValueError, match="got None.*--from coco --to coco` reads missing ones"):
         read_coco(file, folder)
     assert "1 x size missing in the file, read from the image" in converted("coco", file)
@@ -147,11 +147,11 @@ def test_sizes_that_are_missing_are_read_from_the_images(export, converted, refu
 
 def test_numbers_lose_their_quotes(export, converted, tmp_path):
     # Label Studio's older versions write the category attribute of a label as it was typed.
-    found = label_studio()
-    for number, category in enumerate(found["categories"]):
+    content = label_studio()
+    for number, category in enumerate(content["categories"]):
         category["id"] = str(number + 1)
-    found["annotations"][0] |= {"category_id": "2", "bbox": ["1.25", "2", 12.05, "10.0"]}
-    file, folder = export(found, "result.json", ".", STUDIO)
+    content["annotations"][0] |= {"category_id": "2", "bbox": ["1.25", "2", 12.05, "10.0"]}
+    file, folder = export(content, "result.json", ".", STUDIO)
     with pytest.raises(ValueError, match="without quotes, or let .*--from coco --to coco` do it"):
         read_coco(file, folder)
     assert "6 x number in quotes" in converted("coco", file)
@@ -182,42 +182,40 @@ def test_a_class_that_only_groups_others_is_dropped_when_asked(
 
 def test_a_class_is_unused_only_if_no_source_uses_it(export, converted, tmp_path):
     train, _ = export(roboflow(), *ROBOFLOW)
-    found = roboflow()
-    found["annotations"] = found["annotations"][:1]
-    valid, _ = export(found, "valid/_annotations.coco.json", "valid", ROBOFLOW[2])
+    content = roboflow()
+    content["annotations"] = content["annotations"][:1]
+    valid, _ = export(content, "valid/_annotations.coco.json", "valid", ROBOFLOW[2])
     converted("coco", train, valid, "--drop-unused-classes")
-    for name in ("train.json", "val.json"):
-        names = [c["name"] for c in json.loads((tmp_path / "out" / name).read_text())["categories"]]
-        assert names == ["cat", "dog"]
+    for split in ("train", "val"):
+        written = json.loads((tmp_path / f"out/{split}.json").read_text())
+        assert [c["name"] for c in written["categories"]] == ["cat", "dog"]
+    # An id that is none is no box's either.
+    content["categories"][0]["id"] = [0]
+    valid.write_text(json.dumps(content))
+    assert "dropped: animals" in converted("coco", train, valid, "--drop-unused-classes")
+
+
+TURNED = "1 x box drawn from right to left or"
+FLAT, OUTSIDE = "1 x box without width or height, which", "1 x box outside its image, which"
 
 
 @pytest.mark.parametrize(
     ("bbox", "area", "note", "written"),
     [
-        ([40, 35, -30, -25], 750, "1 x box drawn from right to left or", [10, 10, 30, 25]),
-        ([40, 10, -30, 25], -750, "1 x box drawn from right to left or", [10, 10, 30, 25]),
-        ([10, 35.5, 30, -25], 750, "1 x box drawn from right to left or", [10, 10.5, 30, 25]),
-        (
-            [5, 5, 0, 5],
-            750,
-            "1 x box without width or height, which train.py never trains",
-            [5, 5, 0, 5],
-        ),
-        (
-            [70, 5, 5, 5],
-            750,
-            "1 x box outside its image, which train.py never trains",
-            [70, 5, 5, 5],
-        ),
+        ([40, 35, -30, -25], 750, TURNED, [10, 10, 30, 25]),
+        ([40, 10, -30, 25], -750, TURNED, [10, 10, 30, 25]),
+        ([10, 35.5, 30, -25], 750, TURNED, [10, 10.5, 30, 25]),
+        ([5, 5, 0, 5], 750, f"{FLAT} train.py never trains", [5, 5, 0, 5]),
+        ([70, 5, 5, 5], 750, f"{OUTSIDE} train.py never trains", [70, 5, 5, 5]),
         ([1, 2, 1e6, 1e6], None, "1 x area filled in", [1, 2, 1e6, 1e6]),
     ],
 )
 def test_boxes_are_written_from_the_upper_left_corner(
     export, converted, tmp_path, bbox, area, note, written
 ):
-    found = cvat()
-    found["annotations"][0] |= {"bbox": bbox, "area": area}
-    file, folder = export(found, *EXPORTS["CVAT"][1:])
+    content = cvat()
+    content["annotations"][0] |= {"bbox": bbox, "area": area}
+    file, folder = export(content, *EXPORTS["CVAT"][1:])
     printed = converted("coco", file)
     assert note in printed
     assert "boxes dropped" not in printed

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import re
 import shlex
 
@@ -109,14 +108,6 @@ def test_what_fails_on_the_way_leaves_nothing(run, source, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == [source.parent.name]
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission_is_reported(run, source, tmp_path):
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o500)
-    status, _, err = run("coco", "coco", source, closed / "out")
-    assert (status, "Permission denied" in err) == (1, True)
-
-
 def test_images_that_cannot_be_found_are_reported(run, source, refused, tmp_path):
     moved = tmp_path / "elsewhere"
     source.parent.rename(moved)
@@ -212,19 +203,16 @@ def test_options_that_make_no_sense_are_refused(capsys, options, message):
     assert message in capsys.readouterr().err
 
 
-def test_the_examples_of_the_help_are_commands():
-    text = convert_dataset.__doc__.replace("FORMAT", "coco").replace("SOURCE... OUTPUT", "a b")
-    commands = [shlex.split(found[1].replace("\\\n", " ")) for found in EXAMPLE.finditer(text)]
-    assert len(commands) == 10
-    parsed = [convert_dataset.read_arguments(words) for words in commands]
-    directions = {(args.source_format, args.target) for args in parsed}
-    sources = {(source, "coco") for source in ("coco", "voc", "yolo", "csv")}
-    assert directions == sources | {("coco", "yolo")}
-
-
-def test_help_fits_the_screen(capsys, monkeypatch):
+def test_the_help_fits_the_screen_and_its_examples_are_commands(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         convert_dataset.main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if len(line) > 80] == []
+    text = convert_dataset.__doc__.replace("FORMAT", "coco").replace("SOURCE... OUTPUT", "a b")
+    commands = [shlex.split(match[1].replace("\\\n", " ")) for match in EXAMPLE.finditer(text)]
+    assert len(commands) == 6
+    parsed = [convert_dataset.read_arguments(words) for words in commands]
+    directions = {(args.source_format, args.target) for args in parsed}
+    sources = {(source, "coco") for source in ("coco", "voc", "yolo", "csv")}
+    assert directions == sources | {("coco", "yolo")}

@@ -80,7 +80,6 @@ LOTS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i in
 BAD = {
     "not closed": (xml(box())[:-20], ":6: is not well-formed XML"),
     "empty": ("", ":1: is not well-formed XML: no element found"),
-    "no XML": ("hello", ":1: is not well-formed XML"),
     "other root": ("<html/>", ":1: must begin with <annotation>, got <html>"),
     "CVAT's own": ("<annotations/>", "export as Pascal VOC or COCO"),
     "entity bomb": (f"<!DOCTYPE a [{LOTS}]>\n" + xml(box("&l8;")), ":1: has a document type"),
@@ -88,28 +87,17 @@ BAD = {
         '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>\n' + xml(box("&x;")),
         ":1: has a document type",
     ),
-    "external DTD": ('<!DOCTYPE a SYSTEM "http://127.0.0.1:9/x.dtd">\n' + xml(), "document type"),
     "unknown entity": (xml(box("&x;")), ":4: is not well-formed XML: undefined entity"),
     "climbs": (xml(name="../../b.png"), ":2: filename must be a path below"),
-    "absolute": (xml(name="/etc/passwd"), ":2: filename must be a path below"),
-    "Windows's": (xml(name="C:\\a.png"), ":2: filename must be a path below"),
-    "size in words": (
-        xml(box()).replace("<width>60", "<width>sixty"),
-        ":3: width and height must be whole numbers of pixels, got 'sixty' and '40'",
-    ),
-    "size below 0": (xml(box()).replace("<width>60", "<width>-60"), ":3: width and height must"),
     "half a size": (xml(box()).replace("<width>60", "<width>"), ":3: width and height must be"),
     "nan": (xml(box(xmax="nan")), ":6: xmax must be a finite number, got 'nan'"),
-    "no number": (xml(box(ymax="")), ":6: ymax must be a finite number, got ''"),
     "a side missing": (
         xml(box()).replace("<xmin>1</xmin>", ""),
         ":5: xmin must be a finite number, which is missing",
     ),
-    "turned around": (xml(box(xmin=30)), ":5: xmax and ymax must not be below"),
     "no box": (xml("<object><name>a</name></object>"), ":4: the object has no bndbox"),
     "rotated": (xml("<object><name>a</name><robndbox/></object>"), "A rotated box (robndbox) is"),
     "no class": (xml(box("")), ":4: the class name '' is empty"),
-    "class of two lines": (xml(box("a\nb")), ":4: the class name 'a\\nb' has a line break"),
     "wrong encoding": (
         b"<?xml version='1.0' encoding='utf-8'?><annotation>" + b"\xff",
         ":1: is not well-formed XML: not well-formed (invalid token)",
@@ -136,12 +124,15 @@ def test_a_bad_file_is_refused_with_its_line(voc, refused, what):
     assert message in lines[1]
 
 
-def test_all_errors_are_reported_at_once(voc, refused):
-    source = voc({"a.xml": xml(box(xmin=30), box(""), box()), "b.xml": "<annotation>"})
-    lines = refused("voc", source)
+def test_all_errors_are_reported_at_once(voc, put, refused):
+    names = put({"names.txt": "dog\ncat\n"})
+    source = voc({"a.xml": xml(box(xmin=30), box("Dog"), box()), "b.xml": "<annotation>"})
+    lines = refused("voc", source, "--classes", names)
     assert lines[0] == "mistakes: 3; nothing was written"
+    assert "a.xml:5: xmax and ymax must not be below" in lines[1]
+    assert "a.xml:7: the class 'Dog' is not in the list" in lines[2]
     assert len(lines) == 4
-    lines = refused("voc", source, "--show", "1")
+    lines = refused("voc", source, "--classes", names, "--show", "1")
     assert lines[2:] == ["... and 2 more (--show 3 shows them)"]
 
 
@@ -150,7 +141,7 @@ def test_sizes_that_are_missing_come_from_the_image(voc, refused, converted, wri
     zeros = xml(box(), name="b.png").replace("60<", "0<").replace("40<", "0<")
     source = voc({"a.xml": xml(box(), head=head), "b.xml": zeros})
     line = refused("voc", source, "--images", "ignore")[1]
-    assert "a.xml:1: has no size with width and height" in line
+    assert "a.xml:1: has no width and height; leave out --images ignore" in line
     # As it is displayed: turned by its EXIF orientation.
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -159,7 +150,7 @@ def test_sizes_that_are_missing_come_from_the_image(voc, refused, converted, wri
     assert written("voc")[0] == [("a.png", 40, 60), ("b.png", 60, 40)]
     (source / "JPEGImages/a.png").write_bytes(b"no image")
     line = refused("voc", source)[1]
-    assert "a.xml:1: has no size, and the image does not give it: cannot read image" in line
+    assert "a.xml:1: cannot read image" in line
 
 
 def test_the_name_of_the_xml_file_finds_an_image_that_filename_does_not(
@@ -210,10 +201,3 @@ def test_marks_of_objects_are_kept_or_reported(voc, converted, tmp_path):
     found = json.loads((tmp_path / "out/voc.json").read_text())
     marks = [(a.get("difficult"), a["iscrowd"]) for a in found["annotations"]]
     assert marks == [(1, 0), (None, 0), (None, 1)]
-
-
-def test_a_list_of_classes_refuses_others(voc, put, refused):
-    names = put({"names.txt": "dog\ncat\n"})
-    source = voc({"a.xml": xml(box("dog"), box("cat"), box("Dog"))})
-    line = refused("voc", source, "--classes", names)[1]
-    assert "a.xml:10: the class 'Dog' is not in the list" in line
