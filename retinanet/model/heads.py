@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retinanet.checks import check
+from retinanet.checks import check, check_all
 
 # Section 4.1: new layers are drawn from a Gaussian of this standard deviation, bias 0.
 HEAD_STD = 0.01
@@ -58,9 +58,8 @@ class Head(nn.Module):
             out_channels: of the prediction.
             norm: ``"none"`` (the paper) or ``"group"``, after every hidden convolution.
         """
+        check_all("model", {"head_norm": norm, "head_depth": depth})
         super().__init__()
-        check("model.head_norm", norm)
-        check("model.head_depth", depth)
         widths = [in_channels] + [channels] * depth
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, 3, padding=1, bias=norm == "none")
@@ -90,9 +89,8 @@ class Head(nn.Module):
             for conv, norm in zip(self.convs, self.norms, strict=True):
                 x = F.relu(norm(conv(x)), inplace=True)
             x = self.pred(x)  # (B, a * width, h, w)
-            outputs.append(
-                x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)
-            )  # (B, h * w * a, width)
+            x = x.permute(0, 2, 3, 1)  # (B, h, w, a * width)
+            outputs.append(x.reshape(len(x), -1, width))  # (B, h * w * a, width)
         return torch.cat(outputs, dim=1)
 
 
