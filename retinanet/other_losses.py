@@ -11,10 +11,10 @@ from torchvision.ops import nms
 
 from retinanet.checks import check_all
 
-# The anchors with the highest losses, besides all positives, among which NMS chooses: enough for
-# batches of 512, and NMS of all 200,000 would take seconds.
+# NMS looks at the anchors with the highest losses, besides all positives: enough for 512 kept, and
+# NMS of all 200,000 would take seconds.
 CANDIDATES = 10_000
-# Most often NMS of this many for each that is wanted leaves enough, in a hundredth of the time.
+# NMS of this many candidates for each anchor kept mostly leaves enough, in a hundredth of the time.
 CANDIDATES_FOR_EACH = 8
 
 
@@ -50,7 +50,7 @@ def focal_star_loss(
 
 @dataclass(kw_only=True)
 class HardAnchors:
-    """Chooses the anchors of each image that teach; the others do not count.
+    """Selects the hardest anchors of each image; the others do not count in the loss.
 
     Section 5.1 of the paper, after Shrivastava et al. 2016, arXiv:1604.03540: anchors are scored by
     their loss, NMS takes away near-duplicates, the highest remain. It waits for the GPU: NMS
@@ -102,7 +102,7 @@ class HardAnchors:
             return hardest[: self.anchors]
         most = round(self.anchors / (1 + self.ratio))
         positives = hardest[positive[hardest]][:most]
-        # An image without positives teaches by its hardest background all the same.
+        # An image without positives counts by its hardest background all the same.
         background = min(round(self.ratio * max(len(positives), 1)), self.anchors - len(positives))
         return torch.cat([positives, hardest[~positive[hardest]][:background]])
 

@@ -30,19 +30,6 @@ def prior_bias(prior: float) -> float:
     return math.log(prior) - math.log1p(-prior)
 
 
-def count_classes(weights: dict[str, Tensor]) -> int:
-    """K of a model's state dict; the box head shows how many anchors there are in a cell.
-
-    Raises:
-        ValueError: there are no predictions in it.
-    """
-    names = ("head.box.pred.bias", "head.cls.pred.bias")
-    boxes, classes = (weights[n].numel() if n in weights else 0 for n in names)
-    if boxes < 4 or classes < boxes // 4:
-        raise ValueError(f"{' and '.join(names)} are missing, or too short for one class.")
-    return classes // (boxes // 4)
-
-
 class Head(nn.Module):
     """3x3 convolutions with ReLU, shared by all levels, then one that predicts."""
 
@@ -107,3 +94,16 @@ def group_norm(channels: int) -> nn.GroupNorm:
             f"choose a multiple of 8 up to 256, or of 32."
         )
     return nn.GroupNorm(groups, channels)
+
+
+def count_classes(weights: dict[str, Tensor]) -> int:
+    """K of a model's state dict; the box head shows how many anchors there are in a cell.
+
+    Raises:
+        ValueError: there are no predictions in it.
+    """
+    names = ("head.box.pred.bias", "head.cls.pred.bias")
+    boxes, classes = (weights[n].numel() if n in weights else 0 for n in names)
+    if boxes < 4 or classes < boxes // 4:
+        raise ValueError(f"{' and '.join(names)} are missing, or too short for one class.")
+    return classes // (boxes // 4)
