@@ -93,7 +93,7 @@ class Matcher:
             part = boxes[:, start : start + chunk]  # (B, g, 4)
             iou = box_intersection(part, anchors)  # (B, g, A)
             iou /= box_area(part)[..., None] + box_area(anchors) - iou
-            iou *= (labels[:, start : start + chunk] >= 0)[..., None]  # nothing with padding
+            iou *= (labels[:, start : start + chunk] >= 0)[..., None]  # padding overlaps nothing
             if self.low_quality:
                 best_of_box = iou.amax(dim=2, keepdim=True)  # (B, g, 1)
                 forced |= ((iou == best_of_box) & (best_of_box > 0)).any(dim=1)
