@@ -27,10 +27,8 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
         (..., A, 4) as (dx, dy, dw, dh). dx and dy are in units of the anchor's width and
         height; dw and dh are log ratios.
     """
-    anchor_size = anchors[..., 2:] - anchors[..., :2]
-    size = boxes[..., 2:] - boxes[..., :2]
-    center = boxes[..., :2] + 0.5 * size
-    anchor_center = anchors[..., :2] + 0.5 * anchor_size
+    center, size = _center_and_size(boxes)
+    anchor_center, anchor_size = _center_and_size(anchors)
     return torch.cat([(center - anchor_center) / anchor_size, (size / anchor_size).log()], dim=-1)
 
 
@@ -52,12 +50,15 @@ def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
             f"decode_boxes: deltas end in {tuple(deltas.shape[-2:])} but anchors in "
             f"{tuple(anchors.shape[-2:])}; both must end in (A, 4) with the same A."
         )
-    size = anchors[..., 2:] - anchors[..., :2]
-    center = anchors[..., :2] + 0.5 * size
+    center, size = _center_and_size(anchors)
+    center = center + deltas[..., :2] * size
+    size = size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
+    return torch.cat([center - 0.5 * size, center + 0.5 * size], dim=-1)
 
-    new_center = center + deltas[..., :2] * size
-    new_size = size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
-    return torch.cat([new_center - 0.5 * new_size, new_center + 0.5 * new_size], dim=-1)
+
+def _center_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    size = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * size, size
 
 
 def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
@@ -89,14 +90,11 @@ def box_intersection(boxes: Tensor, others: Tensor) -> Tensor:
     Returns:
         (..., N, M) in square pixels, at least 0.
     """
+    x1, y1, x2, y2 = boxes[..., :, None, :].unbind(dim=-1)  # (..., N, 1) each
+    u1, v1, u2, v2 = others[..., None, :, :].unbind(dim=-1)  # (..., 1, M) each
     # Side by side, not as pairs of corners: two (..., N, M) temporaries instead of four.
-    boxes, others = boxes[..., :, None, :], others[..., None, :, :]
-    width = torch.minimum(boxes[..., 2], others[..., 2]) - torch.maximum(
-        boxes[..., 0], others[..., 0]
-    )
-    height = torch.minimum(boxes[..., 3], others[..., 3]) - torch.maximum(
-        boxes[..., 1], others[..., 1]
-    )
+    width = torch.minimum(x2, u2) - torch.maximum(x1, u1)
+    height = torch.minimum(y2, v2) - torch.maximum(y1, v1)
     return width.clamp_(min=0).mul_(height.clamp_(min=0))
 
 

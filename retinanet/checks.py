@@ -179,6 +179,17 @@ def check(key: str, value: Any) -> None:
 # Several settings together. What constructors check too has a function of its own.
 
 
+def check_all(group: str, values: Mapping[str, Any]) -> None:
+    """Refuse what settings of a group may not have; for the arguments of a constructor.
+
+    Args:
+        group: such as ``"loss"``.
+        values: name -> value, such as ``locals()``; what is no setting of the group is left alone.
+    """
+    for name, value in values.items():
+        check(f"{group}.{name}", value)
+
+
 def check_settings(settings: Any) -> None:
     """Refuse values out of range, and values that do not go together.
 

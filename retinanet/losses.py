@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retinanet.boxes import decode_boxes, encode_boxes, paired_iou
-from retinanet.checks import check, check_gamma
+from retinanet.checks import check_all, check_gamma
 from retinanet.distributed import all_reduce_sum, world_size
 from retinanet.fast.focal import focal_loss_sum, is_equal
 from retinanet.matching import NEGATIVE, Match
-from retinanet.other_losses import HardAnchors, focal_star_loss, softmax_focal_loss  # noqa: F401
+from retinanet.other_losses import HardAnchors, focal_star_loss, softmax_focal_loss
+
+__all__ = ["RetinaNetLoss", "box_loss", "focal_loss", "softmax_focal_loss"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,19 +29,15 @@ EMA_MOMENTUM = 0.9
 
 
 def focal_loss(
-    logits: Tensor,
-    is_class: Tensor,
-    alpha: float | Tensor | None = 0.25,
-    gamma: float = 2.0,
+    logits: Tensor, is_class: Tensor, alpha: float | Tensor | None = 0.25, gamma: float = 2.0
 ) -> Tensor:
     """Alpha-balanced focal loss of every (anchor, class) pair, not reduced.
 
     ``FL(p_t) = -alpha_t * (1 - p_t) ** gamma * log(p_t)``: equation 5 of Lin et al. 2017,
     arXiv:1708.02002. With ``gamma=0`` and ``alpha=0.5`` it is half the cross entropy.
 
-    This is the definition: edit it, and training follows. While it is as it stands here, training
-    runs its fused form, :mod:`retinanet.fast.focal`, which is compared with it when the loss is
-    built; once you edit it, training runs this function.
+    This is the definition: edit it, and training follows. Training runs the fused form of
+    :mod:`retinanet.fast.focal` while that equals this function, and otherwise this function.
 
     Args:
         logits: (..., K), any real number.
@@ -77,20 +75,22 @@ def box_loss(kind: str, deltas: Tensor, target: Tensor, anchors: Tensor, beta: f
     Returns:
         (B, A), at least 0.
     """
+    if kind not in ("l1", "smooth_l1"):
+        return 1 - paired_iou(decode_boxes(deltas, anchors), target, kind)
+    wanted = encode_boxes(target, anchors)
     if kind == "l1":
-        return (deltas - encode_boxes(target, anchors)).abs().sum(dim=-1)
-    if kind == "smooth_l1":
-        wanted = encode_boxes(target, anchors)
-        return F.smooth_l1_loss(deltas, wanted, reduction="none", beta=beta).sum(dim=-1)
-    return 1 - paired_iou(decode_boxes(deltas, anchors), target, kind)
+        return (deltas - wanted).abs().sum(dim=-1)
+    return F.smooth_l1_loss(deltas, wanted, reduction="none", beta=beta).sum(dim=-1)
 
 
 class RetinaNetLoss(nn.Module):
-    """Focal loss on classes plus a box loss on positives, ready to be summed.
+    """Class loss plus a box loss on positives, ready to be summed.
 
     Both are divided by the number of positive anchors, not of all anchors: almost all of them
-    are easy negatives with a loss near zero (section 4.1 of the paper). A module, because
-    the average of ``normalizer="ema"`` is state that a checkpoint must keep.
+    are easy negatives with a loss near zero (section 4.1 of the paper). ``normalizer`` says whose:
+    ``"batch"`` all of the step, over all ranks; ``"image"`` each image its own, and then the mean
+    (torchvision); ``"ema"`` the average over the steps (detectron2). A module, because that
+    average is state that a checkpoint must keep.
     """
 
     def __init__(
@@ -108,34 +108,14 @@ class RetinaNetLoss(nn.Module):
         box_weight: float = 1.0,
         box_beta: float = 1 / 9,
     ) -> None:
-        """Check and remember; see :class:`retinanet.config.LossConfig`.
-
-        Args:
-            name: of the class loss: ``"focal"``, ``"focal_star"`` or ``"ohem"``.
-            alpha: weight of y = 1, one number or one for each class; None: no balancing.
-            gamma: focusing exponent, at least 0; of FL* its steepness, above 0. OHEM has none.
-            star_beta: shift of FL*.
-            ohem_anchors: of ``"ohem"``, which takes the cross entropy of these; and so on: see
-                :class:`retinanet.other_losses.HardAnchors`.
-            ohem_nms_iou: likewise.
-            ohem_ratio: likewise.
-            normalizer: ``"batch"`` (positives of the whole step over all ranks), ``"image"``
-                (each image by its own positives, then the mean: torchvision) or ``"ema"``
-                (average over the steps: detectron2).
-            box: ``"l1"``, ``"smooth_l1"``, ``"giou"``, ``"diou"`` or ``"ciou"``.
-            box_weight: multiplier of the box loss.
-            box_beta: of smooth L1, in delta units.
+        """Check and remember; :class:`retinanet.config.LossConfig` says what each one is.
 
         Raises:
             ValueError: a setting outside its range.
         """
-        super().__init__()
-        settings = {"name": name, "alpha": alpha, "gamma": gamma, "star_beta": star_beta}
-        settings |= {"normalizer": normalizer, "box": box}
-        settings |= {"box_weight": box_weight, "box_beta": box_beta}
-        for key, value in settings.items():
-            check(f"loss.{key}", value)
+        check_all("loss", locals())
         check_gamma(name, gamma)
+        super().__init__()
         self.name = name
         self.gamma = gamma
         self.star_beta = star_beta
@@ -172,7 +152,7 @@ class RetinaNetLoss(nn.Module):
         """
         positives = [(match.label >= 0).sum(dim=1).float() for match in matches]
         if self.normalizer == "image":
-            num_images = sum(len(p) for p in positives)
+            num_images = sum(map(len, positives))
             return [p.clamp(min=1) * num_images for p in positives]
         total = all_reduce_sum(torch.cat(positives).sum())
         if self.normalizer == "ema":
@@ -209,17 +189,14 @@ class RetinaNetLoss(nn.Module):
         if self.fused:
             weight = counted / divisors[:, None]  # (B, A)
             class_loss = focal_loss_sum(logits, match.label, weight, self.alpha, self.gamma)
-            class_loss = _at_least_fp32(class_loss)
         else:
-            class_loss = self._class_loss(_at_least_fp32(logits), match.label)  # (B, A)
-            class_loss = class_loss.where(counted, 0)
+            of_anchors = self._class_loss(_at_least_fp32(logits), match.label).where(counted, 0)
             if self.name == "ohem":
-                predicted = decode_boxes(deltas, anchors)  # (B, A, 4)
-                kept = self.ohem(class_loss, predicted, positive)
+                hard = self.ohem(of_anchors, decode_boxes(deltas, anchors), positive)  # (B, A)
                 # The divisors count all positives; NMS leaves few of them.
-                share = (kept & positive).sum().clamp(min=1) / positive.sum().clamp(min=1)
-                class_loss = class_loss.where(kept, 0) / share
-            class_loss = (class_loss.sum(dim=1) / divisors).sum()
+                share = (hard & positive).sum().clamp(min=1) / positive.sum().clamp(min=1)
+                of_anchors = of_anchors.where(hard, 0) / share
+            class_loss = (of_anchors.sum(dim=1) / divisors).sum()
         of_boxes = box_loss(self.box, deltas, match.box, anchors, self.box_beta)
         of_boxes = (of_boxes.where(positive, 0).sum(dim=1) / divisors).sum()
         return {"class": class_loss, "box": self.box_weight * of_boxes}
@@ -231,7 +208,8 @@ class RetinaNetLoss(nn.Module):
         if self.name == "focal_star":
             loss = focal_star_loss(logits, is_class, self.alpha, self.gamma, self.star_beta)
         else:
-            gamma = 0.0 if self.name == "ohem" else self.gamma  # OHEM: cross entropy
+            # Of hard anchors the cross entropy, weighted by alpha; configs/loss/ohem.yaml has none.
+            gamma = 0.0 if self.name == "ohem" else self.gamma
             loss = focal_loss(logits, is_class, self.alpha, gamma)
         return loss.sum(dim=-1)
 

@@ -1,5 +1,6 @@
 """Which object every anchor is responsible for (section 4 of the paper)."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.boxes import box_area, box_intersection
-from retinanet.checks import check, check_thresholds
+from retinanet.checks import check_all, check_thresholds
 from retinanet.fast.sparse_matching import AnchorWindows, best_boxes_near
 
 NEGATIVE = -1  # background: contributes to the class loss only
@@ -25,32 +26,27 @@ class Match(NamedTuple):
     box: Tensor  # (B, A, 4) pixels; the anchor itself where label < 0
 
 
+@dataclass(kw_only=True)
 class Matcher:
-    """Assigns anchors to ground truth by overlap."""
+    """Assigns anchors to ground truth by overlap.
 
-    def __init__(
-        self,
-        *,
-        positive_iou: float = 0.5,
-        negative_iou: float = 0.4,
-        low_quality: bool = True,
-        ignore_crowd: bool = True,
-        crowd_iof: float = 0.5,
-    ) -> None:
-        """Check and remember the thresholds; see :class:`retinanet.config.MatchingConfig`.
+    Low-quality matches are for the box that these anchors themselves overlap most, as in detectron2
+    and torchvision, and only for boxes that an anchor overlaps at all: without that guard one box
+    that no anchor reaches would make every anchor positive.
 
-        Raises:
-            ValueError: a threshold out of range, or the negative above the positive one.
-        """
-        check("matching.positive_iou", positive_iou)
-        check("matching.negative_iou", negative_iou)
-        check("matching.crowd_iof", crowd_iof)
-        check_thresholds(positive_iou, negative_iou)
-        self.positive_iou = positive_iou
-        self.negative_iou = negative_iou
-        self.low_quality = low_quality
-        self.ignore_crowd = ignore_crowd
-        self.crowd_iof = crowd_iof
+    Raises:
+        ValueError: a threshold out of range, or the negative above the positive one.
+    """
+
+    positive_iou: float = 0.5  # an anchor takes the box it overlaps most: positive from here
+    negative_iou: float = 0.4  # background below this, ignored between the two
+    low_quality: bool = True  # the best anchors of every box are positive whatever their overlap
+    ignore_crowd: bool = True  # background that lies in a crowd region is ignored
+    crowd_iof: float = 0.5  # from this share of the anchor's area on it lies there
+
+    def __post_init__(self) -> None:
+        check_all("matching", vars(self))
+        check_thresholds(self.positive_iou, self.negative_iou)
 
     @torch.no_grad()
     def __call__(
@@ -62,12 +58,6 @@ class Matcher:
         windows: AnchorWindows | None = None,
     ) -> Match:
         """Assign every anchor of every image.
-
-        An anchor takes the box it overlaps most: positive from ``positive_iou``, background
-        below ``negative_iou``, ignored between. With ``low_quality`` the best anchors of a box
-        are positive too, for the box that they themselves overlap most (as in detectron2 and
-        torchvision), if they overlap at all: without that guard one box that no anchor
-        reaches would make every anchor positive.
 
         Args:
             anchors: (A, 4) in pixels.
@@ -88,42 +78,22 @@ class Matcher:
         if match is None:
             match = self._match_all(anchors, boxes, labels)
         if self.ignore_crowd and crowds.shape[1]:
-            in_crowd = self._crowd_overlap(anchors, crowds) >= self.crowd_iof  # (B, A)
+            in_crowd = _crowd_share(anchors, crowds) >= self.crowd_iof  # (B, A)
             match.label.masked_fill_((match.label == NEGATIVE) & in_crowd, IGNORED)
         return match
 
     def _match_all(self, anchors: Tensor, boxes: Tensor, labels: Tensor) -> Match:
         """The match before crowds, from the overlaps of all anchors: the definition."""
-        best_iou, best_box, forced = self._best_boxes(anchors, boxes, labels >= 0)
-        label = self._decide(best_iou, forced, labels.gather(1, best_box))  # (B, A)
-        matched = boxes.gather(1, best_box[..., None].expand(-1, -1, 4))  # (B, A, 4)
-        return Match(label, torch.where(label[..., None] >= 0, matched, anchors))
-
-    def _decide(self, iou: Tensor, forced: Tensor, label: Tensor) -> Tensor:
-        """Label of anchors with this IoU and class of their best box; all of one shape."""
-        other = torch.where(iou < self.negative_iou, NEGATIVE, IGNORED)
-        return torch.where((iou >= self.positive_iou) | forced, label, other)
-
-    def _best_boxes(
-        self, anchors: Tensor, boxes: Tensor, real: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Highest IoU of every anchor, the index of its box, and whether a box has no better.
-
-        Returns:
-            best_iou (B, A), best_box (B, A) int64, forced (B, A) bool.
-        """
-        B, G = real.shape
-        A = len(anchors)
-        best_iou = anchors.new_zeros(B, A)
-        best_box = torch.zeros(B, A, dtype=torch.int64, device=anchors.device)
-        forced = torch.zeros(B, A, dtype=torch.bool, device=anchors.device)
-        anchor_area = box_area(anchors)  # (A,)
-        chunk = max(1, MAX_OVERLAPS // max(1, B * A))
+        (B, G), A = labels.shape, len(anchors)
+        best_iou = anchors.new_zeros(B, A)  # the highest of every anchor
+        best_box = labels.new_zeros(B, A)  # the index of its box
+        forced = torch.zeros_like(best_iou, dtype=torch.bool)  # a box has no better anchor
+        chunk = _boxes_at_once(B, A)
         for start in range(0, G, chunk):
             part = boxes[:, start : start + chunk]  # (B, g, 4)
             iou = box_intersection(part, anchors)  # (B, g, A)
-            iou /= box_area(part)[..., None] + anchor_area - iou
-            iou *= real[:, start : start + chunk, None]
+            iou /= box_area(part)[..., None] + box_area(anchors) - iou
+            iou *= (labels[:, start : start + chunk] >= 0)[..., None]  # padding overlaps nothing
             if self.low_quality:
                 best_of_box = iou.amax(dim=2, keepdim=True)  # (B, g, 1)
                 forced |= ((iou == best_of_box) & (best_of_box > 0)).any(dim=1)
@@ -131,34 +101,43 @@ class Matcher:
             better = top > best_iou
             best_iou = torch.where(better, top, best_iou)
             best_box = torch.where(better, index + start, best_box)
-        return best_iou, best_box, forced
+        label = self._decide(best_iou, forced, labels.gather(1, best_box))  # (B, A)
+        matched = boxes.gather(1, best_box[..., None].expand(-1, -1, 4))  # (B, A, 4)
+        return Match(label, torch.where(label[..., None] >= 0, matched, anchors))
 
     def _match_near(
         self, anchors: Tensor, boxes: Tensor, labels: Tensor, windows: AnchorWindows
     ) -> Match | None:
         """The same match from the anchors near a box; None where there are too many."""
-        B, A = len(boxes), len(anchors)
         near = best_boxes_near(
             anchors, boxes, labels >= 0, windows, self.negative_iou, self.low_quality
         )
         if near is None:
             return None
-        place, best_iou, best_box, forced = near  # (Q,) of B * A; all others are background
-        decided = self._decide(best_iou, forced, labels[place // A, best_box])  # (Q,)
-        label = labels.new_full((B * A,), NEGATIVE)
-        label[place] = decided
-        matched = anchors.repeat(B, 1)  # (B * A, 4)
+        image, anchor, best_iou, best_box, forced = near  # (Q,) each; all others are background
+        decided = self._decide(best_iou, forced, labels[image, best_box])  # (Q,)
+        label = labels.new_full((len(boxes), len(anchors)), NEGATIVE)  # (B, A)
+        label[image, anchor] = decided
+        matched = anchors.repeat(len(boxes), 1, 1)  # (B, A, 4)
         positive = decided >= 0
-        matched[place[positive]] = boxes[place[positive] // A, best_box[positive]]
-        return Match(label.view(B, A), matched.view(B, A, 4))
+        image, anchor, best_box = image[positive], anchor[positive], best_box[positive]
+        matched[image, anchor] = boxes[image, best_box]
+        return Match(label, matched)
 
-    def _crowd_overlap(self, anchors: Tensor, crowds: Tensor) -> Tensor:
-        """Largest share of every anchor's area that lies in one crowd region, (B, A)."""
-        B, C = crowds.shape[:2]
-        A = len(anchors)
-        share = anchors.new_zeros(B, A)
-        chunk = max(1, MAX_OVERLAPS // max(1, B * A))
-        for start in range(0, C, chunk):
-            shared = box_intersection(crowds[:, start : start + chunk], anchors)  # (B, c, A)
-            share = torch.maximum(share, shared.amax(dim=1) / box_area(anchors))
-        return share
+    def _decide(self, iou: Tensor, forced: Tensor, label: Tensor) -> Tensor:
+        """Label of anchors with this IoU and class of their best box; all of one shape."""
+        other = torch.where(iou < self.negative_iou, NEGATIVE, IGNORED)
+        return torch.where((iou >= self.positive_iou) | forced, label, other)
+
+
+def _crowd_share(anchors: Tensor, crowds: Tensor) -> Tensor:
+    """(B, A) largest share of every anchor's area that lies in one of (B, C, 4) regions."""
+    shared = anchors.new_zeros(len(crowds), len(anchors))
+    for part in crowds.split(_boxes_at_once(*shared.shape), dim=1):
+        shared = shared.maximum(box_intersection(part, anchors).amax(dim=1))
+    return shared / box_area(anchors)
+
+
+def _boxes_at_once(num_images: int, num_anchors: int) -> int:
+    """Boxes of each image whose overlaps with all anchors fit into ``MAX_OVERLAPS``."""
+    return max(1, MAX_OVERLAPS // (num_images * num_anchors))

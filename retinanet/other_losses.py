@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
-from retinanet.checks import check
+from retinanet.checks import check_all
 
-# The anchors with the highest losses, besides all positives, among which NMS chooses: enough for
-# batches of 512, and NMS of all 200,000 would take seconds.
+# NMS looks at the anchors with the highest losses, besides all positives: enough for 512 kept, and
+# NMS of all 200,000 would take seconds.
 CANDIDATES = 10_000
-# Most often NMS of this many for each that is wanted leaves enough, in a hundredth of the time.
+# NMS of this many candidates for each anchor kept mostly leaves enough, in a hundredth of the time.
 CANDIDATES_FOR_EACH = 8
 
 
@@ -46,29 +48,24 @@ def focal_star_loss(
     return torch.where(is_class, alpha, 1 - alpha) * loss
 
 
+@dataclass(kw_only=True)
 class HardAnchors:
-    """Chooses the anchors of each image that teach; the others do not count.
+    """Selects the hardest anchors of each image; the others do not count in the loss.
 
     Section 5.1 of the paper, after Shrivastava et al. 2016, arXiv:1604.03540: anchors are scored by
     their loss, NMS takes away near-duplicates, the highest remain. It waits for the GPU: NMS
     returns a number of anchors.
     """
 
-    def __init__(self, *, anchors: int = 128, nms_iou: float = 0.5, ratio: float | None = None):
-        """Check and remember.
+    anchors: int = 128  # kept in each image; the paper tries 128, 256 and 512
+    # Of two anchors whose predicted boxes overlap more the easier is dropped; the paper: .5 and .7.
+    nms_iou: float = 0.5
+    ratio: float | None = (
+        None  # background anchors for each positive, as SSD's 3; None: as it comes
+    )
 
-        Args:
-            anchors: kept in each image; the paper tries 128, 256 and 512.
-            nms_iou: of two anchors whose predicted boxes overlap more the easier is dropped; the
-                paper tries 0.5 and 0.7.
-            ratio: background anchors for each positive, as SSD has 3; None: as it comes.
-        """
-        check("loss.ohem_anchors", anchors)
-        check("loss.ohem_nms_iou", nms_iou)
-        check("loss.ohem_ratio", ratio)
-        self.anchors = anchors
-        self.nms_iou = nms_iou
-        self.ratio = ratio
+    def __post_init__(self) -> None:
+        check_all("loss", {f"ohem_{name}": value for name, value in vars(self).items()})
 
     @torch.no_grad()
     def __call__(self, losses: Tensor, boxes: Tensor, positive: Tensor) -> Tensor:
@@ -83,32 +80,31 @@ class HardAnchors:
             (B, A) bool. Where there is room, anchors without a loss are among them.
         """
         kept = torch.zeros_like(positive)
-        for image in range(len(losses)):
-            apart = self._apart(losses[image], boxes[image], positive[image])
-            kept[image, self._first(apart, positive[image, apart])] = True
+        for image, of_image in enumerate(zip(losses, boxes, positive, strict=True)):
+            kept[image, self._hardest(*of_image)] = True
         return kept
 
-    def _apart(self, losses: Tensor, boxes: Tensor, positive: Tensor) -> Tensor:
-        """Anchors of one image without near-duplicates, the hardest first; enough of them."""
+    def _hardest(self, losses: Tensor, boxes: Tensor, positive: Tensor) -> Tensor:
+        """Indices of the anchors of one image that count."""
+
+        def without_duplicates(scores: Tensor, most: int) -> Tensor:
+            """Of the anchors with the highest scores, the hardest first."""
+            hardest = scores.topk(min(most, len(losses))).indices
+            return hardest[nms(boxes[hardest], losses[hardest], self.nms_iou)]
+
         if self.ratio is None:
             # Which are first to survive depends only on those that are harder still.
-            hardest = losses.topk(min(CANDIDATES_FOR_EACH * self.anchors, len(losses))).indices
-            apart = hardest[nms(boxes[hardest], losses[hardest], self.nms_iou)]
-            if len(apart) >= self.anchors:
-                return apart
-        order = losses.masked_fill(positive, torch.inf)
-        hardest = order.topk(min(CANDIDATES, len(losses))).indices
-        return hardest[nms(boxes[hardest], losses[hardest], self.nms_iou)]
-
-    def _first(self, anchors: Tensor, positive: Tensor) -> Tensor:
-        """As many as wanted of the anchors, the hardest first."""
+            hardest = without_duplicates(losses, CANDIDATES_FOR_EACH * self.anchors)
+            if len(hardest) >= self.anchors:
+                return hardest[: self.anchors]
+        hardest = without_duplicates(losses.masked_fill(positive, torch.inf), CANDIDATES)
         if self.ratio is None:
-            return anchors[: self.anchors]
+            return hardest[: self.anchors]
         most = round(self.anchors / (1 + self.ratio))
-        positives = anchors[positive][:most]
-        # An image without positives teaches by its hardest background all the same.
+        positives = hardest[positive[hardest]][:most]
+        # An image without positives counts by its hardest background all the same.
         background = min(round(self.ratio * max(len(positives), 1)), self.anchors - len(positives))
-        return torch.cat([positives, anchors[~positive][:background]])
+        return torch.cat([positives, hardest[~positive[hardest]][:background]])
 
 
 def softmax_focal_loss(
@@ -123,13 +119,9 @@ def softmax_focal_loss(
 
     ``FL(p_t) = -alpha_t * (1 - p_t) ** gamma * log(p_t)`` with p_t the softmax probability of the
     true class. With ``gamma=0`` and ``alpha=None`` it is the cross entropy. The network of this
-    package does not use it: there every class has its own sigmoid and there is no background
-    class. Beside :func:`retinanet.losses.focal_loss`:
-
-    - sigmoid: K outputs; alpha weights y = 1, 1 - alpha weights y = 0, in every class's own
-      yes-or-no question. An anchor of class 3 is y = 1 once and y = 0 K - 1 times.
-    - softmax: K + 1 outputs, or K without background; each sample has one p_t and one weight. A
-      number ``alpha`` is the weight of all foreground and 1 - alpha that of background.
+    package does not use it: there every class has its own sigmoid, no class is the background, and
+    alpha weighs the yes against the no of each class (:func:`retinanet.losses.focal_loss`). Here
+    one number ``alpha`` weighs all foreground, and 1 - alpha background.
 
     A weight per class ("I have 95 % background, so alpha = [0.05, 0.95]") does what it does in
     ``cross_entropy(weight=...)``; gamma has then already turned easy background down, so that the
@@ -162,34 +154,25 @@ def softmax_focal_loss(
     log_rest = log_p.masked_fill(chosen, -torch.inf).logsumexp(dim=-1)
     log_p = log_p.gather(-1, target[..., None]).squeeze(-1)
     loss = -torch.exp(gamma * log_rest) * log_p
-    return loss if alpha is None else _class_weights(alpha, target, log_rest, C, background) * loss
-
-
-def _class_weights(
-    alpha: float | Tensor, target: Tensor, like: Tensor, num_classes: int, background: int | None
-) -> Tensor:
-    """Weight of every sample by its class; see :func:`softmax_focal_loss`."""
-    weight = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
-    if weight.dim() == 0:
-        if background is None:
+    if alpha is None:
+        return loss
+    weight = torch.as_tensor(alpha, dtype=loss.dtype, device=loss.device)
+    if weight.dim():
+        if weight.shape != (C,):
             raise ValueError(
-                "softmax_focal_loss: alpha as one number weighs foreground against background; "
-                "name the background class, or give one weight for each class."
+                f"softmax_focal_loss: alpha has shape {tuple(weight.shape)} for {C} classes; give "
+                f"one number, or one for each class."
             )
-        if not 0 <= background < num_classes:
-            raise ValueError(
-                f"softmax_focal_loss: background={background} is none of {num_classes} classes, 0 "
-                f"to {num_classes - 1}."
-            )
-        if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
-            raise ValueError(
-                f"softmax_focal_loss: alpha as one number must lie in [0, 1], got {alpha:g}: "
-                f"background weighs 1 - alpha."
-            )
-        return torch.where(target == background, 1 - weight, weight)
-    if weight.shape != (num_classes,):
+        return weight[target] * loss
+    if background is None or not 0 <= background < C:
         raise ValueError(
-            f"softmax_focal_loss: alpha has shape {tuple(weight.shape)} for {num_classes} classes; "
-            f"give one number, or one for each class."
+            f"softmax_focal_loss: alpha as one number weighs foreground against background, but "
+            f"background={background} is none of {C} classes; name the background class, 0 to "
+            f"{C - 1}, or give one weight for each class."
         )
-    return weight[target]
+    if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
+        raise ValueError(
+            f"softmax_focal_loss: alpha as one number must lie in [0, 1], got {alpha:g}: "
+            f"background weighs 1 - alpha."
+        )
+    return torch.where(target == background, 1 - weight, weight) * loss

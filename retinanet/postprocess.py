@@ -1,6 +1,7 @@
 """From logits and deltas to detections: threshold, best of each level, NMS, best of the image."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -8,57 +9,40 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from retinanet.boxes import clip_boxes, decode_boxes
-from retinanet.checks import check
+from retinanet.checks import check_all
 
 
 class Detections(NamedTuple):
-    """Objects found in one image, best first."""
+    """Objects detected in one image, best first."""
 
     boxes: Tensor  # (D, 4) float32, pixels
     scores: Tensor  # (D,) float32 in (0, 1)
     labels: Tensor  # (D,) int64 in [0, K)
 
 
+@dataclass(kw_only=True)
 class Postprocess:
     """Inference of section 4.1: the best pairs of each level, then NMS of each class.
 
     The same detections as torchvision's ``RetinaNet.postprocess_detections`` where no scores are
     equal, except that boxes without extent after clipping are dropped and take no place. All
     arithmetic is fp32.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        score_threshold: float = 0.05,
-        pre_nms: int = 1000,
-        nms_iou: float = 0.5,
-        detections: int = 100,
-        clip: str = "before_nms",
-    ) -> None:
-        """Keep the settings.
+    score_threshold: float = 0.05  # scores must be above this, in [0, 1)
+    pre_nms: int = 1000  # (anchor, class) pairs kept on each level, at least 1
+    nms_iou: float = 0.5  # of two boxes of one class with a higher IoU the weaker is dropped
+    detections: int = 100  # best detections kept in each image, at least 1
+    # Boxes are cut at the image's edges "before_nms", as torchvision and mmdetection do, or
+    # "after_nms", as detectron2 does.
+    clip: str = "before_nms"
 
-        Args:
-            score_threshold: scores must be above this, in [0, 1).
-            pre_nms: (anchor, class) pairs kept on each level, at least 1.
-            nms_iou: of two boxes of one class with a higher IoU the weaker is dropped.
-            detections: best detections kept in each image, at least 1.
-            clip: boxes are cut at the image's edges ``"before_nms"``, as torchvision and
-                mmdetection do, or ``"after_nms"``, as detectron2 does.
-
-        Raises:
-            ValueError: a setting is out of range.
-        """
-        check("postprocess.score_threshold", score_threshold)
-        check("postprocess.pre_nms", pre_nms)
-        check("postprocess.nms_iou", nms_iou)
-        check("postprocess.detections", detections)
-        check("postprocess.clip", clip)
-        self.score_threshold = score_threshold
-        self.pre_nms = pre_nms
-        self.nms_iou = nms_iou
-        self.detections = detections
-        self.clips_first = clip == "before_nms"
+    def __post_init__(self) -> None:
+        check_all("postprocess", vars(self))
+        self.clips_first = self.clip == "before_nms"
 
     def __call__(
         self,
@@ -80,15 +64,14 @@ class Postprocess:
         Returns:
             B records; boxes are in pixels of the resized image and lie within ``sizes``.
         """
-        level_sizes = list(level_sizes)
         levels = zip(
             logits.split(level_sizes, dim=1),
             deltas.split(level_sizes, dim=1),
             anchors.split(level_sizes),
             strict=True,
         )
-        candidates = [self._candidates(*level) for level in levels]
-        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*candidates, strict=True))
+        candidates = zip(*(self._candidates(*level) for level in levels), strict=True)
+        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in candidates)
         images = zip(boxes, scores, labels, sizes, strict=True)
         return [self._suppress(*image) for image in images]
 
@@ -109,17 +92,13 @@ class Postprocess:
 
     def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: Tensor) -> Detections:
         """One image: of (P, 4) boxes drop the weak, the doubled and the empty."""
-        if self.clips_first:
-            boxes = clip_boxes(boxes, size)
+        inside = clip_boxes(boxes, size)
+        boxes = inside if self.clips_first else boxes
         kept = ((scores > self.score_threshold) & _has_extent(boxes)).nonzero().squeeze(1)
-        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-        best = batched_nms(boxes, scores, labels, self.nms_iou)[: self.detections]
-        boxes, scores, labels = boxes[best], scores[best], labels[best]
-        if self.clips_first:
-            return Detections(boxes, scores, labels)
-        boxes = clip_boxes(boxes, size)
-        inside = _has_extent(boxes)
-        return Detections(boxes[inside], scores[inside], labels[inside])
+        best = batched_nms(boxes[kept], scores[kept], labels[kept], self.nms_iou)
+        kept = kept[best[: self.detections]]
+        kept = kept[_has_extent(inside[kept])]
+        return Detections(inside[kept], scores[kept], labels[kept])
 
 
 def _has_extent(boxes: Tensor) -> Tensor:
@@ -141,4 +120,5 @@ def to_original(detections: Detections, size: Tensor, original_size: Tensor) -> 
     """
     boxes = detections.boxes
     scale = (original_size.to(boxes) / size.to(boxes)).flip(0).repeat(2)  # (4,) x, y, x, y
-    return detections._replace(boxes=clip_boxes(boxes * scale, original_size.to(boxes.device)))
+    boxes = clip_boxes(boxes * scale, original_size.to(boxes.device))
+    return detections._replace(boxes=boxes)

@@ -1,7 +1,5 @@
 """Anchors to boxes: by hand, and equal to torchvision's Matcher on real boxes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision.ops
@@ -15,10 +13,8 @@ from retinanet.matching import IGNORED, NEGATIVE, Matcher
 from retinanet.model.anchors import AnchorGenerator
 
 NO_CROWDS = torch.zeros(1, 0, 4)
-SPLITS = [
-    ("coco_slice", "annotations/instances_train2017.json", "train2017"),
-    ("bccd", "annotations/val.json", "val"),
-]
+SMALL = {"sizes": [8, 16, 32, 64, 128]}
+EITHER_WAY = pytest.mark.parametrize("sparse", [False, True], ids=["all anchors", "windows"])
 
 
 def squares(*corners: tuple[float, float, float]) -> Tensor:
@@ -31,8 +27,29 @@ def match_one(matcher: Matcher, anchors: Tensor, boxes: Tensor, labels=None) -> 
     return matcher(anchors, boxes[None], labels[None], NO_CROWDS)
 
 
-def positives_of(match: matching.Match) -> int:
-    return int((match.label >= 0).sum())
+def assert_equal(match: matching.Match, other: matching.Match) -> None:
+    assert torch.equal(match.label, other.label)
+    assert torch.equal(match.box, other.box)
+
+
+def random_batch(*counts: int, whole: bool = False, size=(256, 256)) -> tuple[Tensor, Tensor]:
+    """Padded boxes (B, G, 4), 1 to 665 px, and labels of images with so many boxes.
+
+    In whole pixels many overlaps are equal.
+    """
+    (B, G), (height, width) = (len(counts), max(counts)), size
+    center = torch.rand(B, G, 2) * torch.tensor([width, height])
+    side = torch.exp(6.5 * torch.rand(B, G, 2))
+    low = (center - side / 2).clamp(min=0)
+    high = torch.maximum((center + side / 2).minimum(torch.tensor([width, height])), low + 1)
+    if whole:
+        low, high = low.round(), high.round().maximum(low.round() + 1)
+    real = torch.arange(G) < torch.tensor(counts)[:, None]
+    labels = torch.randint(0, 5, (B, G)).masked_fill(~real, NEGATIVE)
+    return torch.cat([low, high], dim=-1), labels
+
+
+# By hand
 
 
 def test_thresholds_by_hand():
@@ -41,10 +58,10 @@ def test_thresholds_by_hand():
     box = torch.tensor([[0.0, 0, 10, 10]])
     match = match_one(Matcher(), anchors, box, torch.tensor([6]))
     assert match.label.tolist() == [[6, IGNORED, IGNORED, NEGATIVE]]
-    assert torch.equal(match.box, torch.stack([box[0], anchors[1], anchors[2], anchors[3]])[None])
+    assert torch.equal(match.box, torch.cat([box, anchors[1:]])[None])
 
 
-@pytest.mark.parametrize("sparse", [False, True], ids=["all anchors", "windows"])
+@EITHER_WAY
 @pytest.mark.parametrize(
     ("iou", "label"), [(0.5, 3), (0.4375, IGNORED), (0.25, IGNORED), (0.1875, NEGATIVE)]
 )
@@ -72,9 +89,8 @@ def test_the_best_anchor_of_a_box_is_positive_whatever_its_overlap():
 
 def test_a_forced_anchor_keeps_the_box_it_overlaps_most():
     # The only anchor that the small box meets belongs to the big one: as in torchvision.
-    anchors = squares((0, 0, 32))
     boxes = squares((0, 0, 30), (2, 2, 4))
-    assert match_one(Matcher(), anchors, boxes).label.tolist() == [[0]]
+    assert match_one(Matcher(), squares((0, 0, 32)), boxes).label.tolist() == [[0]]
 
 
 @pytest.mark.parametrize(
@@ -86,82 +102,82 @@ def test_a_forced_anchor_keeps_the_box_it_overlaps_most():
     ],
 )
 def test_a_box_without_overlap_adds_no_positives(bad):
-    anchors = AnchorGenerator()(256, 256)
+    anchors, bad = AnchorGenerator()(256, 256), torch.tensor([bad])
     good = torch.tensor([[20.0, 30.0, 90.0, 110.0]])
-    alone = match_one(Matcher(), anchors, good)
-    both = match_one(
-        Matcher(), anchors, torch.cat([torch.tensor([bad]), good]), torch.tensor([1, 0])
-    )
-    assert torch.equal(alone.label, both.label)
-    assert torch.equal(alone.box, both.box)
+    both = match_one(Matcher(), anchors, torch.cat([bad, good]), torch.tensor([1, 0]))
+    assert_equal(both, match_one(Matcher(), anchors, good))
     # Torchvision's turns every anchor positive: the trap that this guards against.
-    theirs = TorchvisionMatcher(0.5, 0.4, allow_low_quality_matches=True)(
-        torchvision.ops.box_iou(torch.tensor([bad]), anchors)
+    theirs = TorchvisionMatcher(0.5, 0.4, allow_low_quality_matches=True)
+    assert (theirs(torchvision.ops.box_iou(bad, anchors)) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels", "expected"),
+    [
+        # A padded row lies at the origin, where a real anchor lies too.
+        (squares((0, 0, 0), (101, 101, 32)), [NEGATIVE, 2], [NEGATIVE, NEGATIVE, 2]),
+        (squares((0, 0, 32)), [NEGATIVE], [NEGATIVE] * 3),
+        # IoU 1 of the padded row, .78 of the real one.
+        (squares((0, 0, 32), (4, 0, 32)), [NEGATIVE, 3], [3, NEGATIVE, NEGATIVE]),
+        (torch.zeros(0, 4), [], [NEGATIVE] * 3),
+    ],
+    ids=["empty", "with an area", "before a real box", "no box at all"],
+)
+def test_padding_is_never_matched(boxes, labels, expected):
+    anchors = squares((0, 0, 32), (-16, -16, 32), (100, 100, 32))
+    labels = torch.tensor(labels, dtype=torch.int64)
+    match = match_one(Matcher(), anchors, boxes, labels)
+    assert match.label.tolist() == [expected]
+    positive = match.label[0] >= 0
+    assert torch.equal(match.box[0, ~positive], anchors[~positive])
+    assert torch.equal(match.box[0, positive], boxes[labels >= 0])
+
+
+def test_background_inside_a_crowd_is_ignored_and_positives_are_not():
+    # Of the four anchors: an object, all inside, half inside, less than half inside.
+    anchors = squares((0, 0, 10), (200, 0, 10), (215, 0, 10), (216, 0, 10))
+    crowds = torch.tensor([[[0.0, 0.0, 220.0, 50.0], [0.0, 0.0, 0.0, 0.0]]])
+    for settings, expected in [
+        ({}, [3, IGNORED, IGNORED, NEGATIVE]),
+        ({"ignore_crowd": False}, [3, NEGATIVE, NEGATIVE, NEGATIVE]),
+        ({"crowd_iof": 0.6}, [3, IGNORED, NEGATIVE, NEGATIVE]),
+    ]:
+        match = Matcher(**settings)(anchors, anchors[None, :1], torch.tensor([[3]]), crowds)
+        assert match.label.tolist() == [expected]
+
+
+def test_the_crowd_of_one_image_does_not_touch_another():
+    crowds = torch.stack([squares((0, 0, 50)), torch.zeros(1, 4)])
+    match = Matcher()(
+        squares((0, 0, 10)), torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), crowds
     )
-    assert (theirs >= 0).all()
+    assert match.label.tolist() == [[IGNORED], [NEGATIVE]]
 
 
-def test_small_boxes_need_low_quality_matches():
-    anchors = AnchorGenerator()(128, 128)
-    for side in (4, 8, 16, 20):
-        box = squares((61.3, 58.9, side))
-        assert positives_of(match_one(Matcher(low_quality=False), anchors, box)) == 0
-        assert positives_of(match_one(Matcher(), anchors, box)) >= 1
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"positive_iou": 1.5}, "matching.positive_iou must lie in"),
+        ({"negative_iou": 0.0}, "matching.negative_iou must lie in"),
+        ({"crowd_iof": float("nan")}, "matching.crowd_iof"),
+        ({"positive_iou": 0.3}, "matching.negative_iou=0.4 is above matching.positive_iou=0.3"),
+    ],
+)
+def test_wrong_thresholds_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Matcher(**settings)
 
 
-def torchvision_label(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Label and index of the box of every anchor, by torchvision."""
-    matcher = TorchvisionMatcher(0.5, 0.4, allow_low_quality_matches=True)
-    index = matcher(torchvision.ops.box_iou(boxes, anchors))  # (A,)
-    label = labels[index.clamp(min=0)]
-    label[index == TorchvisionMatcher.BELOW_LOW_THRESHOLD] = NEGATIVE
-    label[index == TorchvisionMatcher.BETWEEN_THRESHOLDS] = IGNORED
-    return label, index
-
-
-@pytest.mark.parametrize(("name", "annotations", "images"), SPLITS)
-def test_real_boxes_are_matched_as_by_torchvision(real_data, name, annotations, images):
-    root: Path = real_data(name)
-    data = read_coco(root / annotations, root / images)
-    generator, matcher = AnchorGenerator(), Matcher()
-    compared = 0
-    for i in range(min(len(data), 40)):
-        boxes, labels = data.boxes(i)
-        if not len(boxes):
-            continue
-        height, width = map(int, data.sizes[i])
-        resized = resized_size(height, width, 320, 533)
-        boxes = boxes * torch.tensor([resized[1] / width, resized[0] / height] * 2).float()
-        anchors = generator(*(-(-side // 128) * 128 for side in resized))
-        match = match_one(matcher, anchors, boxes, labels)
-        label, index = torchvision_label(anchors, boxes, labels)
-        assert torch.equal(match.label[0], label)
-        positive = label >= 0
-        assert torch.equal(match.box[0, positive], boxes[index[positive]])
-        assert torch.equal(match.box[0, ~positive], anchors[~positive])
-        compared += int(positive.sum())
-    assert compared > 500
-
-
-def random_batch(*counts: int) -> tuple[Tensor, Tensor]:
-    """Padded boxes (B, G, 4) and labels of images with so many boxes."""
-    G = max(counts)
-    low = torch.rand(len(counts), G, 2) * 200
-    boxes = torch.cat([low, low + 4 + torch.rand(len(counts), G, 2) * 120], dim=2)
-    labels = torch.randint(0, 5, (len(counts), G))
-    real = torch.arange(G) < torch.tensor(counts)[:, None]
-    return boxes * real[..., None], labels.masked_fill(~real, NEGATIVE)
+# Batches
 
 
 def test_every_image_of_a_batch_is_matched_as_if_alone():
-    anchors = AnchorGenerator()(256, 256)
-    counts = (3, 0, 11, 1)
+    anchors, counts = AnchorGenerator()(256, 256), (3, 0, 11, 1)
     boxes, labels = random_batch(*counts)
     together = Matcher()(anchors, boxes, labels, torch.zeros(4, 0, 4))
     for i, count in enumerate(counts):
         alone = match_one(Matcher(), anchors, boxes[i, :count], labels[i, :count])
-        assert torch.equal(together.label[i], alone.label[0])
-        assert torch.equal(together.box[i], alone.box[0])
+        assert_equal(matching.Match(*(part[i : i + 1] for part in together)), alone)
 
 
 @pytest.mark.parametrize("limit", [1, 20_000, 100_000])
@@ -185,97 +201,20 @@ def test_memory_is_bounded_without_changing_the_result(monkeypatch, limit):
     assert len(seen) > 2
     assert max(seen) <= max(limit, 2 * len(anchors))  # at least one box at a time
     assert (dense.label == 8).any()
-    assert torch.equal(dense.label, chunked.label)
-    assert torch.equal(dense.box, chunked.box)
+    assert_equal(dense, chunked)
 
 
-def test_padding_is_never_matched():
-    # A padded row lies at the origin, where a real anchor lies too.
-    anchors = squares((0, 0, 32), (-16, -16, 32), (100, 100, 32))
-    boxes = torch.zeros(1, 4, 4)
-    boxes[0, 0] = squares((101, 101, 32))[0]
-    labels = torch.tensor([[2, NEGATIVE, NEGATIVE, NEGATIVE]])
-    match = Matcher()(anchors, boxes, labels, NO_CROWDS)
-    assert match.label.tolist() == [[NEGATIVE, NEGATIVE, 2]]
+# Windows: the same match as from all overlaps
 
 
-def test_a_padded_row_with_an_area_is_not_matched_either():
-    anchors = squares((0, 0, 32))
-    match = Matcher()(anchors, anchors[None], torch.tensor([[NEGATIVE]]), NO_CROWDS)
-    assert match.label.tolist() == [[NEGATIVE]]
-
-
-def test_a_padded_row_does_not_stand_before_a_real_box():
-    anchors = squares((0, 0, 32))
-    boxes = torch.stack([anchors[0], squares((4, 0, 32))[0]])[None]  # IoU 1 and .78
-    match = Matcher()(anchors, boxes, torch.tensor([[NEGATIVE, 3]]), NO_CROWDS)
-    assert match.label.tolist() == [[3]]
-    assert torch.equal(match.box[0, 0], boxes[0, 1])
-
-
-def test_without_boxes_all_is_background():
-    anchors = squares((0, 0, 32), (50, 0, 32))
-    match = Matcher()(anchors, torch.zeros(2, 0, 4), torch.zeros(2, 0).long(), torch.zeros(2, 0, 4))
-    assert (match.label == NEGATIVE).all()
-    assert torch.equal(match.box, anchors.expand(2, -1, -1))
-
-
-def test_background_inside_a_crowd_is_ignored_and_positives_are_not():
-    # Of the four anchors: an object, all inside, half inside, less than half inside.
-    anchors = squares((0, 0, 10), (200, 0, 10), (215, 0, 10), (216, 0, 10))
-    crowds = torch.tensor([[[0.0, 0.0, 220.0, 50.0], [0.0, 0.0, 0.0, 0.0]]])
-    boxes, labels = squares((0, 0, 10))[None], torch.tensor([[3]])
-    match = Matcher()(anchors, boxes, labels, crowds)
-    assert match.label.tolist() == [[3, IGNORED, IGNORED, NEGATIVE]]
-    match = Matcher(ignore_crowd=False)(anchors, boxes, labels, crowds)
-    assert match.label.tolist() == [[3, NEGATIVE, NEGATIVE, NEGATIVE]]
-    match = Matcher(crowd_iof=0.6)(anchors, boxes, labels, crowds)
-    assert match.label.tolist() == [[3, IGNORED, NEGATIVE, NEGATIVE]]
-
-
-def test_the_crowd_of_one_image_does_not_touch_another():
-    anchors = squares((0, 0, 10))
-    crowds = torch.stack([squares((0, 0, 50)), torch.zeros(1, 4)])
-    match = Matcher()(anchors, torch.zeros(2, 0, 4), torch.zeros(2, 0).long(), crowds)
-    assert match.label.tolist() == [[IGNORED], [NEGATIVE]]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"positive_iou": 1.5}, "matching.positive_iou must lie in"),
-        ({"negative_iou": 0.0}, "matching.negative_iou must lie in"),
-        ({"crowd_iof": float("nan")}, "matching.crowd_iof"),
-        ({"positive_iou": 0.3}, "matching.negative_iou=0.4 is above matching.positive_iou=0.3"),
-    ],
-)
-def test_wrong_thresholds_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Matcher(**settings)
-
-
-def match_both(matcher, height, width, boxes, labels, **anchors):
-    """By all overlaps, and by those that windows find; with a crowd in the middle."""
+def match_both(matcher, height, width, boxes, labels, **anchors) -> matching.Match:
+    """By all overlaps; compared with that by windows; with a crowd in the middle."""
     generator = AnchorGenerator(**anchors)
-    made = generator(height, width)
     crowd = torch.tensor([width * 0.4, height * 0.4, width * 0.6, height * 0.6])
-    arguments = (made, boxes, labels, crowd.expand(len(boxes), 1, 4))
-    return matcher(*arguments), matcher(*arguments, generator.windows(height, width))
-
-
-def random_boxes(seed, batch, count, height, width):
-    random = torch.Generator().manual_seed(seed)
-    center = torch.rand(batch, count, 2, generator=random) * torch.tensor([width, height])
-    side = torch.exp(6.5 * torch.rand(batch, count, 2, generator=random))  # 1 to 665 px
-    low = (center - side / 2).clamp(min=0)
-    high = torch.maximum((center + side / 2).minimum(torch.tensor([width, height])), low + 1)
-    boxes = torch.cat([low, high], dim=-1)
-    if seed % 2:  # whole pixels: many equal overlaps
-        boxes = boxes.round()
-        boxes[..., 2:] = torch.maximum(boxes[..., 2:], boxes[..., :2] + 1)
-    labels = torch.randint(5, (batch, count), generator=random)
-    labels[0, count // 2 :] = -1  # padding
-    return boxes, labels
+    arguments = (generator(height, width), boxes, labels, crowd.expand(len(boxes), 1, 4))
+    match = matcher(*arguments)
+    assert_equal(match, matcher(*arguments, generator.windows(height, width)))
+    return match
 
 
 @pytest.mark.parametrize(
@@ -294,77 +233,45 @@ def random_boxes(seed, batch, count, height, width):
         {},
         {"rounding": "torchvision"},
         {"offset": 0.5, "scales": [1.0], "ratios": [0.3, 1.0, 4.0]},
-        {"sizes": [8, 16, 32, 64, 128]},
+        SMALL,
     ],
 )
-def test_windows_find_the_same_match(settings, anchors):
-    for seed, (height, width) in enumerate([(224, 320), (97, 411), (608, 32), (320, 320)]):
-        boxes, labels = random_boxes(seed, 2, 1 + 9 * seed, height, width)
-        plain, near = match_both(Matcher(**settings), height, width, boxes, labels, **anchors)
-        assert torch.equal(plain.label, near.label)
-        assert torch.equal(plain.box, near.box)
+def test_windows_give_the_same_match(settings, anchors):
+    for i, size in enumerate([(224, 320), (97, 411), (608, 32), (320, 320)]):
+        batch = random_batch(1 + 4 * i, 1 + 9 * i, whole=i % 2 == 1, size=size)
+        match_both(Matcher(**settings), *size, *batch, **anchors)
 
 
-def test_windows_without_a_box_and_with_one_out_of_reach():
-    none = torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64)
+def test_windows_give_the_same_match_without_a_box_and_with_one_out_of_reach():
+    match_both(Matcher(), 128, 160, torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
     far = torch.tensor([[[5000.0, 5000, 5010, 5010], [10, 10, 60, 60]]])
-    for boxes, labels in (none, (far, torch.tensor([[1, 2]]))):
-        plain, near = match_both(Matcher(), 128, 160, boxes, labels)
-        assert torch.equal(plain.label, near.label)
-        assert torch.equal(plain.box, near.box)
+    match_both(Matcher(), 128, 160, far, torch.tensor([[1, 2]]))
 
 
 @pytest.mark.parametrize(
-    "box",
+    ("box", "size", "sizes", "positives"),
     [
-        (1503, 303, 1505, 305),  # there fp32 makes the best anchor smaller than it should be
-        (1599, 0, 1600, 640),
-        (200, 200, 200, 260),  # no width
-        (200, 200, 200, 200),
+        # There fp32 makes the best anchor smaller than it should be.
+        ((1503, 303, 1505, 305), (640, 1600), SMALL["sizes"], 1),
+        ((1599, 0, 1600, 640), (640, 1600), SMALL["sizes"], 15),
+        ((200, 200, 200, 260), (640, 1600), SMALL["sizes"], 0),  # no width
+        ((200, 200, 200, 200), (640, 1600), SMALL["sizes"], 0),
+        # There the corners of anchors are multiples of 1/128 px.
+        ((2.6283202, 65179.6640625, 10.6430798, 65206.671875), (65536, 9), [1, 1, 2, 4, 8], 3),
     ],
 )
-def test_windows_far_from_the_corner_and_of_boxes_without_area(box):
-    boxes, labels = torch.tensor([[box]]).float(), torch.tensor([[2]])
-    plain, near = match_both(
-        Matcher(ignore_crowd=False), 640, 1600, boxes, labels, sizes=[8, 16, 32, 64, 128]
-    )
-    assert torch.equal(plain.label, near.label)
-    assert (near.label >= 0).any() == (box[2] > box[0])
-
-
-def test_windows_of_anchors_of_a_pixel_far_from_the_corner():
-    # There the corners of anchors are multiples of 1/128 px.
-    box = [2.6283202171325684, 65179.6640625, 10.64307975769043, 65206.671875]
-    boxes, labels = torch.tensor([[box]]), torch.tensor([[0]])
-    plain, near = match_both(
-        Matcher(ignore_crowd=False), 65536, 9, boxes, labels, sizes=[1, 1, 2, 4, 8]
-    )
-    assert (plain.label >= 0).sum() == 3
-    assert torch.equal(plain.label, near.label)
+def test_windows_far_from_the_corner_and_of_boxes_without_area(box, size, sizes, positives):
+    boxes = torch.tensor([[box]]).float()
+    match = match_both(Matcher(ignore_crowd=False), *size, boxes, torch.tensor([[2]]), sizes=sizes)
+    assert (match.label >= 0).sum() == positives
 
 
 def test_more_pairs_than_memory_are_not_made(monkeypatch):
     monkeypatch.setattr("retinanet.fast.sparse_matching.MAX_PAIRS", 50)
-    boxes, labels = random_boxes(2, 2, 12, 256, 320)
-    plain, near = match_both(Matcher(), 256, 320, boxes, labels)
-    assert torch.equal(plain.label, near.label)
-    assert torch.equal(plain.box, near.box)
+    match_both(Matcher(), 256, 320, *random_batch(6, 12))
 
 
-def test_windows_on_real_boxes(real_data):
-    data = read_coco(real_data("coco_slice") / SPLITS[0][1], real_data("coco_slice"))
-    for i in range(0, len(data), 5):
-        rows = slice(data.first[i], data.first[i + 1])
-        height, width = data.sizes[i].tolist()
-        boxes = torch.from_numpy(data.bbox[rows]).float()
-        boxes[:, 2:] += boxes[:, :2]
-        labels = torch.from_numpy(data.labels[rows])
-        plain, near = match_both(Matcher(), height, width, boxes[None], labels[None])
-        assert torch.equal(plain.label, near.label)
-        assert torch.equal(plain.box, near.box)
-
-
-@pytest.mark.parametrize("sparse", [False, True], ids=["all anchors", "windows"])
+@EITHER_WAY
 def test_a_box_that_no_anchor_overlaps_makes_no_anchor_positive(sparse):
     generator = AnchorGenerator()
     anchors = generator(128, 160)
@@ -373,3 +280,36 @@ def test_a_box_that_no_anchor_overlaps_makes_no_anchor_positive(sparse):
     windows = generator.windows(128, 160) if sparse else None
     match = Matcher()(anchors, box, torch.tensor([[1]]), NO_CROWDS, windows)
     assert not (match.label >= 0).any()
+
+
+# Real boxes
+
+
+def torchvision_match(anchors: Tensor, boxes: Tensor, labels: Tensor) -> matching.Match:
+    matcher = TorchvisionMatcher(0.5, 0.4, allow_low_quality_matches=True)
+    index = matcher(torchvision.ops.box_iou(boxes, anchors))  # (A,)
+    label = torch.where(index == matcher.BELOW_LOW_THRESHOLD, NEGATIVE, IGNORED)
+    label = torch.where(index >= 0, labels[index.clamp(min=0)], label)
+    box = torch.where((index >= 0)[:, None], boxes[index.clamp(min=0)], anchors)
+    return matching.Match(label[None], box[None])
+
+
+@pytest.mark.parametrize(
+    ("name", "annotations"),
+    [("coco_slice", "annotations/instances_train2017.json"), ("bccd", "annotations/val.json")],
+)
+def test_real_boxes_are_matched_as_by_torchvision_and_by_windows(real_data, name, annotations):
+    data = read_coco(real_data(name) / annotations, real_data(name))
+    generator, positives = AnchorGenerator(), 0
+    for i in range(min(len(data), 40)):
+        boxes, labels = data.boxes(i)
+        if not len(boxes):
+            continue
+        height, width = map(int, data.sizes[i])
+        resized = resized_size(height, width, 320, 533)
+        boxes = boxes * torch.tensor([resized[1] / width, resized[0] / height] * 2).float()
+        size = [-(-side // 128) * 128 for side in resized]
+        match = match_both(Matcher(ignore_crowd=False), *size, boxes[None], labels[None])
+        assert_equal(match, torchvision_match(generator(*size), boxes, labels))
+        positives += int((match.label >= 0).sum())
+    assert positives > 500

@@ -12,18 +12,14 @@ from retinanet.losses import RetinaNetLoss, focal_loss
 from retinanet.matching import IGNORED, NEGATIVE, Match
 from retinanet.other_losses import HardAnchors, focal_star_loss, softmax_focal_loss
 
-TRUE, FALSE = torch.tensor([True]), torch.tensor([False])
-
-
 # FL*
 
 
 def test_the_other_form_by_hand():
     # x = 1.5 and the class is present: -0.25 ln sigmoid(2 * 1.5 + 1) / 2.
-    expected = 0.25 * math.log1p(math.exp(-4.0)) / 2
-    assert focal_star_loss(torch.tensor([1.5]), TRUE).item() == pytest.approx(expected)
-    expected = 0.75 * math.log1p(math.exp(2.0)) / 2
-    assert focal_star_loss(torch.tensor([1.5]), FALSE).item() == pytest.approx(expected)
+    loss = focal_star_loss(torch.tensor([1.5, 1.5]), torch.tensor([True, False]))
+    expected = [0.25 * math.log1p(math.exp(-4.0)) / 2, 0.75 * math.log1p(math.exp(2.0)) / 2]
+    assert loss.tolist() == pytest.approx(expected)
 
 
 def test_without_steepness_and_shift_it_is_the_cross_entropy():
@@ -36,8 +32,7 @@ def test_without_steepness_and_shift_it_is_the_cross_entropy():
 
 def test_both_forms_forgive_easy_anchors_more_than_cross_entropy():
     # Figure 5 of the paper: below cross entropy from x_t > 0, and close to each other.
-    easy = torch.linspace(1, 6, 20)
-    present = torch.ones(20, dtype=torch.bool)
+    easy, present = torch.linspace(1, 6, 20), torch.ones(20, dtype=torch.bool)
     entropy = focal_loss(easy, present, None, 0.0)
     star = focal_star_loss(easy, present, None, gamma=2.0, beta=1.0)
     focal = focal_loss(easy, present, None, 2.0)
@@ -57,26 +52,18 @@ def test_its_gradient_is_finite_everywhere():
 def samples(classes=4, count=200):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(count, classes, generator=generator, dtype=torch.float64) * 3
-    return logits, torch.randint(0, classes, (count,), generator=generator)
+    return logits.requires_grad_(), torch.randint(0, classes, (count,), generator=generator)
 
 
-def test_gamma_0_without_alpha_is_the_cross_entropy_and_its_gradient():
+@pytest.mark.parametrize("weight", [None, [0.1, 1.0, 2.0, 0.0]])
+def test_gamma_0_is_the_cross_entropy_and_its_gradient_weighted_or_not(weight):
     logits, target = samples()
-    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
-    loss = softmax_focal_loss(ours, target, gamma=0.0)
-    expected = F.cross_entropy(theirs, target, reduction="none")
-    torch.testing.assert_close(loss, expected)
-    loss.sum().backward()
-    expected.sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad)
-
-
-def test_gamma_0_with_a_weight_per_class_is_the_weighted_cross_entropy():
-    logits, target = samples()
-    weight = torch.tensor([0.1, 1.0, 2.0, 0.0], dtype=torch.float64)
-    loss = softmax_focal_loss(logits, target, weight, gamma=0.0)
-    expected = F.cross_entropy(logits, target, weight, reduction="none")
-    torch.testing.assert_close(loss, expected)
+    weight = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+    ours = softmax_focal_loss(logits, target, weight, gamma=0.0)
+    theirs = F.cross_entropy(logits, target, weight, reduction="none")
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
@@ -90,18 +77,16 @@ def test_the_equation(gamma):
 @pytest.mark.parametrize("background", [0, 3])
 def test_one_alpha_is_that_of_foreground(background):
     logits, target = samples()
-    plain = softmax_focal_loss(logits, target)
     loss = softmax_focal_loss(logits, target, 0.25, background=background)
     weight = torch.where(target == background, 0.75, 0.25).double()
-    torch.testing.assert_close(loss, weight * plain)
+    torch.testing.assert_close(loss, weight * softmax_focal_loss(logits, target))
 
 
 def test_two_classes_are_the_sigmoid_of_their_difference():
     # background, object: p = sigmoid(x1 - x0), with the same alpha on the same side.
     logits, target = samples(classes=2)
-    loss = softmax_focal_loss(logits, target, 0.25)
     expected = focal_loss(logits[:, 1] - logits[:, 0], target == 1, 0.25)
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(softmax_focal_loss(logits, target, 0.25), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 2.0])
@@ -113,31 +98,30 @@ def test_the_gradient_is_finite_for_extreme_logits(gamma):
 
 def test_images_of_classes_work_as_samples_do():
     logits, target = samples(count=24)
-    image = logits.view(2, 3, 4, 4)
-    loss = softmax_focal_loss(image, target.view(2, 3, 4))
+    loss = softmax_focal_loss(logits.view(2, 3, 4, 4), target.view(2, 3, 4))
     torch.testing.assert_close(loss.flatten(), softmax_focal_loss(logits, target))
 
 
 @pytest.mark.parametrize(
-    ("logits", "settings", "message"),
+    ("classes", "settings", "message"),
     [
-        (torch.zeros(1, 1), {}, "at least 2 classes, got 1"),
-        (torch.zeros(1, 3), {"alpha": 0.25, "background": None}, "name the background class"),
-        (torch.zeros(1, 3), {"alpha": torch.ones(2)}, r"shape \(2,\) for 3 classes"),
-        (torch.zeros(1, 3), {"alpha": 1.5}, r"must lie in \[0, 1\], got 1.5"),
-        (torch.zeros(1, 3), {"alpha": 0.5, "background": 7}, "background=7 is none of 3 classes"),
-        (torch.zeros(1, 3), {"gamma": -1.0}, "gamma must be at least 0, got -1"),
+        (1, {}, "at least 2 classes, got 1"),
+        (3, {"alpha": 0.25, "background": None}, "name the background class"),
+        (3, {"alpha": torch.ones(2)}, r"shape \(2,\) for 3 classes"),
+        (3, {"alpha": 1.5}, r"must lie in \[0, 1\], got 1.5"),
+        (3, {"alpha": 0.5, "background": 7}, "background=7 is none of 3 classes"),
+        (3, {"alpha": 0.5, "background": 3}, "background=3 is none of 3 classes"),
+        (3, {"gamma": -1.0}, "gamma must be at least 0, got -1"),
     ],
 )
-def test_what_has_no_meaning_is_refused(logits, settings, message):
+def test_what_has_no_meaning_is_refused(classes, settings, message):
     with pytest.raises(ValueError, match=message):
-        softmax_focal_loss(logits, torch.zeros(1, dtype=torch.int64), **settings)
+        softmax_focal_loss(torch.zeros(1, classes), torch.zeros(1).long(), **settings)
 
 
 @pytest.mark.parametrize(("dtype", "offset"), [(torch.bfloat16, 0), (torch.float32, 1e5)])
 def test_softmax_focal_loss_is_as_exact_as_the_cross_entropy(dtype, offset):
-    logits = (torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) + offset).to(dtype)
-    target = torch.arange(50) % 4
+    logits, target = (torch.randn(50, 4) + offset).to(dtype), torch.arange(50) % 4
     exact = F.cross_entropy(logits.double(), target, reduction="none").float()
     torch.testing.assert_close(softmax_focal_loss(logits, target, gamma=0.0), exact)
 
@@ -151,49 +135,54 @@ def spread_boxes(count):
     return torch.cat([low, low + 10], dim=1)[None]
 
 
+def kept_of(losses, boxes=None, positives=(), **settings):
+    """Indices of the anchors of one image that count."""
+    losses = torch.as_tensor(losses, dtype=torch.float32)
+    positive = torch.zeros(1, len(losses), dtype=torch.bool)
+    positive[0, list(positives)] = True
+    boxes = spread_boxes(len(losses)) if boxes is None else boxes
+    return HardAnchors(**settings)(losses[None], boxes, positive)[0].nonzero().flatten().tolist()
+
+
 def test_the_hardest_anchors_are_chosen():
-    losses = torch.tensor([[0.1, 5.0, 0.3, 4.0, 0.2]])
-    kept = HardAnchors(anchors=2)(losses, spread_boxes(5), torch.zeros(1, 5, dtype=torch.bool))
-    assert kept.tolist() == [[False, True, False, True, False]]
+    assert kept_of([0.1, 5.0, 0.3, 4.0, 0.2], anchors=2) == [1, 3]
 
 
 def test_of_anchors_on_one_place_the_hardest_counts():
     boxes = spread_boxes(3)
     boxes[0, 1] = boxes[0, 0] + 1  # IoU 81 / 119
-    losses = torch.tensor([[4.0, 5.0, 1.0]])
-    none = torch.zeros(1, 3, dtype=torch.bool)
-    assert HardAnchors(anchors=2, nms_iou=0.5)(losses, boxes, none).tolist() == [
-        [False, True, True]
-    ]
-    assert HardAnchors(anchors=2, nms_iou=0.7)(losses, boxes, none).tolist() == [
-        [True, True, False]
-    ]
+    assert kept_of([4.0, 5.0, 1.0], boxes, anchors=2, nms_iou=0.5) == [1, 2]
+    assert kept_of([4.0, 5.0, 1.0], boxes, anchors=2, nms_iou=0.7) == [0, 1]
 
 
 def test_the_ratio_takes_three_of_background_for_each_positive():
-    losses = torch.arange(12, 0, -1).float()[None]
-    positive = torch.zeros(1, 12, dtype=torch.bool)
-    positive[0, [8, 9]] = True
-    kept = HardAnchors(anchors=8, ratio=3.0)(losses, spread_boxes(12), positive)
-    assert kept[0].nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5, 8, 9]
-    nothing = HardAnchors(anchors=8, ratio=3.0)(
-        losses, spread_boxes(12), torch.zeros_like(positive)
-    )
-    assert nothing.sum() == 3
+    settings = {"losses": range(12, 0, -1), "ratio": 3.0}
+    assert kept_of(**settings, positives=[8, 9], anchors=8) == [0, 1, 2, 3, 4, 5, 8, 9]
+    # No more positives than a quarter, no more of all than asked for, and some without positives.
+    assert kept_of(**settings, positives=[7, 8, 9], anchors=8) == [0, 1, 2, 3, 4, 5, 7, 8]
+    assert kept_of(**settings, anchors=8) == [0, 1, 2]
+    assert kept_of(**settings, anchors=1) == [0]
 
 
 def test_easy_positives_are_candidates_too(monkeypatch):
     monkeypatch.setattr(other_losses, "CANDIDATES", 4)
-    losses = torch.tensor([[0.1, 0.2, 5.0, 4.0, 3.0, 2.0, 1.0]])
-    positive = torch.tensor([[True, True, False, False, False, False, False]])
-    kept = HardAnchors(anchors=8, ratio=3.0)(losses, spread_boxes(7), positive)
-    assert kept[0, :4].tolist() == [True, True, True, True]
+    losses = [0.1, 0.2, 5.0, 4.0, 3.0, 2.0, 1.0]
+    assert kept_of(losses, positives=[0, 1], anchors=8, ratio=3.0)[:4] == [0, 1, 2, 3]
 
 
-def test_no_more_anchors_are_kept_than_asked_for():
-    losses = torch.arange(12, 0, -1).float()[None]
-    kept = HardAnchors(anchors=1, ratio=3.0)(losses, spread_boxes(12), losses > 100)
-    assert kept.sum() == 1
+@pytest.mark.parametrize("nms_iou", [0.3, 0.7])
+def test_of_many_anchors_the_same_are_kept_as_by_one_long_nms(nms_iou, monkeypatch):
+    low = 40 * torch.rand(1, 300, 2)
+    boxes = torch.cat([low, low + 5 + 30 * torch.rand(1, 300, 2)], dim=-1)
+    arguments = {"losses": torch.rand(300), "boxes": boxes, "anchors": 10, "nms_iou": nms_iou}
+    short = kept_of(**arguments)
+    monkeypatch.setattr(other_losses, "CANDIDATES_FOR_EACH", 300)
+    assert short == kept_of(**arguments)
+
+
+def test_a_number_of_anchors_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="loss.ohem_anchors must lie in"):
+        HardAnchors(anchors=0)
 
 
 def loss_of(name, logits, labels, **settings):
@@ -221,36 +210,16 @@ def test_the_sum_is_divided_by_the_positives_that_are_kept():
     match = Match(label, anchors[None])
     loss = RetinaNetLoss(name="ohem", alpha=None, ohem_anchors=3)
     logits = torch.tensor([[[-1.0], [-2.0], [-3.0]]])
-    found = loss(logits, torch.zeros(1, 3, 4), anchors, match, *loss.divisors([match]))
-    torch.testing.assert_close(found["class"], F.softplus(torch.tensor(3.0)))
+    losses = loss(logits, torch.zeros(1, 3, 4), anchors, match, *loss.divisors([match]))
+    torch.testing.assert_close(losses["class"], F.softplus(torch.tensor(3.0)))
 
 
-@pytest.mark.parametrize("nms_iou", [0.3, 0.7])
-def test_of_many_anchors_the_same_are_kept_as_by_one_long_nms(nms_iou, monkeypatch):
-    random = torch.Generator().manual_seed(0)
-    low = 40 * torch.rand(2, 300, 2, generator=random)
-    boxes = torch.cat([low, low + 5 + 30 * torch.rand(2, 300, 2, generator=random)], dim=-1)
-    losses = torch.rand(2, 300, generator=random)
-    chooser, none = HardAnchors(anchors=10, nms_iou=nms_iou), torch.zeros(2, 300).bool()
-    short = chooser(losses, boxes, none)
-    monkeypatch.setattr(other_losses, "CANDIDATES_FOR_EACH", 300)
-    assert torch.equal(short, chooser(losses, boxes, none))
-
-
-def test_with_room_for_all_anchors_ohem_is_the_cross_entropy():
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_with_room_for_all_anchors_ohem_is_the_cross_entropy_weighted_by_alpha(alpha):
     logits = torch.randn(2, 6, 3)
     labels = [[0, NEGATIVE, 2, NEGATIVE, IGNORED, 1], [NEGATIVE] * 6]
-    ohem = loss_of("ohem", logits, labels, alpha=None, ohem_anchors=6)
-    torch.testing.assert_close(ohem, loss_of("focal", logits, labels, alpha=None, gamma=0.0))
-
-
-def test_names_and_settings_are_checked():
-    with pytest.raises(ValueError, match="loss.name must be one of focal, focal_star, ohem"):
-        RetinaNetLoss(name="ghm")
-    with pytest.raises(ValueError, match="loss.gamma=0 with loss.name=focal_star"):
-        RetinaNetLoss(name="focal_star", gamma=0.0)
-    with pytest.raises(ValueError, match="loss.ohem_anchors must lie in"):
-        HardAnchors(anchors=0)
+    ohem = loss_of("ohem", logits, labels, alpha=alpha, ohem_anchors=6)
+    torch.testing.assert_close(ohem, loss_of("focal", logits, labels, alpha=alpha, gamma=0.0))
 
 
 def test_the_name_reaches_the_loss():

@@ -24,11 +24,7 @@ CHECKED_LOGITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 19.0, 40.0, 100.0, 1e4)
 
 
 def focal_loss_sum(
-    logits: Tensor,
-    label: Tensor,
-    weight: Tensor,
-    alpha: Tensor | None,
-    gamma: float,
+    logits: Tensor, label: Tensor, weight: Tensor, alpha: Tensor | None, gamma: float
 ) -> Tensor:
     """Sum of the weighted focal loss over all (anchor, class) pairs, in fp32 or more.
 
@@ -49,14 +45,7 @@ class _FocalLossSum(torch.autograd.Function):
     """The gradient is made on the way to the loss, from the same numbers."""
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        logits: Tensor,
-        label: Tensor,
-        weight: Tensor,
-        alpha: Tensor | None,
-        gamma: float,
-    ) -> Tensor:
+    def forward(ctx, logits, label, weight, alpha, gamma):
         rows = logits.reshape(-1, logits.shape[-1])  # (B * A, K)
         label, weight = label.reshape(-1, 1), weight.reshape(-1, 1)  # (B * A, 1)
         # Not in fp16: there the gradient of easy background is 0 until a scaler multiplies it.
@@ -76,7 +65,7 @@ class _FocalLossSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple:
+    def backward(ctx, upstream):
         # In place: a second backward pass through the same loss is refused by autograd itself,
         # which sees that what was saved has changed.
         (gradient,) = ctx.saved_tensors
@@ -135,25 +124,19 @@ def is_equal(definition: Callable[..., Tensor], alpha: Tensor | None, gamma: flo
     K = 3 if alpha is None or alpha.dim() == 0 else len(alpha)
     x = torch.tensor(CHECKED_LOGITS, dtype=torch.float64)
     x = torch.cat([-x, x])[:, None] * torch.linspace(1, -0.9, K, dtype=torch.float64)  # (n, K)
-    label = torch.tensor([-1, 0, K // 2, K - 1])  # background and classes
-    label = label[:, None].expand(-1, len(x))  # (4, n)
-    logits = x.expand(len(label), -1, -1).clone().requires_grad_()  # (4, n, K)
-    weight = torch.linspace(0.5, 2, label.numel(), dtype=torch.float64).view_as(label)
+    logits = x.repeat(4, 1, 1).requires_grad_()  # (4, n, K)
+    label = torch.tensor([-1, 0, K // 2, K - 1])[:, None].expand(-1, len(x))  # (4, n)
 
-    fused = focal_loss_sum(logits, label, weight, alpha, gamma)
-    (fused_gradient,) = torch.autograd.grad(fused, logits)
-    # Each anchor by itself too: beside a logit of 10,000 a sum hides a small one.
-    of_each = [
-        focal_loss_sum(
-            row[None, None], one[None, None], torch.ones_like(one[None, None]), alpha, gamma
-        )
-        for row, one in zip(logits.detach().flatten(0, 1), label.flatten(), strict=True)
-    ]
+    # Each anchor by itself: beside a logit of 10,000 a sum hides a small one.
+    anchors = zip(logits.view(-1, 1, 1, K), label.reshape(-1, 1, 1), strict=True)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    fused = torch.stack([focal_loss_sum(*anchor, one, alpha, gamma) for anchor in anchors])
+    (fused_gradient,) = torch.autograd.grad(fused.sum(), logits)
     try:
         loss = definition(logits, label[..., None] == torch.arange(K), alpha, gamma).sum(-1)
-        (gradient,) = torch.autograd.grad((weight * loss).sum(), logits)
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
     except (RuntimeError, IndexError, ValueError, AssertionError):
         # An edited definition may be for other shapes than these. Training calls it with its own.
         return False
-    pairs = (gradient, fused_gradient), (loss.flatten(), torch.stack(of_each))
+    pairs = (loss.flatten(), fused), (gradient, fused_gradient)
     return all(torch.allclose(a.double(), b, rtol=1e-6, atol=1e-30) for a, b in pairs)

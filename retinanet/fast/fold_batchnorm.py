@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.devices import AUTOCAST_TYPES
@@ -32,18 +32,13 @@ def for_inference(model: RetinaNet, precision: str, *, compiled: bool = False) -
     network = copy.deepcopy(model, {id(thing): None for thing in left})
     network.__dict__.pop("predict", None)
     network.eval().requires_grad_(False)
-    for parent, conv_name, norm_name in list(_foldable(network)):
-        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
-        )
-        setattr(parent, norm_name, nn.Identity())
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        # In torchvision's and our backbones a norm is defined right after its convolution.
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FOLDED):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, nn.Identity())
     if precision != "fp32":
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
@@ -52,15 +47,3 @@ def for_inference(model: RetinaNet, precision: str, *, compiled: bool = False) -
     if compiled:
         network.predict = torch.compile(network.predict, dynamic=True)
     return network
-
-
-def _foldable(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
-    """Convolutions that a norm follows: the parent of both, and their names in it.
-
-    In torchvision's and our backbones a norm is defined right after its convolution.
-    """
-    for parent in model.modules():
-        children = list(parent.named_children())
-        for (first, conv), (second, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, FOLDED):
-                yield parent, first, second

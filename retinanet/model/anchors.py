@@ -1,13 +1,13 @@
 """Anchors: nine boxes at every cell of every pyramid level (section 4 of the paper)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retinanet.checks import check
-from retinanet.fast.sparse_matching import AnchorGrid, AnchorWindows
+from retinanet.checks import check_all
+from retinanet.fast.sparse_matching import AnchorWindows
 
 # Pixels between cells of P3 to P7. A level is always half of the one before, rounded up.
 STRIDES = (8, 16, 32, 64, 128)
@@ -31,7 +31,7 @@ class AnchorGenerator:
         offset: float = 0.0,
         rounding: str = "none",
     ) -> None:
-        """Remember the shapes.
+        """Check and remember the shapes.
 
         Args:
             sizes: side of the square anchor of scale 1 on each of P3 to P7, pixels.
@@ -41,12 +41,11 @@ class AnchorGenerator:
             rounding: ``"none"``; ``"torchvision"``, for checkpoints trained there: sides in whole
                 pixels, and strides that are the padded size divided by the grid, in whole pixels,
                 which are not 64 and 128 on P6 and P7 unless 128 divides the size.
+
+        Raises:
+            ValueError: a setting outside its range.
         """
-        check("anchors.sizes", list(sizes))
-        check("anchors.scales", list(scales))
-        check("anchors.ratios", list(ratios))
-        check("anchors.offset", offset)
-        check("anchors.rounding", rounding)
+        check_all("anchors", locals())
         self.sizes = tuple(map(float, sizes))
         self.scales = tuple(map(float, scales))
         self.ratios = tuple(map(float, ratios))
@@ -67,7 +66,7 @@ class AnchorGenerator:
             size: side of the square anchor of scale 1, pixels.
 
         Returns:
-            (a, 4) in pixels, ratio-outer and scale-inner.
+            (a, 4) in pixels, fp64, ratio-outer and scale-inner.
         """
         sides = size * torch.tensor(self.scales, dtype=torch.float64)
         ratios = torch.tensor(self.ratios, dtype=torch.float64)
@@ -94,37 +93,30 @@ class AnchorGenerator:
 
     def windows(self, height: int, width: int) -> AnchorWindows:
         """How to find those of the anchors that overlap a box, on the CPU."""
-        return _kept(self._windows, (height, width), self._grids)
-
-    def _levels(self, height: int, width: int) -> Iterator[tuple[float, tuple[int, int], int, int]]:
-        """Size of the square anchor, strides of y and x, rows, columns of P3 to P7."""
-        grids = grid_sizes(height, width)
-        for size, stride, (rows, columns) in zip(self.sizes, STRIDES, grids, strict=True):
-            strides = (height // rows, width // columns) if self.rounded else (stride, stride)
-            yield size, strides, rows, columns
+        return _kept(self._windows, (height, width), self._make_windows)
 
     def _make(self, height: int, width: int, device: torch.device) -> Tensor:
-        levels = [self._level(*level) for level in self._levels(height, width)]
+        levels = []
+        for size, (rows, columns), (dy, dx) in zip(
+            self.sizes, *self._grids(height, width), strict=True
+        ):
+            y = (torch.arange(rows, dtype=torch.float64) + self.offset) * dy
+            x = (torch.arange(columns, dtype=torch.float64) + self.offset) * dx
+            y, x = torch.meshgrid(y, x, indexing="ij")  # (rows, columns)
+            centers = torch.stack([x, y, x, y], dim=-1)[:, :, None]  # (rows, columns, 1, 4)
+            levels.append((centers + self.cell_anchors(size)).reshape(-1, 4))
         return torch.cat(levels).float().to(device)
 
-    def _level(self, size: float, strides: tuple[int, int], rows: int, columns: int) -> Tensor:
-        """Anchors of one level, (rows * columns * a, 4), fp64; strides are of y and x."""
-        y = (torch.arange(rows, dtype=torch.float64) + self.offset) * strides[0]
-        x = (torch.arange(columns, dtype=torch.float64) + self.offset) * strides[1]
-        y, x = torch.meshgrid(y, x, indexing="ij")  # (rows, columns)
-        centers = torch.stack([x, y, x, y], dim=-1)  # (rows, columns, 4)
-        return (centers[:, :, None] + self.cell_anchors(size)).reshape(-1, 4)
+    def _make_windows(self, height: int, width: int) -> AnchorWindows:
+        shapes = torch.stack([self.cell_anchors(size) for size in self.sizes])  # (L, a, 4)
+        return AnchorWindows(shapes, *self._grids(height, width), self.offset)
 
-    def _grids(self, height: int, width: int) -> AnchorWindows:
-        grids, first = [], 0
-        for size, strides, rows, columns in self._levels(height, width):
-            for i, (x1, y1, x2, y2) in enumerate(self.cell_anchors(size).tolist()):
-                y, x = (self.offset * stride for stride in strides)
-                center, sides = (y + 0.5 * (y1 + y2), x + 0.5 * (x1 + x2)), (y2 - y1, x2 - x1)
-                place = first + i, self.num_per_cell, rows, columns
-                grids.append(AnchorGrid(*place, strides, center, sides))
-            first += rows * columns * self.num_per_cell
-        return AnchorWindows(grids)
+    def _grids(self, height: int, width: int) -> tuple[list[tuple[int, int]], ...]:
+        """Rows and columns of each level, and its strides of y and x."""
+        grids = grid_sizes(height, width)
+        if self.rounded:
+            return grids, [(height // rows, width // columns) for rows, columns in grids]
+        return grids, [(stride, stride) for stride in STRIDES]
 
 
 def _kept(made: dict, key: tuple, make: Callable) -> Any:
@@ -141,10 +133,5 @@ def grid_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
     Every stride-2 layer of the network rounds up, and so does this.
     """
-    grids = []
-    for _ in range(3):
-        height, width = -(-height // 2), -(-width // 2)
-    for _ in STRIDES:
-        grids.append((height, width))
-        height, width = -(-height // 2), -(-width // 2)
-    return grids
+    # Halving three times and rounding up each time is dividing by 8 and rounding up once.
+    return [(-(-height // stride), -(-width // stride)) for stride in STRIDES]

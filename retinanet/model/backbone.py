@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.checks import check, check_backbone, check_strides
+from retinanet.checks import check, check_all, check_backbone, check_strides
 from retinanet.model.convolution import convolve
 from retinanet.model.heads import group_norm
 from retinanet.weights.pretrained import load_backbone
@@ -66,7 +67,7 @@ class ResNetBackbone(Backbone):
         if stride_in_1x1:
             for first in (self.layer2[0], self.layer3[0], self.layer4[0]):
                 first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-        expansion = 4 if isinstance(resnet.layer1[0], Bottleneck) else 1
+        expansion = resnet.layer1[0].expansion  # 4 of bottlenecks, 1 of basic blocks
         self.channels = (128 * expansion, 256 * expansion, 512 * expansion)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,11 +112,10 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 class MobileNetBackbone(Backbone):
     """torchvision's MobileNetV2 without its classifier."""
 
-    # Positions in torchvision's `features` after which the stride is 2, 4, 8, 16, 32.
-    ENDS = (2, 4, 7, 14, 19)
+    # Positions in torchvision's `features` of the first layer of each stage, and of the end.
+    BOUNDS = (0, 2, 4, 7, 14, 19)
     stages = tuple(
-        tuple(f"features.{i}" for i in range(low, high))
-        for low, high in zip((0, *ENDS), ENDS, strict=False)
+        tuple(f"features.{i}" for i in range(first, end)) for first, end in pairwise(BOUNDS)
     )
 
     def __init__(self, features: nn.Sequential) -> None:
@@ -127,9 +127,8 @@ class MobileNetBackbone(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """C3, C4, C5 of (B, 3, H, W) normalized images."""
         outputs = []
-        for low, high in zip((0, *self.ENDS), self.ENDS, strict=False):
-            for layer in self.features[low:high]:
-                x = layer(x)
+        for first, end in pairwise(self.BOUNDS):
+            x = self.features[first:end](x)
             outputs.append(x)
         return outputs[2], outputs[3], outputs[4]
 
@@ -143,11 +142,10 @@ class TinyBackbone(Backbone):
     def __init__(self, norm_layer: NormLayer) -> None:
         """Build with random weights."""
         super().__init__()
-        self.stem = _layer(3, self.WIDTHS[0], 2, norm_layer)
-        for i in range(1, 5):
-            block = TinyBlock(self.WIDTHS[i - 1], self.WIDTHS[i], norm_layer)
-            self.add_module(f"block{i + 1}", block)
         self.channels = self.WIDTHS[2:]
+        self.stem = _layer(3, self.WIDTHS[0], 2, norm_layer)
+        for i, (inputs, outputs) in enumerate(pairwise(self.WIDTHS), start=2):
+            self.add_module(f"block{i}", TinyBlock(inputs, outputs, norm_layer))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -176,9 +174,8 @@ class TinyBlock(nn.Module):
 
 
 def _layer(inputs: int, outputs: int, stride: int, norm_layer: NormLayer) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), norm_layer(outputs)
-    )
+    conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, norm_layer(outputs))
 
 
 def norm_layer(norm: str, eps: float) -> NormLayer:
@@ -188,8 +185,7 @@ def norm_layer(norm: str, eps: float) -> NormLayer:
         norm: ``"frozen"``, ``"batch"``, ``"sync"`` (CUDA only) or ``"group"``.
         eps: added to the variance, but by group norm, which has its own.
     """
-    check("model.norm", norm)
-    check("model.norm_eps", eps)
+    check_all("model", locals() | {"norm_eps": eps})
     layers = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm}
     return group_norm if norm == "group" else partial(layers[norm], eps=eps)
 
@@ -204,17 +200,7 @@ def build_backbone(
     stride_in_1x1: bool = False,
     load_later: bool = False,
 ) -> Backbone:
-    """A backbone with its weights.
-
-    Args:
-        name: ``"tiny"`` or torchvision's name of a ResNet, ResNeXt or MobileNetV2.
-        weights: a name such as ``"IMAGENET1K_V1"``, a path to weights of torchvision, timm,
-            detectron2 or MSRA, or None for random ones.
-        norm: ``"frozen"``, ``"batch"``, ``"sync"`` (CUDA only) or ``"group"``.
-        frozen_stages: 0 to 5 stages that do not train, the stem first.
-        norm_eps: added to the variance by frozen and batch norms.
-        stride_in_1x1: bottlenecks shrink in their first convolution, as Caffe's weights want it.
-        load_later: a state dict follows, so the weights may be random for now.
+    """A backbone with its weights; the arguments are those of RetinaNet.
 
     Raises:
         ValueError: frozen norms with random weights, weights that do not fit.
@@ -240,7 +226,6 @@ def build_backbone(
 def build_resnet(name: str, norm_layer: NormLayer) -> ResNet:
     """torchvision's ResNet or ResNeXt with random weights, and one that it does not name."""
     if name == "resnext101_32x4d":  # of detectron2's and mmdetection's model zoos
-        return ResNet(
-            Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4, norm_layer=norm_layer
-        )
+        layout = {"groups": 32, "width_per_group": 4}
+        return ResNet(Bottleneck, [3, 4, 23, 3], **layout, norm_layer=norm_layer)
     return torchvision.models.get_model(name, norm_layer=norm_layer)

@@ -33,12 +33,8 @@ def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     Returns:
         (B, out_channels, h', w'), in the type that autocast gives.
     """
-    steps = {
-        "stride": conv.stride,
-        "padding": conv.padding,
-        "dilation": conv.dilation,
-        "groups": conv.groups,
-    }
+    steps = {"stride": conv.stride, "padding": conv.padding}
+    steps |= {"dilation": conv.dilation, "groups": conv.groups}
     if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or _is_wide(conv, x):
         return F.conv2d(x, weight, bias, **steps)
     with torch.autocast("cpu", enabled=False):

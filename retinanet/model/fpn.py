@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retinanet.checks import check
+from retinanet.checks import check_all
 
 
 class FeaturePyramid(nn.Module):
@@ -30,17 +30,12 @@ class FeaturePyramid(nn.Module):
             p6_from: P6 is a stride-2 convolution on ``"c5"`` (the paper) or ``"p5"``.
             relu_before_p7: ReLU between P6 and P7's convolution (the paper).
         """
+        check_all("model", {"fpn_channels": channels, "p6_from": p6_from})
         super().__init__()
-        check("model.fpn_channels", channels)
-        check("model.p6_from", p6_from)
-        self.lateral = nn.ModuleDict(
-            {
-                f"c{i}": nn.Conv2d(c, channels, 1)
-                for i, c in zip((3, 4, 5), in_channels, strict=True)
-            }
-        )
+        levels = list(zip((3, 4, 5), in_channels, strict=True))
+        self.lateral = nn.ModuleDict({f"c{i}": nn.Conv2d(c, channels, 1) for i, c in levels})
         self.output = nn.ModuleDict(
-            {f"p{i}": nn.Conv2d(channels, channels, 3, padding=1) for i in (3, 4, 5)}
+            {f"p{i}": nn.Conv2d(channels, channels, 3, padding=1) for i, _ in levels}
         )
         p6_channels = in_channels[-1] if p6_from == "c5" else channels
         self.p6 = nn.Conv2d(p6_channels, channels, 3, stride=2, padding=1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retinanet.checks import check
+from retinanet.checks import check, check_all
 
 # Section 4.1: new layers are drawn from a Gaussian of this standard deviation, bias 0.
 HEAD_STD = 0.01
@@ -30,19 +30,6 @@ def prior_bias(prior: float) -> float:
     return math.log(prior) - math.log1p(-prior)
 
 
-def count_classes(weights: dict[str, Tensor]) -> int:
-    """K of a model's state dict; the box head shows how many anchors there are in a cell.
-
-    Raises:
-        ValueError: there are no predictions in it.
-    """
-    names = ("head.box.pred.bias", "head.cls.pred.bias")
-    boxes, classes = (weights[n].numel() if n in weights else 0 for n in names)
-    if boxes < 4 or classes < boxes // 4:
-        raise ValueError(f"{' and '.join(names)} are missing, or too short for one class.")
-    return classes // (boxes // 4)
-
-
 class Head(nn.Module):
     """3x3 convolutions with ReLU, shared by all levels, then one that predicts."""
 
@@ -58,9 +45,8 @@ class Head(nn.Module):
             out_channels: of the prediction.
             norm: ``"none"`` (the paper) or ``"group"``, after every hidden convolution.
         """
+        check_all("model", {"head_norm": norm, "head_depth": depth})
         super().__init__()
-        check("model.head_norm", norm)
-        check("model.head_depth", depth)
         widths = [in_channels] + [channels] * depth
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, 3, padding=1, bias=norm == "none")
@@ -90,9 +76,8 @@ class Head(nn.Module):
             for conv, norm in zip(self.convs, self.norms, strict=True):
                 x = F.relu(norm(conv(x)), inplace=True)
             x = self.pred(x)  # (B, a * width, h, w)
-            outputs.append(
-                x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)
-            )  # (B, h * w * a, width)
+            x = x.permute(0, 2, 3, 1)  # (B, h, w, a * width)
+            outputs.append(x.reshape(len(x), -1, width))  # (B, h * w * a, width)
         return torch.cat(outputs, dim=1)
 
 
@@ -109,3 +94,16 @@ def group_norm(channels: int) -> nn.GroupNorm:
             f"choose a multiple of 8 up to 256, or of 32."
         )
     return nn.GroupNorm(groups, channels)
+
+
+def count_classes(weights: dict[str, Tensor]) -> int:
+    """K of a model's state dict; the box head shows how many anchors there are in a cell.
+
+    Raises:
+        ValueError: there are no predictions in it.
+    """
+    names = ("head.box.pred.bias", "head.cls.pred.bias")
+    boxes, classes = (weights[n].numel() if n in weights else 0 for n in names)
+    if boxes < 4 or classes < boxes // 4:
+        raise ValueError(f"{' and '.join(names)} are missing, or too short for one class.")
+    return classes // (boxes // 4)

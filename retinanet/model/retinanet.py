@@ -40,13 +40,14 @@ class RetinaNet(nn.Module):
         """Build and initialize; the defaults are the paper's.
 
         Args:
-            backbone: a name of ``configs/model``'s list.
-            num_classes: K, without a background class.
-            prior: pi, the probability of every class at every anchor at the start.
-            weights: of the backbone: torchvision's name, a path, or None for random.
-            norm: of the backbone: ``"frozen"``, ``"batch"``, ``"sync"`` or ``"group"``.
+            backbone: ``"tiny"`` or torchvision's name of a ResNet, ResNeXt or MobileNetV2.
+            num_classes: K, without a background class, at least 1.
+            prior: pi, the probability of every class at every anchor at the start, in (0, 1).
+            weights: of the backbone: a name such as ``"IMAGENET1K_V1"``, a path to weights of
+                torchvision, timm, detectron2 or MSRA, or None for random ones.
+            norm: of the backbone: ``"frozen"``, ``"batch"``, ``"sync"`` (CUDA only) or ``"group"``.
             head_norm: of the heads: ``"none"`` or ``"group"``.
-            frozen_stages: backbone stages that do not train.
+            frozen_stages: 0 to 5 backbone stages that do not train, the stem first.
             norm_eps: added to the variance by the backbone's frozen and batch norms.
             stride_in_1x1: bottlenecks shrink in their first convolution, as in Caffe's ResNets.
             fpn_channels: of P3 to P7.
@@ -58,14 +59,15 @@ class RetinaNet(nn.Module):
             load_later: a state dict will be loaded, so frozen norms may be random until then.
 
         Raises:
-            ValueError: a setting outside its range, or frozen norms with random weights.
+            ValueError: a setting outside its range, frozen norms with random weights, or weights
+                that do not fit.
+            FileNotFoundError: no such file of weights.
         """
-        super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        super().__init__()
         self.num_classes = num_classes
         self.anchor_generator = anchors or AnchorGenerator()
-        a = self.anchor_generator.num_per_cell
         self.backbone = build_backbone(
             backbone,
             weights=weights,
@@ -78,13 +80,10 @@ class RetinaNet(nn.Module):
         self.fpn = FeaturePyramid(
             self.backbone.channels, fpn_channels, p6_from=p6_from, relu_before_p7=relu_before_p7
         )
-        head = {"norm": head_norm}
-        self.head = nn.ModuleDict(
-            {
-                "cls": Head(fpn_channels, head_channels, head_depth, a * num_classes, **head),
-                "box": Head(fpn_channels, head_channels, head_depth, a * 4, **head),
-            }
-        )
+        self.head = nn.ModuleDict()
+        for name, width in (("cls", num_classes), ("box", 4)):
+            outputs = self.anchor_generator.num_per_cell * width
+            self.head[name] = Head(fpn_channels, head_channels, head_depth, outputs, norm=head_norm)
         self.reset_prior(prior)
         self.register_buffer("rgb_mean", torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("rgb_std", torch.tensor(RGB_STD).view(3, 1, 1), persistent=False)

@@ -7,7 +7,7 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors
 from torchvision.models.detection.image_list import ImageList
 
-from retinanet.model.anchors import STRIDES, AnchorGenerator, grid_sizes
+from retinanet.model.anchors import KEPT_SIZES, STRIDES, AnchorGenerator, grid_sizes
 
 
 def centers(boxes: torch.Tensor) -> torch.Tensor:
@@ -17,10 +17,9 @@ def centers(boxes: torch.Tensor) -> torch.Tensor:
 def test_the_first_cell_by_hand():
     # Ratio-outer (height / width .5, 1, 2), scale-inner (1, 2^(1/3), 2^(2/3)), centered on 0.
     r = math.sqrt(2)
-    sizes = [(32 * r, 32 / r), (32, 32), (32 / r, 32 * r)]
     expected = [
         [-w * s / 2, -h * s / 2, w * s / 2, h * s / 2]
-        for w, h in sizes
+        for w, h in [(32 * r, 32 / r), (32, 32), (32 / r, 32 * r)]
         for s in (1, 2 ** (1 / 3), 2 ** (2 / 3))
     ]
     torch.testing.assert_close(AnchorGenerator()(128, 128)[:9], torch.tensor(expected))
@@ -29,9 +28,8 @@ def test_the_first_cell_by_hand():
 def test_areas_are_the_squares_of_size_times_scale():
     boxes = AnchorGenerator()(128, 128)[-9:].double()  # P7
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    sides = torch.tensor([512.0, 512 * 2 ** (1 / 3), 512 * 2 ** (2 / 3)], dtype=torch.float64)
+    sides = 512 * torch.tensor([1, 2 ** (1 / 3), 2 ** (2 / 3)], dtype=torch.float64)
     torch.testing.assert_close(areas, sides.square().repeat(3), rtol=1e-6, atol=0)
-    assert boxes[:, 2].max().item() == pytest.approx(813 * math.sqrt(2) / 2, abs=0.5)
 
 
 @pytest.mark.parametrize(
@@ -49,28 +47,16 @@ def test_neighbors_are_one_stride_apart():
     assert grid_sizes(800, 1088) == grids
     levels = boxes.split([rows * columns * 9 for rows, columns in grids])
     for level, (rows, columns), stride in zip(levels, grids, STRIDES, strict=True):
-        center = centers(level.view(rows, columns, 9, 4))
-        x = torch.arange(columns).float() * stride
-        y = torch.arange(rows).float() * stride
-        expected = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1)
-        atol = 1e-3  # centers of anchors of hundreds of pixels in fp32
-        torch.testing.assert_close(
-            center, expected[:, :, None].expand(-1, -1, 9, -1), rtol=0, atol=atol
-        )
-
-
-def test_p7_neighbors_are_128_pixels_apart_at_800_by_1088():
-    p7 = AnchorGenerator()(800, 1088)[-9 * 7 * 9 :].view(7, 9, 9, 4)
-    center = centers(p7)
-    torch.testing.assert_close(center[0, 1, 0] - center[0, 0, 0], torch.tensor([128.0, 0.0]))
-    torch.testing.assert_close(center[1, 0, 0] - center[0, 0, 0], torch.tensor([0.0, 128.0]))
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        expected = torch.stack([x, y], dim=-1).view(-1, 1, 2).expand(-1, 9, -1).float() * stride
+        # Centers of anchors of hundreds of pixels in fp32.
+        center = centers(level).view(-1, 9, 2)
+        torch.testing.assert_close(center, expected, rtol=0, atol=1e-3)
 
 
 def torchvision_anchors(height: int, width: int) -> torch.Tensor:
-    sizes = tuple(
-        (s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in (32, 64, 128, 256, 512)
-    )
-    generator = TorchvisionAnchors(sizes, ((0.5, 1.0, 2.0),) * 5)
+    sizes = [(s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in (32, 64, 128, 256, 512)]
+    generator = TorchvisionAnchors(tuple(sizes), ((0.5, 1.0, 2.0),) * 5)
     features = [torch.zeros(1, 1, *grid) for grid in grid_sizes(height, width)]
     (boxes,) = generator(ImageList(torch.zeros(1, 3, height, width), [(height, width)]), features)
     return boxes
@@ -85,10 +71,9 @@ def test_equal_to_torchvisions_up_to_its_rounding():
     torch.testing.assert_close(centers(ours), centers(theirs), rtol=0, atol=0.5)
 
 
-def test_with_torchvisions_whole_sizes_only_the_rounding_of_corners_remains():
-    # int(32 * 2^(1/3)) = 40, int(32 * 2^(2/3)) = 50.
-    cell = AnchorGenerator(scales=[1.0, 40 / 32, 50 / 32]).cell_anchors(32.0)
-    assert torch.equal(cell.round().float(), torchvision_anchors(128, 128)[:9])
+@pytest.mark.parametrize("size", [(256, 384), (800, 1088), (100, 75)])
+def test_with_its_rounding_equal_to_torchvisions(size):
+    assert torch.equal(AnchorGenerator(rounding="torchvision")(*size), torchvision_anchors(*size))
 
 
 def test_an_offset_moves_centers_by_its_share_of_the_stride():
@@ -106,19 +91,22 @@ def test_anchors_stay_fp32_under_autocast(dtype):
     assert torch.equal(boxes, AnchorGenerator()(1024, 1024))
 
 
-def test_anchors_of_a_size_are_made_once():
+def test_anchors_of_a_size_are_made_once_and_the_oldest_are_forgotten():
     generator = AnchorGenerator()
-    assert generator(128, 256) is generator(128, 256)
-    assert generator(256, 128) is not generator(128, 256)
+    first = generator(128, 256)
+    assert generator(128, 256) is first
+    assert generator(256, 128) is not first
+    for i in range(KEPT_SIZES - 1):
+        generator(128, 384 + i)
+    assert generator(128, 256) is not first
 
 
 def test_other_shapes_for_other_objects():
     generator = AnchorGenerator(sizes=(16, 32, 64, 128, 256), scales=[1.0], ratios=[1.0, 3.0])
     assert generator.num_per_cell == 2
-    cell = generator(128, 128)[:2]
     side = 16 * math.sqrt(3)
     expected = [[-8, -8, 8, 8], [-side / 6, -side / 2, side / 6, side / 2]]
-    torch.testing.assert_close(cell, torch.tensor(expected))
+    torch.testing.assert_close(generator(128, 128)[:2], torch.tensor(expected))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +117,7 @@ def test_other_shapes_for_other_objects():
         ({"scales": ()}, "anchors.scales must not be empty"),
         ({"ratios": (-1.0,)}, r"anchors.ratios\[0\]"),
         ({"offset": 2.0}, "anchors.offset"),
+        ({"rounding": "up"}, "anchors.rounding must be one of"),
     ],
 )
 def test_impossible_shapes_are_refused(settings, message):
