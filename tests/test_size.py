@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "retinanet"
 ROW = re.compile(r"^\| \[(\S+)\]\(\1\) \| (\d+) \|", re.MULTILINE)
 # The aim is 3,200 lines; this only goes down.
-MOST_LINES, MOST_FILES = 3950, 18
+MOST_LINES, MOST_FILES = 3520, 18
 
 
 def lines_of(path: Path) -> int:

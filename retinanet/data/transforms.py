@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from retinanet.checks import check
+from retinanet.checks import check_all
 from retinanet.data import draws
 
 # Smaller boxes show no object, and a box without width makes encode_boxes divide by zero.
@@ -151,13 +151,8 @@ class Augment:
         color: float = 0.0,
         train: bool = False,
     ) -> None:
-        check("data.min_size", min_size)
-        check("data.max_size", max_size)
-        check("data.resize", rule)
-        check("augment.flip", flip)
-        check("augment.min_sizes", min_sizes)
-        check("augment.scale", scale)
-        check("augment.color", color)
+        check_all("data", {"min_size": min_size, "max_size": max_size, "resize": rule})
+        check_all("augment", locals())
         self.max_size = max_size
         self.rule = rule
         self.min_sizes = np.array(min_sizes if train and min_sizes else [min_size])
