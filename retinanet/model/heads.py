@@ -77,7 +77,7 @@ class Head(nn.Module):
                 x = F.relu(norm(conv(x)), inplace=True)
             x = self.pred(x)  # (B, a * width, h, w)
             x = x.permute(0, 2, 3, 1)  # (B, h, w, a * width)
-            outputs.append(x.reshape(len(x), -1, width))  # (B, h * w * a, width)
+            outputs.append(x.reshape(x.shape[0], -1, width))  # (B, h * w * a, width)
         return torch.cat(outputs, dim=1)
 
 

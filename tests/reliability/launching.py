@@ -89,12 +89,15 @@ def descendants(pid: int) -> list[int]:
 
 def ranks_of(agent: int) -> list[int]:
     """The processes of the ranks below torchrun, which run train.py; not their loaders."""
-    ranks = []
-    for pid in descendants(agent):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            runs = "train.py" in Path(f"/proc/{pid}/cmdline").read_text()
-            ranks += [pid] * (runs and int(fields_of(pid)[1]) == agent)
-    return sorted(ranks)
+    children = [pid for pid in descendants(agent) if int(fields_of(pid)[1]) == agent]
+    return sorted(pid for pid in children if "train.py" in command_of(pid))
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def kill_all(pid: int) -> None:
