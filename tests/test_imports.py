@@ -129,11 +129,11 @@ def test_tools_do_not_import_each_other(path):
 
 
 def test_training_loads_no_tool():
-    code = "import sys, retinanet.run; print(*(m for m in sys.modules if 'retinanet' in m))"
-    loaded = python(code).stdout.split()
+    loaded = python("import sys, retinanet.run; print(*sys.modules)").stdout.split()
+    loaded = [name for name in loaded if name.split(".")[0] == "retinanet"]
     assert "retinanet.training.trainer" in loaded
     assert [name for name in loaded if ".tools" in name or ".cli" in name] == []
-    assert len(loaded) <= 63
+    assert len(loaded) <= 58
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -49,7 +49,7 @@ class Scored:
     """An evaluation, what it looked at, and what follows from it."""
 
     data: CocoData
-    found: DetectionArrays
+    detections: DetectionArrays
     evaluation: Evaluation | None  # None for data without annotations
     num_drawn: int  # images in the gallery, 0 for none
     thresholds: Thresholds | None = None  # where F1 is largest

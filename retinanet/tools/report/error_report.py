@@ -161,19 +161,19 @@ def _errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
 def _error_rows(data: CocoData, analysis: Analysis) -> Iterator[Sequence[Any]]:
     """Every error of at least the score, by image: the wrong detections, then what is missed."""
     matched, errors, names = analysis.matched, analysis.errors, data.category_names
-    found, truth = matched.detections, matched.truth
+    detections, truth = matched.detections, matched.truth
     wrong = np.flatnonzero((errors.kind != NO_ERROR) & (matched.scores >= analysis.score))
     missed = np.flatnonzero(errors.missed_at_score)
-    image = np.concatenate([found.image[wrong], truth.image[missed]])
+    image = np.concatenate([detections.image[wrong], truth.image[missed]])
     files = [data.file_name(row) for row in index_of(data, matched.image_ids[image])]
     for row in np.argsort(image, kind="stable"):
         where = int(matched.image_ids[image[row]]), files[row]
         if row < len(wrong):
             d = wrong[row]
             g = errors.target[d]
-            what = KINDS[errors.kind[d]], matched.scores[d], names[found.label[d]]
+            what = KINDS[errors.kind[d]], matched.scores[d], names[detections.label[d]]
             target = (names[truth.label[g]], errors.iou[d]) if g >= 0 else (None, None)
-            yield *where, *what, *target, *found.box[d].tolist()
+            yield *where, *what, *target, *detections.box[d].tolist()
         else:
             g = missed[row - len(wrong)]
             target = names[truth.label[g]], None
@@ -185,7 +185,7 @@ def _worst_panels(
 ) -> list[Panel]:
     """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
     matched, errors = analysis.matched, analysis.errors
-    truth, found = matched.truth, matched.detections
+    truth, detections = matched.truth, matched.detections
     objects, missed, shown, wrong = errors_of_image(matched, errors, worst.image_id)
     colors = [KIND_COLORS["missed"] if lost else GRAY for lost in missed]
     annotated = [
@@ -195,7 +195,11 @@ def _worst_panels(
     kinds = errors.kind[shown]
     colors = [RIGHT_COLOR if kind == NO_ERROR else KIND_COLORS[KINDS[kind]] for kind in kinds]
     detected = [
-        Box(corners(found.box[d]), color, caption(names[found.label[d]], matched.scores[d]))
+        Box(
+            corners(detections.box[d]),
+            color,
+            caption(names[detections.label[d]], matched.scores[d]),
+        )
         for d, color in zip(shown, colors, strict=True)
     ]
     image, size = read_pixels(data, worst.index), tuple(data.sizes[worst.index].tolist())

@@ -44,7 +44,7 @@ def publish(
     Returns:
         A sheet of predictions, (H, W, 3) uint8; None when nothing was drawn.
     """
-    data, detections, evaluation = scored.data, scored.found, scored.evaluation
+    data, detections, evaluation = scored.data, scored.detections, scored.evaluation
     about = {"annotations": str(data.path), "images": str(data.image_root)} | about
     write_report(root / "eval", data, detections, evaluation, about, scored.thresholds)
     diagnosis = root / "eval" / "diagnosis.json"
@@ -60,7 +60,7 @@ def publish(
 
 def log_evaluation(scored: Scored, *, cap: int, classes: bool) -> None:
     """Log an evaluation, maybe with its table of classes; ``cap`` is ``postprocess.detections``."""
-    evaluation, detections = scored.evaluation, scored.found
+    evaluation, detections = scored.evaluation, scored.detections
     if evaluation is None:
         logger.info("%d detections; the data has no annotations to score them by", len(detections))
     elif classes:

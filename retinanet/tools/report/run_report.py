@@ -102,7 +102,7 @@ def write_run_report(
         metrics = read_json(folder / "metrics.json")
         diagnosis = read_json(folder / "diagnosis.json")
     if metrics is not None and "F1" not in metrics and scored is not None:  # an older run
-        thresholds = find_thresholds(scored.data, scored.found, scored.evaluation.max_dets[-1])
+        thresholds = find_thresholds(scored.data, scored.detections, scored.evaluation.max_dets[-1])
         metrics |= metrics_dict(scored.evaluation, thresholds)
     path = folder / FILE if output is None else output
     write_whole(path, run_page(record, metrics, scored, diagnosis))
@@ -164,7 +164,8 @@ def _lead(record: Record, metrics: dict[str, Any] | None, scored: Scored | None)
     if scored is None:
         return f"{what}. There is no evaluation to show."
     return (
-        f"{what}: {len(scored.found):,} detections in {len(scored.found.evaluated):,} images{on}, "
+        f"{what}: {len(scored.detections):,} detections in "
+        f"{len(scored.detections.evaluated):,} images{on}, "
         "which has no annotations to score them by."
     )
 
@@ -176,7 +177,7 @@ def _warnings(record: Record, scored: Scored | None) -> list[str]:
         lines.append(f"and {len(record.warnings) - LISTED_WARNINGS} more in train.log.")
     cap = record.setting("postprocess", "detections")
     if scored is not None and cap is not None:
-        lines += filter(None, [warnings_of(scored.evaluation, scored.found, cap)])
+        lines += filter(None, [warnings_of(scored.evaluation, scored.detections, cap)])
     if record.bad_steps:
         steps = ", ".join(str(row["step"]) for row in record.bad_steps[:LISTED_WARNINGS])
         lines.append(
@@ -216,7 +217,7 @@ def _numbers(metrics: dict[str, Any], scored: Scored | None) -> dict[str, Any]:
     counts: list[int | None] = [None] * 3
     if scored is not None:
         data = scored.data
-        seen = np.isin(data.image_ids, scored.found.evaluated)[images_of(data)] & ~data.crowd
+        seen = np.isin(data.image_ids, scored.detections.evaluated)[images_of(data)] & ~data.crowd
         area = data.area[seen]
         # The first of COCO's sizes is all.
         counts = [int(((area >= low) & (area <= high)).sum()) for low, high in AREAS[1:]]
@@ -231,26 +232,26 @@ def _numbers(metrics: dict[str, Any], scored: Scored | None) -> dict[str, Any]:
 
 def _predictions(scored: Scored) -> tuple[list[Exhibit], list[Colored]]:
     """Detections beside the ground truth of some images, and names and colors of their classes."""
-    data, found = scored.data, scored.found
+    data, detections = scored.data, scored.detections
     # Names as they are: a browser finds fonts by itself.
     names = [plain_text(name, NAME_LETTERS) for name in data.category_names]
     exhibits, labels = [], set()
-    for index in choose_images(data, found, min(scored.num_drawn, MOST_IMAGES)):
-        panels = panels_of(data, found, index, names)
+    for index in choose_images(data, detections, min(scored.num_drawn, MOST_IMAGES)):
+        panels = panels_of(data, detections, index, names)
         # Titles without the name of the file, which the exhibit has.
         titles = (panel.title[max(panel.title.rfind("ground truth: "), 0) :] for panel in panels)
         views = [(t.capitalize(), panel.boxes) for t, panel in zip(titles, panels, strict=True)]
         exhibits.append(exhibit(data, index, panels[0].image, views))
-        shown = (found.image_ids == data.image_ids[index]) & (found.scores >= DRAWN_SCORE)
+        shown = (detections.image_ids == data.image_ids[index]) & (detections.scores >= DRAWN_SCORE)
         annotated = data.labels[slice(*data.first[index : index + 2])]
-        labels |= {*annotated.tolist(), *found.labels[shown].tolist()}
+        labels |= {*annotated.tolist(), *detections.labels[shown].tolist()}
     return exhibits, [Colored(data.category_names[k], class_color(k)) for k in sorted(labels)]
 
 
 def _errors(scored: Scored) -> dict[str, Any]:
     """Kinds of errors, the confusion of classes, the worst images, suspicious annotations."""
     data = scored.data
-    matched = match_detections(data, scored.found, scored.evaluation.max_dets[-1])
+    matched = match_detections(data, scored.detections, scored.evaluation.max_dets[-1])
     score = thresholds_of(matched).overall.score or 0.0
     errors = find_errors(matched, score)
     confusion = find_confusion(matched, data.category_names, score)

@@ -77,6 +77,9 @@ def test_a_run_gets_every_file_and_a_table(run, data, capsys):
     assert written["AP50"] == evaluated["AP50"]
     assert [kind["count"] for kind in written["kinds"]] == [1, 0, 0, 0, 1, 0]
     assert written["worst"][0]["file_name"] in ("1.jpg", "2.jpg")
+    # Programs read these.
+    keys = {"image_id", "index", "file_name", "reason", "box", "found", "annotated", "score"}
+    assert keys <= written["suspects"][0].keys()
 
 
 def test_the_files_of_numbers_hold_what_was_found(run, data):

@@ -160,7 +160,7 @@ def page_of(score):
             warnings=[text],
         )
         cause = {"name": text, "verdict": text, "remedy": text}
-        metrics = metrics_dict(scored.evaluation, find_thresholds(scored.data, scored.found))
+        metrics = metrics_dict(scored.evaluation, find_thresholds(scored.data, scored.detections))
         return run_page(record, metrics, scored, {"causes": [cause, cause], "evidence": [text]})
 
     return make
@@ -285,7 +285,7 @@ def test_the_numbers_are_those_of_the_evaluation(scored):
 
 
 def test_another_cap_is_named(scored):
-    evaluation = evaluate(scored.data, scored.found, [1, 2], max_dets=(1, 10, 300))
+    evaluation = evaluate(scored.data, scored.detections, [1, 2], max_dets=(1, 10, 300))
     document = run_page(RECORD, metrics_dict(evaluation), scored)
     assert "<dt>AR300</dt>" in document and "AR100" not in document
 
@@ -358,7 +358,9 @@ def test_warnings_say_what_went_wrong(scored):
         bad_steps=[{"step": 7, "likely_cause": "training diverges"}, {"step": 9}],
         warnings=[f"warning {n}" for n in range(30)],
     )
-    capped = dataclasses.replace(scored, found=dataclasses.replace(scored.found, num_capped=2))
+    capped = dataclasses.replace(
+        scored, detections=dataclasses.replace(scored.detections, num_capped=2)
+    )
     box = document_of(capped, record).split("Warnings of this run")[1].split("</aside>")[0]
     for text in (
         "postprocess.detections=1",
