@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +13,6 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
@@ -34,6 +30,7 @@ from retinanet.data.images import read_image
 from retinanet.data.loader import Batch, padded_size
 from retinanet.data.transforms import resize, resized_size
 from retinanet.devices import autocast
+from retinanet.evaluation.average_precision import pycocotools_curves
 from retinanet.evaluation.detect import DetectionArrays, as_arrays, merge
 from retinanet.fast.coco_eval import Objects, precision_recall
 from retinanet.fast.focal import focal_loss_sum
@@ -357,49 +354,6 @@ def evaluation(
             "retinanet": lambda: precision_recall(*given, K, MAX_DETS),
         },
     )
-
-
-def pycocotools_curves(
-    truth: Objects,
-    crowd: np.ndarray,
-    detected: Objects,
-    scores: np.ndarray,
-    num_images: int,
-    num_classes: int,
-    max_dets: Sequence[int],
-) -> tuple[np.ndarray, np.ndarray]:
-    """What precision_recall gives, from stock pycocotools, by way of the dicts that it takes."""
-
-    def as_coco(objects: Objects, iscrowd: np.ndarray, scores: np.ndarray) -> COCO:
-        columns = {
-            "id": range(1, len(objects.image) + 1),
-            "image_id": objects.image.tolist(),
-            "category_id": objects.label.tolist(),
-            "bbox": objects.box.tolist(),
-            "area": objects.area.tolist(),
-            "iscrowd": iscrowd.tolist(),
-            "score": scores.tolist(),
-        }
-        rows = zip(*columns.values(), strict=True)
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": i} for i in range(num_images)],
-            "categories": [{"id": k} for k in range(num_classes)],
-            "annotations": [dict(zip(columns, row, strict=True)) for row in rows],
-        }
-        coco.createIndex()
-        return coco
-
-    with redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(
-            as_coco(truth, crowd, np.ones(len(crowd))),
-            as_coco(detected, np.zeros(len(scores), dtype=bool), scores),
-            iouType="bbox",
-        )
-        evaluator.params.maxDets = list(max_dets)
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator.eval["precision"][..., -1], evaluator.eval["recall"]
 
 
 def detections(num_images: int = 5000, per_image: int = 100) -> Stage:
