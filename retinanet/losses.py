@@ -24,8 +24,8 @@ FUSED_OFF = (
 )
 
 # loss.normalizer=ema: start and momentum. Source: detectron2, meta_arch/retinanet.py.
-EMA_START = 100.0
-EMA_MOMENTUM = 0.9
+AVERAGE_START = 100.0
+AVERAGE_MOMENTUM = 0.9
 
 
 def focal_loss(
@@ -49,7 +49,8 @@ def focal_loss(
     Returns:
         (..., K) of the logits' type, at least 0. The gradient is finite for every finite logit.
     """
-    # A positive margin means the prediction is on the right side: p_t = sigmoid(margin).
+    # A positive margin means the prediction is on the right side: p_t = sigmoid(margin), so
+    # log(p_t) = -softplus(-margin) and log(1 - p_t) = -softplus(margin).
     margin = torch.where(is_class, logits, -logits)
     # (1 - p_t) ** gamma in log space. As a power it has gradient 0 * inf = nan once p_t
     # rounds to 1 and gamma < 1.
@@ -84,13 +85,13 @@ def box_loss(kind: str, deltas: Tensor, target: Tensor, anchors: Tensor, beta: f
 
 
 class RetinaNetLoss(nn.Module):
-    """Class loss plus a box loss on positives, ready to be summed.
+    """Class loss and box loss, two scalars whose sum is the training loss.
 
     Both are divided by the number of positive anchors, not of all anchors: almost all of them
-    are easy negatives with a loss near zero (section 4.1 of the paper). ``normalizer`` says whose:
-    ``"batch"`` all of the step, over all ranks; ``"image"`` each image its own, and then the mean
-    (torchvision); ``"ema"`` the average over the steps (detectron2). A module, because that
-    average is state that a checkpoint must keep.
+    are easy negatives with a loss near zero (section 4.1 of the paper). ``normalizer`` says which
+    positives: ``"batch"`` those of the step, over all ranks; ``"image"`` each image's own, and then
+    the mean (torchvision); ``"ema"`` their average over the steps (detectron2), which is state that
+    a checkpoint must keep: so this is a module.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class RetinaNetLoss(nn.Module):
         self.box_beta = box_beta
         alpha = None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32)
         self.register_buffer("alpha", alpha, persistent=False)
-        self.register_buffer("average_positives", torch.tensor(EMA_START))
+        self.register_buffer("average_positives", torch.tensor(AVERAGE_START))
         self._compare_forms()
 
     def _compare_forms(self) -> None:
@@ -152,13 +153,13 @@ class RetinaNetLoss(nn.Module):
         """
         positives = [(match.label >= 0).sum(dim=1).float() for match in matches]
         if self.normalizer == "image":
-            num_images = sum(map(len, positives))
-            return [p.clamp(min=1) * num_images for p in positives]
+            local_images = sum(map(len, positives))
+            return [p.clamp(min=1) * local_images for p in positives]
         total = all_reduce_sum(torch.cat(positives).sum())
         if self.normalizer == "ema":
             # The mean over ranks, so that the average is one number that a checkpoint can keep.
             latest = (total / world_size()).clamp(min=1)
-            self.average_positives.lerp_(latest, 1 - EMA_MOMENTUM)
+            self.average_positives.lerp_(latest, 1 - AVERAGE_MOMENTUM)
             divisor = self.average_positives.clone()
         else:
             # Clamped once, on the global count: an all-background step is divided by 1.
@@ -184,7 +185,7 @@ class RetinaNetLoss(nn.Module):
         positive = match.label >= 0  # (B, A)
         counted = match.label >= NEGATIVE  # (B, A), leaves out ignored anchors
         deltas = _at_least_fp32(deltas)
-        if self._definition is not focal_loss:  # replaced since
+        if self._definition is not focal_loss:  # replaced at run time, as in a notebook
             self._compare_forms()
         if self.fused:
             weight = counted / divisors[:, None]  # (B, A)
@@ -193,7 +194,7 @@ class RetinaNetLoss(nn.Module):
             of_anchors = self._class_loss(_at_least_fp32(logits), match.label).where(counted, 0)
             if self.name == "ohem":
                 hard = self.ohem(of_anchors, decode_boxes(deltas, anchors), positive)  # (B, A)
-                # The divisors count all positives; NMS leaves few of them.
+                # The divisors count all positives, of which few are hard: divide by the hard ones.
                 share = (hard & positive).sum().clamp(min=1) / positive.sum().clamp(min=1)
                 of_anchors = of_anchors.where(hard, 0) / share
             class_loss = (of_anchors.sum(dim=1) / divisors).sum()
@@ -208,7 +209,7 @@ class RetinaNetLoss(nn.Module):
         if self.name == "focal_star":
             loss = focal_star_loss(logits, is_class, self.alpha, self.gamma, self.star_beta)
         else:
-            # Of hard anchors the cross entropy, weighted by alpha; configs/loss/ohem.yaml has none.
+            # OHEM takes cross entropy, gamma 0. Alpha counts too: configs/loss/ohem.yaml has null.
             gamma = 0.0 if self.name == "ohem" else self.gamma
             loss = focal_loss(logits, is_class, self.alpha, gamma)
         return loss.sum(dim=-1)

@@ -30,19 +30,19 @@ class Match(NamedTuple):
 class Matcher:
     """Assigns anchors to ground truth by overlap.
 
-    Low-quality matches are for the box that these anchors themselves overlap most, as in detectron2
-    and torchvision, and only for boxes that an anchor overlaps at all: without that guard one box
-    that no anchor reaches would make every anchor positive.
+    An anchor that is positive because it is the best of some box still takes the box that it
+    overlaps most itself, as in detectron2 and torchvision. Only a box that some anchor overlaps has
+    a best anchor: without that guard a box that none reaches would make every anchor positive.
 
     Raises:
         ValueError: a threshold out of range, or the negative above the positive one.
     """
 
-    positive_iou: float = 0.5  # an anchor takes the box it overlaps most: positive from here
+    positive_iou: float = 0.5  # positive from this IoU with the box it overlaps most
     negative_iou: float = 0.4  # background below this, ignored between the two
-    low_quality: bool = True  # the best anchors of every box are positive whatever their overlap
+    low_quality: bool = True  # all tied best anchors of every box are positive, whatever their IoU
     ignore_crowd: bool = True  # background that lies in a crowd region is ignored
-    crowd_iof: float = 0.5  # from this share of the anchor's area on it lies there
+    crowd_iof: float = 0.5  # share of an anchor's area in a crowd box from which it lies in it
 
     def __post_init__(self) -> None:
         check_all("matching", vars(self))
@@ -65,7 +65,7 @@ class Matcher:
             labels: (B, G) int64 class, negative where padded.
             crowds: (B, C, 4) crowd regions in pixels, padded with boxes without area.
             windows: of the same anchors. Gives the same match in a fraction of the time and memory,
-                on a CPU; a GPU would wait for the number of pairs and looks at all of them.
+                on a CPU; a GPU would wait for the number of pairs, so it compares all pairs.
 
         Returns:
             The match of every anchor.
@@ -87,7 +87,7 @@ class Matcher:
         (B, G), A = labels.shape, len(anchors)
         best_iou = anchors.new_zeros(B, A)  # the highest of every anchor
         best_box = labels.new_zeros(B, A)  # the index of its box
-        forced = torch.zeros_like(best_iou, dtype=torch.bool)  # a box has no better anchor
+        forced = torch.zeros_like(best_iou, dtype=torch.bool)  # tied for the best of some box
         chunk = _boxes_at_once(B, A)
         for start in range(0, G, chunk):
             part = boxes[:, start : start + chunk]  # (B, g, 4)
@@ -114,7 +114,7 @@ class Matcher:
         )
         if near is None:
             return None
-        image, anchor, best_iou, best_box, forced = near  # (Q,) each; all others are background
+        image, anchor, best_iou, best_box, forced = near  # (Q,) each; other anchors: background
         decided = self._decide(best_iou, forced, labels[image, best_box])  # (Q,)
         label = labels.new_full((len(boxes), len(anchors)), NEGATIVE)  # (B, A)
         label[image, anchor] = decided

@@ -199,9 +199,10 @@ class TrainingRun:
             return
         settings, step = self.settings, self.trainer.step
         self._check_bad_steps()
-        if self._evaluation_due():  # the run was killed while it evaluated
+        if self._evaluation_due():  # the run ended before or during it
             with self._interrupting():
-                (self.trainer.latest,) = (parts[-1] for parts in self.loader.steps(step - 1, step))
+                (micro_batches,) = self.loader.steps(step - 1, step)
+                self.trainer.latest = micro_batches[-1]
             self._evaluate()
             if self.finished():
                 return
@@ -219,7 +220,7 @@ class TrainingRun:
                     logger.warning("the run could not save; it goes on from an older checkpoint")
                 raise Stopped
             if due:
-                self._save()
+                self._save()  # so that a crash in the evaluation loses no step
                 self._evaluate()
             elif settings.save_every_steps and step % settings.save_every_steps == 0:
                 self._save()
@@ -331,13 +332,13 @@ class TrainingRun:
         mark = "" if not better else " (latest)" if self.stopping.best["AP"] is None else " (best)"
         logger.info("evaluation after epoch %.4g, step %d%s", epoch, step, mark)
         if better:
-            state = {"model": model.state_dict(), "step": step, **self._description()}
+            state = {"model": model.state_dict(), "step": step, **self._metadata()}
             save_checkpoint(self.directory.best, state)
         if self.on_evaluation is not None:
             self.on_evaluation(self, Scores(model, evaluation, detections, thresholds), better)
 
-    def _description(self) -> dict[str, Any]:
-        """What inference needs beside the weights, and how the run stands."""
+    def _metadata(self) -> dict[str, Any]:
+        """What inference needs beside the weights, and the best metric so far."""
         data = self.train_data
         return {
             "settings": self.plain,
@@ -350,10 +351,10 @@ class TrainingRun:
         }
 
     def _save(self, *, keep_previous: bool = True) -> bool:
-        """Whether last.pt was written; the one before stays as previous.pt, unless damaged."""
+        """Whether last.pt was written; the one before it, unless damaged, stays as previous.pt."""
         state = {
             **self.trainer.state_dict(),
-            **self._description(),
+            **self._metadata(),
             **self.stopping.state_dict(),
             "bad_steps": self.num_bad_steps,
             "grad_norms": self.progress.grad_norms,

@@ -30,7 +30,7 @@ class Signals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None  # the first
         # While there is nothing to save yet, a signal raises Stopped. From then on it is only
-        # remembered; the loop, TrainingRun._train, saves and ends after its step.
+        # remembered; the loop, run.TrainingRun._train, saves and ends after its step.
         self.has_begun = False
         # Where nothing is half done, as between two steps, a signal raises Stopped, however long
         # what is awaited takes.

@@ -15,7 +15,7 @@ from torch import nn
 
 from retinanet import distributed
 from retinanet.data.loader import Batch
-from retinanet.losses import EMA_START, RetinaNetLoss
+from retinanet.losses import AVERAGE_START, RetinaNetLoss
 from retinanet.matching import NEGATIVE, Match, Matcher
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training.optim import Schedule, build_optimizer
@@ -197,7 +197,7 @@ def test_ranks_never_drift_apart(ranks, normalizer, parts):
 def test_the_average_of_positives_is_that_of_the_ranks(ranks):
     found = ranks[0]["halves"]["ema"]
     positives = found["means"][3]  # of a step, over both ranks
-    expected = EMA_START
+    expected = AVERAGE_START
     for _ in range(4):
         expected = 0.9 * expected + 0.1 * positives / 2
     assert found["average"].item() == pytest.approx(expected, rel=1e-6)

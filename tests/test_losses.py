@@ -13,7 +13,7 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 from retinanet import losses
 from retinanet.boxes import decode_boxes, encode_boxes
 from retinanet.fast.focal import is_equal
-from retinanet.losses import EMA_START, RetinaNetLoss, box_loss, focal_loss
+from retinanet.losses import AVERAGE_START, RetinaNetLoss, box_loss, focal_loss
 from retinanet.matching import IGNORED, NEGATIVE, Match
 from retinanet.model.anchors import AnchorGenerator
 from retinanet.tools.expected_loss import expected_class_loss
@@ -239,7 +239,7 @@ def test_empty_images_teach_background_and_keep_the_box_loss_in_the_graph(normal
     assert (logits.grad > 0).all()
     assert (deltas.grad == 0).all()
     # 24 terms of .75 * .5^2 * ln 2, divided by 1 (an image by 1, and their mean; an EMA's 90.1).
-    divisor = {"batch": 1, "image": 2, "ema": 0.9 * EMA_START + 0.1}[normalizer]
+    divisor = {"batch": 1, "image": 2, "ema": 0.9 * AVERAGE_START + 0.1}[normalizer]
     assert losses["class"].item() == pytest.approx(24 * 0.75 * 0.25 * math.log(2) / divisor)
 
 

@@ -44,7 +44,7 @@ def train(settings: TrainConfig, overrides: list[str]) -> None:
     Raises:
         ValueError: data or settings that cannot be trained on, or another run in the directory.
         FileNotFoundError: a file that is named but not there.
-        FloatingPointError: a loss or gradient that is not finite.
+        FloatingPointError: more than ``max_bad_steps`` losses or gradients that are not finite.
         Stopped: a signal ended the run, which has saved.
     """
     device = choose_device(settings.device)

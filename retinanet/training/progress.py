@@ -108,7 +108,7 @@ class Progress:
     def row(self, trainer: Trainer) -> Means:
         """Log the means since the last row; every rank must call it.
 
-        The only wait for the GPU in an ordinary step. Steps whose loss or gradient was not finite
+        Waits for the GPU, as no step does. Steps whose loss or gradient was not finite
         are left out of the means; the caller decides what they lead to.
         """
         means = trainer.totals.take()

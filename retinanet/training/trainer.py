@@ -63,12 +63,12 @@ class Trainer:
         self.autocast = autocast(self.device, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.totals = Totals(self.device)
-        # Running statistics change in the forward pass, before anybody knows of a bad step.
+        # Running statistics change in the forward pass; they are put back after a bad step.
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
         self.step = 0
         self.waited = 0.0  # seconds for batches, since whoever reads it set it to 0
-        self.latest: Batch | None = None  # what the network sees, or just saw
+        self.latest: Batch | None = None  # last micro-batch, for pictures and error reports
 
     def steps(self, batches: Iterable[list[Batch]]) -> Iterator[int]:
         """Make one optimizer step for each item of ``batches``.
@@ -94,8 +94,8 @@ class Trainer:
     def one_step(self, micro_batches: list[Batch]) -> None:
         """Match, predict, compare, differentiate, update: the algorithm in its order.
 
-        Nothing here waits for the GPU but what is rare: anchors of a padded size that is new, OHEM
-        (``loss.name=ohem``). Others wait: a row of the log, a save, an evaluation.
+        Nothing here waits for the GPU, except anchors of a padded size that is new, and OHEM
+        (``loss.name=ohem``). Outside the step, a row of the log, a save and an evaluation wait.
         """
         # From pinned memory a copy that does not block; anything else blocks as ever.
         batches = [batch.to(self.device, non_blocking=True) for batch in micro_batches]
@@ -121,15 +121,15 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.model, self.step)
         # With a scaler an overflow of the gradient is ordinary: it lowers the scale and goes on.
-        counted = self.totals.step_losses.sum() + (0 if self.scaler.is_enabled() else grad_norm)
+        checked = self.totals.step_losses.sum() + (0 if self.scaler.is_enabled() else grad_norm)
         image_ids = [batch.image_ids for batch in micro_batches]
-        self.totals.add_step(image_ids, matches, grad_norm, counted.isfinite())
+        self.totals.add_step(image_ids, matches, grad_norm, checked.isfinite())
 
     def match(self, batch: Batch) -> Match:
         """Assign the anchors of a batch; needs the sizes of the images only."""
         H, W = batch.images.shape[-2:]
         anchors = self.model.anchors(H, W, self.device)
-        near = self.device.type == "cpu"  # see Matcher
+        near = self.device.type == "cpu"  # a GPU compares all anchors: see Matcher
         windows = self.model.anchor_generator.windows(H, W) if near else None
         return self.matcher(anchors, batch.boxes, batch.labels, batch.crowds, windows)
 
@@ -144,10 +144,10 @@ class Trainer:
     def backward(self, losses: dict[str, Tensor]) -> None:
         """Add the gradient of both losses to that of the step."""
         loss = losses["class"] + losses["box"]
-        # An infinite loss may have a finite gradient, and on one rank only: made nan it reaches
-        # all of them, and none updates.
-        finite = torch.where(loss.isfinite(), torch.ones_like(loss), math.nan)
-        self.scaler.scale(loss).backward(finite)
+        # An infinite loss may have a finite gradient, and on one rank only. A nan seed makes the
+        # gradient nan, DDP's sum spreads it, and all ranks skip the step.
+        seed = torch.where(loss.isfinite(), torch.ones_like(loss), math.nan)
+        self.scaler.scale(loss).backward(seed)
 
     def update_weights(self, grad_norm: Tensor) -> None:
         """Update the weights unless the gradient is not finite."""
@@ -186,7 +186,7 @@ def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
     """Update the weights unless the gradient is infinite or NaN, decided on the device.
 
     Fused optimizers skip everything, momentum and weight decay included, when ``found_inf`` is
-    1: the hook through which torch.amp.GradScaler speaks to them.
+    1: the undocumented attributes by which torch.amp.GradScaler tells them.
 
     Args:
         optimizer: fused SGD or AdamW.
