@@ -26,7 +26,7 @@ class Match(NamedTuple):
     box: Tensor  # (B, A, 4) pixels; the anchor itself where label < 0
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Matcher:
     """Assigns anchors to ground truth by overlap.
 

@@ -20,7 +20,7 @@ class Detections(NamedTuple):
     labels: Tensor  # (D,) int64 in [0, K)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Postprocess:
     """Inference of section 4.1: the best pairs of each level, then NMS of each class.
 
@@ -97,7 +97,8 @@ class Postprocess:
         kept = ((scores > self.score_threshold) & _has_extent(boxes)).nonzero().squeeze(1)
         best = batched_nms(boxes[kept], scores[kept], labels[kept], self.nms_iou)
         kept = kept[best[: self.detections]]
-        kept = kept[_has_extent(inside[kept])]
+        if not self.clips_first:
+            kept = kept[_has_extent(inside[kept])]
         return Detections(inside[kept], scores[kept], labels[kept])
 
 

@@ -156,9 +156,11 @@ def eval_plan(
     shapes, group = np.unique(padded, axis=0, return_inverse=True)
     plans = []
     for number in np.argsort(-shapes.prod(axis=1), kind="stable"):
-        members = np.flatnonzero(group.reshape(-1) == number)
+        members = np.flatnonzero(group.reshape(-1) == number).tolist()
         for start in range(0, len(members), batch_size):
-            plans.append(plan_batch(data, augment, members[start : start + batch_size]))
+            some = tuple(members[start : start + batch_size])
+            each = tuple(geometries[i] for i in some)
+            plans.append(BatchPlan(0, some, each, tuple(shapes[number].tolist())))
     return plans
 
 
@@ -168,12 +170,11 @@ def plan_batch(
     indices: Sequence[int],
     padded: tuple[int, int] | None = None,
     *,
-    seed: int = 0,
     epoch: int = 0,
 ) -> BatchPlan:
     """One batch of chosen images; padded as far as they need, or to ``padded`` height and width."""
     chosen = np.asarray(indices)
-    geometries = augment.plan_all(data.sizes[chosen], seed, epoch, data.image_ids[chosen])
+    geometries = augment.plan_all(data.sizes[chosen], 0, epoch, data.image_ids[chosen])
     if padded is None:
         padded = tuple(padded_size(geometries.window[:, 2:].max(axis=0)).tolist())
     each = tuple(geometries[i] for i in range(len(chosen)))

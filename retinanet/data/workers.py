@@ -7,6 +7,7 @@ itself, so that a full /dev/shm arrives as an error like any other.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import multiprocessing
@@ -32,6 +33,16 @@ MEBIBYTE = 2**20
 DEATH_IS_SEEN = 2.0
 # Loaders at work, whose deaths all come by one signal: training's while those of an evaluation run.
 _AT_WORK: list[Any] = []
+
+
+@atexit.register
+def _kill_all() -> None:
+    """At exit multiprocessing waits for workers, which ignore the SIGTERM that it sends them."""
+    for items in _AT_WORK:
+        for worker in items._workers:
+            worker.kill()
+
+
 LARGER = "Enlarge it with `docker run --shm-size=8g` or share the host's with `--ipc=host`"
 
 

@@ -45,10 +45,9 @@ class AnchorGenerator:
         Raises:
             ValueError: a setting outside its range.
         """
+        sizes, scales, ratios = (tuple(map(float, each)) for each in (sizes, scales, ratios))
         check_all("anchors", locals())
-        self.sizes = tuple(map(float, sizes))
-        self.scales = tuple(map(float, scales))
-        self.ratios = tuple(map(float, ratios))
+        self.sizes, self.scales, self.ratios = sizes, scales, ratios
         self.offset = float(offset)
         self.rounded = rounding == "torchvision"
         self._made: dict[tuple[int, int, torch.device], Tensor] = {}

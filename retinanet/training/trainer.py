@@ -129,8 +129,8 @@ class Trainer:
         """Assign the anchors of a batch; needs the sizes of the images only."""
         H, W = batch.images.shape[-2:]
         anchors = self.model.anchors(H, W, self.device)
-        near = self.device.type == "cpu"  # a GPU compares all anchors: see Matcher
-        windows = self.model.anchor_generator.windows(H, W) if near else None
+        on_cpu = self.device.type == "cpu"  # a GPU compares all anchors: see Matcher
+        windows = self.model.anchor_generator.windows(H, W) if on_cpu else None
         return self.matcher(anchors, batch.boxes, batch.labels, batch.crowds, windows)
 
     def losses(self, batch: Batch, match: Match, divisor: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,3 +175,14 @@ def test_a_signal_ends_the_wait_for_workers_that_hang(data, tmp_path):
     assert "Traceback" not in said
     step = load_checkpoint(output / "checkpoints/last.pt")["step"]
     assert f"after step {step} of" in said
+
+
+def test_an_error_while_the_training_loader_waits_ends_the_process(data, tmp_path):
+    # The exception keeps the frame of the loop alive, and with it the workers of the training.
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    image = root / "images/30.png"  # the first one to evaluate
+    image.write_bytes(image.read_bytes()[:100])
+    line = train_line(root, tmp_path / "run", 1, "data.workers=1", "schedule.epochs=1")
+    assert finish(line, tmp_path / "log") == 1
+    assert str(image) in (tmp_path / "log").read_text()

@@ -193,6 +193,8 @@ def write(
                     continue
                 try:
                     place.symlink_to(source.resolve())
+                except FileExistsError:  # two names of one file
+                    raise
                 except OSError as error:
                     what = f"cannot make a link {place}: {error.strerror or error}"
                     raise OSError(f"{what}; use --images copy.") from error

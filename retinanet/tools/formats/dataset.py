@@ -27,6 +27,9 @@ SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test")
 # Python's own reading also takes nan, inf, 1_000 and the digits of other scripts.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 LARGEST = 10**100
+NO_SIZE = (
+    "has no width and height; leave out --images ignore, so that they are read from the image."
+)
 # Sides of images are int32.
 SIZE_LIMIT = 2**31
 # Why a text cannot name a class or an image in every format.

@@ -116,7 +116,7 @@ def _image_of(
         if options.look and not ds.is_file(root / name):
             raise BadRecord(f"no image {root / name}; give the folder with --image-folder.")
         if size is None and not options.look:
-            raise BadRecord("has no width and height; leave out --images ignore.")
+            raise BadRecord(ds.NO_SIZE)
         known = images[name] = ImageRecord(name, *(size or ds.size_of(root / name)))
     elif size not in (None, (known.width, known.height)):
         above = f"{known.width} x {known.height} above"

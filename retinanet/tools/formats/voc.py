@@ -156,7 +156,7 @@ class _Reader:
                 size = ds.read_size(*sides)
                 if size is None:
                     if not self.look:
-                        raise BadRecord("has no width and height; leave out --images ignore.")
+                        raise BadRecord(ds.NO_SIZE)
                     self.notes["size missing in the XML file, read from the image"] += 1
                     size = ds.size_of(self.root / image)
             return ImageRecord(image, *size, boxes)

@@ -211,11 +211,12 @@ def _read_image_list(path: Path) -> list[Path]:
 def label_path(image: Path) -> Path:
     """The labels of an image: ``labels`` for the last ``images`` of its path, else beside it."""
     beside = image.with_suffix(".txt")
-    above, mark, below = f"/{beside.as_posix()}".rpartition("/images/")
-    mirrored = Path(above[1:], "labels", below)
-    if not mark or (beside.is_file() and not mirrored.is_file()):
+    above = list(image.parent.parts)
+    if "images" not in above:
         return beside
-    return mirrored
+    last = len(above) - 1 - above[::-1].index("images")
+    mirrored = Path(*above[:last], "labels", *above[last + 1 :], beside.name)
+    return beside if beside.is_file() and not mirrored.is_file() else mirrored
 
 
 @dataclass(slots=True)

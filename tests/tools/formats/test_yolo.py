@@ -1,10 +1,12 @@
 """YOLO: read in the layouts of the tools, with the line in errors; and written."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from retinanet.data.coco import read_coco
+from retinanet.tools.formats.yolo import label_path
 
 NAMES = "cat\ndog\n"
 
@@ -311,3 +313,16 @@ def test_odd_names_and_fractions_come_back(draw, put, run, tmp_path):
     assert run("yolo", "coco", tmp_path / "there", tmp_path / "back")[0] == 0
     new = read_coco(tmp_path / "back/train.json", tmp_path / "there/images/train")
     assert_same(read_coco(file, tmp_path / "i"), new)
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        ("/images/train/a.jpg", "/labels/train/a.txt"),
+        ("set/images/images/a.jpg", "set/images/labels/a.txt"),
+        ("images/a.jpg", "labels/a.txt"),
+        ("/data/photos/a.b.jpg", "/data/photos/a.b.txt"),
+    ],
+)
+def test_labels_lie_in_the_folder_that_mirrors_the_last_images(image, labels):
+    assert label_path(Path(image)) == Path(labels)
