@@ -126,7 +126,7 @@ def build_loader(
 
 
 def build_anchors(settings: TrainConfig | DetectorConfig) -> AnchorGenerator:
-    """The anchors of an image."""
+    """What makes the anchors of a padded image."""
     return AnchorGenerator(**asdict(settings.anchors))
 
 
@@ -145,7 +145,7 @@ def build_model(
 
 
 def build_postprocess(settings: TrainConfig | DetectorConfig) -> Postprocess:
-    """Logits and deltas to detections."""
+    """What makes detections of logits and deltas."""
     return Postprocess(**asdict(settings.postprocess))
 
 

@@ -12,9 +12,7 @@ from retinanet.checks import check_all, check_gamma
 from retinanet.distributed import all_reduce_sum, world_size
 from retinanet.fast.focal import focal_loss_sum, is_equal
 from retinanet.matching import NEGATIVE, Match
-from retinanet.other_losses import HardAnchors, focal_star_loss, softmax_focal_loss
-
-__all__ = ["RetinaNetLoss", "box_loss", "focal_loss", "softmax_focal_loss"]
+from retinanet.other_losses import HardAnchors, focal_star_loss
 
 logger = logging.getLogger(__name__)
 

@@ -227,18 +227,17 @@ class Composer:
         """Dotted key -> value: known keys, right types, perhaps not complete."""
         return self._compose(typed)[0]
 
-    def command(self, typed: list[str], recipe: Sequence[str] = ()) -> Command:
+    def command(self, typed: list[str]) -> Command:
         """Settings of one run, complete and within their ranges.
 
         Args:
-            typed: overrides of a person, each read by something.
-            recipe: overrides of a program, below the typed ones, which may leave them without use.
+            typed: overrides, each read by something.
 
         Raises:
             ValueError: the first setting that is unknown, of a wrong type, missing, out of
                 range, does not go with another, or is typed where nothing reads it.
         """
-        values, chosen, read = self._compose(typed, recipe)
+        values, chosen, read = self._compose(typed)
         lacking = [name for name in self.keys if values.setdefault(name, MISSING) == MISSING]
         for name in lacking:  # a file leaves out what nothing reads with its name
             key = self.keys[name]
@@ -343,7 +342,7 @@ class Composer:
         return override
 
     def _compose(
-        self, typed: Sequence[str], recipe: Sequence[str] = ()
+        self, typed: Sequence[str]
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Override]]:
         """Dotted key -> value, of files and overrides; group -> its file; what was typed."""
         read: dict[str, Override] = {}
@@ -355,15 +354,14 @@ class Composer:
                     f"keep one."
                 )
             read[name] = override
-        overrides = {o.key_or_group: o for o in map(self._read, recipe)} | read
-        groups = tuple(o.input_line for name, o in overrides.items() if name in self.choices)
+        groups = tuple(o.input_line for name, o in read.items() if name in self.choices)
         with _one_line_errors():
             if groups not in self._files:
                 self._files[groups] = self._read_files(list(groups))
             of_files, chosen = self._files[groups]
             values = dict(of_files)
-            for name in filter(self.keys.get, overrides):
-                values[name] = value = _converted(self.keys[name], overrides[name].value())
+            for name in filter(self.keys.get, read):
+                values[name] = value = _converted(self.keys[name], read[name].value())
                 group, _, part = name.partition(".")
                 file = of_files.get(name)
                 if part == "name" and file not in (None, value) and value in self.choices[group]:

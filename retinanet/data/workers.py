@@ -31,6 +31,7 @@ PREFETCH = 2
 MEBIBYTE = 2**20
 # A connection to a worker may break some time before its end is seen, in seconds.
 DEATH_IS_SEEN = 2.0
+LARGER = "Enlarge it with `docker run --shm-size=8g` or share the host's with `--ipc=host`"
 # Loaders at work, whose deaths all come by one signal: training's while those of an evaluation run.
 _AT_WORK: list[Any] = []
 
@@ -43,24 +44,22 @@ def _kill_all() -> None:
             worker.kill()
 
 
-LARGER = "Enlarge it with `docker run --shm-size=8g` or share the host's with `--ipc=host`"
-
-
 class LoaderError(OSError):
     """A data loader worker failed; what was computed before is intact and can be saved."""
 
 
-def check_shared_memory(needed: int, fix: str = "set data.workers=0") -> None:
+def check_shared_memory(needed: int) -> None:
     """Refuse to start workers whose batches, ``needed`` bytes, /dev/shm cannot hold.
 
     Raises:
-        LoaderError: less is free; it ends with ``fix``, which needs none.
+        LoaderError: less is free.
     """
     free = free_shared_memory()
     if free is not None and needed > free:
         raise LoaderError(
             f"{SHARED_MEMORY} is too small: it has {_mebibytes(free)} free, the data loader "
-            f"workers need {_mebibytes(needed)}. {LARGER}, lower the number of workers, or {fix}."
+            f"workers need {_mebibytes(needed)}. {LARGER}, lower the number of workers, or set "
+            "data.workers=0."
         )
 
 

@@ -49,7 +49,7 @@ class FeaturePyramid(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, c3: Tensor, c4: Tensor, c5: Tensor) -> list[Tensor]:
-        """The pyramid.
+        """Levels P3 to P7 of C3, C4 and C5.
 
         Args:
             c3: (B, ., H/8, W/8), sides rounded up.

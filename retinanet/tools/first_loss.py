@@ -238,7 +238,7 @@ def describe_steps(settings: TrainConfig, total_steps: int, num_images: int) -> 
     if warmup_steps > MAX_WARMUP_SHARE * total_steps:
         lines.append(
             f"warning    schedule.warmup_steps={warmup_steps} of {total_steps} steps in all: the "
-            f"learning rate hardly gets where it should; set about {total_steps // 20}"
+            f"learning rate peaks late or never; set about {total_steps // 20}"
         )
     return lines
 
@@ -272,7 +272,7 @@ def forecast_loss(
         f"{loss.background:.4g}) with alpha={shown} gamma={gamma:g} pi={prior:g}"
     )
     if not loss.positives:
-        return [line, "warning    nothing pulls towards the objects: no positives, or alpha is 0"]
+        return [line, "warning    the loss of positives is 0: there are none, or alpha is 0"]
     if loss.ratio <= MAX_BACKGROUND_RATIO:
         return [f"{line}: balanced"]
     fix = f"model.prior={balancing_prior(alpha, gamma, **anchors):.2g}"
@@ -283,7 +283,7 @@ def forecast_loss(
     return [
         line,
         f"warning    background outweighs positives {loss.ratio:.3g} : 1 at the start; the first "
-        f"steps go into unlearning it. {fix} would balance them",
+        f"steps only lower its scores. {fix} would balance them",
     ]
 
 

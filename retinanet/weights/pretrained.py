@@ -22,6 +22,8 @@ from retinanet.weights.names import (
 # Mean and standard deviation of ImageNet's RGB values, as torchvision's weights expect them.
 RGB_MEAN = (123.675, 116.28, 103.53)
 RGB_STD = (58.395, 57.12, 57.375)
+# What frozen and batch norms add to the variance: torch's default.
+NORM_EPS = 1e-5
 
 # Classifiers, which a backbone does not have; and the counters of batch norms, which nothing needs.
 CLASSIFIERS = ("fc.", "classifier.", "head.", "linear.")
@@ -189,19 +191,18 @@ def is_resnext(conv2: Tensor | None) -> bool:
     return conv2 is not None and conv2.dim() == 4 and conv2.shape[0] != conv2.shape[1]
 
 
-def with_statistics(weights: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:
+def with_statistics(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Norms that are a scale and a shift get statistics that change nothing.
 
     Such are detectron2's FrozenBatchNorm2d (layers/batch_norm.py) before any training.
 
     Args:
         weights: under torchvision's names.
-        eps: what the norm will add to the variance.
     """
     added = {}
     for name, scale in weights.items():
         norm = name.removesuffix(".weight")
         if name.endswith(".weight") and scale.dim() == 1 and f"{norm}.running_var" not in weights:
             added[f"{norm}.running_mean"] = torch.zeros_like(scale)
-            added[f"{norm}.running_var"] = torch.full_like(scale, 1 - eps)
+            added[f"{norm}.running_var"] = torch.full_like(scale, 1 - NORM_EPS)
     return weights | added

@@ -77,9 +77,9 @@ def error_table(analysis: Analysis) -> str:
     return "\n".join([*lines, "", line(errors.false_positives), line(errors.false_negatives)])
 
 
-def confused_table(analysis: Analysis, most: int = 5) -> str:
-    """The pairs of classes that are confused most often; empty where none is."""
-    pairs = analysis.confusion.worst(most)
+def confused_table(analysis: Analysis) -> str:
+    """The five pairs of classes that are confused most often; empty where none is."""
+    pairs = analysis.confusion.worst(5)
     lines = [f"{fit(name, 30)} detected as  {fit(other, 28)}{n:>8}" for name, other, n in pairs]
     return "\n".join(["Classes confused most often", *lines]) if pairs else ""
 
@@ -96,7 +96,7 @@ def write_analysis(
     objects = zip([*names, "nothing there"], counts, strict=True)
     sizes = [dataclasses.asdict(row) for row in analysis.sizes]
     texts = {
-        "errors.json": json.dumps(_errors_dict(data, analysis), indent=2) + "\n",
+        "errors.json": json.dumps(_errors_dict(analysis), indent=2) + "\n",
         "errors.csv": csv_text(FIELDS, _error_rows(data, analysis)),
         "confusion.csv": csv_text(
             ["object", *names, "not found"], [[name, *row] for name, row in objects]
@@ -120,7 +120,7 @@ def write_analysis(
         write_sheets(in_rows(panels, SUSPECTS_PER_ROW), folder, f"suspects_{reason}", legend)
 
 
-def _errors_dict(data: CocoData, analysis: Analysis) -> dict[str, Any]:
+def _errors_dict(analysis: Analysis) -> dict[str, Any]:
     """What errors.json holds: kinds, classes, the worst images, suspicious annotations."""
     errors, matched = analysis.errors, analysis.matched
     # Errors of each kind and class, of at least the score. A wrong detection counts for the class
