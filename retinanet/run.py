@@ -81,11 +81,9 @@ class TrainingRun:
             FileNotFoundError: a file that is named but not there.
         """
         build.check_device(settings, device, train=True)
-        self.on_start, self.on_first_step, self.on_evaluation = (
-            on_start,
-            on_first_step,
-            on_evaluation,
-        )
+        self.on_start = on_start
+        self.on_first_step = on_first_step
+        self.on_evaluation = on_evaluation
         self.overrides, self.device, self.signals = overrides, device, signals
         self.directory = RunDirectory(Path(settings.output_dir))
         folder = shlex.quote(str(self.directory.tensorboard))

@@ -1,7 +1,7 @@
 """The data loader: which images make a batch, each read and transformed, padded, in order.
 
-What is loaded is a function of the step alone, so that a run can go on at any step, with any number
-of workers, ranks and micro-batches.
+What is loaded is a function of data, settings, seed and step, so that a run can go on at any step,
+with any number of workers, ranks and micro-batches.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def train_plan(
     """One epoch for one rank: the micro-batches of every step.
 
     The images are shuffled by (seed, epoch, image id); those without a box take part only with
-    ``keep_empty``. Those beyond a multiple of ``batch_size``, the images of one step over all ranks
-    and micro-batches, are left out: other ones in each epoch, and every image with the same
-    probability. With fewer images than that, images repeat to make one step. Landscape images come
+    ``keep_empty``. ``batch_size`` counts the images of one step over all ranks and micro-batches;
+    what does not fill a last step is left out, other images in each epoch. With fewer images than
+    one step takes, they repeat. Landscape images come
     together, and so do portrait images; at most one step mixes them. Each step has one padded size.
 
     Which images make step i does not depend on ranks and micro-batches: they share them out.
@@ -124,12 +124,12 @@ def train_plan(
         )
     keys = draws.uniform(seed, epoch, data.image_ids[images], draws.ORDER)
     images = images[np.argsort(keys, kind="stable")]
-    images = np.resize(images, max(len(images) // batch_size, 1) * batch_size)
+    images = np.resize(images, max(len(images) // batch_size, 1) * batch_size)  # cut, or repeated
     # Stable: within landscape and within portrait the images stay shuffled.
     portrait = data.sizes[images, 0] > data.sizes[images, 1]
-    steps = images[np.argsort(portrait, kind="stable")].reshape(-1, batch_size)
+    steps = images[np.argsort(portrait, kind="stable")].reshape(-1, batch_size)  # (S, batch)
     keys = draws.uniform(seed, epoch, np.arange(len(steps)), draws.STEPS)
-    steps = steps[np.argsort(keys, kind="stable")]
+    steps = steps[np.argsort(keys, kind="stable")]  # (S, batch)
 
     geometries = augment.plan_all(data.sizes, seed, epoch, data.image_ids)
     padded = padded_size(geometries.window[steps, 2:].max(axis=1)).tolist()
@@ -212,7 +212,7 @@ class BatchDataset(Dataset):
         replaced: list[str] = []
         try:
             samples = [
-                self.read(index, geometry, plan, replaced)
+                self.read_or_replace(index, geometry, plan, replaced)
                 for index, geometry in zip(plan.indices, plan.geometries, strict=True)
             ]
         except (ValueError, OSError) as error:
@@ -236,7 +236,9 @@ class BatchDataset(Dataset):
             replaced=tuple(replaced),
         )
 
-    def read(self, index: int, geometry: Geometry, plan: BatchPlan, replaced: list[str]) -> Sample:
+    def read_or_replace(
+        self, index: int, geometry: Geometry, plan: BatchPlan, replaced: list[str]
+    ) -> Sample:
         """One image, or what stands in for it where it is unreadable.
 
         In evaluation that is a black image, so that its objects count as missed. In training it is
@@ -253,9 +255,8 @@ class BatchDataset(Dataset):
             return self._read(index, geometry)
         except (BadImage, FileNotFoundError) as error:
             if not self.skip:
-                instead = "use another image in its place"
-                if not self.augment.train:
-                    instead = "miss its objects"
+                train = self.augment.train
+                instead = "use another image in its place" if train else "miss its objects"
                 raise type(error)(
                     f"{str(error).rstrip('.')}, listed in {self.data.path} as {self._where(index)}."
                     f" Replace the file, or set data.on_bad_image=skip to {instead}."

@@ -103,7 +103,7 @@ def training_says(settings: TrainConfig) -> tuple[str | None, str | None]:
         for index in range(len(data)):
             try:
                 plan = plan_batch(data, augment, [index], (96, 96))
-                dataset.read(index, plan.geometries[0], plan, [])
+                dataset.read_or_replace(index, plan.geometries[0], plan, [])
             except (ValueError, OSError) as error:
                 return None, str(error)
     return None, None
