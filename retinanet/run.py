@@ -28,10 +28,10 @@ from retinanet.training.memory import explain_out_of_memory, fewest_parts, worst
 from retinanet.training.progress import EarlyStopping, Progress
 from retinanet.training.run_directory import RunDirectory, read_rows
 from retinanet.training.start import (
+    check_checkpoint,
     check_images,
     check_same_step,
-    check_stored,
-    find_stored,
+    find_checkpoint,
     other_conventions,
     transfer,
 )
@@ -85,20 +85,23 @@ class TrainingRun:
         self.on_first_step = on_first_step
         self.on_evaluation = on_evaluation
         self.overrides, self.device, self.signals = overrides, device, signals
+
+        # The run on disk.
         self.directory = RunDirectory(Path(settings.output_dir))
         folder = shlex.quote(str(self.directory.tensorboard))
         self.watch = f"watch      tensorboard --logdir {folder}"
         self.why_precision = "precision as set"
         if settings.precision == "auto":  # what it means here, or meant where the run began
-            begun = (self.directory.recorded() or {}).get("precision")
-            precision = begun or choose_precision("auto", device)
-            self.why_precision = "as this run began" if begun else explain_precision(device)
+            recorded = (self.directory.recorded() or {}).get("precision")
+            precision = recorded or choose_precision("auto", device)
+            self.why_precision = "as this run began" if recorded else explain_precision(device)
             settings = dataclasses.replace(settings, precision=precision)
         self.settings, self.plain = settings, dataclasses.asdict(settings)
-        stored, self.fell_back = find_stored(
+        checkpoint, self.fell_back = find_checkpoint(
             self.directory, self.plain, overwrite=settings.overwrite
         )
 
+        # Data.
         train_data, self.val_data = build.build_splits(settings.data)
         self.train_data = build.drop_unseen(settings, train_data)
         self.file_sizes = {
@@ -106,39 +109,41 @@ class TrainingRun:
             "val_files": self.val_data.file_sizes(),
         }
         self.aside, self.moved = False, []  # lines for the log
-        if stored is not None:
+        if checkpoint is not None:
             root, sizes = settings.data.root, self.file_sizes
             try:
-                self.moved = check_images(stored, self.directory, root, sizes)
+                self.moved = check_images(checkpoint, self.directory, root, sizes)
             except ValueError:
                 if not settings.overwrite:
                     raise
-                stored, self.aside = None, True
+                checkpoint, self.aside = None, True
         self.loader = build.build_loader(settings, self.train_data, device)
         schedule, steps_per_epoch = settings.schedule, self.loader.steps_per_epoch
         self.total_steps = schedule.max_steps or schedule.epochs * steps_per_epoch
         self.evaluate_every = max(1, round(settings.evaluation.every_epochs * steps_per_epoch))
 
+        # The model and its training, new or from a checkpoint.
         names = self.train_data.category_names
-        from_elsewhere = stored is not None or settings.init_from is not None
+        from_elsewhere = checkpoint is not None or settings.init_from is not None
         self.model = build.build_model(settings, len(names), load_later=from_elsewhere)
         self.init_lines: list[str] = []
-        if stored is None and settings.init_from is not None:
+        if checkpoint is None and settings.init_from is not None:
             start = read_trained(Path(settings.init_from))
             self.init_lines = transfer(self.model, start, settings.init_from, names)
             self.init_lines += other_conventions(start["settings"], self.plain)
         self.trainer = build.build_trainer(
             settings, self.model, names, total_steps=self.total_steps, device=device
         )
-        if stored is not None:
-            check_stored(stored, self.directory, self.train_data, self.val_data)
-            self.trainer.load_state_dict(stored)
-        self.stopping = EarlyStopping() if stored is None else EarlyStopping.of(stored)
-        stored = stored or {}
-        self.num_bad_steps = stored.get("bad_steps", 0)  # older checkpoints have none
-        self.grad_norms: list[float] = stored.get("grad_norms", [])
-        self.thresholds: dict[str, Any] | None = stored.get("thresholds")  # of the last evaluation
-        self.stored_schedule = stored.get("settings", self.plain)["schedule"]
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, self.directory, self.train_data, self.val_data)
+            self.trainer.load_state_dict(checkpoint)
+        self.stopping = EarlyStopping() if checkpoint is None else EarlyStopping.of(checkpoint)
+        checkpoint = checkpoint or {}
+        self.num_bad_steps = checkpoint.get("bad_steps", 0)  # older checkpoints have none
+        self.grad_norms: list[float] = checkpoint.get("grad_norms", [])
+        # Of the last evaluation.
+        self.thresholds: dict[str, Any] | None = checkpoint.get("thresholds")
+        self.schedule_before = checkpoint.get("settings", self.plain)["schedule"]
         self.missed_images: set[str] = set()  # messages about unreadable validation images
         self.saved_step = self.trainer.step
         check_same_step(self.trainer.step, self.directory)
@@ -162,7 +167,7 @@ class TrainingRun:
         """
         if not self.finished():
             self._check_shared_memory()
-        self._open()
+        self._start()
         self.signals.has_begun = True
         with distributed.before_exit(lambda why: self._record("failed", why)):
             try:
@@ -392,7 +397,7 @@ class TrainingRun:
         ranks = distributed.local_world_size()
         check_shared_memory(ranks * (self.loader.shared_bytes + validation))
 
-    def _open(self) -> None:
+    def _start(self) -> None:
         """Make the directory, start the logs, log what is about to happen."""
         distributed.on_main(
             lambda: self.directory.make(
@@ -439,7 +444,7 @@ class TrainingRun:
         lines: list[str] = []
         if step:
             lines = [f"continue   after step {step} of {self.total_steps}", *self.moved]
-            before, now = self.stored_schedule, self.plain["schedule"]
+            before, now = self.schedule_before, self.plain["schedule"]
             changed = [f"{k} from {before[k]} to {now[k]}" for k in now if now[k] != before[k]]
             if changed:
                 lines.append(

@@ -17,7 +17,7 @@ SIGNALS = tuple(
 STATUS = 75
 # A signal within these seconds is the same request again: a terminal signals all processes, and
 # torchrun then passes on what it got.
-SAME_REQUEST = 3.0
+SAME_REQUEST_SECONDS = 3.0
 
 
 class Stopped(BaseException):
@@ -69,9 +69,9 @@ class Signals:
                 raise Stopped
             _say(
                 f"{name}: this run saves and ends after its step; again after "
-                f"{SAME_REQUEST:.0f} s: without saving"
+                f"{SAME_REQUEST_SECONDS:.0f} s: without saving"
             )
-        elif time.monotonic() - self._when > SAME_REQUEST:
+        elif time.monotonic() - self._when > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -94,9 +94,9 @@ def postponed() -> Iterator[Callable[[], None]]:
             received_at = time.monotonic()
             _say(
                 f"{signal.Signals(number).name}: this ends after its step; again after "
-                f"{SAME_REQUEST:.0f} s: at once"
+                f"{SAME_REQUEST_SECONDS:.0f} s: at once"
             )
-        elif time.monotonic() - received_at > SAME_REQUEST:
+        elif time.monotonic() - received_at > SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt
 
     def check() -> None:

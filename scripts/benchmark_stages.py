@@ -196,7 +196,7 @@ def training_step(
         there = batch.to(trainer.device)
         match = trainer.match(there)
         (divisor,) = trainer.loss.divisors([match])
-        return sum(trainer.losses(there, match, divisor).values())
+        return sum(trainer.forward_losses(there, match, divisor).values())
 
     # How far the loss in another precision is from the loss in fp32, of each project.
     errors = {}
@@ -336,7 +336,7 @@ def evaluation(
     label = rng.integers(0, K, num_objects)
     sides = np.exp(rng.uniform(2, 6, (num_objects, 2)))
     box = np.concatenate([rng.uniform(0, 400, (num_objects, 2)), sides], axis=1)
-    truth, crowd = objects(image, label, box), rng.random(num_objects) < CROWDS
+    ground_truth, crowd = objects(image, label, box), rng.random(num_objects) < CROWDS
     # Each detection lies near an object; some are of its image and class.
     near, hit = rng.integers(0, num_objects, num_detections), rng.random(num_detections) < HITS
     shaken = box[near] * rng.uniform(0.85, 1.15, (num_detections, 4))
@@ -346,7 +346,7 @@ def evaluation(
         shaken,
     )
     scores = rng.random(num_detections)
-    given = (truth, crowd, detected, scores)
+    given = (ground_truth, crowd, detected, scores)
     return Stage(
         f"COCO's curves of {num_detections} detections in {num_images} images",
         {

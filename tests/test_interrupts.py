@@ -46,7 +46,7 @@ def test_a_second_signal_soon_after_is_the_same_request_and_a_later_one_forces()
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert process.poll() is None
-        time.sleep(interrupts.SAME_REQUEST)
+        time.sleep(interrupts.SAME_REQUEST_SECONDS)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == -signal.SIGTERM
 
@@ -79,7 +79,7 @@ def test_a_postponed_signal_that_comes_again_ends_at_once():
     ) as process:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGTERM)
-        time.sleep(interrupts.SAME_REQUEST + 0.5)
+        time.sleep(interrupts.SAME_REQUEST_SECONDS + 0.5)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == 7  # its last acts were done

@@ -30,7 +30,7 @@ SHARED_MEMORY = "/dev/shm"
 PREFETCH = 2
 MEBIBYTE = 2**20
 # A connection to a worker may break some time before its end is seen, in seconds.
-DEATH_IS_SEEN = 2.0
+DEATH_SEEN_WITHIN_SECONDS = 2.0
 LARGER = "Enlarge it with `docker run --shm-size=8g` or share the host's with `--ipc=host`"
 # Loaders at work, whose deaths all come by one signal: training's while those of an evaluation run.
 _AT_WORK: list[Any] = []
@@ -241,7 +241,7 @@ def _exit_codes(error: BaseException) -> list[int]:
     broken = isinstance(error, RuntimeError | OSError | EOFError)
     if not broken or "in DataLoader worker process" in str(error):
         return []
-    deadline = time.monotonic() + DEATH_IS_SEEN
+    deadline = time.monotonic() + DEATH_SEEN_WITHIN_SECONDS
     while True:
         workers = [worker for items in _AT_WORK for worker in items._workers]
         codes = [worker.exitcode for worker in workers if worker.exitcode is not None]

@@ -180,8 +180,8 @@ def evaluate(
     image_ids = np.unique(np.asarray(image_ids, dtype=np.int64))
     assert np.isin(detections.image_ids, image_ids).all(), "detections of an image not evaluated"
     assert np.isfinite(detections.scores).all(), "scores must be finite"
-    _, truth, crowd, detected = as_objects(data, detections, image_ids)
-    K, given = len(data.category_ids), (truth, crowd, detected, detections.scores)
+    _, ground_truth, crowd, detected = as_objects(data, detections, image_ids)
+    K, given = len(data.category_ids), (ground_truth, crowd, detected, detections.scores)
     if backend == "arrays":
         precision, recall = precision_recall(*given, K, tuple(max_dets))
     else:
@@ -198,7 +198,7 @@ def evaluate(
         defined = values[values > -1]
         return float(defined.mean()) if defined.size else None
 
-    objects = truth.take(~crowd)
+    objects = ground_truth.take(~crowd)
     num_gt = np.bincount(objects.label, minlength=K).tolist()
     num_detections = np.bincount(detections.labels, minlength=K).tolist()
     classes = list(zip(data.category_names, data.category_ids, strict=True))
@@ -264,18 +264,18 @@ def as_objects(
     rows = np.flatnonzero(np.isin(of_row, image_ids))
     rows = rows[np.argsort(of_row[rows], kind="stable")]  # in the order of the file in each image
     image = np.searchsorted(image_ids, of_row[rows])
-    truth = Objects(image, data.labels[rows], data.bbox[rows], data.area[rows])
+    ground_truth = Objects(image, data.labels[rows], data.bbox[rows], data.area[rows])
     detected = Objects(
         np.searchsorted(image_ids, detections.image_ids),
         detections.labels,
         detections.boxes,
         detections.boxes[:, 2] * detections.boxes[:, 3],
     )
-    return rows, truth, data.crowd[rows], detected
+    return rows, ground_truth, data.crowd[rows], detected
 
 
 def pycocotools_curves(
-    truth: Objects,
+    ground_truth: Objects,
     crowd: np.ndarray,
     detections: Objects,
     scores: np.ndarray,
@@ -310,7 +310,7 @@ def pycocotools_curves(
 
     with redirect_stdout(io.StringIO()):  # it prints its progress
         evaluator = COCOeval(
-            as_coco(truth, crowd, np.ones(len(crowd))),
+            as_coco(ground_truth, crowd, np.ones(len(crowd))),
             as_coco(detections, np.zeros(len(scores)), scores),
             iouType="bbox",
         )

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # do not matter. From this score on they may.
 CONFIDENT_SCORE = 0.3
 # Seconds between two log lines where there is no progress bar.
-LOG_EVERY = 60.0
+LOG_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def _with_progress(loader: Iterable[Batch], show: bool) -> Iterable[Batch]:
             rate = f"{num_images / max(now - start, 1e-9):.1f} images/s"
             bar.set_postfix_str(rate, refresh=False)
             bar.update()
-            if show and bar.disable and now - logged >= LOG_EVERY:
+            if show and bar.disable and now - logged >= LOG_EVERY_SECONDS:
                 logged = now
                 of_all = "" if total is None else f" of {total}"
                 logger.info("detect     batch %d%s, %s", number, of_all, rate)

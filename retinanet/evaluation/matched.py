@@ -28,7 +28,7 @@ class Matched:
     crowds. Detections of a crowd, which count neither as right nor as wrong, are ``ignored``.
     """
 
-    truth: Objects  # G
+    ground_truth: Objects  # G
     owner: np.ndarray  # (G,) int64, the detection of each object, -1: none
     detections: Objects  # D
     detection_row: np.ndarray  # (D,) int64, row of the detections as given
@@ -45,7 +45,7 @@ class Matched:
 
     def num_objects(self) -> np.ndarray:
         """(K,) int64: objects of every class."""
-        return np.bincount(self.truth.label, minlength=self.num_classes)
+        return np.bincount(self.ground_truth.label, minlength=self.num_classes)
 
 
 def match_detections(
@@ -61,13 +61,13 @@ def match_detections(
     Raises:
         ValueError: data without annotations, or images that it does not list.
     """
-    _, truth, crowd, detected = as_objects(data, detections, detections.evaluated)
+    _, ground_truth, crowd, detected = as_objects(data, detections, detections.evaluated)
     ranking = rank_detections(detected, detections.scores, max_dets)
-    ignore = not_counted(truth, crowd, ALL_SIZES)
-    matches = match(truth, crowd, ignore, ranking, np.array([IOU]), ALL_SIZES)
+    ignore = not_counted(ground_truth, crowd, ALL_SIZES)
+    matches = match(ground_truth, crowd, ignore, ranking, np.array([IOU]), ALL_SIZES)
     ignored, counted = matches.ignored[0, 0], ~ignore[0]
     return Matched(
-        truth=truth.take(counted),
+        ground_truth=ground_truth.take(counted),
         owner=matches.owner[0, 0, counted].astype(np.int64),
         detections=ranking.detections,
         detection_row=ranking.order,
@@ -90,11 +90,11 @@ def overlaps(matched: Matched, least: float) -> tuple[np.ndarray, np.ndarray, np
     Returns:
         (P,) detection, increasing, (P,) object, (P,) IoU.
     """
-    truth, detections = of_one_class(matched.truth), of_one_class(matched.detections)
-    no_crowd = np.zeros(len(truth.label), dtype=bool)
+    ground_truth, detections = of_one_class(matched.ground_truth), of_one_class(matched.detections)
+    no_crowd = np.zeros(len(ground_truth.label), dtype=bool)
     parts = []
     for start in range(0, max(len(matched.scores), 1), CHUNK):
         some = detections.take(slice(start, start + CHUNK))
-        detection, gt, iou = pairs(truth, no_crowd, some, least)
+        detection, gt, iou = pairs(ground_truth, no_crowd, some, least)
         parts.append((detection + start, gt, iou))
     return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

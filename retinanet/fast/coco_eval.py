@@ -49,7 +49,7 @@ class Matches(NamedTuple):
 
 
 def precision_recall(
-    truth: Objects,
+    ground_truth: Objects,
     crowd: np.ndarray,
     detections: Objects,
     scores: np.ndarray,
@@ -59,7 +59,7 @@ def precision_recall(
     """Precision at every recall, and recall, of detections.
 
     Args:
-        truth: ground truth, G objects.
+        ground_truth: ground truth, G objects.
         crowd: (G,) bool.
         detections: D of them, in any order.
         scores: (D,) float64, finite.
@@ -72,15 +72,15 @@ def precision_recall(
     """
     T, R, S, K = len(IOUS), len(RECALLS), len(AREAS), num_classes
     precision, recall = -np.ones((T, R, K, S)), -np.ones((T, K, S, len(max_dets)))
-    ignore = not_counted(truth, crowd)
+    ignore = not_counted(ground_truth, crowd)
     ranking = rank_detections(detections, scores, max_dets[-1])
-    matches = match(truth, crowd, ignore, ranking)
+    matches = match(ground_truth, crowd, ignore, ranking)
     label = ranking.detections.label
     order = np.lexsort((-ranking.scores, label))  # stable: equal scores in the order of images
     starts = np.searchsorted(label[order], np.arange(K + 1))
     for k in range(K):
         mine = order[starts[k] : starts[k + 1]]
-        num_objects = (~ignore[:, truth.label == k]).sum(axis=1)  # (S,)
+        num_objects = (~ignore[:, ground_truth.label == k]).sum(axis=1)  # (S,)
         for s in np.flatnonzero(num_objects):
             counts = ~matches.ignored[:, s, mine]  # (T, D)
             right = matches.matched[:, s, mine] & counts
@@ -93,9 +93,9 @@ def precision_recall(
     return precision, recall
 
 
-def not_counted(truth: Objects, crowd: np.ndarray, areas: np.ndarray = AREAS) -> np.ndarray:
+def not_counted(ground_truth: Objects, crowd: np.ndarray, areas: np.ndarray = AREAS) -> np.ndarray:
     """(S, G) bool: crowds, and objects of another size; they need not be detected."""
-    return (truth.area < areas[:, :1]) | (truth.area > areas[:, 1:]) | crowd
+    return (ground_truth.area < areas[:, :1]) | (ground_truth.area > areas[:, 1:]) | crowd
 
 
 def rank_detections(detections: Objects, scores: np.ndarray, limit: int) -> Ranking:
@@ -111,12 +111,12 @@ def rank_detections(detections: Objects, scores: np.ndarray, limit: int) -> Rank
 
 
 def pairs(
-    truth: Objects, crowd: np.ndarray, detections: Objects, least: float = IOUS[0]
+    ground_truth: Objects, crowd: np.ndarray, detections: Objects, least: float = IOUS[0]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Detections and objects of one image and class that overlap enough to match.
 
     Args:
-        truth: G objects.
+        ground_truth: G objects.
         crowd: (G,) bool.
         detections: D of them.
         least: IoU of a pair, above 0.
@@ -125,8 +125,8 @@ def pairs(
         (P,) index of the detection, (P,) index of the object, (P,) IoU. For crowds the
         intersection is divided by the detection's area alone.
     """
-    K = 1 + max(truth.label.max(initial=0), detections.label.max(initial=0))
-    key = truth.image * K + truth.label  # one number for each image and class
+    K = 1 + max(ground_truth.label.max(initial=0), detections.label.max(initial=0))
+    key = ground_truth.image * K + ground_truth.label  # one number for each image and class
     order = np.argsort(key, kind="stable")
     wanted = detections.image * K + detections.label
     first, last = (np.searchsorted(key[order], wanted, side) for side in ("left", "right"))
@@ -135,7 +135,7 @@ def pairs(
     nth = np.arange(len(detection)) - np.repeat(count.cumsum() - count, count)
     gt = order[first[detection] + nth]
 
-    a, b = detections.box[detection], truth.box[gt]
+    a, b = detections.box[detection], ground_truth.box[gt]
     low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
     width, height = (high - low).clip(min=0).T
     shared = width * height
@@ -147,7 +147,7 @@ def pairs(
 
 
 def match(
-    truth: Objects,
+    ground_truth: Objects,
     crowd: np.ndarray,
     ignore: np.ndarray,
     ranking: Ranking,
@@ -157,7 +157,7 @@ def match(
     """Greedily, the best detections first: the k-th ones of all images and classes at once.
 
     Args:
-        truth: G objects.
+        ground_truth: G objects.
         crowd: (G,) bool; a crowd can be matched many times.
         ignore: (S, G) bool, objects whose detections do not count.
         ranking: D detections.
@@ -170,7 +170,7 @@ def match(
     matched = np.zeros((T, S, D), dtype=bool)
     ignored = np.repeat(other_size[None], T, axis=0)
     owner = np.full((T, S, G), -1, dtype=np.int32)
-    detection, gt, iou = pairs(truth, crowd, ranking.detections)
+    detection, gt, iou = pairs(ground_truth, crowd, ranking.detections)
     order = np.argsort(rank[detection], kind="stable")
     detection, gt, iou = detection[order], gt[order], iou[order]
     turns = np.flatnonzero(np.diff(rank[detection], prepend=-1))

@@ -100,7 +100,7 @@ def _fits(trainer: Trainer, worst: Batch, parts: int) -> bool:
     try:
         with alone():
             for _ in range(min(parts, 2)):  # the second finds the gradients of the first
-                trainer.backward(trainer.losses(part, trainer.match(part), divisor))
+                trainer.backward(trainer.forward_losses(part, trainer.match(part), divisor))
         trainer.update_weights(clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm))
     except torch.OutOfMemoryError:
         return False

@@ -69,10 +69,10 @@ class EarlyStopping:
         }
 
     @classmethod
-    def of(cls, stored: dict[str, Any]) -> EarlyStopping:
+    def of(cls, checkpoint: dict[str, Any]) -> EarlyStopping:
         """As a checkpoint has it; evaluations without an AP do not count, as older ones did."""
-        passed = 0 if stored["best"]["AP"] is None else stored["fruitless"]
-        return cls(stored["best"], stored["evaluated_step"], passed)
+        passed = 0 if checkpoint["best"]["AP"] is None else checkpoint["fruitless"]
+        return cls(checkpoint["best"], checkpoint["evaluated_step"], passed)
 
 
 class Progress:
@@ -124,10 +124,10 @@ class Progress:
             "with_objects": means.with_objects,
             "bad_steps": len(means.bad),
             "images_per_s": means.images / (now - self.since),
-            "data_wait": min(trainer.waited / (now - self.since), 1.0),
+            "data_wait": min(trainer.wait_seconds / (now - self.since), 1.0),
             "memory_gib": peak_memory(trainer.device),
         }
-        self.since, trainer.waited = now, 0.0
+        self.since, trainer.wait_seconds = now, 0.0
         self.grad_norms = [*self.grad_norms, *means.grad_norms][-NORMS_SHOWN - means.steps :]
         # JSON has no infinity.
         self.log.write({k: value if math.isfinite(value) else None for k, value in row.items()})

@@ -33,7 +33,7 @@ CONVENTIONS = (
 # Its own checkpoint.
 
 
-def find_stored(
+def find_checkpoint(
     directory: RunDirectory, settings: dict[str, Any], *, overwrite: bool
 ) -> tuple[dict[str, Any] | None, bool]:
     """The checkpoint to continue from, unless this is another run than the one on disk.
@@ -48,14 +48,14 @@ def find_stored(
     latest = None if moves else load_latest(directory.checkpoints)
     if latest is None:
         return None, False
-    stored, problems = latest
+    checkpoint, problems = latest
     for problem in problems:
         logger.warning("%s The checkpoint before it is used.", problem)
-    return stored, bool(problems)
+    return checkpoint, bool(problems)
 
 
-def check_stored(
-    stored: dict[str, Any], directory: RunDirectory, train_data: CocoData, val_data: CocoData
+def check_checkpoint(
+    checkpoint: dict[str, Any], directory: RunDirectory, train_data: CocoData, val_data: CocoData
 ) -> None:
     """Refuse a checkpoint that this run cannot continue from.
 
@@ -63,13 +63,16 @@ def check_stored(
         ValueError: the annotations are not those it was trained on, or it has no state of a
             training.
     """
-    if not stored.keys() >= TO_CONTINUE:
+    if not checkpoint.keys() >= TO_CONTINUE:
         raise ValueError(
             f"{directory.last} holds a model without the state of its training, as best.pt does; "
             f"put the last.pt of the run there, or choose another output_dir (with init_from=PATH "
             f"to keep the weights)."
         )
-    for data, fingerprint in ((train_data, stored["train_data"]), (val_data, stored["val_data"])):
+    for data, fingerprint in (
+        (train_data, checkpoint["train_data"]),
+        (val_data, checkpoint["val_data"]),
+    ):
         if data.fingerprint != fingerprint:
             raise ValueError(
                 f"{data.path} is not the file that {directory.root} was started with; restore it, "
@@ -79,7 +82,7 @@ def check_stored(
 
 
 def check_images(
-    stored: dict[str, Any],
+    checkpoint: dict[str, Any],
     directory: RunDirectory,
     data_root: str | None,
     sizes: dict[str, list[int | None]],
@@ -90,7 +93,7 @@ def check_images(
     must differ: a damaged image may have been replaced. Older checkpoints have no sizes.
 
     Args:
-        stored: the checkpoint.
+        checkpoint: of the run on disk.
         directory: of the run.
         data_root: of this command.
         sizes: ``train_files`` and ``val_files``, bytes of some files: ``CocoData.file_sizes``.
@@ -103,10 +106,10 @@ def check_images(
     """
     pairs = []
     for name, now in sizes.items():
-        both = zip(stored.get(name) or [], now, strict=False)
+        both = zip(checkpoint.get(name) or [], now, strict=False)
         pairs += [pair for pair in both if None not in pair]
     num_other = sum(before != now for before, now in pairs)
-    root = stored["settings"]["data"]["root"]
+    root = checkpoint["settings"]["data"]["root"]
     if num_other > (len(pairs) / 2 if root == data_root else 0):
         raise ValueError(
             f"{directory.root} holds a run on the images below data.root={root}; the files below "
@@ -115,7 +118,7 @@ def check_images(
         )
     if root == data_root:
         return []
-    known = "train_files" in stored
+    known = "train_files" in checkpoint
     how = "image files of the same sizes" if known else "not compared: an older checkpoint"
     return [f"moved      data.root from {root} to {data_root} ({how})"]
 

@@ -67,7 +67,7 @@ class Trainer:
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
         self.step = 0
-        self.waited = 0.0  # seconds for batches, since whoever reads it set it to 0
+        self.wait_seconds = 0.0  # seconds for batches, since whoever reads it set it to 0
         self.latest: Batch | None = None  # last micro-batch, for pictures and error reports
 
     def steps(self, batches: Iterable[list[Batch]]) -> Iterator[int]:
@@ -84,7 +84,7 @@ class Trainer:
         while True:
             asked = time.perf_counter()
             micro_batches = next(batches, None)
-            self.waited += time.perf_counter() - asked
+            self.wait_seconds += time.perf_counter() - asked
             if micro_batches is None:
                 return
             self.latest = micro_batches[-1]
@@ -109,7 +109,7 @@ class Trainer:
         keep_local = getattr(self.network, "no_sync", contextlib.nullcontext)
         for i, (batch, match, divisor) in enumerate(zip(batches, matches, divisors, strict=True)):
             with keep_local() if i < len(batches) - 1 else contextlib.nullcontext():
-                self.backward(self.losses(batch, match, divisor))
+                self.backward(self.forward_losses(batch, match, divisor))
         self.scaler.unscale_(self.optimizer)
         grad_norm = clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
 
@@ -133,8 +133,8 @@ class Trainer:
         windows = self.model.anchor_generator.windows(H, W) if on_cpu else None
         return self.matcher(anchors, batch.boxes, batch.labels, batch.crowds, windows)
 
-    def losses(self, batch: Batch, match: Match, divisor: Tensor) -> dict[str, Tensor]:
-        """Both losses of one micro-batch."""
+    def forward_losses(self, batch: Batch, match: Match, divisor: Tensor) -> dict[str, Tensor]:
+        """Forward pass and both losses of one micro-batch."""
         with self.autocast:
             logits, deltas, anchors = self.network(batch.images, batch.sizes)
         losses = self.loss(logits, deltas, anchors, match, divisor)

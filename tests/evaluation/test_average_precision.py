@@ -24,8 +24,8 @@ CROWD = (300.0, 100.0, 200.0, 200.0)
 def stock(annotations, results, max_dets=(1, 10, 100)):
     """The twelve numbers of pycocotools used as its demo does, None for -1."""
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
+        ground_truth = COCO(str(annotations))
+        evaluator = COCOeval(ground_truth, ground_truth.loadRes(results), "bbox")
         evaluator.params.maxDets = list(max_dets)
         evaluator.evaluate()
         evaluator.accumulate()

@@ -12,7 +12,7 @@ from torch import nn
 from retinanet.cli.main import composer
 from retinanet.training.checkpoint import load_checkpoint, save_checkpoint
 from retinanet.training.run_directory import RunDirectory
-from retinanet.training.start import find_stored
+from retinanet.training.start import find_checkpoint
 
 # Where headers and directory of a zip file begin.
 SIGNATURES = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x07")
@@ -151,7 +151,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_with_one_warning(tmp_path, cap
         (folder / "last.pt").write_bytes(DAMAGES[number % len(DAMAGES)](rng, content))
         caplog.clear()
         with caplog.at_level(logging.WARNING, "retinanet"):
-            found, fell_back = find_stored(directory, {}, overwrite=False)
+            found, fell_back = find_checkpoint(directory, {}, overwrite=False)
         assert fell_back == (found["step"] == 1)
         if fell_back:
             (record,) = caplog.records

@@ -88,12 +88,12 @@ def stock_numbers(content: bytes, data: CocoData, found: DetectionArrays) -> lis
         )
     ]
     with redirect_stdout(io.StringIO()):
-        truth, theirs = COCO(), COCO()
-        truth.dataset = cleaned(content)
-        theirs.dataset = truth.dataset | {"annotations": results}
-        truth.createIndex()
+        ground_truth, theirs = COCO(), COCO()
+        ground_truth.dataset = cleaned(content)
+        theirs.dataset = ground_truth.dataset | {"annotations": results}
+        ground_truth.createIndex()
         theirs.createIndex()
-        evaluator = COCOeval(truth, theirs, iouType="bbox")
+        evaluator = COCOeval(ground_truth, theirs, iouType="bbox")
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()

@@ -297,14 +297,14 @@ def test_waiting_for_batches_is_measured_and_explained_once(make_trainer, make_b
     shares = []
 
     for _ in trainer.steps(slow()):
-        waited, passed = trainer.waited, time.perf_counter() - progress.since
+        waited, passed = trainer.wait_seconds, time.perf_counter() - progress.since
         shares.append(waited / passed)
         progress.row(trainer)
     assert len(shares) == 5
     assert all(0.5 < share <= 1 for share in shares)
     hints = [record.message for record in caplog.records if "raise data.workers" in record.message]
     assert len(hints) == 1
-    assert trainer.waited < 0.05  # each row starts anew
+    assert trainer.wait_seconds < 0.05  # each row starts anew
 
 
 # Looking at it

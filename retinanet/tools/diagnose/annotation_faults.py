@@ -346,7 +346,7 @@ def _taken_for(data: CocoData, detections: DetectionArrays) -> np.ndarray:
     gt, first = np.unique(gt[order], return_index=True)
     counts = np.zeros((matched.num_classes,) * 2, dtype=np.int64)
     label = matched.detections.label[detection[order][first]]
-    np.add.at(counts, (matched.truth.label[gt], label), 1)
+    np.add.at(counts, (matched.ground_truth.label[gt], label), 1)
     return counts
 
 

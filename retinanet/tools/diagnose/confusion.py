@@ -50,14 +50,16 @@ def find_confusion(matched: Matched, names: tuple[str, ...], score: float) -> Co
         names: of the K classes.
         score: detections below it are left out.
     """
-    truth, K = matched.truth, matched.num_classes
+    ground_truth, K = matched.ground_truth, matched.num_classes
     shown = (matched.scores >= score) & ~matched.ignored
     detections = matched.detections.take(shown)
     ranking = rank_detections(of_one_class(detections), matched.scores[shown], shown.sum())
-    none = np.zeros(len(truth.label), dtype=bool)
-    matches = match(of_one_class(truth), none, none[None], ranking, np.array([IOU]), ALL_SIZES)
+    none = np.zeros(len(ground_truth.label), dtype=bool)
+    matches = match(
+        of_one_class(ground_truth), none, none[None], ranking, np.array([IOU]), ALL_SIZES
+    )
     label = np.append(detections.label[ranking.order], K)  # the last: of nothing
     counts = np.zeros((K + 1, K + 1), dtype=np.int64)
-    np.add.at(counts, (truth.label, label[matches.owner[0, 0]]), 1)
+    np.add.at(counts, (ground_truth.label, label[matches.owner[0, 0]]), 1)
     np.add.at(counts, (K, label[:-1][~matches.matched[0, 0]]), 1)
     return Confusion(counts, tuple(names), score, IOU)

@@ -63,7 +63,7 @@ def find_errors(matched: Matched, score: float) -> Errors:
         matched: from :func:`retinanet.evaluation.matched.match_detections`.
         score: errors of at least this score are counted once more.
     """
-    truth, label, scores = matched.truth, matched.detections.label, matched.scores
+    ground_truth, label, scores = matched.ground_truth, matched.detections.label, matched.scores
     kind, target, iou = _tell_apart(matched)
     above, counted = scores >= score, ~matched.ignored
     # Objects that no detection of any score, or of at least ``score``, detects: all of them, and
@@ -85,7 +85,9 @@ def find_errors(matched: Matched, score: float) -> Errors:
         """AP50 of the detections to ``keep``, without the objects that are ``gone``."""
         num_objects = matched.num_objects()
         if gone is not None:
-            num_objects = num_objects - np.bincount(truth.label[gone], minlength=len(num_objects))
+            num_objects = num_objects - np.bincount(
+                ground_truth.label[gone], minlength=len(num_objects)
+            )
         return mean_ap(label[keep], scores[keep], right[keep], num_objects)
 
     AP50 = ap(counted)
@@ -111,7 +113,7 @@ def find_errors(matched: Matched, score: float) -> Errors:
             best = near[np.unique(target[near], return_index=True)[1]]
             best = best[of_kind[best]]
             keep[best] = right[best] = True
-            fixed[best] = truth.label[target[best]]
+            fixed[best] = ground_truth.label[target[best]]
         kinds.append(error(KINDS[number], of_kind, of_kind & above, ap(keep, right, fixed)))
     kinds.append(error(KINDS[MISSED], *missed, ap(counted, gone=missed[0])))
     wrong = matched.wrong
@@ -139,7 +141,7 @@ def _tell_apart(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     detection, gt, iou = overlaps(matched, BACKGROUND_IOU)
     order = np.lexsort((-gt, iou, detection))  # of equal IoUs the object that comes first
     detection, gt, iou = detection[order], gt[order], iou[order]
-    same = matched.truth.label[gt] == label[detection]
+    same = matched.ground_truth.label[gt] == label[detection]
     most, best = np.zeros((2, len(label))), np.full((2, len(label)), -1)
     for row, chosen in enumerate((same, ~same)):  # of values for one place the last one stays
         most[row, detection[chosen]] = iou[chosen]

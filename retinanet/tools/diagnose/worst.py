@@ -64,7 +64,7 @@ def worst_images(
     image = matched.detections.image[wrong]
     counts = np.zeros((N, len(KINDS)), dtype=np.int64)
     np.add.at(counts, (image, errors.kind[wrong]), 1)
-    np.add.at(counts[:, MISSED], matched.truth.image[errors.missed_at_score], 1)
+    np.add.at(counts[:, MISSED], matched.ground_truth.image[errors.missed_at_score], 1)
     cost = np.bincount(image, matched.scores[wrong], minlength=N) + counts[:, MISSED]
     return tuple(
         ImageErrors(*_image(data, matched, i), float(cost[i]), tuple(counts[i].tolist()))
@@ -83,7 +83,7 @@ def find_suspects(
     the annotated one and with an IoU of at least 0.75, by score. ``not_seen``: an object that no
     detection of any class and score touches (IoU 0.1), the largest first.
     """
-    truth, detections, scores = matched.truth, matched.detections, matched.scores
+    ground_truth, detections, scores = matched.ground_truth, matched.detections, matched.scores
     names = data.category_names
     sure = scores >= errors.score
     # The best score of the right class on each object; the last: of no object.
@@ -93,16 +93,16 @@ def find_suspects(
     other_class = sure & (errors.kind == CLASS) & (errors.iou >= SURE_IOU)
     other_class &= scores > best_of_class[errors.target]
     _, touched, _ = overlaps(matched, BACKGROUND_IOU)
-    unseen = np.ones(len(truth.label), dtype=bool)
+    unseen = np.ones(len(ground_truth.label), dtype=bool)
     unseen[touched] = False
 
     suspects = []
     for reason, chosen, by in (
         (UNLABELLED, sure & (errors.kind == BACKGROUND), scores),
         (OTHER_CLASS, other_class, scores),
-        (NOT_SEEN, unseen, truth.area),
+        (NOT_SEEN, unseen, ground_truth.area),
     ):
-        boxes = truth if reason == NOT_SEEN else detections
+        boxes = ground_truth if reason == NOT_SEEN else detections
         rows = np.flatnonzero(chosen)
         for row in rows[np.argsort(-by[rows], kind="stable")][:most]:
             is_object = reason == NOT_SEEN
@@ -114,7 +114,7 @@ def find_suspects(
                     box=tuple(boxes.box[row].tolist()),
                     found=None if is_object else names[detections.label[row]],
                     score=None if is_object else float(scores[row]),
-                    annotated=names[truth.label[target]] if target >= 0 else None,
+                    annotated=names[ground_truth.label[target]] if target >= 0 else None,
                 )
             )
     return tuple(suspects)

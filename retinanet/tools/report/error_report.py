@@ -128,7 +128,7 @@ def _errors_dict(analysis: Analysis) -> dict[str, Any]:
     wrong = (errors.kind != NO_ERROR) & (matched.scores >= analysis.score)
     counts = np.zeros((matched.num_classes, len(KINDS)), dtype=np.int64)
     np.add.at(counts, (matched.detections.label[wrong], errors.kind[wrong]), 1)
-    np.add.at(counts[:, MISSED], matched.truth.label[errors.missed_at_score], 1)
+    np.add.at(counts[:, MISSED], matched.ground_truth.label[errors.missed_at_score], 1)
     per_class = zip(
         analysis.evaluation.per_class, analysis.thresholds.classes, counts.tolist(), strict=True
     )
@@ -161,10 +161,10 @@ def _errors_dict(analysis: Analysis) -> dict[str, Any]:
 def _error_rows(data: CocoData, analysis: Analysis) -> Iterator[Sequence[Any]]:
     """Every error of at least the score, by image: the wrong detections, then what is missed."""
     matched, errors, names = analysis.matched, analysis.errors, data.category_names
-    detections, truth = matched.detections, matched.truth
+    detections, ground_truth = matched.detections, matched.ground_truth
     wrong = np.flatnonzero((errors.kind != NO_ERROR) & (matched.scores >= analysis.score))
     missed = np.flatnonzero(errors.missed_at_score)
-    image = np.concatenate([detections.image[wrong], truth.image[missed]])
+    image = np.concatenate([detections.image[wrong], ground_truth.image[missed]])
     files = [data.file_name(row) for row in index_of(data, matched.image_ids[image])]
     for row in np.argsort(image, kind="stable"):
         where = int(matched.image_ids[image[row]]), files[row]
@@ -172,12 +172,12 @@ def _error_rows(data: CocoData, analysis: Analysis) -> Iterator[Sequence[Any]]:
             d = wrong[row]
             g = errors.target[d]
             what = KINDS[errors.kind[d]], matched.scores[d], names[detections.label[d]]
-            target = (names[truth.label[g]], errors.iou[d]) if g >= 0 else (None, None)
+            target = (names[ground_truth.label[g]], errors.iou[d]) if g >= 0 else (None, None)
             yield *where, *what, *target, *detections.box[d].tolist()
         else:
             g = missed[row - len(wrong)]
-            target = names[truth.label[g]], None
-            yield *where, KINDS[MISSED], None, None, *target, *truth.box[g].tolist()
+            target = names[ground_truth.label[g]], None
+            yield *where, KINDS[MISSED], None, None, *target, *ground_truth.box[g].tolist()
 
 
 def _worst_panels(
@@ -185,11 +185,11 @@ def _worst_panels(
 ) -> list[Panel]:
     """Ground truth, missed objects colored, and detections, colored by kind, of one image."""
     matched, errors = analysis.matched, analysis.errors
-    truth, detections = matched.truth, matched.detections
+    ground_truth, detections = matched.ground_truth, matched.detections
     objects, missed, shown, wrong = errors_of_image(matched, errors, worst.image_id)
     colors = [KIND_COLORS["missed"] if lost else GRAY for lost in missed]
     annotated = [
-        Box(corners(truth.box[g]), color, names[truth.label[g]])
+        Box(corners(ground_truth.box[g]), color, names[ground_truth.label[g]])
         for g, color in zip(objects, colors, strict=True)
     ]
     kinds = errors.kind[shown]
@@ -226,12 +226,17 @@ def _suspect_panel(
     part.paste(Image.fromarray(image), tuple((-corner).tolist()))
 
     matched = analysis.matched
-    truth = matched.truth
-    objects = np.flatnonzero(truth.image == np.searchsorted(matched.image_ids, suspect.image_id))
+    ground_truth = matched.ground_truth
+    objects = np.flatnonzero(
+        ground_truth.image == np.searchsorted(matched.image_ids, suspect.image_id)
+    )
     if suspect.reason == NOT_SEEN:  # it is one of them
-        objects = objects[(truth.box[objects] != suspect.box).any(axis=1)]
+        objects = objects[(ground_truth.box[objects] != suspect.box).any(axis=1)]
     offset = np.array([*corner, 0, 0])
-    boxes = [Box(corners(truth.box[g] - offset), GRAY, names[truth.label[g]]) for g in objects]
+    boxes = [
+        Box(corners(ground_truth.box[g] - offset), GRAY, names[ground_truth.label[g]])
+        for g in objects
+    ]
     # Only those of which something is seen.
     boxes = [box for box in boxes if (box.corners[:2] < side).all() and min(box.corners[2:]) > 0]
     title, color = SUSPECTS[suspect.reason]

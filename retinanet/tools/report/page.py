@@ -33,7 +33,7 @@ FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # Of one embedded image, before base64, which adds a third: 3.2 MB of twenty images.
 MOST_BYTES = 120_000
 # Longer side in pixels: half a wide screen, where two views lie beside each other.
-LONGER_SIDE = 900
+LONGER_SIDE_PIXELS = 900
 # JPEG qualities tried in turn, before a smaller size is.
 QUALITIES = (88, 75, 60)
 
@@ -170,7 +170,7 @@ def embed(pixels: np.ndarray) -> str:
         return memory.getvalue()
 
     picture = Image.fromarray(pixels)
-    picture.thumbnail((LONGER_SIDE, LONGER_SIDE))
+    picture.thumbnail((LONGER_SIDE_PIXELS, LONGER_SIDE_PIXELS))
     while True:
         # Level 3 of 9: the last tenth of the size takes ten times as long.
         png = encoded("png", compress_level=3)

@@ -319,7 +319,7 @@ def _worst(scored: Scored, matched: Matched, errors: Errors) -> list[Exhibit]:
         left = f"Objects: {len(objects)}, missed: {missed.sum()}"
         right = f"Detections: {len(shown)}, wrong: {wrong.sum()}"
         views = [
-            (left, boxes(matched.truth, objects, states, missed)),
+            (left, boxes(matched.ground_truth, objects, states, missed)),
             (right, boxes(matched.detections, shown, texts, wrong)),
         ]
         note = ", ".join(f"{n} {kind}" for kind, n in zip(KINDS, image.counts, strict=True) if n)
@@ -337,7 +337,7 @@ def errors_of_image(
         score of ``errors``, the best last, and which of them are wrong.
     """
     image = np.searchsorted(matched.image_ids, image_id)
-    objects = np.flatnonzero(matched.truth.image == image)
+    objects = np.flatnonzero(matched.ground_truth.image == image)
     objects = objects[np.argsort(errors.missed_at_score[objects], kind="stable")]
     shown = (
         (matched.detections.image == image) & (matched.scores >= errors.score) & ~matched.ignored

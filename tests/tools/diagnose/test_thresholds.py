@@ -19,14 +19,14 @@ def largest_f1(annotations, results, max_dets=100):
     best = {}
     for score in sorted({row["score"] for row in results}, reverse=True):
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(str(annotations))
-            kept = truth.loadRes([row for row in results if row["score"] >= score])
-            evaluator = COCOeval(truth, kept, "bbox")
+            ground_truth = COCO(str(annotations))
+            kept = ground_truth.loadRes([row for row in results if row["score"] >= score])
+            evaluator = COCOeval(ground_truth, kept, "bbox")
             evaluator.params.iouThrs = np.array([0.5])
             evaluator.params.areaRng = [[0, 1e10]]
             evaluator.params.maxDets = [max_dets]
             evaluator.evaluate()
-        counts = {category: np.zeros(3, dtype=int) for category in truth.getCatIds()}
+        counts = {category: np.zeros(3, dtype=int) for category in ground_truth.getCatIds()}
         for image in filter(None, evaluator.evalImgs):
             counted = ~image["dtIgnore"][0].astype(bool)
             right = (image["dtMatches"][0] > 0) & counted

@@ -50,13 +50,13 @@ def test_coco_json_is_a_whole_annotation_file(output, capsys):
     assert data.category_names[0] == "cat"
     assert data.bbox.tolist() == [[1, 2, 10, 20], [0.1, 0.2, pytest.approx(0.3), 47.8]]
     assert data.labels.tolist() == [1, 0]
-    truth = COCO(output / "coco.json")
-    results = truth.loadRes(str(output / "detections.json"))
-    assert truth.getImgIds() == [1, 3]
+    ground_truth = COCO(output / "coco.json")
+    results = ground_truth.loadRes(str(output / "detections.json"))
+    assert ground_truth.getImgIds() == [1, 3]
     for i, score in ((1, 0.9), (2, 1 / 3)):
-        assert truth.anns[i]["score"] == results.anns[i]["score"] == score
-        assert truth.anns[i]["bbox"] == results.anns[i]["bbox"]
-    assert truth.anns[1]["area"] == 200
+        assert ground_truth.anns[i]["score"] == results.anns[i]["score"] == score
+        assert ground_truth.anns[i]["bbox"] == results.anns[i]["bbox"]
+    assert ground_truth.anns[1]["area"] == 200
     assert [results.anns[i]["category_id"] for i in (1, 2)] == [90, 17]
 
 

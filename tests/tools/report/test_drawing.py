@@ -223,10 +223,10 @@ def test_sheets_are_written_whole_and_those_of_before_go(tmp_path):
 def test_panels_show_boxes_with_names_and_say_how_many(make_set, make_detections):
     data = make_set(1, [(1, 1, BOX), (1, 2, (0.0, 0.0, 99.0, 99.0), True)])
     rows = [(1, 2, BOX, 0.914), (1, 1, BOX, 0.6), (1, 1, BOX, 0.29)]
-    truth, detected = panels_of(data, make_detections(data, rows), 0, class_names(data))
-    assert truth.title == "1.jpg, ground truth: 1"
-    assert truth.boxes[0] == (CORNERS, class_color(0), "cat", "solid", 1.0)
-    assert truth.boxes[1][2:4] == ("crowd: dog", "crowd")
+    ground_truth, detected = panels_of(data, make_detections(data, rows), 0, class_names(data))
+    assert ground_truth.title == "1.jpg, ground truth: 1"
+    assert ground_truth.boxes[0] == (CORNERS, class_color(0), "cat", "solid", 1.0)
+    assert ground_truth.boxes[1][2:4] == ("crowd: dog", "crowd")
     assert detected.title == "predictions with score \u2265 0.3: 2"
     assert [box.caption for box in detected.boxes] == ["cat 0.60", "dog 0.91"]  # the best on top
     assert detected.boxes[1] == (CORNERS, class_color(1), "dog 0.91", "solid", 1.0)

@@ -95,8 +95,10 @@ def test_stock_pycocotools_gives_our_numbers_from_our_file(make_data, make_detec
     write_report(tmp_path / "eval", data, detections, ours)
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(data.path))
-        theirs = COCOeval(truth, truth.loadRes(str(tmp_path / "eval/detections.json")), "bbox")
+        ground_truth = COCO(str(data.path))
+        theirs = COCOeval(
+            ground_truth, ground_truth.loadRes(str(tmp_path / "eval/detections.json")), "bbox"
+        )
         theirs.evaluate()
         theirs.accumulate()
         theirs.summarize()
