@@ -51,6 +51,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where a test of kernels runs: here, and with ``-m gpu`` on the GPU too."""
+    return torch.device(request.param)
+
+
 @pytest.fixture
 def times(request):
     """How often a test of tests/reliability tries: ``times(short, long)``."""

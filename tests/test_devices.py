@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from retinanet import build
+from retinanet import build, devices
 from retinanet.cli.main import composer
-from retinanet.devices import autocast, choose_device, choose_precision
+from retinanet.devices import (
+    autocast,
+    bf16_error,
+    choose_device,
+    choose_precision,
+    explain_precision,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -28,12 +34,53 @@ def test_a_cpu_runs_in_bf16_if_it_has_the_instructions(monkeypatch, abilities, e
     assert choose_precision("auto", CPU) == expected
 
 
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_bf16_kernels_that_are_wrong_are_not_used_and_the_log_says_so(monkeypatch, where):
+    class Unwritten(torch.autograd.Function):
+        """Garbage in one element of a result, or of a gradient, where the map is small."""
+
+        @staticmethod
+        def forward(ctx, y):
+            return y.clone().index_fill_(-1, torch.tensor([0]), 1e6) if where == "forward" else y
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad.index_fill(-1, torch.tensor([0]), 1e6) if where == "backward" else grad
+
+    original = torch.nn.functional.conv2d
+
+    def wrong(x, *others, **steps):
+        y = original(x, *others, **steps)
+        return Unwritten.apply(y) if torch.is_autocast_enabled("cpu") else y
+
+    abilities = {"avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
+    bf16_error.cache_clear()
+    assert choose_precision("auto", CPU) == "bf16"
+    assert explain_precision(CPU) == "auto: this device multiplies in bf16"
+    bf16_error.cache_clear()
+    monkeypatch.setattr(torch.nn.functional, "conv2d", wrong)
+    assert choose_precision("auto", CPU) == "fp32"
+    assert explain_precision(CPU).startswith("auto: bf16 is wrong on this device, by ")
+    bf16_error.cache_clear()
+
+
+def test_asking_for_the_precision_draws_no_random_number():
+    bf16_error.cache_clear()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    choose_precision("auto", CPU)
+    assert torch.equal(torch.rand(2), expected)
+
+
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_a_gpu_that_emulates_bf16_does_not_have_it(monkeypatch, native, expected):
     def is_supported(including_emulation=True):
         return including_emulation or native
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(devices, "bf16_error", lambda device: 0.01)
     assert choose_precision("auto", GPU) == expected
 
 
