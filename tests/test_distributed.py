@@ -19,6 +19,8 @@ from retinanet.losses import AVERAGE_START, RetinaNetLoss
 from retinanet.matching import NEGATIVE, Match, Matcher
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training.optim import Schedule, build_optimizer
+from retinanet.training.run_directory import RunDirectory
+from retinanet.training.start import check_same_step
 from retinanet.training.trainer import Trainer
 
 # Objects of each image: the ranks differ, the second has an image without any, or no other.
@@ -120,6 +122,15 @@ def failing_main() -> str:
     return str(refused.value)
 
 
+def other_steps() -> str:
+    """What ranks that would begin at different steps are told."""
+    directory = RunDirectory(Path("runs/try"))
+    check_same_step(5, directory)
+    with pytest.raises(ValueError) as refused:
+        check_same_step(5 + distributed.rank(), directory)
+    return str(refused.value)
+
+
 def work(rank: int, port: int, folder: Path) -> None:
     """All that needs two processes, in one go: starting them takes longest."""
     torch.set_num_threads(1)
@@ -141,6 +152,7 @@ def work(rank: int, port: int, folder: Path) -> None:
         "bad": [bad_step(False), bad_step(True)],
         "any": [distributed.any_rank(False), distributed.any_rank(rank == 1)],
         "divisors": divisors_of_few(),
+        "steps": other_steps(),
     }
     distributed.stop()
     found["after"] = [distributed.world_size(), distributed.is_main()]
@@ -169,6 +181,12 @@ def test_sums_objects_flags_and_what_the_main_process_makes_reach_all(ranks):
     assert [found["any"] for found in ranks] == [[False, True]] * 2
     assert [found["on_main"] for found in ranks] == ["made by 0"] * 2
     assert [found["failing"] for found in ranks] == ["no such file on rank 0"] * 2
+
+
+def test_ranks_that_would_begin_at_different_steps_are_refused_on_every_rank(ranks):
+    for found in ranks:
+        assert "checkpoints of different steps ([5, 6])" in found["steps"]
+        assert "runs/try/checkpoints; output_dir must be one folder" in found["steps"]
 
 
 @pytest.mark.parametrize("parts", ["halves", "quarters", "empty"])

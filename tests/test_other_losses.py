@@ -170,6 +170,12 @@ def test_easy_positives_are_candidates_too(monkeypatch):
     assert kept_of(losses, positives=[0, 1], anchors=8, ratio=3.0)[:4] == [0, 1, 2, 3]
 
 
+def test_where_the_hardest_are_all_on_one_place_easier_ones_fill_up():
+    # More on one place than NMS looks at first.
+    boxes = spread_boxes(2).repeat_interleave(torch.tensor([20, 1]), dim=1)
+    assert kept_of(range(21, 0, -1), boxes, anchors=2) == [0, 20]
+
+
 @pytest.mark.parametrize("nms_iou", [0.3, 0.7])
 def test_of_many_anchors_the_same_are_kept_as_by_one_long_nms(nms_iou, monkeypatch):
     low = 40 * torch.rand(1, 300, 2)
@@ -212,6 +218,14 @@ def test_the_sum_is_divided_by_the_positives_that_are_kept():
     logits = torch.tensor([[[-1.0], [-2.0], [-3.0]]])
     losses = loss(logits, torch.zeros(1, 3, 4), anchors, match, *loss.divisors([match]))
     torch.testing.assert_close(losses["class"], F.softplus(torch.tensor(3.0)))
+
+
+@pytest.mark.parametrize("labels", [[NEGATIVE, NEGATIVE], [NEGATIVE, 0]])
+def test_where_no_positive_is_kept_the_hardest_background_counts_once(labels):
+    # Background at 3, and a positive that is easy or none: the divisor is 1.
+    logits = torch.tensor([[[3.0], [2.0]]])
+    loss = loss_of("ohem", logits, [labels], alpha=None, ohem_anchors=1)
+    torch.testing.assert_close(loss, F.softplus(torch.tensor(3.0)))
 
 
 @pytest.mark.parametrize("alpha", [None, 0.25])

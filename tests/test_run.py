@@ -579,6 +579,11 @@ def refuse_to_save(monkeypatch, name: str, *when: int) -> None:
     monkeypatch.setattr(run, "save_checkpoint", save)
 
 
+def test_the_checkpoint_before_the_last_is_of_an_older_step_after_an_evaluation_too(whole):
+    # The last step is saved before its evaluation, and again with its result.
+    assert (step_of(whole), step_of(whole, "previous")) == (6, 3)
+
+
 def test_a_failed_save_stops_the_run_and_the_one_before_is_left(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         refuse_to_save(patched, "last.pt", 4)

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import time
 from functools import partial
@@ -242,6 +243,23 @@ def test_a_row_of_bad_steps_alone_has_no_numbers_and_the_next_begins_again(
     row, _ = read_rows(directory.metrics)
     assert row["loss/class"] is row["grad_norm"] is row["positives"] is None
     assert row["bad_steps"] == 1
+
+
+def test_rows_that_cannot_be_written_are_an_error_or_warned_of_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", True)
+
+    def full(_):
+        raise OSError("No space left on device.")
+
+    log = MetricsLog(RunDirectory(tmp_path), next_step=1, must_write=False)
+    for _ in range(3):
+        log.show(full)
+    log.close()
+    warnings = ["No space left on device. Training goes on without rows."]
+    assert [record.message for record in caplog.records] == warnings
+    log.must_write = True
+    with pytest.raises(OSError, match="No space left"):
+        log.show(full)
 
 
 ORDINARY = [1.0, 1.2, 0.9, 1.1, 1.3, 1.0]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from retinanet.model.anchors import AnchorGenerator
 from retinanet.model.retinanet import RetinaNet
 from retinanet.training import start as module
 from retinanet.training.checkpoint import final_weights, save_checkpoint
@@ -89,6 +90,22 @@ def test_a_wider_head_restarts_and_says_so(checkpoint, make_model):
     assert torch.equal(model.state_dict()["head.cls.pred.weight"], fresh["head.cls.pred.weight"])
     assert "kept none" in lines[1]
     assert "head.cls.pred.weight" in lines[2]
+
+
+def test_class_outputs_of_another_number_of_anchors_restart(tmp_path, make_model):
+    # 2 anchors of 3 classes have as many rows as 3 of 2: only the number of anchors differs.
+    path = write_checkpoint(
+        tmp_path / "best.pt",
+        make_model(1, anchors=AnchorGenerator(ratios=(1, 2), scales=(1,))),
+        OLD,
+    )
+    model = make_model(2, num_classes=2, anchors=AnchorGenerator(scales=(1,)))
+    fresh = copy.deepcopy(model.state_dict())
+    lines = transfer(model, path, OLD[:2])
+    for kind in ("weight", "bias"):
+        name = f"head.cls.pred.{kind}"
+        assert torch.equal(model.state_dict()[name], fresh[name])
+    assert "kept none; restarted from model.prior: cat, dog" in lines[1]
 
 
 def test_the_average_is_preferred(tmp_path, make_model):
