@@ -16,7 +16,7 @@ from retinanet.other_losses import HardAnchors, focal_star_loss
 
 logger = logging.getLogger(__name__)
 
-FUSED_OFF = (
+FUSED_OFF_WARNING = (
     "the fused form of focal loss is off because losses.focal_loss was changed; training follows "
     "the change and needs more time and memory."
 )
@@ -126,14 +126,14 @@ class RetinaNetLoss(nn.Module):
         alpha = None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32)
         self.register_buffer("alpha", alpha, persistent=False)
         self.register_buffer("average_positives", torch.tensor(AVERAGE_START))
-        self._compare_forms()
+        self._choose_form()
 
-    def _compare_forms(self) -> None:
-        """Compute by the fused form only if it is equal to the definition as it stands now."""
+    def _choose_form(self) -> None:
+        """Use the fused form only while it gives what :func:`focal_loss` gives."""
         self._definition = focal_loss
         self.fused = self.name == "focal" and is_equal(focal_loss, self.alpha, self.gamma)
         if self.name == "focal" and not self.fused:
-            logger.warning(FUSED_OFF)
+            logger.warning(FUSED_OFF_WARNING)
 
     @torch.no_grad()
     def divisors(self, matches: Sequence[Match]) -> list[Tensor]:
@@ -184,7 +184,7 @@ class RetinaNetLoss(nn.Module):
         counted = match.label >= NEGATIVE  # (B, A), leaves out ignored anchors
         deltas = _at_least_fp32(deltas)
         if self._definition is not focal_loss:  # replaced at run time, as in a notebook
-            self._compare_forms()
+            self._choose_form()
         if self.fused:
             weight = counted / divisors[:, None]  # (B, A)
             class_loss = focal_loss_sum(logits, match.label, weight, self.alpha, self.gamma)
@@ -192,7 +192,7 @@ class RetinaNetLoss(nn.Module):
             of_anchors = self._class_loss(_at_least_fp32(logits), match.label).where(counted, 0)
             if self.name == "ohem":
                 hard = self.ohem(of_anchors, decode_boxes(deltas, anchors), positive)  # (B, A)
-                # The divisors count all positives, of which few are hard: divide by the hard ones.
+                # The divisors count all positives; this share makes them those that OHEM kept.
                 share = (hard & positive).sum().clamp(min=1) / positive.sum().clamp(min=1)
                 of_anchors = of_anchors.where(hard, 0) / share
             class_loss = (of_anchors.sum(dim=1) / divisors).sum()

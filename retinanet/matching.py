@@ -31,8 +31,8 @@ class Matcher:
     """Assigns anchors to ground truth by overlap.
 
     An anchor that is positive because it is the best of some box still takes the box that it
-    overlaps most itself, as in detectron2 and torchvision. Only a box that some anchor overlaps has
-    a best anchor: without that guard a box that none reaches would make every anchor positive.
+    overlaps most itself, as in detectron2 and torchvision. A box that no anchor overlaps has no
+    best anchor: otherwise all anchors, tied at IoU 0, would be positive.
 
     Raises:
         ValueError: a threshold out of range, or the negative above the positive one.
@@ -87,7 +87,7 @@ class Matcher:
         (B, G), A = labels.shape, len(anchors)
         best_iou = anchors.new_zeros(B, A)  # the highest of every anchor
         best_box = labels.new_zeros(B, A)  # the index of its box
-        forced = torch.zeros_like(best_iou, dtype=torch.bool)  # tied for the best of some box
+        is_best = torch.zeros_like(best_iou, dtype=torch.bool)  # tied for the best of some box
         chunk = _boxes_at_once(B, A)
         for start in range(0, G, chunk):
             part = boxes[:, start : start + chunk]  # (B, g, 4)
@@ -95,13 +95,13 @@ class Matcher:
             iou /= box_area(part)[..., None] + box_area(anchors) - iou
             iou *= (labels[:, start : start + chunk] >= 0)[..., None]  # padding overlaps nothing
             if self.low_quality:
-                best_of_box = iou.amax(dim=2, keepdim=True)  # (B, g, 1)
-                forced |= ((iou == best_of_box) & (best_of_box > 0)).any(dim=1)
+                highest = iou.amax(dim=2, keepdim=True)  # (B, g, 1)
+                is_best |= ((iou == highest) & (highest > 0)).any(dim=1)
             top, index = iou.max(dim=1)  # (B, A)
             better = top > best_iou
             best_iou = torch.where(better, top, best_iou)
             best_box = torch.where(better, index + start, best_box)
-        label = self._decide(best_iou, forced, labels.gather(1, best_box))  # (B, A)
+        label = self._label(best_iou, is_best, labels.gather(1, best_box))  # (B, A)
         matched = boxes.gather(1, best_box[..., None].expand(-1, -1, 4))  # (B, A, 4)
         return Match(label, torch.where(label[..., None] >= 0, matched, anchors))
 
@@ -114,20 +114,20 @@ class Matcher:
         )
         if near is None:
             return None
-        image, anchor, best_iou, best_box, forced = near  # (Q,) each; other anchors: background
-        decided = self._decide(best_iou, forced, labels[image, best_box])  # (Q,)
+        image, anchor, best_iou, best_box, is_best = near  # (Q,) each; the rest is background
+        label_near = self._label(best_iou, is_best, labels[image, best_box])  # (Q,)
         label = labels.new_full((len(boxes), len(anchors)), NEGATIVE)  # (B, A)
-        label[image, anchor] = decided
+        label[image, anchor] = label_near
         matched = anchors.repeat(len(boxes), 1, 1)  # (B, A, 4)
-        positive = decided >= 0
+        positive = label_near >= 0
         image, anchor, best_box = image[positive], anchor[positive], best_box[positive]
         matched[image, anchor] = boxes[image, best_box]
         return Match(label, matched)
 
-    def _decide(self, iou: Tensor, forced: Tensor, label: Tensor) -> Tensor:
+    def _label(self, iou: Tensor, is_best: Tensor, box_class: Tensor) -> Tensor:
         """Label of anchors with this IoU and class of their best box; all of one shape."""
         other = torch.where(iou < self.negative_iou, NEGATIVE, IGNORED)
-        return torch.where((iou >= self.positive_iou) | forced, label, other)
+        return torch.where((iou >= self.positive_iou) | is_best, box_class, other)
 
 
 def _crowd_share(anchors: Tensor, crowds: Tensor) -> Tensor:

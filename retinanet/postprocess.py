@@ -81,8 +81,8 @@ class Postprocess:
         """Boxes (B, P, 4), scores (B, P), labels (B, P) of one level's best pairs."""
         B, A, K = logits.shape
         image = torch.arange(B, device=logits.device)[:, None]  # (B, 1)
-        # The best pairs of all lie among the anchors with the best classes, so the sort sees at
-        # most pre_nms * K of the A * K logits, and the sigmoid pre_nms.
+        # Each of the pre_nms best pairs belongs to one of the pre_nms anchors with the highest
+        # logit of any class: only the logits of these anchors are sorted.
         anchor = logits.amax(dim=-1).topk(min(self.pre_nms, A)).indices  # (B, P)
         pairs = logits[image, anchor].float().flatten(1)  # (B, P * K)
         best, pair = pairs.topk(min(self.pre_nms, pairs.shape[1]))

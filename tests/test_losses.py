@@ -366,7 +366,7 @@ def test_training_follows_an_edited_definition_and_says_so_once(definition, edit
     for _ in range(2):
         expected = class_loss_and_gradient(loss, definition)
         torch.testing.assert_close(class_loss_and_gradient(loss), expected)
-    assert warned() == [losses.FUSED_OFF]
+    assert warned() == [losses.FUSED_OFF_WARNING]
 
 
 def test_training_follows_a_definition_that_is_edited_after_the_loss_was_built(edit, warned):
@@ -374,7 +374,7 @@ def test_training_follows_a_definition_that_is_edited_after_the_loss_was_built(e
     edit(squared)
     expected = class_loss_and_gradient(loss, squared)
     torch.testing.assert_close(class_loss_and_gradient(loss), expected)
-    assert warned() == [losses.FUSED_OFF]
+    assert warned() == [losses.FUSED_OFF_WARNING]
     edit(focal_loss)
     class_loss_and_gradient(loss)
     assert loss.fused

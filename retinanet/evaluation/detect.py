@@ -37,7 +37,7 @@ class DetectionArrays:
     scores: np.ndarray  # (D,) float64
     labels: np.ndarray  # (D,) int64 in [0, K)
     evaluated: np.ndarray  # (N,) int64, increasing: the images looked at, also without a row
-    num_capped: int  # images at postprocess.detections whose weakest score is CONFIDENT_SCORE
+    num_capped: int  # images with postprocess.detections, all CONFIDENT_SCORE or more
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -21,7 +21,7 @@ DEFAULT_SCORE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class BestF1:
-    """What keeping the detections of at least a score gives; None: none is ever right."""
+    """The confidence threshold of the best F1; None where no detection is right."""
 
     score: float | None
     F1: float | None  # 2 precision recall / (precision + recall), the largest of all scores
