@@ -1,6 +1,5 @@
 """Focal loss and box losses: by hand, by limit, by gradient, by torchvision, by parts of a step."""
 
-import logging
 import math
 
 import pytest
@@ -321,9 +320,8 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 @pytest.fixture
-def warned(monkeypatch, caplog):
+def warned(caplog):
     """The messages so far."""
-    monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", True)
     return lambda: [record.message for record in caplog.records]
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import logging
 import sys
 
 import numpy as np
@@ -146,7 +145,6 @@ def test_a_progress_bar_goes_to_terminals_only(monkeypatch, capsys, terminal):
 
 def test_without_a_bar_a_line_is_logged_now_and_then(monkeypatch, caplog):
     monkeypatch.setattr("retinanet.evaluation.detect.LOG_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", True)
     batches = [make_batch([1, 2]), make_batch([3])]
     with caplog.at_level("INFO"):
         detect(OneBox(), Postprocess(**SETTINGS), batches, CPU, "fp32", progress=True)

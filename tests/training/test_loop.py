@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import itertools
 import json
-import logging
 import math
 import time
 from functools import partial
@@ -245,8 +244,7 @@ def test_a_row_of_bad_steps_alone_has_no_numbers_and_the_next_begins_again(
     assert row["bad_steps"] == 1
 
 
-def test_rows_that_cannot_be_written_are_an_error_or_warned_of_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", True)
+def test_rows_that_cannot_be_written_are_an_error_or_warned_of_once(tmp_path, caplog):
 
     def full(_):
         raise OSError("No space left on device.")

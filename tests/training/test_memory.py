@@ -13,7 +13,7 @@ from retinanet.training.memory import divisors, explain_out_of_memory, fewest_pa
 def limit_memory(trainer, images: int) -> list[int]:
     """Make the trainer run out of memory above so many images; sizes that it tried come here."""
     tried: list[int] = []
-    plain = trainer.losses
+    plain = trainer.forward_losses
 
     def losses(batch, match, divisor):
         tried.append(len(batch.images))
@@ -21,7 +21,7 @@ def limit_memory(trainer, images: int) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return plain(batch, match, divisor)
 
-    trainer.losses = losses
+    trainer.forward_losses = losses
     return tried
 
 
