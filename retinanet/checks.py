@@ -80,13 +80,18 @@ class Key:
             numbers = value.values() if is_map else value if isinstance(value, list) else [value]
             if not [_scalar(float, number) for number in numbers]:
                 raise ValueError
-            return {str(name): number for name, number in value.items()} if is_map else value
+            return {_name_text(name): x for name, x in value.items()} if is_map else value
         except ValueError:
             kind = TYPE_IN_WORDS[self.type] + (" or null" if self.nullable else "")
             limit = f" ({self.allowed})" if self.allowed else ""
             shown = value_text(value) if value is None or isinstance(value, bool) else repr(value)
             message = f"{self.name} must be {kind}{limit}, got {shown}{where}."
             raise ValueError(message) from None
+
+
+def _name_text(name: Any) -> str:
+    """The name of a class as YAML reads it; ``true`` and ``null`` are names too."""
+    return value_text(name) if name is None or isinstance(name, bool) else str(name)
 
 
 def _scalar(kind: type, value: Any) -> Any:

@@ -176,6 +176,10 @@ def test_an_unknown_key_is_refused_with_the_nearest(train, typed, meant):
         ("loss.alpha=[]", "must be a number, a list"),
         ("loss.alpha={}", "must be a number, a list"),
         ("loss.alpha={a:0.5,b:nan}", "loss.alpha[b] must lie in [0, 1]"),
+        ("loss.alpha={кот:x}", "got {'кот': 'x'}"),
+        ("loss.alpha={a:{b:1}}", "got {'a': {'b': 1}}"),
+        ("loss.alpha={a:0.5,a:0.4}", "a is there twice; keep one"),
+        ("loss.alpha={a}", "a map is 'loss.alpha={cat: 0.5, \"cat, wild\": 0.4, default: 0.25}'"),
         ("loss.gamma=0,1", "sweep over them with -m"),
         ("anchors.ratios=0.5,1", "give a list: 'anchors.ratios=[0.5,1]'"),
         ("data.max_size=5", "raise data.max_size"),
@@ -228,6 +232,23 @@ def test_missing_values_are_named_with_what_to_type(train):
         ("loss.alpha=[0.25,0.5]", [0.25, 0.5]),
         ("loss.alpha={person:0.5,default:0.25}", {"person": 0.5, "default": 0.25}),
         ("loss.alpha={traffic light:0.5,default:0}", {"traffic light": 0.5, "default": 0}),
+        ("loss.alpha={кот: 0.3, 猫:1e-1}", {"кот": 0.3, "猫": 0.1}),
+        (
+            "loss.alpha={R&D: .3, item#1: .2, light (red): 1}",
+            {"R&D": 0.3, "item#1": 0.2, "light (red)": 1},
+        ),
+        (
+            "loss.alpha={true: 0.3, null: 0.2, 1e3: 0.1, 7: 0}",
+            {"true": 0.3, "null": 0.2, "1e3": 0.1, "7": 0},
+        ),
+        (
+            r"""loss.alpha={"a, {b}": 0.3, 'it: c': 0.2, "d\"": 0.1}""",
+            {"a, {b}": 0.3, "it: c": 0.2, 'd"': 0.1},
+        ),
+        (
+            "loss.alpha={driver's seat: 0.3, x=y: 0.2, 50%: 0.1}",
+            {"driver's seat": 0.3, "x=y": 0.2, "50%": 0.1},
+        ),
     ],
 )
 def test_alpha_is_a_number_a_list_or_a_map(train, typed, value):
@@ -250,11 +271,15 @@ loss: {alpha: {a: 0.75, b: 1}}
 defaults: [override /loss: mine]
 loss: {alpha: 0.5}
 """,
+        "experiment/words.yaml": """# @package _global_
+loss: {alpha: {true: 0.5, null: 0.1, 7: 1}}
+""",
     }.items():
         user_file(tmp_path, path, text)
     with composer("train", str(tmp_path)) as reader:
         assert alpha(reader, "experiment=mine") == {"a": 0.75, "default": 0.25, "b": 1}
         assert alpha(reader, "experiment=number") == 0.5
+        assert alpha(reader, "experiment=words") == {"true": 0.5, "null": 0.1, "7": 1}
         assert alpha(reader, "experiment=mine", "loss.alpha={b:0.1}") == {"b": 0.1}
 
 
@@ -517,6 +542,7 @@ def test_a_sweep_is_every_combination_in_order(train):
     [
         ("loss.alpha=0.1,null", [0.1, None]),
         ("loss.alpha=[0.1,0.2],{a:0.5}", [[0.1, 0.2], {"a": 0.5}]),
+        ('loss.alpha={кот: 0.3},{"b, {c}": 0.1}', [{"кот": 0.3}, {"b, {c}": 0.1}]),
         ("init_from='a,b','c d'", ["a,b", "c d"]),
         ("init_from=a b,C:/c,d\\ e", ["a b", "C:/c", "d e"]),
         ("model.prior=range(0.1,0.4,0.1)", [0.1, 0.2, 0.3]),

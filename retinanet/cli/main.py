@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -27,6 +27,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
+    ChoiceSweep,
     FloatRange,
     IntervalSweep,
     Override,
@@ -55,6 +56,10 @@ OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<name>[^=]*)(=(?P<text>.*))?", 
 # Groups whose files leave out what nothing reads beside their name.
 VARIANTS = ("loss", "optim")
 PLAIN = re.compile(r"[\w./-]+")
+# A map from names to numbers. Hydra itself takes no quoted names and no letters beyond ASCII.
+NAME = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,{}"'][^,{}]*)"""
+ENTRY = re.compile(rf"\s*(?P<name>{NAME})\s*:(?P<number>[^,:{{}}]*),?")
+MAP = re.compile(rf"{{((?:\s*{NAME}\s*:[^,:{{}}]*,)*\s*{NAME}\s*:[^,:{{}}]*,?)\s*}}")
 
 
 def train() -> None:
@@ -316,12 +321,17 @@ class Composer:
                 return OverridesParser.create(self._loader).parse_override(f"{name}={text}")
             except HydraException as error:
                 reason = " ".join(str(error).split())
-                raise ValueError(
-                    f"cannot read {typed!r}: {reason}; text with brackets, braces, colons or "
-                    f"commas needs quotes, for Hydra and for the shell: 'KEY=\"a,b\"'."
-                ) from error
+                fix = "text with brackets, braces, colons or commas needs quotes, for Hydra and "
+                fix += "for the shell: 'KEY=\"a,b\"'"
+                if takes_map:
+                    fix = f"a map is '{name}={{cat: 0.5, \"cat, wild\": 0.4, default: 0.25}}'"
+                raise ValueError(f"cannot read {typed!r}: {reason}; {fix}.") from error
 
         key, text = self.keys.get(name), text.strip()
+        takes_map = key is not None and key.type is Any
+        names: dict[str, str] = {}
+        if takes_map:
+            text = MAP.sub(lambda match: _take_names(match, names, typed), text)
         if key is not None and key.type is str:
             # Quoted for Hydra: paths may hold commas, braces and equal signs.
             is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
@@ -329,10 +339,11 @@ class Composer:
             if not as_it_is and not (sweep and parse(text).is_sweep_override()):
                 text = QuotedString(text, Quote.single).with_quotes()
         override = parse(text)
+        override._value = _give_names(override._value, names)
         override.config_loader = self._loader
         if override.is_sweep_override():
             if not sweep:
-                takes_list = key is not None and (key.type is Any or "list" in str(key.type))
+                takes_list = takes_map or (key is not None and "list" in str(key.type))
                 as_list = f", or give a list: '{name}=[{text}]'" if takes_list else ""
                 raise ValueError(f"{typed} has several values; sweep over them with -m{as_list}.")
         elif key is None:
@@ -483,6 +494,30 @@ def _converted(key: Key, value: Any, where: str = "") -> Any:
     return key.converted(value, where)
 
 
+def _take_names(match: re.Match[str], names: dict[str, str], typed: str) -> str:
+    """A typed map with words for Hydra instead of its names, which go to ``names``."""
+    parts: dict[str, str] = {}
+    for entry in ENTRY.finditer(match[1]):
+        name = entry["name"].strip()
+        if name[0] in "'\"":
+            name = re.sub(r"\\(.)", r"\1", name[1:-1])
+        if name in parts:
+            raise ValueError(f"{typed}: {name} is there twice; keep one.")
+        word = f"name{len(names)}"
+        names[word] = name
+        parts[name] = f"{word}:{entry['number']}"
+    return "{" + ",".join(parts.values()) + "}"
+
+
+def _give_names(value: Any, names: Mapping[str, str]) -> Any:
+    """A parsed value whose maps get their names back."""
+    if isinstance(value, ChoiceSweep):
+        return replace(value, list=[_give_names(each, names) for each in value.list])
+    if isinstance(value, dict):
+        return {names.get(key, key): _give_names(each, names) for key, each in value.items()}
+    return value
+
+
 def _swept_texts(override: Override) -> list[str]:
     """Every value of a sweep, as an override of a single run has it."""
     typed, swept = override.input_line, override.value()
@@ -501,6 +536,10 @@ def _swept_texts(override: Override) -> list[str]:
 
 def _element_text(element: Any) -> str:
     """One value of a sweep; text with blanks or colons, which Hydra would escape, in quotes."""
+    if isinstance(element, dict):
+        quoted = [re.sub(r'(["\\])', r"\\\1", name) for name in element]
+        entries = zip(quoted, map(value_text, element.values()), strict=True)
+        return "{" + ",".join(f'"{name}":{number}' for name, number in entries) + "}"
     is_bare = isinstance(element, str) and not PLAIN.fullmatch(element)
     return (
         QuotedString(element, Quote.single).with_quotes() if is_bare else Transformer.str(element)
