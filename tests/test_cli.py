@@ -272,14 +272,14 @@ defaults: [override /loss: mine]
 loss: {alpha: 0.5}
 """,
         "experiment/words.yaml": """# @package _global_
-loss: {alpha: {true: 0.5, null: 0.1, 7: 1}}
+loss: {alpha: {true: 0.5, 7: 1}}
 """,
     }.items():
         user_file(tmp_path, path, text)
     with composer("train", str(tmp_path)) as reader:
         assert alpha(reader, "experiment=mine") == {"a": 0.75, "default": 0.25, "b": 1}
         assert alpha(reader, "experiment=number") == 0.5
-        assert alpha(reader, "experiment=words") == {"true": 0.5, "null": 0.1, "7": 1}
+        assert alpha(reader, "experiment=words") == {"true": 0.5, "7": 1}
         assert alpha(reader, "experiment=mine", "loss.alpha={b:0.1}") == {"b": 0.1}
 
 
