@@ -270,9 +270,11 @@ class TrainingRun:
 
     def finished(self) -> bool:
         """Whether the last step or the end of patience is reached, and evaluated."""
+        return self._out_of_patience() or self.stopping.evaluated_step >= self.total_steps
+
+    def _out_of_patience(self) -> bool:
         patience = self.settings.evaluation.patience
-        impatient = patience is not None and self.stopping.without_improvement >= patience
-        return impatient or self.stopping.evaluated_step >= self.total_steps
+        return patience is not None and self.stopping.without_improvement >= patience
 
     def _log_row(self) -> Means:
         means = self.progress.row(self.trainer)
@@ -446,7 +448,8 @@ class TrainingRun:
             lines = [f"continue   after step {step} of {self.total_steps}", *self.moved]
             before, now = self.schedule_before, self.plain["schedule"]
             changed = [f"{k} from {before[k]} to {now[k]}" for k in now if now[k] != before[k]]
-            if changed:
+            # With max_steps nothing reads the epochs.
+            if changed and (now["max_steps"] is None or now["max_steps"] != before["max_steps"]):
                 lines.append(
                     f"extended   schedule.{', '.join(changed)}; the rate follows the schedule of "
                     f"the longer run from here on: {self.trainer.schedule(step):.4g} at step "
@@ -467,7 +470,15 @@ class TrainingRun:
             result = f"AP n/a: nothing to find; best.pt is the latest, step {best['step']}"
         else:
             result = f"best AP {best['AP']:.4f} at step {best['step']}"
-        logger.info("finished   %d steps; %s", self.trainer.step, result)
+        steps, patience = f"{self.trainer.step} steps", self.settings.evaluation.patience
+        if self._out_of_patience() and self.trainer.step < self.total_steps:
+            steps = f"{self.trainer.step} of {self.total_steps} steps"
+            result += (
+                f"; early stopping: {self.stopping.without_improvement} evaluations without a "
+                f"better one, and evaluation.patience={patience}. The same command with a larger "
+                f"patience, or null, goes on"
+            )
+        logger.info(f"finished   {steps}; {result}")
         if self.loader.bad_images:
             logger.info("replaced   %d unreadable images", len(self.loader.bad_images))
         logger.info("best       %s", self.directory.best)

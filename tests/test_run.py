@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -408,8 +409,24 @@ def test_early_stopping_ends_a_run_that_does_not_get_better(data, tmp_path):
     overrides = ["evaluation.every_epochs=1", "evaluation.patience=2", "optim.lr=1e-12"]
     train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
     assert [row["step"] for row in rows(tmp_path / "run") if "AP" in row] == [3, 6, 9]
-    train(data, tmp_path / "run", *overrides, "schedule.epochs=9")
+    # A longer run does not help, and the log says what does.
+    train(data, tmp_path / "run", *overrides, "schedule.epochs=12")
     assert max(row["step"] for row in rows(tmp_path / "run")) == 9
+    first, second = re.findall("finished   (.*)", log_of(tmp_path / "run"))
+    why = "early stopping: 2 evaluations without a better one, and evaluation.patience=2. The same"
+    assert first.startswith("9 of 27 steps; ") and why in first
+    assert second.startswith("9 of 36 steps; ") and why in second
+    train(data, tmp_path / "run", *overrides[:1], *overrides[2:], "schedule.epochs=12")
+    assert log_of(tmp_path / "run").rpartition("finished   ")[2].startswith("36 steps; best AP")
+
+
+def test_more_epochs_beside_a_number_of_steps_are_no_longer_run(data, tmp_path):
+    for epochs in (4, 9):
+        typed = command(data, tmp_path / "run", "schedule.max_steps=3")
+        settings = settings_of(typed)
+        settings.schedule.epochs = epochs  # as a settings file gives them
+        jobs.train(settings, typed)
+    assert "extended" not in log_of(tmp_path / "run")
 
 
 def test_without_objects_to_find_the_latest_weights_are_best_and_patience_does_not_count(
