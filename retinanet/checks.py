@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from retinanet.config import BEFORE, BOTTLENECKS, DetectorConfig, Limit, TrainConfig, When
@@ -89,6 +91,11 @@ class Key:
             raise ValueError(message) from None
 
 
+def expand_home(text: str) -> str:
+    """A path in the home folder whole, where a shell left its ``~``; other texts as they are."""
+    return str(Path(text).expanduser()) if re.match(r"~([/\\]|$)", text) else text
+
+
 def _name_text(name: Any) -> str:
     """The name of a class as YAML reads it; ``true`` and ``null`` are names too."""
     return value_text(name) if name is None or isinstance(name, bool) else str(name)
@@ -101,7 +108,7 @@ def _scalar(kind: type, value: Any) -> Any:
     if isinstance(value, bool):  # to Python it is a number
         raise ValueError
     if kind is str and isinstance(value, str | int | float) and str(value).strip():
-        return str(value)
+        return expand_home(str(value))
     if kind is float and isinstance(value, int | float):
         # inf and nan stay, which ranges refuse, as they refuse what no float holds.
         try:

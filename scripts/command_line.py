@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from retinanet.terminal import INTERRUPTED, MISTAKES, complain
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """A parser for ``python -m scripts.NAME`` that shows the description as it is written."""
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"python -m scripts.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # Shells leave the ~ of --output=~/x as it is. What `type=Path` means to this parser:
+    parser.register("type", Path, lambda text: Path(text).expanduser())
+    return parser
 
 
 def split_settings(arguments: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -62,6 +62,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from retinanet.checks import expand_home
 from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, show, wrap
 from retinanet.tools.formats.convert import READERS, TARGETS, read_sources, set_aside, write
 from retinanet.tools.formats.dataset import AnnotationError, Dataset, Options
@@ -102,6 +103,8 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="move an OUTPUT that is there aside")
     add("--show", type=int, default=20, help="mistakes shown (default: %(default)s)")
     args = parser.parse_intermixed_args(arguments)
+    parts = [path.rpartition("=") for path in args.paths]  # of train=PATH, or of PATH
+    args.paths = [name + equals + expand_home(path) for name, equals, path in parts]
     source, target = args.source_format, args.target
     if target not in TARGETS:
         parser.error(f"--to {target}: writes coco, for train.py, or yolo; others are only read")

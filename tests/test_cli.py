@@ -255,6 +255,16 @@ def test_alpha_is_a_number_a_list_or_a_map(train, typed, value):
     assert train.command([typed]).settings.loss.alpha == value
 
 
+def test_home_is_expanded_in_every_path(train, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = [
+        f"data.{split}_{kind}" for split in ("train", "val") for kind in ("images", "annotations")
+    ]
+    paths = ["output_dir", "init_from", "data.root", *folders]
+    settings = train.command(["data=custom", *(f"{path}=~/x" for path in paths)]).settings
+    assert {attrgetter(path)(settings) for path in paths} == {str(tmp_path / "x")}
+
+
 def alpha(reader, *typed):
     return reader.command(list(typed)).settings.loss.alpha
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from retinanet.checks import expand_home
+
 # Formats of photos and drawings that :func:`retinanet.data.images.read_image` takes. Pillow opens
 # others too, such as icons and films: files of those are read where they are named one by one.
 FORMATS = (
@@ -67,6 +69,7 @@ def find_images(arguments: Sequence[str], skip: Skip = lambda _: False) -> Image
     roots: list[Path] = []
     left_out: Counter[str] = Counter()
     for argument, origin in _lines(arguments):
+        argument = expand_home(argument)  # a shell leaves patterns in quotes as they are
         path, magic = Path(argument), MAGIC.search(argument)
         if os.path.lexists(path) and not path.is_dir():
             base, files, kept = path.parent, [path], [path]

@@ -55,9 +55,10 @@ def test_a_folder_gives_its_images_in_natural_order(folder):
         ("i?/b", ["in/b/1.jpg", "in/b/1.png"]),
     ],
 )
-def test_a_pattern_stands_for_what_it_matches(folder, pattern, names):
+def test_a_pattern_stands_for_what_it_matches(folder, monkeypatch, pattern, names):
+    monkeypatch.setenv("HOME", str(folder))
     images = find_images([pattern])
-    assert images.names == names
+    assert images.names == names == find_images([f"~/{pattern}"]).names
     assert all(path.is_file() for path in images.paths)
 
 

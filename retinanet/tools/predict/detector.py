@@ -253,7 +253,7 @@ def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Det
         FileNotFoundError: no such file.
         ValueError: damaged, or nobody's RetinaNet.
     """
-    state = read_trained(Path(path))
+    state = read_trained(Path(path).expanduser())
     place = choose_device(device)
     try:
         settings = recorded_settings(state)

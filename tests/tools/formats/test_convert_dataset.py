@@ -49,6 +49,13 @@ def test_the_last_line_trains_on_what_was_written(run, capsys, source, tmp_path,
     assert re.search(r"val +3 images", report)
 
 
+def test_home_is_expanded_where_a_shell_leaves_it(run, source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(source.parent))
+    status, _, _ = run("coco", "coco", "train=~/all.json", tmp_path / "out", "--image-folder=~")
+    assert status == 0
+    assert (tmp_path / "out/train.json").is_file()
+
+
 @pytest.mark.parametrize("images", ["leave", "link", "copy", "ignore"])
 def test_yolo_gets_images_as_asked(run, source, tmp_path, images):
     before = {path.name: path.read_bytes() for path in source.parent.iterdir()}
