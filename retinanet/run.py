@@ -187,8 +187,16 @@ class TrainingRun:
                 self._record("stopped", by)
                 raise
             except Exception as error:
+                if "more than 1 value per channel" in str(error):  # torch's batch norms
+                    parts = self.loader.accumulate * distributed.world_size()
+                    images = self.settings.optim.batch_size // parts
+                    error = ValueError(
+                        f"a batch norm got one value per channel, which has no variance: {images} "
+                        f"image(s) in a micro-batch, and C5 is one cell. Use model.norm=frozen or "
+                        f"group, or raise optim.batch_size or data.min_size."
+                    )
                 self._record("failed", str(error))
-                raise
+                raise error
             else:
                 self._log_end()
                 self.log.show(lambda board: board.finished())

@@ -199,7 +199,7 @@ def operators_of(work: Callable[[], object], device: torch.device) -> dict[str, 
     if device.type == "cuda":
         kind, field = "CUDA", "self_device_time_total"
     activity = getattr(torch.profiler.ProfilerActivity, kind)
-    with torch.profiler.profile(activities=[activity]) as profiler:
+    with torch.profiler.profile(activities=[activity], acc_events=True) as profiler:
         seconds_of(work, device)
     seconds = {event.key: getattr(event, field) / 1e6 for event in profiler.key_averages()}
     return {name: value for name, value in seconds.items() if value > 0}

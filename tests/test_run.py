@@ -658,6 +658,16 @@ def test_rows_without_a_checkpoint_are_not_dropped_in_silence(data, tmp_path, mo
     assert "has no checkpoint although it has rows" in capsys.readouterr().out
 
 
+def test_a_batch_norm_over_one_value_is_refused_with_what_helps(data, tmp_path):
+    small = ["data.min_size=32", "data.max_size=32", "model.norm=batch", "optim.batch_size=1"]
+    with pytest.raises(ValueError, match="one value per channel.*model.norm=frozen or group, or"):
+        train(data, tmp_path / "run", *small)
+    assert (
+        "model.norm=frozen"
+        in json.loads((tmp_path / "run/run.json").read_text())["stops"][0]["why"]
+    )
+
+
 def test_an_evaluation_that_does_not_fit_names_its_own_setting(data, tmp_path, monkeypatch):
     def detect_batch(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")

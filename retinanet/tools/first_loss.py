@@ -230,11 +230,16 @@ def describe_steps(settings: TrainConfig, total_steps: int, num_images: int) -> 
     source = f", not scaled to the {batch} images of a step"
     if reference is not None:
         source = f" = {optim.lr:g} x {batch} images a step / {reference}"
-    epochs = total_steps * batch / num_images
+    epochs = total_steps / max(num_images // batch, 1)  # an epoch ends with its last whole step
     lines = [
         f"steps      {total_steps} of {batch} images: {epochs:.3g} epochs",
         f"lr         {scaled_lr(optim.lr, batch, reference):g}{source}",
     ]
+    if batch > num_images:
+        lines.append(
+            f"warning    a step takes optim.batch_size={batch} images, and there are {num_images}: "
+            f"each is in every step {batch / num_images:.3g} times; lower optim.batch_size"
+        )
     if warmup_steps > MAX_WARMUP_SHARE * total_steps:
         lines.append(
             f"warning    schedule.warmup_steps={warmup_steps} of {total_steps} steps in all: the "

@@ -109,16 +109,9 @@ class Schedule:
         milestones: Sequence[float] = (),
         decay_factor: float = 0.1,
     ) -> None:
-        """Check and remember; see :class:`retinanet.config.ScheduleConfig`.
+        """Check and remember; :class:`retinanet.config.ScheduleConfig` says what each one is.
 
-        Args:
-            lr: rate after the warm-up, scaled to the batch size.
-            total_steps: length of the run.
-            warmup_steps: rises linearly over these.
-            warmup_factor: share of ``lr`` at the first step.
-            decay: ``"steps"``, ``"cosine"`` (to 0 at the end) or ``"constant"``.
-            milestones: with ``"steps"``, shares of the run at which the rate drops.
-            decay_factor: of each drop.
+        Here ``lr`` is scaled to the batch size, and ``total_steps`` is the length of the run.
         """
         check("schedule.decay", decay)
         check("schedule.warmup_factor", warmup_factor)
@@ -162,10 +155,15 @@ class EMA:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights of the trained model after ``step`` steps."""
+    def update(self, model: nn.Module, step: int, is_good: bool | torch.Tensor = True) -> None:
+        """Take in the trained weights after ``step`` steps, unless the last one changed none.
+
+        ``is_good`` may be a () bool on the model's device, for which nothing waits.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         own, latest = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(own, latest, 1 - decay)
+        change = torch._foreach_sub(latest, own)
+        torch._foreach_mul_(change, (1 - decay) * is_good)
+        torch._foreach_add_(own, change)
         for buffer, new in zip(self.model.buffers(), model.buffers(), strict=True):
             buffer.copy_(new)

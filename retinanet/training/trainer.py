@@ -63,9 +63,10 @@ class Trainer:
         self.autocast = autocast(self.device, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.totals = Totals(self.device)
-        # Running statistics change in the forward pass; they are put back after a bad step.
+        # Running averages change before a step is known to be bad; then they are put back.
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-        self.statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self.averages = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self.averages.append(loss.average_positives)
         self.step = 0
         self.wait_seconds = 0.0  # seconds for batches, since whoever reads it set it to 0
         self.latest: Batch | None = None  # last micro-batch, for pictures and error reports
@@ -101,10 +102,10 @@ class Trainer:
         batches = [batch.to(self.device, non_blocking=True) for batch in micro_batches]
         # All micro-batches are matched first: the divisor counts positives of the whole step.
         matches = [self.match(batch) for batch in batches]
+        averages = [average.clone() for average in self.averages]
         divisors = self.loss.divisors(matches)
 
         self.optimizer.zero_grad()
-        statistics = [buffer.clone() for buffer in self.statistics]
         # DDP sums gradients over the ranks once a step, after the last micro-batch.
         keep_local = getattr(self.network, "no_sync", contextlib.nullcontext)
         for i, (batch, match, divisor) in enumerate(zip(batches, matches, divisors, strict=True)):
@@ -115,11 +116,11 @@ class Trainer:
 
         self.schedule.apply(self.optimizer, self.step)
         self.update_weights(grad_norm)
-        for buffer, before in zip(self.statistics, statistics, strict=True):
-            buffer.copy_(torch.where(grad_norm.isfinite(), buffer, before))
+        for average, before in zip(self.averages, averages, strict=True):
+            average.copy_(torch.where(grad_norm.isfinite(), average, before))
         self.step += 1
         if self.ema is not None:
-            self.ema.update(self.model, self.step)
+            self.ema.update(self.model, self.step, grad_norm.isfinite())
         # With a scaler an overflow of the gradient is ordinary: it lowers the scale and goes on.
         checked = self.totals.step_losses.sum() + (0 if self.scaler.is_enabled() else grad_norm)
         image_ids = [batch.image_ids for batch in micro_batches]

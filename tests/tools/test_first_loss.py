@@ -149,6 +149,14 @@ def test_the_rate_says_where_it_comes_from():
     assert fixed[1] == "lr         0.01, not scaled to the 4 images of a step"
 
 
+def test_epochs_are_those_of_the_rows_also_where_a_step_takes_more_than_all_images():
+    # 12 whole steps of 8 images make an epoch of 100; what is left over waits for the next.
+    assert steps_of("optim.batch_size=8", total_steps=24)[0].endswith(": 2 epochs")
+    steps, _, warning, *_ = steps_of("optim.batch_size=250", total_steps=2)
+    assert steps == "steps      2 of 250 images: 2 epochs"
+    assert "there are 100: each is in every step 2.5 times; lower optim.batch_size" in warning
+
+
 def test_a_run_that_is_all_warm_up_is_warned_of():
     assert len(steps_of("schedule.warmup_steps=250")) == 2
     assert steps_of("schedule.warmup_steps=251")[2].endswith("set about 50")

@@ -209,6 +209,19 @@ def test_running_statistics_forget_a_bad_step(make_trainer, make_model, make_bat
     assert all(not torch.equal(after[key], before[key]) for key in before if "running" in key)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_averages_over_the_steps_forget_a_bad_step(make_trainer, make_batch, precision):
+    trainer = make_trainer(ema=0.9, normalizer="ema", precision=precision)
+    step(trainer, make_batch(1, 2))
+    before = copy.deepcopy([trainer.ema.model.state_dict(), trainer.loss.state_dict()])
+    step(trainer, poison(make_batch(2, 2)))
+    assert_same_bits([trainer.ema.model.state_dict(), trainer.loss.state_dict()], before)
+    step(trainer, make_batch(3, 2))
+    weight = "head.cls.pred.weight"
+    assert not torch.equal(trainer.ema.model.state_dict()[weight], before[0][weight])
+    assert trainer.loss.average_positives != before[1]["average_positives"]
+
+
 def test_bad_steps_are_left_out_of_the_means_and_named(make_trainer, make_batch):
     trainer, good = make_trainer(), make_trainer()
     step(trainer, make_batch(1, 2, first_id=10))

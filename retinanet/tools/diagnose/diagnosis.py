@@ -72,7 +72,7 @@ OTHER_SIZE = 2.0
 # Learning rates, after scaling to the batch, that any recipe in configs/experiment, its sources or
 # the built-in set uses, with a factor of 10 of room below and 3 above.
 USUAL_RATES = {"sgd": (1e-4, 0.3), "adamw": (1e-6, 3e-3)}
-# Steps from which on a loss that has not moved means something, after the warm-up.
+# Steps from which on a loss that has risen, or has not moved since the warm-up, means something.
 FEW_STEPS = 20
 # Up to so many times the loss of one score for all anchors a loss is that loss.
 SAME = 1.05
@@ -295,15 +295,15 @@ def diverged(e: Evidence) -> Finding | None:
         return None
     low, high = USUAL_RATES[history.optimizer]
     loss, bad = history.class_loss, history.bad_steps
-    above = history.peak_lr > high
+    above, long = history.peak_lr > high, history.step >= FEW_STEPS
     signs = [
         f"the {name} loss rose from {trend.lowest:.3g} to {trend.latest:.3g}"
         for name, trend in (("class", loss), ("box", history.trend("loss/box")))
-        if trend is not None and trend.exploded
+        if long and trend is not None and trend.exploded
     ]
     if bad:
         signs.append(f"{bad} steps were not finite")
-    if not signs and above and not history.learned:
+    if not signs and long and above and not history.learned:
         stayed = loss and f"the class loss stayed at {loss.latest:.3g}"
         signs = [stayed or "no loss is recorded"]
     if not signs:

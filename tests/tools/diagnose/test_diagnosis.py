@@ -381,6 +381,8 @@ RUNS = [
         [0.008 if i % 3 else 1.13 + 0.2 * i for i in range(30)],
         *({"columns": {"positives": SOME}}, "learning rate too high", ""),
     ),
+    # Two steps differ by as much, and show nothing.
+    ([1.13, 2.9], {"step": 2, "lr": 30.0}, "too early", "has made 2 of"),
     ([0.006, 1.13], FEW, "too early", "has made 2 of 2 steps; its log has too few"),
     # Columns of older versions.
     (FALLING, {"columns": {"grad_norm": None, "positives": None}}, "too early", ""),
