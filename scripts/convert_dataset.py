@@ -164,15 +164,10 @@ def convert(args: argparse.Namespace) -> int:
         columns=args.columns.split(",") if args.columns else None,
         polygons=args.polygons,
         base_names=args.base_names,
+        drop_unused=args.drop_unused_classes,
     )
     try:
-        dataset = read_sources(
-            args.source_format,
-            args.paths,
-            options,
-            args.image_folder,
-            drop_unused=args.drop_unused_classes,
-        )
+        dataset = read_sources(args.source_format, args.paths, options, args.image_folder)
         if args.val_share is not None:
             set_aside(dataset, args.val_share, args.seed)
         notes = write(

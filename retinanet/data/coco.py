@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from retinanet.data.issues import Issue, raise_refused, refusal
-from retinanet.data.records import CONVERTER, MAX_AREA, Records, read_json
+from retinanet.data.records import BOX, CONVERTER, MAX_AREA, OUTLINE_FIX, Records, read_json
 
 # What is filled in while reading, as `repairs` counts it.
 RENUMBERED = "annotation ids renumbered"
@@ -242,7 +242,7 @@ def read_records(
     sizes = np.stack([images.read("height"), images.read("width")], axis=1).astype(np.int32)
     # Label Studio on Windows writes the folders with backslashes, which only Windows understands.
     names = [name.replace("\\", "/") for name in images.read("file_name")]
-    images.unique("file_name", names)
+    images.unique("file_name", names, f"{CONVERTER}` makes one of them.")
 
     category_ids, category_names = categories.read("id"), categories.read("name")
     categories.unique("id", category_ids)
@@ -253,6 +253,8 @@ def read_records(
     # Index among all images and all categories, -1 for none.
     image = _referred(boxes, "image_id", images, image_ids, "image")
     labels = _referred(boxes, "category_id", categories, category_ids, "category")
+    outlined = [row for row, item in enumerate(boxes.items) if item.get("segmentation")]
+    boxes.refuse(outlined, "bbox", BOX.allowed, OUTLINE_FIX, OUTLINE_FIX)
     bbox = np.array(boxes.read("bbox"), dtype=np.float64).reshape(-1, 4)
     crowd = boxes.read("iscrowd")
     given_area = np.array(boxes.read("area"), dtype=np.float64)  # nan where it is left open

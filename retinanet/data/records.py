@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import sys
 from collections import defaultdict
@@ -71,7 +72,8 @@ def _without_segmentation(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {shown(twice)} stands twice in one object; remove one")
-    record.pop("segmentation", None)
+    if record.pop("segmentation", None) and not record.get("bbox"):
+        record["segmentation"] = True  # a box can be made of it
     return record
 
 
@@ -82,6 +84,14 @@ def shown(value: Any) -> str:
     except RecursionError:
         text = f"a {type(value).__name__} of too many levels"
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+
+
+def rotation(record: dict[str, Any]) -> float:
+    """Degrees by which CVAT rotates a box about its center; 0 where it is upright."""
+    attributes = record.get("attributes")
+    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+    # After half a turn it is the same box.
+    return degrees % 180 if type(degrees) in (int, float) and math.isfinite(degrees) else 0
 
 
 def leaves_folder(name: str) -> bool:
@@ -130,8 +140,8 @@ HALF, CONTROL = re.compile("[\ud800-\udfff]"), re.compile(r"[\x00-\x1f\x7f]")
 # A command as messages quote it; options may follow, and the closing quote.
 CONVERTER = "`python -m scripts.convert_dataset --from coco --to coco"
 SIZE_FIX = (
-    f"Correct it: write the size of the image as it is displayed. {CONVERTER}` reads missing ones "
-    f"from the images."
+    f"Correct it: write the size of the image as it is displayed. {CONVERTER}` reads it from the "
+    f"image."
 )
 ROOT_FIX = (
     f"Point data.*_images at the folder that the names start from; {CONVERTER} --base-names` takes "
@@ -139,7 +149,14 @@ ROOT_FIX = (
 )
 BOX_FIX = "Correct the box or remove the record."
 
-INTEGER = Rule("an integer", _is_int64, 0, f"Write it without quotes, or let {CONVERTER}` do it.")
+OUTLINE_FIX = f"{CONVERTER}` makes it from the polygon or mask."
+
+# Numbers and texts tell records apart, so that they can be numbered anew; null does not.
+INTEGER, ID_FIX = "an integer", "Give it the id that it should have, or remove the record."
+ID = [
+    Rule(INTEGER, lambda value: type(value) in (int, float, str), 0, ID_FIX),
+    Rule(INTEGER, _is_int64, 0, f"{CONVERTER}` writes integers instead."),
+]
 NUMBER = Rule("a finite number", _is_finite, 1)
 TEXT = Rule("a text that is not empty", lambda value: type(value) is str and value, "?")
 WHOLE = Rule("a text of whole characters", lambda text: not HALF.search(text), "?")
@@ -160,21 +177,23 @@ CROWD = Rule("0 or 1", lambda value: value in (None, 0, 1), 0, "Correct it, or l
 AREA_RANGE = "a finite number of pixels, from 0 to 1e10"
 AREA = Rule(AREA_RANGE, _is_area, 0, "Correct it, or leave it out.")
 
+RESULT_ID = Rule(INTEGER, _is_int64, 0, "Write it as the annotation file does.")
+
 # List -> field -> its rules, each of which looks at what those before it admit.
 RULES: dict[str, dict[str, list[Rule]]] = {
-    "images": {"id": [INTEGER], "height": SIDE, "width": SIDE, "file_name": NAME},
-    "categories": {"id": [INTEGER], "name": [TEXT, WHOLE]},
+    "images": {"id": ID, "height": SIDE, "width": SIDE, "file_name": NAME},
+    "categories": {"id": ID, "name": [TEXT, WHOLE]},
     "annotations": {
-        "image_id": [INTEGER],
-        "category_id": [INTEGER],
+        "image_id": ID,
+        "category_id": ID,
         "bbox": [BOX],
         "iscrowd": [CROWD],
         "area": [AREA],
     },
     # A file of results is such a list.
     "detections": {
-        "image_id": [INTEGER],
-        "category_id": [INTEGER],
+        "image_id": [RESULT_ID],
+        "category_id": [RESULT_ID],
         "bbox": [BOX],
         "score": [NUMBER],
     },
@@ -262,7 +281,9 @@ class Records:
                 values[index] = rule.harmless
         return values
 
-    def refuse(self, indices: Iterable[int], field: str, allowed: str, fix: str) -> None:
+    def refuse(
+        self, indices: Iterable[int], field: str, allowed: str, fix: str, add: str = "Add it."
+    ) -> None:
         """Refuse a field of some records: file, record, value, what is allowed, fix.
 
         Args:
@@ -270,6 +291,7 @@ class Records:
             field: whose value is wrong or missing.
             allowed: what it must be.
             fix: what to do about a wrong one.
+            add: what to do about a missing one.
         """
         new = [index for index in map(int, indices) if index not in self.refused[field]]
         self.refused[field].update(new)
@@ -281,7 +303,7 @@ class Records:
 
         for some in filter(None, sorted([missing, wrong])):  # in the order of the file
             if some is missing:
-                rule, value, todo = "is missing", "which is missing", "Add it."
+                rule, value, todo = "is missing", "which is missing", add
                 places: Iterable[str] = map(self.place, some)
             else:
                 rule, value, todo = f"must be {allowed}", got(some[0]), fix

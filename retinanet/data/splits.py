@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import shlex
 import unicodedata
 from collections.abc import Set
 
@@ -70,6 +71,9 @@ def class_issues(train: CocoData, val: CocoData) -> list[Issue]:
         return []
     named = "; ".join(only_train[:3] + only_val[:3] or other_ids[:1])
     fix = "Correct the list of categories of one file."
+    if not only_train + only_val:
+        sources = f"train={shlex.quote(str(train.path))} val={shlex.quote(str(val.path))}"
+        fix = f"{CONVERTER} {sources} OUT` gives both the same ids, by name."
     error = ValueError(
         f"training and validation must list the same categories with the same ids: {named}. {fix}"
     )

@@ -162,6 +162,14 @@ def bomb(path: Path) -> None:
     path.write_bytes(content)
 
 
+def id_of_image(make: Callable[[int], object]) -> Callable:
+    """Other ids of the training images, in the annotations too."""
+    return both(
+        put_all("images", lambda record: {"id": make(record["id"])}),
+        put_all("annotations", lambda record: {"image_id": make(record["image_id"])}),
+    )
+
+
 BOX = "must be four finite numbers [x, y, width, height] in pixels"
 UNREADABLE = "images: the file cannot be read"
 VANISHED = "bbox has a side below 1 px at the training size"
@@ -185,10 +193,15 @@ SEEDS = {
         # One field of one record.
         "image without id": image(id=...),
         "image id as text": image(id="11"),
+        "image ids that are names": id_of_image("0000001_029{}".format),
+        "image ids that are fractions": id_of_image(float),
+        "image ids beyond 64 bits": id_of_image(lambda i: 10**20 + i),
+        "category of an annotation is null": annotation(category_id=None),
         "image id twice": repeat("images", 1, file_name="more.png"),
         "no width": image(width=...),
         "height of zero": image(height=0),
         "width that is no number": image(width="60"),
+        "width below zero": image(width=-1, height=-1),
         "width and height swapped": image(width=HEIGHT, height=WIDTH),
         "width of another version": image(width=2 * WIDTH, height=2 * HEIGHT),
         "no file name": image(file_name=...),
@@ -197,6 +210,9 @@ SEEDS = {
         "file name that leaves the folder": image(file_name="../images/11.png"),
         "file name twice": image(file_name="10.png"),
         "no bbox": annotation(bbox=...),
+        "a polygon without a bbox": annotation(
+            bbox=..., area=..., segmentation=[[30, 22, 42, 22, 42, 31, 30, 31]]
+        ),
         "bbox of three": annotation(bbox=[1, 2, 3]),
         "bbox with nan": annotation(bbox=[1, 2, math.nan, 4]),
         "bbox with infinity": annotation(bbox=[1, 2, math.inf, 4]),
@@ -255,6 +271,7 @@ SEEDS = {
     NOTED: {
         "area of zero": annotation(area=0),
         "area beyond the box": annotation(area=5000),
+        "rotated box": annotation(attributes={"rotation": 296.7}),
         "thin box": annotation(bbox=[30, 22, 12, 0.8], area=9.6),
         "two corners": put_boxes(lambda x, y, w, h: [x, y, x + w, y + h]),
         "the same box twice": repeat("annotations", 4, id=99),

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from retinanet.data.loader import BatchDataset, plan_batch
 from retinanet.tools.check_data.check import check
 from retinanet.tools.check_data.summary import report
 from scripts.check_data import main
+from scripts.convert_dataset import main as convert
 
 SMALL = ["data=custom", "model=tiny", "data.min_size=64", "data.max_size=96", "data.workers=0"]
 
@@ -83,6 +85,30 @@ def run(dataset, capsys):
         return status, captured.out or captured.err
 
     return run_and_read
+
+
+# What a fix tells people to type; the rest is for hands.
+COMMAND = re.compile(r"`python -m scripts\.convert_dataset ([^`]*)`")
+SETTING = re.compile(r"\bset (data\.\w+=\w+)")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_remedy_leads_on_where_it_is_printed(run, dataset, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    FAULTS[name].seed(dataset)
+    dataset.write()
+    printed = " ".join(run("--images")[1].split())
+    for number, command in enumerate(sorted(set(COMMAND.findall(printed)))):
+        typed = shlex.split(command.removesuffix(" OUT"))
+        if "train=" not in command:
+            typed += ["train=train.json", "val=val.json"]
+        assert convert([*typed, f"out{number}", "--image-folder", "images"]) == 0
+        written = f"out{number}/train.json out{number}/val.json"
+        status, again = run(paths=f"images images {written}")
+        assert status == 0
+        assert not COMMAND.search(" ".join(again.split()))
+    for setting in SETTING.findall(printed):
+        assert run(setting)[0] == 0
 
 
 def refused_of(issues: list[Issue]) -> list[Issue]:

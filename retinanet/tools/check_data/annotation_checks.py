@@ -18,7 +18,7 @@ from retinanet.data.coco import (
     names_in,
 )
 from retinanet.data.issues import Effect, Issue, Sight
-from retinanet.data.records import shown
+from retinanet.data.records import CONVERTER, rotation, shown
 from retinanet.data.splits import (
     FIXES,
     SHARES_FIX,
@@ -112,6 +112,10 @@ def check_annotations(reading: Reading, other_size: Collection[int] = ()) -> Ite
         Effect.REPAIRED,
     )
     yield from _check_format(reading, judged)
+    rows = [row for row in box_rows.tolist() if rotation(reading.boxes.items[row])]
+    does = "takes the box as if it were upright"
+    fix = f"{CONVERTER}` takes the upright box around it."
+    yield _issue(reading, "bbox is rotated", rows, does, fix, field="attributes", out_of=len(bbox))
 
     thin = usable & (bbox[:, 2:] < THIN).any(axis=1) & (bbox[:, 2:] > 0).all(axis=1)
     in_shares = bbox[usable].max(initial=0.0) <= 1

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
+from pycocotools import mask
 
 from retinanet.atomic import write_whole
 from retinanet.data.coco import FLAT, OUTSIDE, read_records
 from retinanet.data.issues import raise_refused
-from retinanet.data.records import MAX_AREA, read_json
+from retinanet.data.records import MAX_AREA, read_json, rotation
 from retinanet.tools.formats import dataset as ds
 from retinanet.tools.formats.dataset import BadRecord, Box, Dataset, Errors, ImageRecord, Options
 
@@ -27,7 +30,13 @@ OTHERS = {
     "annotations": {"bbox", "difficult", "ignore"},
     "categories": {"name"},
 }
+# Field that refers to a record -> the list of such records.
+REFERENCES = {"image_id": "images", "category_id": "categories"}
 QUOTED = "number in quotes"
+RENUMBERED = "id that is no integer of 64 bits, numbered anew"
+MERGED = "record of an image that another record has, put together with it"
+OUTLINED = "box made around a polygon or mask"
+ROTATED = "rotated box, the upright box around it taken"
 BACKWARDS = "box drawn from right to left or from bottom to top, its corners put in order"
 SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null)')
 
@@ -39,7 +48,7 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
 
     Args:
         path: COCO JSON.
-        options: image_folder, look, base_names and used_ids are read.
+        options: image_folder, look, base_names and drop_unused are read.
 
     Raises:
         AnnotationError: images are not there, or class names that other formats cannot hold.
@@ -62,7 +71,7 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
             notes["box outside its image, which train.py never trains on"] = number
         elif what != FLAT:  # counted for all formats
             notes[what] = number
-    masks = len(SEGMENTATION.findall(path.read_bytes()))
+    masks = len(SEGMENTATION.findall(path.read_bytes())) - notes[OUTLINED]
     if masks:
         notes["segmentation, not kept: boxes are"] = masks
     lost = [key for key in content if key not in NUMBERS and content[key]]
@@ -96,14 +105,6 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
     return Dataset([ds.Split(ds.file_split(path), root, images)], class_ids, notes)
 
 
-def used_ids(path: Path) -> set[int]:
-    """The category ids that boxes of a file have."""
-    boxes = _records(read_json(path)[0], "annotations")
-    for record in boxes:
-        _unquote(record, ["category_id"])
-    return {box["category_id"] for box in boxes if isinstance(box.get("category_id"), int)}
-
-
 def _records(content: Content, name: str) -> list[Content]:
     items = content.get(name)
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
@@ -114,29 +115,126 @@ def _repair(content: Content, path: Path, options: Options, notes: Counter[str])
     counted: Counter[str] = Counter()
     for name, fields in NUMBERS.items():
         counted[QUOTED] += sum(_unquote(record, fields) for record in _records(content, name))
-    for record in _records(content, "annotations"):
+    for field, name in REFERENCES.items():
+        counted[RENUMBERED] += _renumber(content, name, field)
+    boxes = _records(content, "annotations")
+    if any(record.get("segmentation") for record in boxes):  # read_json keeps no more of them
+        whole = json.loads(ds.read_text(path))["annotations"]
+        outlines = [item.get("segmentation") for item in whole if isinstance(item, dict)]
+        for record, outline in zip(boxes, outlines, strict=True):
+            if record.pop("segmentation", None) and (box := _box_around(outline)) is not None:
+                record["bbox"] = box
+                counted[OUTLINED] += 1
+    for record in boxes:
         if isinstance(record.get("bbox"), list):
             counted[QUOTED] += _unquote(record["bbox"], range(len(record["bbox"])))
             counted[BACKWARDS] += _put_in_order(record)
+            counted[ROTATED] += _take_upright(record)
     images = [i for i in _records(content, "images") if isinstance(i.get("file_name"), str)]
     root = ds.find_root(path, images[0]["file_name"] if images else "", options)
+    errors = Errors()
     for image in images:
         name = image["file_name"].replace("\\", "/")
         base = PurePosixPath(name).name
         if options.base_names and base not in ("", image["file_name"]):
             image["file_name"] = name = base
             counted["image name without its folders"] += 1
-        if options.look and not image.get("width") and not image.get("height"):
-            with suppress(BadRecord):  # refused as a missing size
-                image["width"], image["height"] = ds.size_of(root / name)
-                counted["size missing in the file, read from the image"] += 1
-    if options.used_ids is not None and isinstance(content.get("categories"), list):
-        unused = [c for c in _records(content, "categories") if c.get("id") not in options.used_ids]
+        if options.look and not all(_is_side(image.get(side)) for side in ("width", "height")):
+            with errors.caught(path):
+                image["width"], image["height"] = ds.size_of(root / ds.check_name(name, "image"))
+                counted["size missing or no number of pixels, read from the image"] += 1
+    errors.stop()
+    counted[MERGED] += _merge_images(content)
+    if options.drop_unused and isinstance(content.get("categories"), list):
+        used = {box.get("category_id") for box in boxes if type(box.get("category_id")) is int}
+        listed = _records(content, "categories")
+        unused = [c for c in listed if type(c.get("id")) is not int or c["id"] not in used]
         content["categories"] = [c for c in content["categories"] if c not in unused]
         dropped = ", ".join(str(category.get("name")) for category in unused)
         counted[f"class that no box has, dropped: {dropped}"] += len(unused)
     notes.update(+counted)
     return root
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) in (int, float) and 1 <= value < ds.SIZE_LIMIT and value == int(value)
+
+
+def _renumber(content: Content, name: str, field: str) -> int:
+    """Give the records of a list integers as ids, and annotations these; how many got new ones.
+
+    Whole fractions become integers; ids that are integers stay.
+    """
+    listed, boxes = _records(content, name), _records(content, "annotations")
+    for record, key in [*((item, "id") for item in listed), *((box, field) for box in boxes)]:
+        value = record.get(key)
+        if type(value) is float and value.is_integer():
+            record[key] = int(value)
+    ids = [item.get("id") for item in listed]
+    known = [value for value in ids if type(value) is int and abs(value) < 2**62]
+    new: dict[Any, int] = {}
+    for value in ids:
+        if type(value) in (int, float, str) and value not in known:
+            new.setdefault(value, max(known, default=0) + len(new) + 1)
+    for item in listed:
+        if type(item.get("id")) in (int, float, str):
+            item["id"] = new.get(item["id"], item["id"])
+    for box in boxes:
+        if type(box.get(field)) in (int, float, str):
+            box[field] = new.get(box[field], box[field])
+    return len(new)
+
+
+def _merge_images(content: Content) -> int:
+    """Keep one record of each image file, with the boxes of all of them; how many went."""
+    first: dict[str, Any] = {}
+    same: dict[Any, Any] = {}  # id -> id of the record that stays
+    kept = []
+    for record in _records(content, "images"):
+        name, number = record.get("file_name"), record.get("id")
+        if isinstance(name, str) and type(number) is int:
+            name = name.replace("\\", "/")
+            if first.setdefault(name, number) != number:
+                same[number] = first[name]
+                continue
+        kept.append(record)
+    if same:
+        content["images"] = kept
+        for box in _records(content, "annotations"):
+            if type(box.get("image_id")) is int:
+                box["image_id"] = same.get(box["image_id"], box["image_id"])
+    return len(same)
+
+
+def _box_around(outline: Any) -> list[float] | None:
+    """x, y, width, height of polygons, or of a mask in COCO's run lengths; None for neither."""
+    try:
+        if isinstance(outline, dict):
+            rle = outline
+            if isinstance(rle.get("counts"), list):
+                rle = mask.frPyObjects(rle, *rle["size"])
+            return mask.toBbox(rle).tolist()
+        points = np.concatenate([np.asarray(part, dtype=float).reshape(-1, 2) for part in outline])
+        low, high = points.min(axis=0), points.max(axis=0)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return [*low.tolist(), *(high - low).tolist()] if np.isfinite([low, high]).all() else None
+
+
+def _take_upright(record: Content) -> bool:
+    """Write the upright box around a box of CVAT that is rotated about its center."""
+    degrees = rotation(record)
+    box = record["bbox"]
+    if not degrees or len(box) != 4 or not all(type(n) in (int, float) for n in box):
+        return False
+    record["attributes"].pop("rotation")
+    sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
+    x, y, w, h = box
+    width, height = w * cosine + h * sine, w * sine + h * cosine
+    sides = [x + (w - width) / 2, y + (h - height) / 2, width, height]
+    record["bbox"] = [round(number, 2) for number in sides]
+    record.pop("area", None)
+    return True
 
 
 def _unquote(holder: Any, keys: Any) -> int:

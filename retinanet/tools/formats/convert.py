@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.data.records import leaves_folder, shown
-from retinanet.tools.formats.coco import read_coco_file, used_ids, write_coco
+from retinanet.tools.formats.coco import read_coco_file, write_coco
 from retinanet.tools.formats.dataset import (
     Dataset,
     Errors,
+    ImageRecord,
     Options,
     Split,
     check_name,
@@ -36,22 +37,19 @@ def read_sources(
     sources: Sequence[str],
     options: Options,
     image_folders: Sequence[Path] = (),
-    *,
-    drop_unused: bool = False,
 ) -> Dataset:
-    """All sources as one data set.
+    """All sources as one data set; those of one split are put together, classes go by name.
 
     Args:
         source_format: of ``READERS``.
         sources: paths; ``NAME=PATH`` names the split of a file.
         options: of every source.
         image_folders: none, one for all sources, or one for each.
-        drop_unused: of coco: categories that no box of any source has are left out.
 
     Raises:
         AnnotationError: everything that is wrong.
         FileNotFoundError: a source, or the folder of its images, is not there.
-        ValueError: sources clash in a split or the id of a class.
+        ValueError: a split that names no file.
     """
     if len(image_folders) not in (0, 1, len(sources)):
         raise ValueError(
@@ -70,9 +68,6 @@ def read_sources(
         if source_format in ("coco", "csv") and not Path(path).is_file():
             what = "is a folder" if Path(path).is_dir() else "does not exist"
             raise FileNotFoundError(f"{path} {what}; --from {source_format} takes files.")
-    if drop_unused:
-        used = set().union(*(used_ids(path) for _, path in named))
-        options = dataclasses.replace(options, used_ids=sorted(used))
     if len(image_folders) < len(named):
         image_folders = (list(image_folders) or [None]) * len(named)
     parts = []
@@ -85,30 +80,24 @@ def read_sources(
 
 
 def _merged(parts: Sequence[Dataset]) -> Dataset:
-    """Several sources as one data set; refuses two splits of one name, and clashes of ids."""
-    whole = Dataset([split for part in parts for split in part.splits], {})
-    for name, times in Counter(split.name for split in whole.splits).items():
+    """Several sources as one data set."""
+    whole = Dataset([], {})
+    for name in dict.fromkeys(split.name for part in parts for split in part.splits):
         if leaves_folder(name) or len(Path(name).parts) != 1:
             raise ValueError(
                 f"the split {name!a} names files, so it may not be empty or have folders in it."
             )
-        if times > 1:
-            raise ValueError(
-                f"two sources give the split {name}; name them as in train=a.json val=b.json."
-            )
+        same = [split for part in parts for split in part.splits if split.name == name]
+        whole.splits.append(same[0] if len(same) == 1 else _joined(same, whole.notes))
     ids: dict[str, int] = {}
-    names: dict[int, str] = {}
     for part in parts:
         whole.notes.update(part.notes)
         for name, number in part.class_ids.items():
-            if ids.setdefault(name, number) != number:
-                raise ValueError(
-                    f"the class {name!a} has id {ids[name]} in one source and {number} in "
-                    f"another; correct one list of classes."
-                )
-            if names.setdefault(number, name) != name:
-                both = [names[number], name]
-                raise ValueError(f"the classes {both} have the same id {number}; correct one list.")
+            if name not in ids:  # the id of the source that names it first, unless that is taken
+                ids[name] = number if number not in ids.values() else max(ids.values()) + 1
+            if ids[name] != number:
+                whole.notes[f"class {name}: id {ids[name]}, not {number} as in one source"] = 0
+    names = {number: name for name, number in ids.items()}
     flat = sum(min(box.xywh[2:]) <= 0 for box in whole.boxes())
     if flat:
         whole.notes["box without width or height, which train.py never trains on"] = flat
@@ -120,6 +109,24 @@ def _merged(parts: Sequence[Dataset]) -> Dataset:
         if name not in whole.class_ids:
             raise ValueError(f"the class {shown(name)} is not in the list of classes; add it.")
     return whole
+
+
+def _joined(splits: Sequence[Split], notes: Counter[str]) -> Split:
+    """Sources of one split in one list, names from the folder that holds all their images.
+
+    An image that several of them have is there once, with the boxes of all.
+    """
+    roots = [split.root.resolve() for split in splits]
+    root = Path(os.path.commonpath(roots))
+    images: dict[str, ImageRecord] = {}
+    for split, folder in zip(splits, roots, strict=True):
+        for image in split.images:
+            name = (folder / image.name).relative_to(root).as_posix()
+            there = images.setdefault(name, dataclasses.replace(image, name=name, id=None))
+            if there.boxes is not image.boxes:
+                there.boxes = [*there.boxes, *(b for b in image.boxes if b not in there.boxes)]
+                notes["image that several sources have, there once with the boxes of all"] += 1
+    return Split(splits[0].name, root, list(images.values()))
 
 
 def set_aside(dataset: Dataset, share: float, seed: int) -> None:

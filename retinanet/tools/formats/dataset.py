@@ -98,7 +98,7 @@ class Options:
     columns: Sequence[str] | None = None  # of csv without a header
     polygons: bool = False  # of yolo: take the boxes around polygons and rotated boxes
     base_names: bool = False  # of coco: image names lose their folders
-    used_ids: list[int] | None = None  # of coco: categories to keep; None: all
+    drop_unused: bool = False  # of coco: leave out categories without a box
 
 
 class BadRecord(ValueError):  # noqa: N818 - reads as what it is

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pycocotools import mask
 
 from retinanet.data.coco import read_coco
 from scripts import check_data
@@ -137,12 +138,13 @@ def test_sizes_that_are_missing_are_read_from_the_images(export, converted, refu
     content = label_studio()
     content["images"][1] |= {"width": None, "height": None}
     file, folder = export(content, "result.json", ".", STUDIO)
-    with pytest.raises(ValueError, match="got None.*--from coco --to coco` reads missing ones"):
+    with pytest.raises(ValueError, match="got None.*--to coco` reads it from the image"):
         read_coco(file, folder)
-    assert "1 x size missing in the file, read from the image" in converted("coco", file)
+    read = "1 x size missing or no number of pixels, read from the image"
+    assert read in converted("coco", file)
     assert read_coco(tmp_path / "out/result.json", folder).sizes.tolist() == [[48, 64], [48, 64]]
     (folder / "images/b.png").write_bytes(b"no image")
-    assert "images[1] (id 1): height must be" in refused("coco", file)[0]
+    assert "images/b.png: it is empty or not an image" in refused("coco", file)[1]
 
 
 def test_numbers_lose_their_quotes(export, converted, tmp_path):
@@ -152,7 +154,7 @@ def test_numbers_lose_their_quotes(export, converted, tmp_path):
         category["id"] = str(number + 1)
     content["annotations"][0] |= {"category_id": "2", "bbox": ["1.25", "2", 12.05, "10.0"]}
     file, folder = export(content, "result.json", ".", STUDIO)
-    with pytest.raises(ValueError, match="without quotes, or let .*--from coco --to coco` do it"):
+    with pytest.raises(ValueError, match="--from coco --to coco` writes integers"):
         read_coco(file, folder)
     assert "6 x number in quotes" in converted("coco", file)
     data = read_coco(tmp_path / "out/result.json", folder)
@@ -193,6 +195,40 @@ def test_a_class_is_unused_only_if_no_source_uses_it(export, converted, tmp_path
     content["categories"][0]["id"] = [0]
     valid.write_text(json.dumps(content))
     assert "dropped: animals" in converted("coco", train, valid, "--drop-unused-classes")
+
+
+# Rows 2 to 4 of columns 3 to 6, counted down the columns.
+MASK = [3 * 48 + 2, 3, 45, 3, 45, 3, 45, 3, 57 * 48 + 43]
+AROUND = "1 x box made around a polygon or mask"
+UPRIGHT = "1 x rotated box, the upright box around it taken"
+
+
+@pytest.mark.parametrize(
+    ("fields", "note", "written"),
+    [
+        ({"segmentation": [[3, 4, 10.5, 4, 8, 20], [5, 2, 6, 3, 7, 2]]}, AROUND, [3, 2, 7.5, 18]),
+        ({"segmentation": {"size": [48, 64], "counts": MASK}}, AROUND, [3, 2, 4, 3]),
+        ({"segmentation": {"size": [48, 64], "counts": "R31`1"}, "bbox": []}, AROUND, None),
+        ({"bbox": [10, 10, 20, 10], "attributes": {"rotation": 90}}, UPRIGHT, [15, 5, 10, 20]),
+        # A square of 10 about its center (15, 15) has a diagonal of 14.14.
+        (
+            *({"bbox": [10, 10, 10, 10], "attributes": {"rotation": 315.0}}, UPRIGHT),
+            [7.93, 7.93, 14.14, 14.14],
+        ),
+        ({"bbox": [10, 10, 20, 10], "attributes": {"rotation": 180}}, None, [10, 10, 20, 10]),
+    ],
+)
+def test_boxes_are_made_around_outlines_and_rotated_boxes(
+    export, converted, tmp_path, fields, note, written
+):
+    content = label_studio()
+    del content["annotations"][0]["bbox"]
+    content["annotations"][0] |= fields
+    file, folder = export(content, "result.json", ".", STUDIO)
+    printed = converted("coco", file)
+    assert note is None or note in printed
+    box = read_coco(tmp_path / "out/result.json", folder).bbox[0].tolist()
+    assert box == (written or mask.toBbox(fields["segmentation"]).tolist())
 
 
 TURNED = "1 x box drawn from right to left or"

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 
@@ -156,23 +157,41 @@ def test_sources_that_are_not_there_are_reported(
     assert message in "\n".join(refused(source_format, path))
 
 
-def test_splits_and_classes_of_two_sources_must_fit(run, source, refused, put, tmp_path):
-    args = f"train={source}", f"val={source}", tmp_path / "out"
-    assert run("coco", "coco", *args)[0] == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.json", "val.json"]
-    line = refused("coco", source, source)[0]
-    assert "two sources give the split all; name them as in train=a.json" in line
-    other = source.parent / "val.json"
-    for category, message in (
-        ({"id": 4, "name": "cat"}, "the class 'cat' has id 3 in one source and 4 in another"),
-        ({"id": 3, "name": "dog"}, "the classes ['cat', 'dog'] have the same id 3"),
+def test_sources_of_a_split_are_put_together_and_classes_go_by_name(run, draw, put, tmp_path):
+    for folder, categories in (
+        ("a", {1: "cell", 2: "dog"}),
+        ("b", {1: "dog", 2: "cell", 3: "cat"}),
     ):
-        put({other: coco(categories=[category], annotations=[])})
-        assert message in refused("coco", source, other)[0]
+        draw(folder, {"1.png": (64, 48)})
+        boxes = [
+            {"id": i, "image_id": 1, "category_id": i, "bbox": [i, 1, 20, 30]} for i in categories
+        ]
+        image = {"id": 1, "file_name": "1.png", "width": 64, "height": 48}
+        listed = [{"id": i, "name": name} for i, name in categories.items()]
+        content = {"images": [image], "categories": listed, "annotations": boxes}
+        put({f"{folder}.json": content, f"{folder}/more.json": content})
+    sources = [f"train={tmp_path / 'a.json'}", f"train={tmp_path / 'b.json'}"]
+    sources += [f"train={tmp_path / 'b/more.json'}", f"val={tmp_path / 'b.json'}"]
+    folders = [word for f in "abbb" for word in ("--image-folder", tmp_path / f)]
+    status, printed, _ = run("coco", "coco", *sources, tmp_path / "out", *folders)
+    assert status == 0
+    assert "1 x image that several sources have, there once with the boxes of all" in printed
+    train, val = (json.loads((tmp_path / f"out/{s}.json").read_text()) for s in ("train", "val"))
+    assert train["categories"] == val["categories"]
+    names = {category["id"]: category["name"] for category in train["categories"]}
+    assert names == {1: "cell", 2: "dog", 3: "cat"}
+    assert [image["file_name"] for image in train["images"]] == ["a/1.png", "b/1.png"]
+    found = [(a["image_id"], names[a["category_id"]], a["bbox"][0]) for a in train["annotations"]]
+    # Boxes that both sources of b/1.png have are there once.
+    wanted = [(1, "cell", 1), (1, "dog", 2), (2, "dog", 1), (2, "cell", 2), (2, "cat", 3)]
+    assert found == wanted
+
+
+def test_a_test_set_is_nothing_to_convert(refused, put):
     content = coco()
     del content["annotations"]
-    put({other: content})
-    assert "has no list of annotations: a test set" in refused("coco", other)[0]
+    line = refused("coco", put({"a.json": content}), "--images", "ignore")[0]
+    assert "has no list of annotations: a test set" in line
 
 
 def test_a_share_for_validation_is_the_same_for_a_seed(run, source, refused, tmp_path):
