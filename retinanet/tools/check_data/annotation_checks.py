@@ -312,7 +312,7 @@ def _unlisted(splits: Iterable[CocoData]) -> list[str]:
         f"{folder}/{name}"
         for folder, names in listed.items()
         for name in sorted(names_in(folder) - names)
-        if name.lower().endswith(suffixes())
+        if name.lower().endswith(suffixes()) and not name.startswith(".")
     ]
 
 

@@ -73,6 +73,9 @@ def read_sources(
     parts = []
     for (name, path), folder in zip(named, image_folders, strict=True):
         part = READERS[source_format](path, dataclasses.replace(options, image_folder=folder))
+        hidden = sum(1 for _ in path.rglob("._*")) if path.is_dir() else 0
+        if hidden:
+            part.notes["file of macOS beside another (._NAME), left out"] = hidden
         if name and len(part.splits) == 1:
             part.splits[0].name = split_name(name)
         parts.append(part)

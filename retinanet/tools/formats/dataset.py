@@ -264,6 +264,11 @@ def files_below(folder: Path, ends: tuple[str, ...]) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in names)
 
 
+def matches(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder that match a pattern, in order, without hidden ones."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """Width and height of an image as it is displayed, after its EXIF orientation."""
     try:

@@ -96,7 +96,7 @@ def _parts(source: Path) -> list[tuple[str, Path, Path]]:
 def _read_lists(source: Path, xml_folder: Path, errors: ds.Errors) -> dict[str, list[str]]:
     """Split -> XML files, of the lists of ``ImageSets/Main``."""
     lists: dict[str, list[str]] = {}
-    for path in sorted((source / "ImageSets" / "Main").glob("*.txt")):
+    for path in ds.matches(source / "ImageSets" / "Main", "*.txt"):
         names: list[str] = []
         with errors.caught(path):
             for number, line in ds.read_lines(path):

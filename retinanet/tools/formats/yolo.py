@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -56,7 +57,8 @@ def read_yolo(source: Path, options: Options) -> Dataset:
             own = ds.class_ids_of((name, row) for row, name in enumerate(_yaml_names(content), 1))
     class_ids = _find_classes(folder, own, options.classes)
     places = _yaml_places(described, content) if described else []
-    reader = _Reader(list(class_ids), options.polygons)
+    with ds.refused(described or source):
+        reader = _Reader(list(class_ids), options.polygons, _pose_row(content))
     splits = [reader.read_split(*split) for split in places or _folder_places(folder)]
     reader.check_lonely()
     reader.errors.stop()
@@ -69,7 +71,7 @@ def _find_yaml(source: Path) -> Path | None:
     if not source.is_dir():
         raise FileNotFoundError(f"no folder or YAML file {source}; {EXPECTED}.")
     named = [source / name for name in ("data.yaml", "data.yml", "dataset.yaml")]
-    paths = [path for path in named if path.is_file()] or sorted(source.glob("*.yaml"))
+    paths = [path for path in named if path.is_file()] or ds.matches(source, "*.yaml")
     if len(paths) > 1:
         raise FileNotFoundError(
             f"{source} has several YAML files ({', '.join(path.name for path in paths)}); give "
@@ -112,11 +114,21 @@ def _yaml_names(content: dict[str, Any]) -> list[str]:
     return names
 
 
+def _pose_row(content: dict[str, Any]) -> int | None:
+    """Numbers of a row whose box is followed by keypoints; None: the data has none."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return None
+    if not isinstance(shape, list) or not all(re.fullmatch("[0-9]{1,4}", str(n)) for n in shape):
+        raise BadRecord(f"kpt_shape must be [keypoints, numbers of each], got {shown(shape)}.")
+    return ROW + math.prod(map(int, shape))
+
+
 def _find_classes(folder: Path, own: dict[str, int], given: Path | None) -> dict[str, int]:
     """Classes by index; ids are those of a list of classes, else the index plus 1."""
     if not own and given is None:
         listed = [folder / part / name for part in ("", "labels") for name in CLASS_LISTS]
-        listed = [path for path in [*listed, *sorted(folder.glob("*.names"))] if path.is_file()]
+        listed = [path for path in [*listed, *ds.matches(folder, "*.names")] if path.is_file()]
         own = ds.read_classes(listed[0]) if listed else {}
     declared = ds.find_classes(given, folder)
     with ds.refused(folder):
@@ -225,6 +237,7 @@ class _Reader:
 
     class_names: list[str]  # by index
     polygons: bool
+    pose_row: int | None = None  # numbers of a row with keypoints
     errors: ds.Errors = field(default_factory=ds.Errors)
     notes: Counter[str] = field(default_factory=Counter)
     labels: set[Path] = field(default_factory=set)  # that belong to an image
@@ -261,7 +274,10 @@ class _Reader:
 
     def _read_row(self, words: list[str], image: ImageRecord) -> Box:
         index, *shares = (ds.read_number(word, "each value") for word in words)
-        if len(words) != ROW:
+        if len(words) == self.pose_row:
+            shares = shares[: ROW - 1]
+            self.notes["keypoints of an object, not kept: its box is"] += 1
+        elif len(words) != ROW:
             shares = self._box_of_polygon(shares)
         K = len(self.class_names)
         if index != int(index) or not 0 <= index < K:
@@ -288,7 +304,10 @@ class _Reader:
             raise BadRecord(f"must have {row}, got {got}.")
         if not self.polygons:
             what = f"{'a rotated box or ' * (got == 9)}a polygon of {got // 2} points"
-            raise BadRecord(f"has {got} numbers, {what}; --polygons makes the box around it.")
+            raise BadRecord(
+                f"has {got} numbers, {what}; --polygons makes the box around it. Are they "
+                f"keypoints? Then data.yaml must state kpt_shape."
+            )
         inside = [min(max(number, Decimal(0)), Decimal(1)) for number in numbers]
         if inside != numbers:  # rotated boxes may reach outside
             self.notes["polygon cut at the border of its image"] += 1

@@ -45,6 +45,13 @@ def test_pixels_and_edges_by_hand(voc, converted, written):
     assert [b[2] for b in written("voc")[1]] == [[1, 2, 9, 18], [60, 40, 0, 0]]
 
 
+def test_files_of_macos_are_left_out_and_counted(voc, put, converted):
+    junk = b"\0\5\x16\7\xb0"
+    source = voc({"a.xml": xml(box()), "._a.xml": junk})
+    put({"ImageSets/Main/train.txt": "a", "ImageSets/Main/._train.txt": junk}, "voc")
+    assert "2 x file of macOS beside another (._NAME), left out" in converted("voc", source)
+
+
 def test_the_numbers_are_those_that_torchvision_reads(draw, put, converted, written, tmp_path):
     objects = [
         box(),

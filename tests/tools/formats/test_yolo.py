@@ -60,6 +60,36 @@ def test_a_bad_row_is_refused_with_its_line(yolo, refused, what):
     assert message in lines[1]
 
 
+@pytest.mark.parametrize("polygons", [[], ["--polygons"]])
+@pytest.mark.parametrize(
+    ("shape", "points"),
+    [
+        ("[4, 2]", "0.45 0.45 0.55 0.45 0.45 0.6 0.55 0.6"),
+        ("[2, 3]", ".45 .45 2 0 0 0"),
+    ],
+)
+def test_keypoints_leave_the_box_before_them(
+    draw, put, converted, written, shape, points, polygons
+):
+    folder = draw("pose/images", {"a.png": (320, 240)}).parent
+    put({"data.yaml": f"val: images\nnames: [hand]\nkpt_shape: {shape}\n"}, "pose")
+    put({"labels/a.txt": f"0 0.5 0.5 0.2 0.4 {points}\n0 .5 .5 .2 .4"}, "pose")
+    assert "1 x keypoints of an object, not kept" in converted("yolo", folder, *polygons)
+    assert [b[2] for b in written("val")[1]] == [[128, 72, 64, 96]] * 2
+
+
+def test_a_shape_of_keypoints_that_is_none_is_refused(draw, put, refused):
+    folder = draw("pose/images", {"a.png": (320, 240)}).parent
+    put({"data.yaml": "val: images\nnames: [hand]\nkpt_shape: 4\n"}, "pose")
+    assert "kpt_shape must be [keypoints, numbers of each]" in refused("yolo", folder)[1]
+
+
+def test_files_of_macos_are_left_out_and_counted(yolo, converted):
+    junk = {"labels/._a.txt": b"\0\5\x16\7", "._data.yaml": b"\0", "images/._a.png": b"\0"}
+    source = yolo({"labels/a.txt": "1 .5 .5 .5 .5", "._classes.names": b"\0", **junk})
+    assert "4 x file of macOS beside another (._NAME), left out" in converted("yolo", source)
+
+
 def test_polygons_become_boxes_when_asked(yolo, converted, written):
     source = yolo({"labels/a.txt": "0 .1 .2 .3 .1 .2 .4\n1 .1 .1 .2 .1 .2 1.2 .1 .3\n"})
     printed = converted("yolo", source, "--polygons")
