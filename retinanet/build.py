@@ -79,7 +79,7 @@ def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
     raise_refused(annotated_issues(train, "train") + annotated_issues(val, "val"))
     raise_refused(class_issues(train, val))
     if data.on_bad_image == "stop":
-        raise_refused(missing_issues(train) + missing_issues(val))
+        raise_refused(missing_issues(train, "train") + missing_issues(val, "val"))
     return train, val
 
 

@@ -162,7 +162,7 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
             )
         data = match_classes(build.build_data(detector.data, "val"), checkpoint, state)
         if detector.data.on_bad_image == "stop" and given.max_images is None:
-            raise_refused(missing_issues(data))  # now rather than after hours
+            raise_refused(missing_issues(data, "val"))  # now rather than after hours
 
         # The detections and their scores.
         folder = output_folder(settings, state, data, changed=changed)

@@ -47,8 +47,9 @@ def read_image(path: Path | str) -> Tensor:
     """The pixels of an image file as it is displayed.
 
     The EXIF orientation is applied. Grey becomes three equal channels, palettes, CMYK and other
-    color spaces become RGB, alpha is left away, of 16 bits the upper 8 are kept, and of several
-    frames the first.
+    color spaces become RGB, alpha is left away, and of several frames the first is kept. Of grey
+    values above 255 the upper 8 bits of those in use are kept (10, 12, 14 or 16, by the brightest
+    pixel of the file), of colors of 16 bits the upper 8.
 
     Args:
         path: JPEG, PNG or whatever else Pillow opens; the suffix does not matter.
@@ -70,7 +71,7 @@ class Header(NamedTuple):
     width: int
     orientation: int  # EXIF, 1 to 8
     format: str  # Pillow's name
-    bits: int  # of a channel: 8, or 16 of which the upper 8 are read
+    bits: int  # of a channel: 8, or 16 of which 8 are read
     certain: bool  # whether :func:`read_image` is sure to give this size if it gives any
 
 
@@ -123,7 +124,13 @@ def _open(file: BinaryIO) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(f"{width} x {height} pixels are above the limit of {MAX_PIXELS}")
+    if _bits_of_tiff(image) > 8 and image.tag_v2.get(ExifTags.Base.PlanarConfiguration) == 2:
+        raise BadImage("Pillow misreads 16 bits in separate planes; convert it to 8 bits")
     return image
+
+
+def _bits_of_tiff(image: Image.Image) -> int:
+    return max(getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,)))
 
 
 def _header(file: BinaryIO) -> Header:
@@ -135,6 +142,7 @@ def _header(file: BinaryIO) -> Header:
     # length, name and sides.
     file.seek(24)
     deep = image.mode.startswith("I") or (image.format == "PNG" and file.read(1) == b"\x10")
+    deep = deep or _bits_of_tiff(image) > 8
     plain = image.format in _PLAIN_FORMATS or orientation == 1
     certain = plain and image.mode not in ("I", "F")
     return Header(*size, orientation, image.format or "", 16 if deep else 8, certain)
@@ -176,7 +184,9 @@ def pillow_pixels(image: Image.Image) -> Tensor:
         values = np.asarray(image)
         if values.size and (values.min() < 0 or values.max() >= 2**16):
             raise BadImage("its grey values are not in 0 to 65535; convert it to 8 or 16 bits")
-        pixels = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        bits = max(8, int(values.max(initial=0)).bit_length())
+        values = values >> (bits + bits % 2 - 8)
+        pixels = np.repeat(values.astype(np.uint8)[..., None], 3, axis=-1)
     else:
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA")

@@ -5,14 +5,26 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import shlex
 import unicodedata
 from collections.abc import Set
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import numpy as np
 import torch
 
-from retinanet.data.coco import BACKWARDS, DROPPED, FLAT, OUTSIDE, CocoData, clip_xywh, images_of
+from retinanet.data.coco import (
+    BACKWARDS,
+    DROPPED,
+    FLAT,
+    OUTSIDE,
+    CocoData,
+    clip_xywh,
+    images_of,
+    names_in,
+)
 from retinanet.data.images import read_header
 from retinanet.data.issues import Issue, refusal
 from retinanet.data.records import CONVERTER, shown
@@ -106,28 +118,55 @@ def _near_miss(name: str, others: Set[str]) -> str:
     return f" (the other has {shown(other)})"
 
 
-def missing_issues(data: CocoData) -> list[Issue]:
-    """Refused: images that are missing from their folder."""
+def missing_issues(data: CocoData, split: str) -> list[Issue]:
+    """Refused: images of ``"train"`` or ``"val"`` that are missing from their folder."""
     missing = data.missing() if data.image_root.is_dir() else []  # no folder: refused when read
     if not missing:
         return []
     more = f" ({len(missing)} of {len(data)} images are missing)" if len(missing) > 1 else ""
-    fix = "complete the folder, or set data.on_bad_image=skip to go on without"
+    name, fix = data.file_name(missing[0]), "complete the folder"
+    above = data.image_root.resolve().parent
+    found = find_meant(data.image_root, name)
+    if (above / name).is_file():
+        fix = f"set data.{split}_images={above}, the folder that the names start from"
+    elif found is not None and found == data.image_root / unquote(name):
+        fix = f"{CONVERTER}` takes the %-codes out of the names"
+    elif (
+        found is not None and found.parent == data.image_root != data.image_path(missing[0]).parent
+    ):
+        fix = f"{CONVERTER} --base-names` takes folders off the names"
+    elif re.match(r"https?:", name):
+        fix = "download the images; file_name must be a path below the image folder"
+    elif len(missing) < len(data):
+        fix = "complete the folder, or set data.on_bad_image=skip to go on without"
+    hint = "" if found is None else f"; there is {found}"
     error = FileNotFoundError(
-        f"no image {data.image_path(missing[0])}, listed in {data.path}{more}; {fix}."
+        f"no image {data.image_path(missing[0])}, listed in {data.path}{more}{hint}; {fix}."
     )
     places = (describe_missing(data, index) for index in missing)
     kind = "images: the file is missing"
-    return [refusal(kind, places, error, f"{fix.capitalize()}.", count=len(missing))]
+    fix = fix[0].upper() + fix[1:]
+    return [refusal(kind, places, error, f"{fix}.", count=len(missing))]
 
 
 def describe_missing(data: CocoData, index: int) -> str:
     """A missing image, and the file that was probably meant."""
-    path = data.image_path(index)
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    meant = [other for other in beside if other.stem.casefold() == path.stem.casefold()]
-    hint = f"; there is {meant[0]}" if meant else ""
-    return f"{data.path}: image id {data.image_ids[index]}: no {path}{hint}"
+    found = find_meant(data.image_root, data.file_name(index))
+    hint = "" if found is None else f"; there is {found}"
+    return f"{data.path}: image id {data.image_ids[index]}: no {data.image_path(index)}{hint}"
+
+
+def find_meant(root: Path, name: str) -> Path | None:
+    """The file that is meant by the name of an image that is missing; None: nothing like it."""
+    plain = unquote(name)  # of a URL: %20 is a blank
+    for guess in (root / plain, root / PurePosixPath(plain).name, root.parent / plain):
+        if os.path.isfile(guess):  # noqa: PTH113 - pathlib raises for a name that is too long
+            return guess
+    beside = (root / name).parent
+    for other in sorted(names_in(str(beside))):  # another suffix, or other letters
+        if Path(other).stem.casefold() == Path(name).stem.casefold():
+            return beside / other
+    return None
 
 
 def describe_size(data: CocoData, index: int, size: tuple[int, int]) -> tuple[str, str, str]:

@@ -297,12 +297,12 @@ def test_the_missing_images_are_found(read, tmp_path):
     (tmp_path / "b.jpg").touch()
     assert data.missing() == [1, 2]
     with pytest.raises(FileNotFoundError, match=r"no image .*sub/a\.jpg, .*\(2 of 3 images"):
-        raise_refused(missing_issues(data))
+        raise_refused(missing_issues(data, "train"))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.jpg").touch()
     (tmp_path / "sub").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "empty.jpg").touch()
-    raise_refused(missing_issues(data))
+    raise_refused(missing_issues(data, "train"))
 
 
 def classes(read, name, *pairs):

@@ -110,6 +110,10 @@ def on_image(change: Callable[[Path], object], split: str = "train", index: int 
     return lambda made: change(made.image(split, index))
 
 
+def image_names(make: Callable[[str], str]) -> Callable:
+    return put_all("images", lambda record: {"file_name": make(record["file_name"])})
+
+
 def share_image(made: DataSet) -> None:
     made.val["images"][1]["file_name"] = made.train["images"][2]["file_name"]
     (made.root / "images/21.png").unlink()
@@ -245,6 +249,14 @@ SEEDS = {
         ),
         # Image files.
         "file missing": on_image(Path.unlink),
+        "names from the folder above": image_names("images/{}".format),
+        "names in folders that are not there": image_names("day1/{}".format),
+        "names that are URLs": image_names("https://example.org/a%20b/{}".format),
+        "names with the codes of a URL": both(
+            on_image(lambda path: path.rename(path.with_name("a b.png"))),
+            image(file_name="a%20b.png"),
+        ),
+        "all files missing": image_names("gone_{}".format),
         "empty file": on_image(lambda path: path.write_bytes(b"")),
         "a text instead of an image": on_image(lambda path: path.write_text("<html>404</html>")),
         "truncated file": on_image(lambda path: path.write_bytes(path.read_bytes()[:-2000])),

@@ -89,7 +89,7 @@ def run(dataset, capsys):
 
 # What a fix tells people to type; the rest is for hands.
 COMMAND = re.compile(r"`python -m scripts\.convert_dataset ([^`]*)`")
-SETTING = re.compile(r"\bset (data\.\w+=\w+)")
+SETTING = re.compile(r"\bset (data\.\w+)=([\w./-]+)", re.IGNORECASE)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -107,8 +107,9 @@ def test_a_remedy_leads_on_where_it_is_printed(run, dataset, tmp_path, monkeypat
         status, again = run(paths=f"images images {written}")
         assert status == 0
         assert not COMMAND.search(" ".join(again.split()))
-    for setting in SETTING.findall(printed):
-        assert run(setting)[0] == 0
+    for key, value in SETTING.findall(printed):
+        typed = [word for word in paths_of() if not word.startswith(f"{key}=")]
+        assert main([*SMALL, *typed, f"data.root={dataset.root}", f"{key}={value}"]) == 0
 
 
 def refused_of(issues: list[Issue]) -> list[Issue]:

@@ -534,3 +534,47 @@ def test_a_header_of_something_else_is_a_bad_image(tmp_path):
         read_header(tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         read_header(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+@pytest.mark.parametrize(("top", "shift"), [(255, 0), (1000, 2), (4095, 4), (16383, 6), (65535, 8)])
+def test_grey_values_keep_the_upper_8_bits_of_those_in_use(tmp_path, kind, top, shift):
+    values = np.array([[0, top // 3, top]], dtype=np.uint16)
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(values).save(path)
+    assert read_image(path)[1].numpy().tolist() == (values >> shift).tolist()
+    assert read_header(path).bits == 16
+
+
+def tiff_of_16_bits(pixels, planar):
+    """Colors of 16 bits, which Pillow does not write; each plane by itself, or pixel by pixel."""
+    height, width, channels = pixels.shape
+    data = (pixels.transpose(2, 0, 1) if planar else pixels).astype("<u2").tobytes()
+    strips = channels if planar else 1
+    start, entries = 8 + 2 + 9 * 12 + 4, []
+    after = struct.pack("<3H", 16, 16, 16)
+    size = len(data) // strips
+    places = [start + len(after) + 8 * strips + size * strip for strip in range(strips)]
+    lists = {273: places, 279: [size] * strips}
+    fields = {256: width, 257: height, 258: start, 259: 1, 262: 2, 273: 0, 277: channels}
+    for tag, value in (fields | {279: 0, 284: 1 + planar}).items():
+        number = {258: channels}.get(tag, len(lists.get(tag, [0])))
+        if tag in lists:
+            value = lists[tag][0] if strips == 1 else start + len(after)
+            after += struct.pack(f"<{strips}I", *lists[tag])
+        kind = 3 if tag == 258 else 4
+        entries.append(struct.pack("<HHII", tag, kind, number, value))
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    return head + after + data
+
+
+def test_colors_of_16_bits_are_recognized_and_refused_where_pillow_misreads_them(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (5, 7, 3))
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_of_16_bits(pixels, planar=False))
+    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0), pixels >> 8)
+    assert read_header(path).bits == 16
+    path.write_bytes(tiff_of_16_bits(pixels, planar=True))
+    for read in (read_image, read_header):
+        with pytest.raises(BadImage, match="misreads 16 bits in separate planes; convert it to 8"):
+            read(path)

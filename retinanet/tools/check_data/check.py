@@ -112,8 +112,8 @@ def _issues_of(
         if not (train.categories.issues or val.categories.issues):
             yield from class_issues(train.data, val.data)
     if not skip:
-        for reading in readings.values():
-            yield from missing_issues(reading.data)
+        for split, reading in readings.items():
+            yield from missing_issues(reading.data, split)
     if both and train.whole:  # else what is missing may be what was refused
         issues = learnable_issues(train.data)
         yield from issues

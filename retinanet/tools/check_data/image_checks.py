@@ -182,8 +182,8 @@ def check_files(reading: Reading, files: Sequence[ImageFile], skip: bool) -> Ite
         (
             "16 bits a channel",
             deep,
-            "keeps the upper 8 bits",
-            "If the images look dark or flat, stretch them to 8 bits.",
+            "keeps 8 bits: of grey values the upper ones in use, of colors the upper ones",
+            "Look at them with --pictures; where they are dark or flat, stretch them to 8 bits.",
         ),
         (
             "turned by their EXIF orientation",

@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from pycocotools import mask
@@ -16,6 +17,7 @@ from retinanet.atomic import write_whole
 from retinanet.data.coco import FLAT, OUTSIDE, read_records
 from retinanet.data.issues import raise_refused
 from retinanet.data.records import MAX_AREA, read_json, rotation
+from retinanet.data.splits import find_meant
 from retinanet.tools.formats import dataset as ds
 from retinanet.tools.formats.dataset import BadRecord, Box, Dataset, Errors, ImageRecord, Options
 
@@ -97,9 +99,11 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
         )
         with errors.caught(path):
             if options.look and not ds.is_file(root / ds.check_name(name, "image")):
+                found = find_meant(root, name)
+                hint = "" if found is None else f"; there is {found}"
                 raise BadRecord(
-                    f"images[{row}] (id {number}): no image {root / name}; give the folder with "
-                    f"--image-folder, or --images ignore."
+                    f"images[{row}] (id {number}): no image {root / name}{hint}; give the folder "
+                    f"with --image-folder, or --images ignore."
                 )
     errors.stop()
     return Dataset([ds.Split(ds.file_split(path), root, images)], class_ids, notes)
@@ -139,6 +143,10 @@ def _repair(content: Content, path: Path, options: Options, notes: Counter[str])
         if options.base_names and base not in ("", image["file_name"]):
             image["file_name"] = name = base
             counted["image name without its folders"] += 1
+        plain = unquote(name)
+        if options.look and not ds.is_file(root / name) and ds.is_file(root / plain):
+            image["file_name"] = name = plain
+            counted["image name with %-codes, as in a URL, written as its file has it"] += 1
         if options.look and not all(_is_side(image.get(side)) for side in ("width", "height")):
             with errors.caught(path):
                 image["width"], image["height"] = ds.size_of(root / ds.check_name(name, "image"))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from tqdm import tqdm
 
@@ -360,7 +361,7 @@ def find_root(path: Path, first: str, options: Options) -> Path:
         tried += [above / "images" / part, above / part, here / part, here / "images" / part]
     tried = list(dict.fromkeys([*tried, above]))
     for root in tried:
-        if is_file(root / name):
+        if is_file(root / name) or is_file(root / unquote(name)):
             return root
     raise FileNotFoundError(
         f"no image {name} of {path} in {', '.join(map(str, tried))}; give the folder that "

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -163,10 +163,14 @@ class _Reader:
 
     def _find_image(self, xml: PurePosixPath, filename: str) -> str:
         """The image of an XML file, below the image folder."""
-        if filename and leaves_folder(ds.check_name(filename, "image")):
+        if PureWindowsPath(ds.check_name(filename, "image") if filename else "").anchor:
+            # A path of whoever annotated it: C:\\Users\\x\\a.png. Only its name can be meant.
+            filename = PurePosixPath(filename).name
+            self.notes["filename with a path of another computer, of which the name is taken"] += 1
+        elif leaves_folder(filename):
             raise BadRecord(
-                f"filename must be a path below the image folder, neither absolute nor with '..', "
-                f"got {shown(filename)}."
+                f"filename must be a path below the image folder, without '..', got "
+                f"{shown(filename)}."
             )
         if not self.look and not filename:
             raise BadRecord("has no filename; add it.")

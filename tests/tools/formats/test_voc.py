@@ -52,6 +52,14 @@ def test_files_of_macos_are_left_out_and_counted(voc, put, converted):
     assert "2 x file of macOS beside another (._NAME), left out" in converted("voc", source)
 
 
+def test_of_a_path_on_another_computer_the_name_is_taken(voc, converted, written):
+    source = voc(
+        {"1.xml": xml(box(), name=r"C:\Users\x\a.png"), "2.xml": xml(name="/home/x/b.png")}
+    )
+    assert "2 x filename with a path of another computer" in converted("voc", source)
+    assert [name for name, *_ in written("voc")[0]] == ["a.png", "b.png"]
+
+
 def test_the_numbers_are_those_that_torchvision_reads(draw, put, converted, written, tmp_path):
     objects = [
         box(),
