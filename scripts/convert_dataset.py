@@ -1,10 +1,11 @@
-"""Convert annotations in PASCAL VOC, YOLO or CSV to COCO JSON, for train.py.
+"""Convert annotations of other tools and formats to COCO JSON, for train.py.
 
   python -m scripts.convert_dataset --from FORMAT --to coco SOURCE... OUTPUT
 
 The last line printed is the command that trains on what was written. OUTPUT
 is a new folder, complete or not there. Sources and images are never changed.
-Errors are reported all together, with file and line.
+Errors are reported all together, with file and line. Several sources of one
+split (train=a.json train=b.json) are put together; classes go by their names.
 
 From PASCAL VOC (also LabelImg, CVAT, Label Studio, Roboflow)
   Annotations/*.xml  JPEGImages/*  ImageSets/Main/{train,val}.txt (if there)
@@ -30,15 +31,25 @@ From YOLO (images are needed: labels do not hold their sizes)
 From CSV (one file for each split; a header says what the columns are)
   filename,width,height,class,xmin,ymin,xmax,ymax     TensorFlow, Roboflow
   path,x1,y1,x2,y2,class                              RetinaNet's tables
+  path,x,y,w,h,class                                  corner and sides
   An image without objects is a row with its name alone: empty.jpg,,,,,
 
   python -m scripts.convert_dataset --from csv --to coco old.csv out \\
       --image-folder images --columns path,x1,y1,x2,y2,class --val-share 0.2
 
+From LabelMe (a folder of its JSON files) and VIA 1 or 2 (its JSON or CSV)
+  Polygons and circles become the boxes around them. Where regions of VIA have
+  several attributes, --attribute NAME says which one is the class.
+
+  python -m scripts.convert_dataset --from labelme --to coco photos out \\
+      --val-share 0.2
+
 From COCO JSON, to clean it
-  Numbers in quotes, missing sizes and boxes drawn from right to left or from
-  bottom to top are fixed. --base-names is for image names that lead elsewhere
-  (Label Studio), --drop-unused-classes for a class without a box (Roboflow).
+  Numbers in quotes, ids that are no integers, missing sizes, missing boxes of
+  polygons and masks, rotated boxes, and boxes drawn from right to left or
+  from bottom to top are fixed. --base-names is for image names that lead
+  elsewhere (Label Studio), --drop-unused-classes for a class without a box
+  (Roboflow).
 
   python -m scripts.convert_dataset --from coco --to coco \\
       train/_annotations.coco.json valid/_annotations.coco.json out \\
@@ -82,7 +93,12 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--from", dest="source_format", choices=tuple(READERS), required=True, help="what is there")
     add("--to", dest="target", required=True, help="what to write: coco or yolo")
-    add("paths", nargs="+", metavar="SOURCE", help="folders (voc, yolo) or files (coco, csv)")
+    add(
+        "paths",
+        nargs="+",
+        metavar="SOURCE",
+        help="folders (voc, yolo, labelme) or files (coco, csv, via)",
+    )
     add("output", type=Path, metavar="OUTPUT", help="folder to make")
     text = "that image names start from; once, or once for each source (default: looked for)"
     add("--image-folder", type=Path, action="append", default=[], metavar="DIR", help=text)
@@ -96,6 +112,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--columns", metavar="A,B,...", help="of a CSV file without a header")
     add("--val-share", type=float, metavar="SHARE", help="set images aside: train.json, val.json")
     add("--seed", type=int, default=0, help="of --val-share (default: %(default)s)")
+    add("--attribute", metavar="NAME", help="of via: the attribute of a region that is its class")
     add("--polygons", action="store_true", help="yolo: polygons become the boxes around them")
     add("--crowd", choices=("drop", "object"), default="drop", help="to yolo (default: drop)")
     add("--base-names", action="store_true", help="coco: image names lose their folders")
@@ -113,6 +130,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     useful = {
         "--corners": (args.corners, source in ("voc", "csv")),
         "--columns": (args.columns, source == "csv"),
+        "--attribute": (args.attribute, source == "via"),
         "--polygons": (args.polygons, source == "yolo"),
         "--base-names": (args.base_names, source == "coco"),
         "--drop-unused-classes": (args.drop_unused_classes, source == "coco"),
@@ -162,6 +180,7 @@ def convert(args: argparse.Namespace) -> int:
         corners=args.corners,
         classes=args.classes,
         columns=args.columns.split(",") if args.columns else None,
+        attribute=args.attribute,
         polygons=args.polygons,
         base_names=args.base_names,
         drop_unused=args.drop_unused_classes,

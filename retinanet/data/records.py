@@ -55,14 +55,52 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from None
+    tool, fix = _tool_of(content)
+    if tool:
+        raise ValueError(f"{path} is the own format of {tool}, not COCO's; {fix}.")
     if not isinstance(content, dict):
-        is_list = isinstance(content, list)
-        hint = " A list of detections is not an annotation file." if is_list else ""
+        hint = " A list of detections is not an annotation file." if _has(content, "score") else ""
         raise ValueError(
             f"{path} must hold a JSON object with images, annotations and categories, got "
             f"{shown(content)}.{hint}"
         )
     return content, fingerprint
+
+
+# Keys by which a tool's own JSON is known, of the object or of the first one inside; tool; fix.
+TOOLS = (
+    ("shapes imagePath", "LabelMe", "`python -m scripts.convert_dataset --from labelme --to coco`"),
+    ("filename regions", "VIA", "`python -m scripts.convert_dataset --from via --to coco`"),
+    ("_via_img_metadata", "VIA", "`python -m scripts.convert_dataset --from via --to coco`"),
+    ("metadata file attribute", "VIA 3", "export it as COCO there"),
+    ("asset regions", "VoTT", "export it as Pascal VOC there"),
+    ("assets tags", "VoTT", "export it as Pascal VOC there"),
+    ("objects size", "Supervisely", "export it as COCO there"),
+    ("data annotations", "Label Studio", "export it as COCO there"),
+    ("data completions", "Label Studio", "export it as COCO there"),
+    ("image annotations", "CreateML", "export it as COCO there"),
+    ("data_row projects", "Labelbox", "export it as COCO there"),
+)
+
+
+def _tool_of(content: Any) -> tuple[str, str]:
+    """The annotation tool whose own format this is, and what to do; empty for any other."""
+    if _has(content, "images", "annotations") or _has(content, "images", "categories"):
+        return "", ""
+    inside = content[:1] if isinstance(content, list) else []
+    inside = list(content.values())[:1] if isinstance(content, dict) else inside
+    for keys, tool, fix in TOOLS:
+        if any(_has(each, *keys.split()) for each in (content, *inside)):
+            if fix.startswith("`"):
+                fix += " reads it"
+            return tool, fix
+    return "", ""
+
+
+def _has(content: Any, *keys: str) -> bool:
+    """Whether an object, or the first of a list, has all of some keys."""
+    first = content[0] if isinstance(content, list) and content else content
+    return isinstance(first, dict) and first.keys() >= set(keys)
 
 
 def _without_segmentation(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

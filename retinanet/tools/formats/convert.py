@@ -23,12 +23,21 @@ from retinanet.tools.formats.dataset import (
     progress,
     split_name,
 )
+from retinanet.tools.formats.labelme import read_labelme
 from retinanet.tools.formats.table import read_table
+from retinanet.tools.formats.via import read_via
 from retinanet.tools.formats.voc import read_voc
 from retinanet.tools.formats.yolo import read_yolo, write_yolo
 
 # Formats that are read, and those that are written.
-READERS = {"coco": read_coco_file, "voc": read_voc, "yolo": read_yolo, "csv": read_table}
+READERS = {
+    "coco": read_coco_file,
+    "voc": read_voc,
+    "yolo": read_yolo,
+    "csv": read_table,
+    "labelme": read_labelme,
+    "via": read_via,
+}
 TARGETS = ("coco", "yolo")
 
 
@@ -65,7 +74,7 @@ def read_sources(
         if not mark or not re.fullmatch(r"[\w-]+", name) or Path(source).exists():
             name, path = "", source
         named.append((name, Path(path)))
-        if source_format in ("coco", "csv") and not Path(path).is_file():
+        if source_format in ("coco", "csv", "via") and not Path(path).is_file():
             what = "is a folder" if Path(path).is_dir() else "does not exist"
             raise FileNotFoundError(f"{path} {what}; --from {source_format} takes files.")
     if len(image_folders) < len(named):

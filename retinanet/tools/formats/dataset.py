@@ -99,6 +99,7 @@ class Options:
     columns: Sequence[str] | None = None  # of csv without a header
     polygons: bool = False  # of yolo: take the boxes around polygons and rotated boxes
     base_names: bool = False  # of coco: image names lose their folders
+    attribute: str | None = None  # of via: the attribute that is the class; None: looked for
     drop_unused: bool = False  # of coco: leave out categories without a box
 
 

@@ -18,9 +18,13 @@ TITLES = {
     "ymin": ("ymin", "y1", "y_min", "top"),
     "xmax": ("xmax", "x2", "x_max", "right"),
     "ymax": ("ymax", "y2", "y_max", "bottom"),
+    "x": ("x", "bbox_x", "box_x"),
+    "y": ("y", "bbox_y", "box_y"),
+    "w": ("w", "bbox_width", "box_width", "bbox_w"),
+    "h": ("h", "bbox_height", "box_height", "bbox_h"),
     "iscrowd": ("iscrowd",),
 }
-NEEDED = ("filename", "class", *SIDES)
+CORNER_AND_SIDES = ("x", "y", "w", "h")
 EXAMPLE = "filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class"
 
 
@@ -60,7 +64,8 @@ def read_table(path: Path, options: Options) -> Dataset:
                 raise BadRecord(f"has {len(cells)} columns, the header {len(titles)}.")
             row = {column: cells[index] for column, index in columns.items()}
             image = _image_of(row, root, images, options)
-            if not any(row[column].strip() for column in ("class", *SIDES)):
+            numbered = SIDES if "xmax" in columns else CORNER_AND_SIDES
+            if not any(row[column].strip() for column in ("class", *numbered)):
                 if image.boxes or image.name in empty:
                     raise BadRecord(f"says that {image.name} has no box, other rows differ.")
                 empty[image.name] = f"{path}:{line}"
@@ -69,7 +74,11 @@ def read_table(path: Path, options: Options) -> Dataset:
                 before = empty[image.name]
                 raise BadRecord(f"is a box of {image.name}, which has none by {before}.")
             name = ds.check_class(row["class"], declared)
-            numbers = [ds.read_number(row[side], side) for side in SIDES]
+            numbers = [ds.read_number(row[column], column) for column in numbered]
+            if numbered is CORNER_AND_SIDES:
+                x, y, width, height = numbers
+                first = options.corners == "pixels"
+                numbers = [x, y, x + width - first, y + height - first]
             xywh = ds.box_of_corners(numbers, options.corners or "edges")
             image.boxes.append(Box(name, xywh, row.get("iscrowd", "").strip() == "1"))
     errors.stop()
@@ -93,9 +102,10 @@ def _find_columns(titles: list[str]) -> tuple[dict[str, int], list[str]]:
             raise BadRecord(f"the columns {both} both mean {column}; remove or rename one.", 1)
         else:
             columns[column] = index
-    missing = [column for column in NEEDED if column not in columns]
+    needed = ("filename", "class", *(CORNER_AND_SIDES if "w" in columns else SIDES))
+    missing = [column for column in needed if column not in columns]
     if missing:
-        headless = not columns and len(titles) == len(NEEDED)
+        headless = not columns and len(titles) == len(needed)
         hint = " without a header? Add --columns path,x1,y1,x2,y2,class" if headless else ""
         got = f"got {shown(','.join(titles))}{hint}. Titles are {EXAMPLE}."
         raise BadRecord(f"has no column {', '.join(missing)}; {got}", 1)

@@ -237,7 +237,7 @@ def test_the_help_fits_the_screen_and_its_examples_are_commands(capsys, monkeypa
     assert [line for line in lines if len(line) > 80] == []
     text = convert_dataset.__doc__.replace("FORMAT", "coco").replace("SOURCE... OUTPUT", "a b")
     commands = [shlex.split(match[1].replace("\\\n", " ")) for match in EXAMPLE.finditer(text)]
-    assert len(commands) == 6
+    assert len(commands) == 7
     parsed = [convert_dataset.read_arguments(words) for words in commands]
     directions = {(args.source_format, args.target) for args in parsed}
     sources = {(source, "coco") for source in ("coco", "voc", "yolo", "csv")}

@@ -153,3 +153,18 @@ def test_a_list_of_classes_gives_the_ids(table, put, converted, tmp_path, what):
 def test_bad_lists_of_classes_are_refused(table, put, refused, text, message):
     put({"classes.csv": text}, "set")
     assert message in refused("csv", table(TABLES["retinanet"]))[1]
+
+
+@pytest.mark.parametrize("options", [[], ["--corners", "pixels"]])
+def test_a_corner_and_sides_by_name_or_by_columns(draw, put, converted, written, options):
+    folder = draw("table", {"a.png": (60, 40)})
+    first = 1 if options else 0
+    put(
+        {"head.csv": "path,bbox_x,bbox_y,bbox_width,bbox_height,class\na.png,5,6,10,20,cat"},
+        "table",
+    )
+    put({"none.csv": "a.png,5,6,10,20,cat"}, "table")
+    converted("csv", folder / "head.csv", *options)
+    assert written("head")[1] == [("a.png", "cat", [5 - first, 6 - first, 10, 20])]
+    converted("csv", folder / "none.csv", "--columns", "path,x,y,w,h,class", *options)
+    assert written("none")[1] == [("a.png", "cat", [5 - first, 6 - first, 10, 20])]
