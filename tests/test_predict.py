@@ -371,7 +371,7 @@ def test_images_that_cannot_be_read_do_not_stop_the_rest(checkpoint, images, tmp
     assert "unreadable 2 images" in shown.err
     record = json.loads((output / "predict.json").read_text())
     assert set(record["failed"]) == {"text.jpg", "sub/broken.jpg"}
-    assert "it is empty or not an image" in record["failed"]["text.jpg"]
+    assert "it is not an image" in record["failed"]["text.jpg"]
     whole = json.loads((output / "coco.json").read_text())
     assert [(image["file_name"], image["id"]) for image in whole["images"]] == [("sub/good.jpg", 2)]
     assert [p.name for p in (output / "drawn").rglob("*.jpg")] == ["good.jpg"]

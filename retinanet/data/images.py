@@ -18,6 +18,8 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from retinanet.data.file_kinds import kind_of_file
+
 try:  # torchvision has announced that it will drop its decoders; Pillow gives the same pixels
     from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError:
@@ -103,7 +105,8 @@ def _opened(path: Path | str, read: Callable[[BinaryIO], Result]) -> Result:
             warnings.simplefilter("ignore")
             return read(file)
     except Image.UnidentifiedImageError as error:
-        raise BadImage(f"cannot read image {path}: it is empty or not an image.") from error
+        kind = kind_of_file(path) or "it is not an image"
+        raise BadImage(f"cannot read image {path}: {kind}.") from error
     except _DECODING_ERRORS as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         cause = _PLACE.sub("", line).rstrip(".")
@@ -141,11 +144,11 @@ def _header(file: BinaryIO) -> Header:
     # Colors of 16 bits Pillow reads as 8; of a PNG the bits stand in byte 24, after signature,
     # length, name and sides.
     file.seek(24)
-    deep = image.mode.startswith("I") or (image.format == "PNG" and file.read(1) == b"\x10")
-    deep = deep or _bits_of_tiff(image) > 8
+    deep = _bits_of_tiff(image) > 8 or (image.format == "PNG" and file.read(1) == b"\x10")
     plain = image.format in _PLAIN_FORMATS or orientation == 1
     certain = plain and image.mode not in ("I", "F")
-    return Header(*size, orientation, image.format or "", 16 if deep else 8, certain)
+    bits = 16 if deep or image.mode.startswith("I") else 8
+    return Header(*size, orientation, image.format or "", bits, certain)
 
 
 def _pixels(file: BinaryIO) -> Tensor:

@@ -102,8 +102,8 @@ def train_plan(
     The images are shuffled by (seed, epoch, image id); those without a box take part only with
     ``keep_empty``. ``batch_size`` counts the images of one step over all ranks and micro-batches;
     what does not fill a last step is left out, other images in each epoch. With fewer images than
-    one step takes, they repeat. Landscape images come
-    together, and so do portrait images; at most one step mixes them. Each step has one padded size.
+    one step takes, they repeat. Landscape images come together, and so do portrait images; at most
+    one step mixes them. Each step has one padded size.
 
     Which images make step i does not depend on ranks and micro-batches: they share them out.
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from retinanet.data.file_kinds import HEAD, kind_of
 from retinanet.data.issues import Issue, refusal
 
 # Longer values are cut in messages, so that an error stays one line.
@@ -40,7 +41,9 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
             f"annotation file {path} {what}; check data.root and the data.*_annotations paths."
         )
     file_bytes = path.read_bytes()
-    fingerprint = hashlib.sha256(file_bytes).hexdigest()
+    fingerprint, kind = hashlib.sha256(file_bytes).hexdigest(), kind_of(file_bytes[:HEAD])
+    if kind:
+        raise ValueError(f"{path} is not JSON: {kind}.")
     try:
         text = file_bytes.decode("utf-8-sig")
         del file_bytes

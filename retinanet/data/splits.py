@@ -44,8 +44,9 @@ FIXES = {
 SIZE_FIXES = {
     "not those of the file": "The boxes belong to another version of the image: correct width and "
     "height, or restore the file.",
-    "those before the file's EXIF orientation": "Its EXIF orientation turns it: annotate the image "
-    "as it is displayed, or remove the tag from the file.",
+    "those before the file's EXIF orientation": "Its EXIF orientation turns it. Where the boxes "
+    "fit the image as viewers show it, exchange width and height (Label Studio writes them so); "
+    "where they fit the image as stored, remove the tag from the file.",
     "swapped": "They are swapped: exchange them, and make sure that the boxes are [x, y, width, "
     "height].",
 }
@@ -127,7 +128,7 @@ def missing_issues(data: CocoData, split: str) -> list[Issue]:
     name, fix = data.file_name(missing[0]), "complete the folder"
     above = data.image_root.resolve().parent
     found = find_meant(data.image_root, name)
-    if (above / name).is_file():
+    if os.path.isfile(above / name):  # noqa: PTH113 - pathlib raises for a name that is too long
         fix = f"set data.{split}_images={above}, the folder that the names start from"
     elif found is not None and found == data.image_root / unquote(name):
         fix = f"{CONVERTER}` takes the %-codes out of the names"
@@ -160,7 +161,7 @@ def find_meant(root: Path, name: str) -> Path | None:
     """The file that is meant by the name of an image that is missing; None: nothing like it."""
     plain = unquote(name)  # of a URL: %20 is a blank
     for guess in (root / plain, root / PurePosixPath(plain).name, root.parent / plain):
-        if os.path.isfile(guess):  # noqa: PTH113 - pathlib raises for a name that is too long
+        if os.path.isfile(guess):  # noqa: PTH113
             return guess
     beside = (root / name).parent
     for other in sorted(names_in(str(beside))):  # another suffix, or other letters

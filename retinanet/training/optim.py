@@ -17,10 +17,7 @@ NORM_TYPES = (nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
 def scaled_lr(lr: float, batch_size: int, reference_batch: int | None) -> float:
     """Learning rate for a batch size: linear in it (Goyal et al. 2017, arXiv:1706.02677).
 
-    Args:
-        lr: at ``reference_batch`` images a step.
-        batch_size: images of a step, over all ranks and micro-batches.
-        reference_batch: None leaves ``lr`` as it is.
+    ``batch_size`` counts the images of a step; with ``reference_batch=None`` it is ``lr``.
     """
     return lr if reference_batch is None else lr * batch_size / reference_batch
 
@@ -59,14 +56,7 @@ def build_optimizer(
     Fused: one kernel for all parameters, and it can be told on the device to change nothing
     (see :func:`retinanet.training.trainer.step_if_finite`).
 
-    Args:
-        model: its trainable parameters are optimized.
-        name: ``"sgd"`` or ``"adamw"``.
-        lr: already scaled to the batch size.
-        momentum: of SGD.
-        weight_decay: of convolution weights.
-        norm_weight_decay: of normalization parameters.
-        bias_weight_decay: of biases.
+    :class:`retinanet.config.OptimConfig` says what each argument is; ``lr`` is scaled already.
 
     Raises:
         ValueError: an unknown name, or nothing to train.
@@ -109,10 +99,7 @@ class Schedule:
         milestones: Sequence[float] = (),
         decay_factor: float = 0.1,
     ) -> None:
-        """Check and remember; :class:`retinanet.config.ScheduleConfig` says what each one is.
-
-        Here ``lr`` is scaled to the batch size, and ``total_steps`` is the length of the run.
-        """
+        """Check and remember; see :class:`retinanet.config.ScheduleConfig`, ``lr`` is scaled."""
         check("schedule.decay", decay)
         check("schedule.warmup_factor", warmup_factor)
         self.lr = lr

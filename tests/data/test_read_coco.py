@@ -254,9 +254,12 @@ def test_harmless_names_are_kept(read, name):
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        ("", "line 1"),
+        ("", "is not JSON: it is empty"),
+        ("version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        ("<!DOCTYPE html>", "it is a web page or XML"),
+        ("\x1f\x08", "line 1"),
         ('{"images": [', "not JSON"),
-        ("[]", "list of detections"),
+        ('[{"image_id": 1, "score": 1}]', "list of detections"),
         ("3", "JSON object"),
         ("[" * 100000, "cannot be read"),
         ('{"images": [], "images": []}', "the key 'images' stands twice in one object"),

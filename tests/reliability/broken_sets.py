@@ -283,6 +283,7 @@ SEEDS = {
     NOTED: {
         "area of zero": annotation(area=0),
         "area beyond the box": annotation(area=5000),
+        "box to be ignored": annotation(ignore=1),
         "rotated box": annotation(attributes={"rotation": 296.7}),
         "thin box": annotation(bbox=[30, 22, 12, 0.8], area=9.6),
         "two corners": put_boxes(lambda x, y, w, h: [x, y, x + w, y + h]),

@@ -39,7 +39,7 @@ def read(path, root) -> CocoData | str:
     """The data, or the one line that refuses it."""
     try:
         data = read_coco(path, root)
-        raise_refused(missing_issues(data))
+        raise_refused(missing_issues(data, "train"))
     except (ValueError, FileNotFoundError) as error:
         message = str(error)
         assert str(path) in message

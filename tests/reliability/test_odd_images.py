@@ -529,9 +529,24 @@ def test_a_header_does_not_need_the_pixels(tmp_path):
 
 
 def test_a_header_of_something_else_is_a_bad_image(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(BadImage, match=r"a\.jpg: it is empty or not an image"):
-        read_header(tmp_path / "a.jpg")
+    for head, kind in (
+        (b"", "it is empty"),
+        (b"no image", "it is not an image"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "Git LFS; fetch the file with git lfs",
+        ),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, HEIF or AVIF; convert it to JPEG"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "it is a video; write its frames as images"),
+        (b"RIFF\0\0\0\0AVI LIST", "it is a video"),
+        (b"\n<!DOCTYPE html>", "it is a web page"),
+        (b"%PDF-1.4", "it is a PDF"),
+        (b"PK\3\4", "it is a zip archive"),
+    ):
+        (tmp_path / "a.jpg").write_bytes(head)
+        for read in (read_header, read_image):
+            with pytest.raises(BadImage, match=rf"a\.jpg: .*{kind}"):
+                read(tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         read_header(tmp_path / "gone.jpg")
 

@@ -117,6 +117,11 @@ def check_annotations(reading: Reading, other_size: Collection[int] = ()) -> Ite
     fix = f"{CONVERTER}` takes the upright box around it."
     yield _issue(reading, "bbox is rotated", rows, does, fix, field="attributes", out_of=len(bbox))
 
+    rows = [row for row in box_rows.tolist() if reading.boxes.items[row].get("ignore")]
+    does = "takes the box as any other, as COCO's evaluator does"
+    fix = "To leave it out of training and of AP, set iscrowd to 1; else remove the mark."
+    yield _issue(reading, "ignore is set", rows, does, fix, field="ignore", out_of=len(bbox))
+
     thin = usable & (bbox[:, 2:] < THIN).any(axis=1) & (bbox[:, 2:] > 0).all(axis=1)
     in_shares = bbox[usable].max(initial=0.0) <= 1
     yield _issue(

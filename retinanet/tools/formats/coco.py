@@ -40,7 +40,7 @@ MERGED = "record of an image that another record has, put together with it"
 OUTLINED = "box made around a polygon or mask"
 ROTATED = "rotated box, the upright box around it taken"
 BACKWARDS = "box drawn from right to left or from bottom to top, its corners put in order"
-SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(?!\[\s*\]|null)')
+SEGMENTATION = re.compile(rb'"segmentation"\s*:(?!\s*(?:\[\s*\]|null))')
 
 Content = dict[str, Any]  # of the JSON file, of any form
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +59,9 @@ def read_voc(source: Path, options: Options) -> Dataset:
                 if before != name:
                     raise BadRecord(f"is of the image {image.name}, as {xml_folder / before} is.")
                 images[name] = image
+        lonely = set(ds.files_below(root, suffixes())) - owners.keys() if options.look else ()
+        if lonely:
+            notes["image without an XML file, left out"] += len(lonely)
         lists = _read_lists(source, xml_folder, errors) or {part: list(images)}
         left_out = len(images.keys() - {name for names in lists.values() for name in names})
         if left_out:
@@ -231,6 +236,25 @@ def _at(element: Element | None) -> Iterator[None]:
         raise
 
 
+def _utf8(content: bytes) -> bytes:
+    """The file in UTF-8: of the encodings for Chinese the parser knows none.
+
+    An ``&`` that begins no entity is taken for the letter; tools leave it so in names.
+    """
+    declared = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.-]+)[\"']", content)
+    encoding = declared[1].decode() if declared else "utf-8"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    try:
+        text = content.decode("utf-8-sig" if encoding.lower() == "utf-8" else encoding)
+    except (UnicodeError, LookupError) as error:
+        fix = "save it as UTF-8, or name its encoding in the first line, such as"
+        example = "<?xml version='1.0' encoding='gb18030'?>"
+        line = content[: getattr(error, "start", 0)].count(b"\n") + 1
+        raise BadRecord(f"is not text in {encoding}; {fix} {example}.", line) from error
+    return re.sub(r"&(?!#?\w+;)", "&amp;", text).encode("utf-8", "surrogatepass")
+
+
 def _text(parent: Element, path: str) -> str:
     """What stands in an element, without the line breaks and spaces of indentation."""
     text = parent.findtext(path) or ""
@@ -243,7 +267,7 @@ def read_xml(path: Path) -> Element:
     A document type is refused where it begins. So no entity can be declared: neither those that
     grow without limit, nor those that read other files.
     """
-    builder, parser = TreeBuilder(), expat.ParserCreate()
+    builder, parser = TreeBuilder(), expat.ParserCreate("utf-8")
 
     def start(tag: str, _: dict[str, str]) -> None:
         builder.start(tag, {LINE: str(parser.CurrentLineNumber)})
@@ -259,12 +283,10 @@ def read_xml(path: Path) -> Element:
     parser.StartDoctypeDeclHandler = refuse
     what, line = "", None
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(_utf8(path.read_bytes()), True)
         return builder.close()
     except expat.ExpatError as error:
         what, line = f"is not well-formed XML: {expat.ErrorString(error.code)}.", error.lineno
     except BadRecord as error:
-        what = str(error)
-    except (ValueError, LookupError) as error:  # encodings of several bytes
-        what = f"{error}; save the file as UTF-8."
+        what, line = str(error), error.line
     raise BadRecord(what, line or parser.CurrentLineNumber)

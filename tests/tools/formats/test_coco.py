@@ -144,7 +144,7 @@ def test_sizes_that_are_missing_are_read_from_the_images(export, converted, refu
     assert read in converted("coco", file)
     assert read_coco(tmp_path / "out/result.json", folder).sizes.tolist() == [[48, 64], [48, 64]]
     (folder / "images/b.png").write_bytes(b"no image")
-    assert "images/b.png: it is empty or not an image" in refused("coco", file)[1]
+    assert "images/b.png: it is not an image" in refused("coco", file)[1]
 
 
 def test_numbers_lose_their_quotes(export, converted, tmp_path):
@@ -195,6 +195,15 @@ def test_a_class_is_unused_only_if_no_source_uses_it(export, converted, tmp_path
     content["categories"][0]["id"] = [0]
     valid.write_text(json.dumps(content))
     assert "dropped: animals" in converted("coco", train, valid, "--drop-unused-classes")
+
+
+def test_empty_segmentations_are_not_counted_as_lost(export, converted):
+    content = label_studio()
+    content["annotations"].append(
+        content["annotations"][0] | {"segmentation": [[1, 1, 9, 1, 9, 9]]}
+    )
+    file, _ = export(content, "result.json", ".", STUDIO)  # the first one has []
+    assert "1 x segmentation, not kept" in converted("coco", file)
 
 
 # Rows 2 to 4 of columns 3 to 6, counted down the columns.

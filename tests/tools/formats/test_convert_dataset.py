@@ -240,5 +240,5 @@ def test_the_help_fits_the_screen_and_its_examples_are_commands(capsys, monkeypa
     assert len(commands) == 7
     parsed = [convert_dataset.read_arguments(words) for words in commands]
     directions = {(args.source_format, args.target) for args in parsed}
-    sources = {(source, "coco") for source in ("coco", "voc", "yolo", "csv")}
+    sources = {(source, "coco") for source in ("coco", "voc", "yolo", "csv", "labelme")}
     assert directions == sources | {("coco", "yolo")}

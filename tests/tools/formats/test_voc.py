@@ -45,6 +45,18 @@ def test_pixels_and_edges_by_hand(voc, converted, written):
     assert [b[2] for b in written("voc")[1]] == [[1, 2, 9, 18], [60, 40, 0, 0]]
 
 
+@pytest.mark.parametrize("encoding", ["gbk", "gb18030", "utf-16", "utf-8"])
+def test_names_in_other_encodings_and_with_an_ampersand(voc, converted, written, encoding):
+    head = f"<?xml version='1.0' encoding='{encoding}'?>\n"
+    content = head + xml(box("\u732b & co &lt;3"))
+    converted("voc", voc({"a.xml": content.encode(encoding)}))
+    assert [name for _, name, _ in written("voc")[1]] == ["\u732b & co <3"]
+
+
+def test_images_without_an_xml_file_are_counted(voc, converted):
+    assert "1 x image without an XML file, left out" in converted("voc", voc({"a.xml": xml(box())}))
+
+
 def test_files_of_macos_are_left_out_and_counted(voc, put, converted):
     junk = b"\0\5\x16\7\xb0"
     source = voc({"a.xml": xml(box()), "._a.xml": junk})
@@ -114,12 +126,16 @@ BAD = {
     "rotated": (xml("<object><name>a</name><robndbox/></object>"), "A rotated box (robndbox) is"),
     "no class": (xml(box("")), ":4: the class name '' is empty"),
     "wrong encoding": (
-        b"<?xml version='1.0' encoding='utf-8'?><annotation>" + b"\xff",
-        ":1: is not well-formed XML: not well-formed (invalid token)",
+        b"<?xml version='1.0' encoding='utf-8'?>\n<annotation>" + b"\xff",
+        ":2: is not text in utf-8; save it as UTF-8",
     ),
-    "encoding of two bytes": (
-        b"<?xml version='1.0' encoding='gbk'?>" + xml(box("\u732b")).encode("gbk"),
-        "save the file as UTF-8",
+    "encoding that is not named": (
+        xml(box("\u72d7")).encode("gbk"),
+        ":4: is not text in utf-8; save it as UTF-8, or name its encoding in the first line, such",
+    ),
+    "encoding that nobody knows": (
+        b"<?xml version='1.0' encoding='klingon'?><a/>",
+        ":1: is not text",
     ),
     "image missing": (xml(box(), name="c.png"), ":2: no image "),
     "image of another file": (xml(box(), name="b.png"), None),
