@@ -80,7 +80,7 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.made:
-	@command -v "$(PYTHON)" > /dev/null || { echo "No $(PYTHON) on this machine. Install Python 3.11, 3.12 or 3.13, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "$(PYTHON) is Python %d.%d; this project needs 3.11, 3.12 or 3.13. Name another: make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
+	@command -v "$(PYTHON)" > /dev/null || { echo "No $(PYTHON) on this machine. Install Python 3.11 to 3.14, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 14) else "$(PYTHON) is Python %d.%d; this project needs 3.11 to 3.14. Name another: make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 	@touch $@

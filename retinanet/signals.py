@@ -73,7 +73,7 @@ class Signals:
             )
         elif time.monotonic() - self._when > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

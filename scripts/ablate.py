@@ -34,7 +34,8 @@ from retinanet.csv_text import csv_text
 from retinanet.tools.report.style import COLORS, GRAY, house_style, save_png
 from retinanet.tools.report.sweep import has_finished
 from retinanet.training.run_directory import read_rows
-from scripts.command_line import exit_status, new_parser, split_settings
+
+from .command_line import exit_status, new_parser, split_settings
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 

@@ -41,8 +41,9 @@ from tqdm import tqdm
 
 from retinanet.atomic import write_whole
 from retinanet.terminal import has_bar
-from scripts.benchmark_stages import Stage, stages
-from scripts.command_line import exit_status, new_parser
+
+from .benchmark_stages import Stage, stages
+from .command_line import exit_status, new_parser
 
 QUICK = ("loss", "matching", "postprocess", "step", "inference", "detections")
 SLOW = ("coco-step", "data", "evaluation")

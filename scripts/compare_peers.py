@@ -60,8 +60,9 @@ from retinanet.postprocess import Detections, to_original
 from retinanet.training.optim import EMA, build_optimizer, scaled_lr
 from retinanet.training.run_directory import flatten
 from retinanet.weights.names import TORCHVISION, rename
-from scripts.command_line import exit_status, new_parser
-from scripts.torchvision_parity import VERSIONS, parity
+
+from .command_line import exit_status, new_parser
+from .torchvision_parity import VERSIONS, parity
 
 OURS, THEIRS = "retinanet", "torchvision"
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -23,7 +23,8 @@ from retinanet.training.checkpoint import final_weights, save_checkpoint
 from retinanet.training.start import CONVENTIONS, describe_source
 from retinanet.weights import torchvision
 from retinanet.weights.read import ANCHORS, coco_classes, read_trained
-from scripts.command_line import new_parser
+
+from .command_line import new_parser
 
 # What else decides the detections of a checkpoint, beside the conventions of a transfer.
 SHOWN = (("data", "min_size"), ("data", "max_size"), *CONVENTIONS, ("postprocess", "clip"))

@@ -77,7 +77,8 @@ from retinanet.checks import expand_home
 from retinanet.terminal import DEFAULT_WIDTH, LABELS, count, show, wrap
 from retinanet.tools.formats.convert import READERS, TARGETS, read_sources, set_aside, write
 from retinanet.tools.formats.dataset import AnnotationError, Dataset, Options
-from scripts.command_line import exit_status, new_parser
+
+from .command_line import exit_status, new_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-from scripts.command_line import exit_status, new_parser
+from .command_line import exit_status, new_parser
 
 SOURCE = "http://images.cocodataset.org"  # no https: it has no certificate of its own name
 ANNOTATIONS = "annotations/annotations_trainval2017.zip"

@@ -26,7 +26,8 @@ from pathlib import Path
 from retinanet.terminal import show
 from retinanet.tools.export.job import KINDS, export
 from retinanet.tools.export.write import OPSET, Shape
-from scripts.command_line import exit_status, new_parser
+
+from .command_line import exit_status, new_parser
 
 DYNAMIC = "dynamic"
 

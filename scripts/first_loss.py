@@ -7,7 +7,8 @@ trained. The defaults are COCO at 800 x 1344 pixels.
 
 from retinanet.terminal import show
 from retinanet.tools.expected_loss import expected_class_loss, indifferent_score
-from scripts.command_line import new_parser
+
+from .command_line import new_parser
 
 PRIORS = (0.5, 0.1, 0.01, 0.001)
 # gamma, the alpha that goes best with it, and its AP: Lin et al. 2017, table 1b.

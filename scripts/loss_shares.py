@@ -35,7 +35,8 @@ from retinanet.terminal import has_bar
 from retinanet.tools.report.style import COLORS, house_style, save_png
 from retinanet.training.start import describe_source
 from retinanet.weights.read import read_trained
-from scripts.command_line import exit_status, new_parser, split_settings
+
+from .command_line import exit_status, new_parser, split_settings
 
 # The table says how much of the loss these shares of the anchors make: figure 4's readings.
 HARDEST_POSITIVES = 0.2

@@ -46,7 +46,8 @@ from retinanet.tools.predict.detector import Detector, load
 from retinanet.tools.predict.files import RECORD, is_ours
 from retinanet.tools.predict.predict import Prediction
 from retinanet.tools.report.style import check_letters
-from scripts.command_line import exit_status, new_parser
+
+from .command_line import exit_status, new_parser
 
 # Without a terminal a line each so many seconds shows the progress.
 SECONDS_BETWEEN_LINES = 30.0

@@ -26,6 +26,7 @@ from retinanet.data.images import BadImage, read_image
 from retinanet.data.splits import describe_size
 from retinanet.data.transforms import Augment, Geometry
 from retinanet.data.workers import (
+    SharesArrays,
     check_shared_memory,
     num_cores,
     receive,
@@ -191,7 +192,7 @@ class Sample(NamedTuple):
     index: int
 
 
-class BatchDataset(Dataset):
+class BatchDataset(SharesArrays, Dataset):
     """Makes the batch of a plan, in whatever process it is asked.
 
     With ``on_bad_image="skip"``, another image takes the place of an unreadable one.

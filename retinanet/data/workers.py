@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import errno
 import multiprocessing
 import os
@@ -22,6 +23,8 @@ from pathlib import Path
 from pickle import PickleError
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -103,6 +106,31 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class SharesArrays:
+    """A data set whose ``data``, a dataclass of arrays, is pickled as handles of shared memory.
+
+    A worker that is forked shares the memory of its parent by itself; one that is started afresh,
+    as on Windows and macOS, would get a copy.
+    """
+
+    data: Any
+    _tensors: dict[str, Any] | None = None  # the arrays, moved once for all workers
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._tensors is None:
+            fields = ((f.name, getattr(self.data, f.name)) for f in dataclasses.fields(self.data))
+            self._tensors = {
+                name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+                for name, value in fields
+            }
+        return self.__dict__ | {"data": type(self.data)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        fields = self._tensors.items()
+        self.data = self.data(**{n: v.numpy() if isinstance(v, Tensor) else v for n, v in fields})
 
 
 def start_worker(_: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retinanet.platforms import sync_folder
 from retinanet.weights.loading import read_tensors
 
 # Raised when the meaning of a key changes; load_checkpoint refuses what it does not know.
@@ -50,11 +51,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_previous: bool = 
         raise OSError(f"could not write checkpoint {path}: {str(error).splitlines()[0]}") from error
     finally:
         partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

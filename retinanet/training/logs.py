@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, pr_curve_raw
 from tqdm import tqdm
 
+from retinanet import platforms
 from retinanet.checks import value_text
 from retinanet.terminal import LABELS, has_bar, lay_out, paint
 from retinanet.training.run_directory import MAY_DIFFER, RunDirectory, flatten, read_rows
@@ -265,5 +265,4 @@ def peak_memory(device: torch.device) -> float:
     """Most memory held so far, GiB: of the GPU's allocator, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    return platforms.peak_memory()

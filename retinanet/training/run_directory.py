@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
@@ -21,6 +20,7 @@ import yaml
 
 from retinanet.atomic import write_whole
 from retinanet.checks import KEYS
+from retinanet.platforms import lock
 
 logger = logging.getLogger(__name__)
 
@@ -137,12 +137,11 @@ class RunDirectory:
     def _lock(self) -> None:
         """Keep other processes out until this one ends, however it does.
 
-        A lock of POSIX: it belongs to this process alone, not to the loaders that it forks.
+        It belongs to this process alone, not to the loaders that it forks.
         """
-        lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT)  # closing it would unlock
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            lock(self.root / ".lock")
+        except BlockingIOError:
             raise ValueError(
                 f"another process trains in {self.root}; wait for it or end it, or choose another "
                 f"output_dir."
