@@ -18,15 +18,20 @@ def choose_device(name: str) -> torch.device:
     """The device of this process.
 
     Args:
-        name: ``"auto"``, ``"cpu"`` or ``"cuda"``; the GPU's index is the local rank.
+        name: ``"auto"``, ``"cpu"``, ``"cuda"``, whose index is the local rank, or ``"mps"``, the
+            GPU of a Mac, which ``"auto"`` leaves alone: nobody has measured it.
 
     Raises:
-        ValueError: ``"cuda"`` on a machine without it, or with fewer GPUs than processes.
+        ValueError: a device that this machine lacks, or fewer GPUs than processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("device=mps, but torch finds no GPU of Apple; use device=cpu.")
+        return torch.device("mps")
     if not torch.cuda.is_available():
         raise ValueError(
             "device=cuda, but torch finds no GPU; use device=cpu, or install a CUDA build of torch."
@@ -55,6 +60,8 @@ def choose_precision(name: str, device: torch.device) -> str:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     # Where torch cannot tell yet (before 2.11) fp32 is safe.
     abilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(abilities.get(ability) for ability in CPU_BF16)
