@@ -25,6 +25,7 @@ from small_runs import (
 from torch import multiprocessing
 
 from retinanet import platforms
+from retinanet.atomic import check_writable
 from retinanet.cli import jobs
 from retinanet.data.coco import read_coco
 from retinanet.data.loader import BatchDataset
@@ -218,3 +219,12 @@ def test_without_float64_training_evaluation_and_prediction_are_the_same(data, t
 def test_a_mac_without_its_gpu_is_told_so():
     with pytest.raises(ValueError, match="device=mps, but torch finds no GPU of Apple; use dev"):
         choose_device("mps")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(OSError, match=r"cannot write to .* \(.*\); choose another output_dir"):
+            check_writable(folder, "output_dir")
+    check_writable(tmp_path / "new/folder", "output_dir")
+    assert list((tmp_path / "new/folder").iterdir()) == []
