@@ -60,7 +60,8 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from None
     tool, fix = _tool_of(content)
     if tool:
-        raise ValueError(f"{path} is the own format of {tool}, not COCO's; {fix}.")
+        whose = "holds" if tool.startswith("COCO's") else "is the own format of"
+        raise ValueError(f"{path} {whose} {tool}, not COCO's boxes; {fix}.")
     if not isinstance(content, dict):
         hint = " A list of detections is not an annotation file." if _has(content, "score") else ""
         raise ValueError(
@@ -82,6 +83,8 @@ TOOLS = (
     ("data annotations", "Label Studio", "export it as COCO there"),
     ("data completions", "Label Studio", "export it as COCO there"),
     ("image annotations", "CreateML", "export it as COCO there"),
+    ("items categories", "Datumaro", "export it as COCO there"),
+    ("description tags objects", "Supervisely", "export it as COCO there"),
     ("data_row projects", "Labelbox", "export it as COCO there"),
 )
 
@@ -89,9 +92,14 @@ TOOLS = (
 def _tool_of(content: Any) -> tuple[str, str]:
     """The annotation tool whose own format this is, and what to do; empty for any other."""
     if _has(content, "images", "annotations") or _has(content, "images", "categories"):
+        for key, kind in (("segments_info", "panoptic segments"), ("caption", "captions")):
+            if _has(content.get("annotations"), key):
+                return f"COCO's {kind}", "name the instances_*.json of the set"
         return "", ""
     inside = content[:1] if isinstance(content, list) else []
     inside = list(content.values())[:1] if isinstance(content, dict) else inside
+    if isinstance(content, dict) and _has(content, "image", "annotations"):
+        return "Segment Anything", "its masks have no classes"
     for keys, tool, fix in TOOLS:
         if any(_has(each, *keys.split()) for each in (content, *inside)):
             if fix.startswith("`"):

@@ -102,6 +102,9 @@ def _find_columns(titles: list[str]) -> tuple[dict[str, int], list[str]]:
             raise BadRecord(f"the columns {both} both mean {column}; remove or rename one.", 1)
         else:
             columns[column] = index
+    if {"w", "xmin"} <= columns.keys() and "xmax" not in columns:  # x1, y1, w, h
+        columns["x"], columns["y"] = columns.pop("xmin"), columns.pop("ymin", None)
+        columns = {column: index for column, index in columns.items() if index is not None}
     needed = ("filename", "class", *(CORNER_AND_SIDES if "w" in columns else SIDES))
     missing = [column for column in needed if column not in columns]
     if missing:

@@ -141,8 +141,15 @@ TOOLS = {
     "VoTT": {"asset": {"name": "a.png"}, "regions": [], "version": "2.1.0"},
     "Supervisely": {"description": "", "tags": [], "size": {"height": 1}, "objects": []},
     "Label Studio": [{"id": 1, "annotations": [], "data": {"image": "a.png"}}],
+    "Datumaro": {"info": {}, "categories": {"label": {}}, "items": [{"id": "a"}]},
     "CreateML": [{"image": "a.png", "annotations": []}],
 }
+
+
+def test_coco_files_of_other_tasks_are_named(put, refused):
+    content = {"images": [], "categories": [], "annotations": [{"segments_info": []}]}
+    line = refused("coco", put({"panoptic.json": content}))[0]
+    assert "holds COCO's panoptic segments, not COCO's boxes; name the instances_*.json" in line
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -154,6 +161,6 @@ def test_another_tools_own_file_is_named_with_the_way_out(put, capsys, tmp_path,
     assert check_data.main(["data=custom", f"data.root={tmp_path}", *settings]) == 1
     out, err = capsys.readouterr()
     said = " ".join((out + err).split())
-    assert f"train.json is the own format of {tool}, not COCO's; " in said
+    assert f"train.json is the own format of {tool}, not COCO's boxes; " in said
     fix = {"LabelMe": "--from labelme --to coco` reads it", "VIA": "--from via --to coco` reads it"}
     assert fix.get(tool, "export it as") in said
