@@ -101,9 +101,11 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
             if options.look and not ds.is_file(root / ds.check_name(name, "image")):
                 found = find_meant(root, name)
                 hint = "" if found is None else f"; there is {found}"
+                fix = "give the folder with --image-folder, or --images ignore"
+                if found == root / PurePosixPath(name).name:
+                    fix = "--base-names takes folders off the names"
                 raise BadRecord(
-                    f"images[{row}] (id {number}): no image {root / name}{hint}; give the folder "
-                    f"with --image-folder, or --images ignore."
+                    f"images[{row}] (id {number}): no image {root / name}{hint}; {fix}."
                 )
     errors.stop()
     return Dataset([ds.Split(ds.file_split(path), root, images)], class_ids, notes)
