@@ -60,7 +60,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from None
     tool, fix = _tool_of(content)
     if tool:
-        raise ValueError(f"{path} is the own format of {tool}, not COCO's; {fix}.")
+        raise ValueError(f"{path} is in {tool}'s own format, not COCO's; {fix}.")
     if not isinstance(content, dict):
         hint = " A list of detections is not an annotation file." if _has(content, "score") else ""
         raise ValueError(
@@ -81,6 +81,9 @@ TOOLS = (
     ("objects size", "Supervisely", "export it as COCO there"),
     ("data annotations", "Label Studio", "export it as COCO there"),
     ("data completions", "Label Studio", "export it as COCO there"),
+    ("annotation_id lead_time", "Label Studio", "export it as COCO there"),
+    ("items categories", "Datumaro", "export it as COCO there"),
+    ("item annotations", "Darwin V7", "export it as COCO there"),
     ("image annotations", "CreateML", "export it as COCO there"),
     ("data_row projects", "Labelbox", "export it as COCO there"),
 )

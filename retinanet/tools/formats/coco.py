@@ -73,6 +73,9 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
             notes["box outside its image, which train.py never trains on"] = number
         elif what != FLAT:  # counted for all formats
             notes[what] = number
+    ignored = sum(bool(record.get("ignore")) for record in content["annotations"])
+    if ignored:
+        notes["ignore mark, not kept: set iscrowd to 1 before, to leave such a box out"] = ignored
     masks = len(SEGMENTATION.findall(path.read_bytes())) - notes[OUTLINED]
     if masks:
         notes["segmentation, not kept: boxes are"] = masks

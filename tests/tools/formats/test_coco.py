@@ -197,6 +197,13 @@ def test_a_class_is_unused_only_if_no_source_uses_it(export, converted, tmp_path
     assert "dropped: animals" in converted("coco", train, valid, "--drop-unused-classes")
 
 
+def test_ignore_marks_that_are_lost_are_counted(export, converted):
+    content = label_studio("{}")
+    content["annotations"][0]["ignore"] = 1
+    file, _ = export(content, "result.json", ".", ["a.png", "b.png"])
+    assert "1 x ignore mark, not kept: set iscrowd to 1" in converted("coco", file)
+
+
 def test_empty_segmentations_are_not_counted_as_lost(export, converted):
     content = label_studio()
     content["annotations"].append(
