@@ -73,13 +73,14 @@ def build_splits(data: DataConfig) -> tuple[CocoData, CocoData]:
 
     Raises:
         ValueError: a split without annotations, or other classes in each.
-        FileNotFoundError: an image that is missing, unless those are skipped.
+        FileNotFoundError: an image that is missing; where those are skipped, too many.
     """
     train, val = build_data(data, "train"), build_data(data, "val")
     raise_refused(annotated_issues(train, "train") + annotated_issues(val, "val"))
     raise_refused(class_issues(train, val))
-    if data.on_bad_image == "stop":
-        raise_refused(missing_issues(train, "train") + missing_issues(val, "val"))
+    skip = data.on_bad_image == "skip"
+    for split, each in (("train", train), ("val", val)):
+        raise_refused(missing_issues(each, split, skip=skip))
     return train, val
 
 

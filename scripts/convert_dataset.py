@@ -39,7 +39,8 @@ From CSV (one file for each split; a header says what the columns are)
 
 From LabelMe (a folder of its JSON files) and VIA 1 or 2 (its JSON or CSV)
   Polygons and circles become the boxes around them. Where regions of VIA have
-  several attributes, --attribute NAME says which one is the class.
+  several attributes, --attribute NAME says which one is the class; where they
+  have none, --classes FILE names the one class of all.
 
   python -m scripts.convert_dataset --from labelme --to coco photos out \\
       --val-share 0.2

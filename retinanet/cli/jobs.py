@@ -162,8 +162,9 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
                 f"data.root=PATH, or data=custom with its paths."
             )
         data = match_classes(build.build_data(detector.data, "val"), checkpoint, state)
-        if detector.data.on_bad_image == "stop" and given.max_images is None:
-            raise_refused(missing_issues(data, "val"))  # now rather than after hours
+        if given.max_images is None:  # now rather than after hours
+            skip = detector.data.on_bad_image == "skip"
+            raise_refused(missing_issues(data, "val", skip=skip))
 
         # The detections and their scores.
         folder = output_folder(settings, state, data, changed=changed)

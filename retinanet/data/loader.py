@@ -23,7 +23,7 @@ from retinanet.checks import check
 from retinanet.data import draws
 from retinanet.data.coco import CocoData
 from retinanet.data.images import BadImage, read_image
-from retinanet.data.splits import describe_size
+from retinanet.data.splits import MAX_BAD_SHARE, describe_size, too_many_bad
 from retinanet.data.transforms import Augment, Geometry
 from retinanet.data.workers import (
     SharesArrays,
@@ -40,9 +40,6 @@ logger = logging.getLogger(__name__)
 # Padded sizes are multiples of this, as in torchvision, detectron2 and mmdetection: the stride of
 # C5. The strides of P6 and P7 are given, not derived, so their last cells may reach beyond.
 DIVISOR = 32
-# With data.on_bad_image=skip a run stops when more than this share of its images is bad: then
-# the folder is wrong, not a few files.
-MAX_BAD_SHARE = 0.1
 # Label where a row of boxes is padding.
 NO_BOX = -1
 
@@ -369,7 +366,7 @@ class BatchLoader:
                 if message not in self.bad:
                     self.bad.add(message)
                     logger.warning("%s %s", message, what)
-            if len(self.bad) > max(1, MAX_BAD_SHARE * self._num_images):
+            if too_many_bad(len(self.bad), self._num_images):
                 raise ValueError(
                     f"{len(self.bad)} of {self._num_images} images are unreadable, more than "
                     f"{MAX_BAD_SHARE:.0%}; the last: {batch.replaced[-1]} Check the image folder."

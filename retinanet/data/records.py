@@ -60,8 +60,10 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from None
     tool, fix = _tool_of(content)
     if tool:
-        whose = "holds" if tool.startswith("COCO's") else "is the own format of"
-        raise ValueError(f"{path} {whose} {tool}, not COCO's boxes; {fix}.")
+        whose = f"in {tool}'s own format, not COCO's"
+        if tool.startswith("COCO"):
+            whose = f"a file of {tool}, without boxes"
+        raise ValueError(f"{path} is {whose}; {fix}.")
     if not isinstance(content, dict):
         hint = " A list of detections is not an annotation file." if _has(content, "score") else ""
         raise ValueError(
@@ -82,8 +84,10 @@ TOOLS = (
     ("objects size", "Supervisely", "export it as COCO there"),
     ("data annotations", "Label Studio", "export it as COCO there"),
     ("data completions", "Label Studio", "export it as COCO there"),
-    ("image annotations", "CreateML", "export it as COCO there"),
+    ("annotation_id lead_time", "Label Studio", "export it as COCO there"),
     ("items categories", "Datumaro", "export it as COCO there"),
+    ("item annotations", "Darwin V7", "export it as COCO there"),
+    ("image annotations", "CreateML", "export it as COCO there"),
     ("description tags objects", "Supervisely", "export it as COCO there"),
     ("data_row projects", "Labelbox", "export it as COCO there"),
 )

@@ -33,6 +33,9 @@ from retinanet.data.transforms import MIN_BOX_SIDE, Augment, is_visible, resized
 # Similarity, difflib's ratio, from which a name is taken for another one misspelt: two of three
 # letters.
 NEAR_NAME = 0.65
+# With data.on_bad_image=skip a run stops when more than this share of its images is bad: then
+# the folder is wrong, not a few files.
+MAX_BAD_SHARE = 0.1
 VANISHED = f"{DROPPED}a side below {MIN_BOX_SIDE:g} px at the training size"
 # Why boxes are dropped -> the fix.
 FIXES = {
@@ -119,10 +122,19 @@ def _near_miss(name: str, others: Set[str]) -> str:
     return f" (the other has {shown(other)})"
 
 
-def missing_issues(data: CocoData, split: str) -> list[Issue]:
-    """Refused: images of ``"train"`` or ``"val"`` that are missing from their folder."""
+def too_many_bad(count: int, total: int) -> bool:
+    """Whether so many of ``total`` images are missing or unreadable that skipping them stops."""
+    return count > max(1, MAX_BAD_SHARE * total)
+
+
+def missing_issues(data: CocoData, split: str, *, skip: bool = False) -> list[Issue]:
+    """Refused: images of ``"train"`` or ``"val"`` that are missing from their folder.
+
+    With ``skip``, for ``data.on_bad_image=skip``, only where there are too many to be skipped.
+    """
     missing = data.missing() if data.image_root.is_dir() else []  # no folder: refused when read
-    if not missing:
+    too_many = too_many_bad(len(missing), len(data))
+    if not missing or (skip and not too_many):
         return []
     more = f" ({len(missing)} of {len(data)} images are missing)" if len(missing) > 1 else ""
     name, fix = data.file_name(missing[0]), "complete the folder"
@@ -138,7 +150,9 @@ def missing_issues(data: CocoData, split: str) -> list[Issue]:
         fix = f"{CONVERTER} --base-names` takes folders off the names"
     elif re.match(r"https?:", name):
         fix = "download the images; file_name must be a path below the image folder"
-    elif len(missing) < len(data):
+    elif found is not None:
+        fix = "write file_name as the file is named"
+    elif not too_many:
         fix = "complete the folder, or set data.on_bad_image=skip to go on without"
     hint = "" if found is None else f"; there is {found}"
     error = FileNotFoundError(

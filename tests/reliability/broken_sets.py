@@ -249,6 +249,8 @@ SEEDS = {
         ),
         # Image files.
         "file missing": on_image(Path.unlink),
+        "half of the files missing": both(on_image(Path.unlink), on_image(Path.unlink, index=2)),
+        "name with another suffix": image(file_name="11.jpg"),
         "names from the folder above": image_names("images/{}".format),
         "names in folders that are not there": image_names("day1/{}".format),
         "names that are URLs": image_names("https://example.org/a%20b/{}".format),

@@ -32,7 +32,7 @@ from retinanet import build
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.data.issues import Issue
-from retinanet.data.loader import BatchDataset, plan_batch
+from retinanet.data.loader import BatchDataset, BatchLoader, plan_batch
 from retinanet.tools.check_data.check import check
 from retinanet.tools.check_data.summary import report
 from scripts.check_data import main
@@ -271,6 +271,30 @@ def test_skipped_images_are_no_reason_to_stop(dataset, settings):
     kinds = {"images: the file is missing", UNREADABLE}
     issues, _ = check(settings)
     assert {(issue.kind, issue.effect) for issue in issues} == {(kind, NOTED) for kind in kinds}
+
+
+def test_too_many_missing_images_are_refused_before_the_first_step_of_skipping_too(
+    dataset, settings
+):
+    settings.data.on_bad_image = "skip"
+    on_image(Path.unlink)(dataset)
+    on_image(Path.unlink, index=2)(dataset)
+    (issue,) = refused_of(check(settings)[0])
+    assert str(issue.error).endswith("(2 of 4 images are missing); complete the folder.")
+    assert training_says(settings)[0] == str(issue.error)
+
+
+def test_missing_and_unreadable_images_are_counted_together(dataset, settings):
+    settings.data.on_bad_image = "skip"
+    on_image(Path.unlink)(dataset)
+    on_image(lambda path: path.write_bytes(b""), index=2)(dataset)
+    (issue,) = refused_of(check(settings)[0])
+    assert "2 of 4 images are missing or unreadable, more than 10%" in str(issue.error)
+    data, _ = build.build_splits(settings.data)
+    augment = build.build_augment(settings, train=False)
+    plans = [plan_batch(data, augment, [index], (96, 96)) for index in range(len(data))]
+    with pytest.raises(ValueError, match="2 of 4 images are unreadable, more than 10%"):
+        list(BatchLoader(data, augment, plans, on_bad_image="skip"))
 
 
 def test_settings_that_leave_nothing_to_train_on_are_refused(dataset, settings):

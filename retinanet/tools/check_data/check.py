@@ -111,9 +111,8 @@ def _issues_of(
         yield from annotated_issues(val.data, "val")
         if not (train.categories.issues or val.categories.issues):
             yield from class_issues(train.data, val.data)
-    if not skip:
-        for split, reading in readings.items():
-            yield from missing_issues(reading.data, split)
+    for split, reading in readings.items():
+        yield from missing_issues(reading.data, split, skip=skip)
     if both and train.whole:  # else what is missing may be what was refused
         issues = learnable_issues(train.data)
         yield from issues

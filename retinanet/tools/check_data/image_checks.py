@@ -20,8 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 from retinanet.data.coco import CocoData, Reading
 from retinanet.data.images import BadImage, Header, read_header, read_image
 from retinanet.data.issues import Issue, Sight, refusal
-from retinanet.data.loader import MAX_BAD_SHARE
-from retinanet.data.splits import describe_missing, describe_size, shared_images
+from retinanet.data.splits import (
+    MAX_BAD_SHARE,
+    describe_missing,
+    describe_size,
+    shared_images,
+    too_many_bad,
+)
 from retinanet.data.workers import num_cores, receive, share, start_worker
 from retinanet.tools.check_data.annotation_checks import describe_image
 
@@ -144,10 +149,21 @@ def check_files(reading: Reading, files: Sequence[ImageFile], skip: bool) -> Ite
         missing = [file.index for file in files if file.header is None and file.error is None]
         lost = (describe_missing(data, index) for index in missing)
         fix = "Complete the folder, or remove the records."
-        yield Issue("images: the file is missing", len(missing), lost, does, fix)
+        if not too_many_bad(len(missing), len(data)):  # else refused for all of them
+            yield Issue("images: the file is missing", len(missing), lost, does, fix)
+            num_lost = len(missing) + len(bad)
+            if too_many_bad(num_lost, len(data)):
+                counts = f"{num_lost} of {len(data)} images are missing or unreadable"
+                where = f"{data.path}: {counts}, more than {MAX_BAD_SHARE:.0%}"
+                fix = "Complete the folder, and replace the files that cannot be read."
+                error = ValueError(f"{where}. {fix}")
+                many = "images: too many are missing or unreadable"
+                yield refusal(many, [where], error, fix, does="stops when it has met so many")
         yield Issue(kind, len(bad), places, does, "Replace the files.")
     elif bad:
         fix = "Replace the file, or set data.on_bad_image=skip to go on without."
+        if too_many_bad(len(bad), len(data)):
+            fix = "Replace the files: too many cannot be read to go on without."
         error = ValueError(bad[0].error)
         yield refusal(kind, places, error, fix, count=len(bad), does=WHEN_READ)
     other_size = other_sizes(data, files)

@@ -73,6 +73,9 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
             notes["box outside its image, which train.py never trains on"] = number
         elif what != FLAT:  # counted for all formats
             notes[what] = number
+    ignored = sum(bool(record.get("ignore")) for record in content["annotations"])
+    if ignored:
+        notes["ignore mark, not kept: set iscrowd to 1 before, to leave such a box out"] = ignored
     masks = len(SEGMENTATION.findall(path.read_bytes())) - notes[OUTLINED]
     if masks:
         notes["segmentation, not kept: boxes are"] = masks
@@ -101,9 +104,11 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
             if options.look and not ds.is_file(root / ds.check_name(name, "image")):
                 found = find_meant(root, name)
                 hint = "" if found is None else f"; there is {found}"
+                fix = "give the folder with --image-folder, or --images ignore"
+                if found == root / PurePosixPath(name).name:
+                    fix = "--base-names takes folders off the names"
                 raise BadRecord(
-                    f"images[{row}] (id {number}): no image {root / name}{hint}; give the folder "
-                    f"with --image-folder, or --images ignore."
+                    f"images[{row}] (id {number}): no image {root / name}{hint}; {fix}."
                 )
     errors.stop()
     return Dataset([ds.Split(ds.file_split(path), root, images)], class_ids, notes)

@@ -9,6 +9,7 @@ from typing import Any
 from retinanet.data.records import leaves_folder, shown
 from retinanet.tools.formats import dataset as ds
 from retinanet.tools.formats.dataset import BadRecord, Box, Dataset, ImageRecord, Options, Split
+from retinanet.tools.image_files import suffixes
 
 NO_AREA = "point or line, left out: it has no area"
 FLAT_SHAPES = ("point", "points", "line", "linestrip")
@@ -55,6 +56,12 @@ def read_labelme(source: Path, options: Options) -> Dataset:
                 split.images.append(image)
         dataset.splits.append(split)
     errors.stop()
+    if options.look:
+        known = {split.root / image.name for split in dataset.splits for image in split.images}
+        roots = {split.root for split in dataset.splits}
+        there = {root / name for root in roots for name in ds.files_below(root, suffixes())}
+        if there - known:
+            dataset.notes["image without a JSON file, left out"] = len(there - known)
     return dataset
 
 
@@ -94,9 +101,9 @@ def _box_of(shape: Any, row: int, declared: dict | None, notes: Any) -> Box | No
     points = shape.get("points")
     try:
         points = [(float(x), float(y)) for x, y in points]
-        if not points or any(abs(n) >= ds.LARGEST for point in points for n in point):
+        if not points or not all(abs(n) < ds.LARGEST for point in points for n in point):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadRecord(f"{where}: points must be [x, y] pairs, got {shown(points)}.") from None
     if kind in FLAT_SHAPES or len(points) < 2:
         notes[NO_AREA] += 1

@@ -25,7 +25,10 @@ TITLES = {
     "iscrowd": ("iscrowd",),
 }
 CORNER_AND_SIDES = ("x", "y", "w", "h")
-EXAMPLE = "filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class"
+EXAMPLE = (
+    "filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class or "
+    "path,x,y,w,h,class"
+)
 
 
 def read_table(path: Path, options: Options) -> Dataset:
@@ -64,7 +67,7 @@ def read_table(path: Path, options: Options) -> Dataset:
                 raise BadRecord(f"has {len(cells)} columns, the header {len(titles)}.")
             row = {column: cells[index] for column, index in columns.items()}
             image = _image_of(row, root, images, options)
-            numbered = SIDES if "xmax" in columns else CORNER_AND_SIDES
+            numbered = _numbers_of_box(columns)
             if not any(row[column].strip() for column in ("class", *numbered)):
                 if image.boxes or image.name in empty:
                     raise BadRecord(f"says that {image.name} has no box, other rows differ.")
@@ -102,17 +105,26 @@ def _find_columns(titles: list[str]) -> tuple[dict[str, int], list[str]]:
             raise BadRecord(f"the columns {both} both mean {column}; remove or rename one.", 1)
         else:
             columns[column] = index
+    if "region_shape_attributes" in unread:
+        raise BadRecord("is a table of VIA; --from via reads it.", 1)
+    if {"x", "y", "width", "height"} <= columns.keys() and not columns.keys() & {*SIDES, "w", "h"}:
+        # Of the box: with the size of the image there would be none.
+        columns["w"], columns["h"] = columns.pop("width"), columns.pop("height")
     if {"w", "xmin"} <= columns.keys() and "xmax" not in columns:  # x1, y1, w, h
         columns["x"], columns["y"] = columns.pop("xmin"), columns.pop("ymin", None)
         columns = {column: index for column, index in columns.items() if index is not None}
-    needed = ("filename", "class", *(CORNER_AND_SIDES if "w" in columns else SIDES))
+    needed = ("filename", "class", *_numbers_of_box(columns))
     missing = [column for column in needed if column not in columns]
     if missing:
-        headless = not columns and len(titles) == len(needed)
-        hint = " without a header? Add --columns path,x1,y1,x2,y2,class" if headless else ""
+        hint = "" if columns else " without a header? Add --columns path,x1,y1,x2,y2,class"
         got = f"got {shown(','.join(titles))}{hint}. Titles are {EXAMPLE}."
         raise BadRecord(f"has no column {', '.join(missing)}; {got}", 1)
     return columns, unread
+
+
+def _numbers_of_box(columns: dict[str, int]) -> tuple[str, ...]:
+    """The four columns that are a box: its corner and sides, or its two corners."""
+    return CORNER_AND_SIDES if "w" in columns and not {*SIDES} <= columns.keys() else SIDES
 
 
 def _image_of(

@@ -34,21 +34,25 @@ def read_via(path: Path, options: Options) -> Dataset:
     errors, notes = ds.Errors(), Dataset([], {}).notes
     with ds.refused(path):
         files = _read(path)
-        attribute = options.attribute or _class_attribute(files)
+        attribute = options.attribute or _class_attribute(files, declared)
     root = ds.find_root(path, next(iter(files), ""), options)
     images = []
     for name, regions in files.items():
+        boxes: list[Box] = []
         with errors.caught(path):
             if leaves_folder(ds.check_name(name, "image")) or not ds.is_file(root / name):
                 raise BadRecord(f"no image {root / name}; give the folder with --image-folder.")
-            image = ImageRecord(name, *ds.size_of(root / name))
-            images.append(image)
+            images.append(ImageRecord(name, *ds.size_of(root / name), boxes))
         for row, (shape, attributes) in enumerate(regions):
             with errors.caught(path):
                 xywh = _box_around(shape, f"{name}, region {row}", notes)
-                if xywh is not None:
+                if xywh is None:
+                    continue
+                if attribute is None:
+                    (value,) = declared
+                else:
                     value = _class_of(attributes.get(attribute), f"{name}, region {row}", attribute)
-                    image.boxes.append(Box(ds.check_class(value, declared), xywh))
+                boxes.append(Box(ds.check_class(value, declared), xywh))
     errors.stop()
     return Dataset([Split(ds.file_split(path), root, images)], declared or {}, notes)
 
@@ -83,17 +87,23 @@ def _read(path: Path) -> dict[str, list[tuple[dict, dict]]]:
     return files
 
 
-def _class_attribute(files: dict[str, list[tuple[dict, dict]]]) -> str:
-    """The attribute of regions that is their class."""
+def _class_attribute(
+    files: dict[str, list[tuple[dict, dict]]], declared: dict[str, int] | None
+) -> str | None:
+    """The attribute of regions that is their class; None: all are of the one declared class."""
     known = {key for regions in files.values() for _, attributes in regions for key in attributes}
     named = [key for key in sorted(known) if key.casefold() in CLASS_NAMES]
     found = named if len(known) > 1 else sorted(known)
     if len(found) == 1:
         return found[0]
-    if not known and not any(files.values()):
-        return ""
-    has = ", ".join(sorted(known)) or "none"
-    raise BadRecord(f"has several attributes of regions ({has}); name the class with --attribute.")
+    if known:
+        has = ", ".join(sorted(known))
+        fix = "name the class with --attribute"
+        raise BadRecord(f"has several attributes of regions ({has}); {fix}.")
+    if any(files.values()) and len(declared or {}) != 1:
+        fix = "write the class of all, one name, into a text file and add --classes FILE"
+        raise BadRecord(f"has no attribute of regions, so nothing says their class; {fix}.")
+    return None
 
 
 def _class_of(value: Any, where: str, attribute: str) -> str:
@@ -112,8 +122,7 @@ def _box_around(shape: dict, where: str, notes: Any) -> tuple[float, ...] | None
     def numbers(values: Iterable[Any]) -> list[float]:
         values = list(values)
         for value in values:
-            good = type(value) in (int, float) and math.isfinite(value)
-            if not good:
+            if type(value) not in (int, float) or not abs(value) < ds.LARGEST:
                 raise BadRecord(f"{where}: the shape needs numbers, got {shown(shape)}.")
         return [float(value) for value in values]
 

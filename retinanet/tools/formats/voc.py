@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from retinanet.data.file_kinds import HEAD, STARTS, kind_of
 from retinanet.data.records import leaves_folder, shown
 from retinanet.terminal import count
 from retinanet.tools.formats import dataset as ds
@@ -283,7 +284,11 @@ def read_xml(path: Path) -> Element:
     parser.StartDoctypeDeclHandler = refuse
     what, line = "", None
     try:
-        parser.Parse(_utf8(path.read_bytes()), True)
+        content = path.read_bytes()
+        kind = kind_of(content[:HEAD])
+        if kind not in ("", STARTS[b"<"]):
+            raise BadRecord(f"is not XML: {kind}.", 1)
+        parser.Parse(_utf8(content), True)
         return builder.close()
     except expat.ExpatError as error:
         what, line = f"is not well-formed XML: {expat.ErrorString(error.code)}.", error.lineno

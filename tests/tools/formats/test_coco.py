@@ -197,6 +197,13 @@ def test_a_class_is_unused_only_if_no_source_uses_it(export, converted, tmp_path
     assert "dropped: animals" in converted("coco", train, valid, "--drop-unused-classes")
 
 
+def test_ignore_marks_that_are_lost_are_counted(export, converted):
+    content = label_studio("{}")
+    content["annotations"][0]["ignore"] = 1
+    file, _ = export(content, "result.json", ".", ["a.png", "b.png"])
+    assert "1 x ignore mark, not kept: set iscrowd to 1" in converted("coco", file)
+
+
 def test_empty_segmentations_are_not_counted_as_lost(export, converted):
     content = label_studio()
     content["annotations"].append(
@@ -282,3 +289,14 @@ def test_real_coco_stays_as_it_is(real_data, converted, tmp_path):
     assert old.category_ids == new.category_ids
     assert old.category_names == new.category_names
     assert [old.file_name(i) for i in range(68)] == [new.file_name(i) for i in range(68)]
+
+
+def test_of_a_name_with_folders_the_file_and_the_option_that_finds_it_are_named(draw, put, run):
+    folder = draw("images", {"a.png": SIZE, "b.png": SIZE})
+    names = ["https://host/one/a.png", "https://host/one/b.png"]
+    source = put({"train.json": coco(1, names, [{"id": 1, "name": "cat"}])})
+    typed = ["coco", "coco", source, folder.parent / "out", "--image-folder", folder]
+    status, _, said = run(*typed)
+    assert status == 1
+    assert f"there is {folder / 'a.png'}; --base-names takes folders off the names." in said
+    assert run(*typed, "--base-names")[0] == 0

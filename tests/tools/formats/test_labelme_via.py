@@ -1,6 +1,7 @@
 """LabelMe's and VIA's own files become boxes; a file of another tool is named."""
 
 import json
+import math
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_shapes_of_labelme_by_hand(draw, put, converted, written):
     assert boxes == [("a.png", *box) for box in expected]
 
 
+def test_images_without_a_file_of_labelme_are_counted(draw, put, converted, written):
+    for split in ("train", "val"):
+        draw(f"photos/{split}", {f"{split}{i}.png": (64, 48) for i in (1, 2)})
+        put({f"{split}1.json": labelme(name=f"{split}1.png")}, f"photos/{split}")
+    folder = draw("photos/val", {"more.png": (64, 48)}).parent
+    assert "3 x image without a JSON file, left out" in converted("labelme", folder)
+    assert written("val") == ([("val1.png", 64, 48)], [])
+
+
 def test_splits_of_labelme_are_its_folders(draw, put, converted, written):
     for split in ("train", "val"):
         draw(f"photos/{split}", {"a.png": (64, 48)})
@@ -60,6 +70,8 @@ def test_splits_of_labelme_are_its_folders(draw, put, converted, written):
         ({"images": []}, "has no list 'shapes'"),
         (labelme(name="gone.png"), "no image 'gone.png' in"),
         (labelme(("cat", [[1, "x"], [2, 3]], "polygon")), "shapes[0]: points must be [x, y] pairs"),
+        (labelme(("cat", [[1, math.nan], [2, 3]], "polygon")), "shapes[0]: points must be [x, y]"),
+        (labelme(("cat", [[1, 10**400], [2, 3]], "polygon")), "shapes[0]: points must be [x, y]"),
         (labelme((None, [[1, 1], [2, 3]], "polygon")), "shapes[0] must be an object with a label"),
     ],
 )
@@ -118,6 +130,22 @@ def test_regions_of_via_by_hand(draw, put, converted, written, file, content, op
     assert boxes == [("a.png", "cat", box) for _, box in SHAPES if box is not None]
 
 
+def test_regions_of_via_without_attributes_are_of_the_one_class_given(
+    draw, put, converted, written
+):
+    draw("photos", {"a.png": (64, 48), "b.png": (64, 48)})
+    path = put({"names.txt": "balloon\n", "via.json": via({})}, "photos")
+    converted("via", path, "--classes", path.parent / "names.txt")
+    assert written("via")[1] == [("a.png", "balloon", box) for _, box in SHAPES if box is not None]
+
+
+# A number that no float holds.
+HUGE = {
+    "shape_attributes": {"name": "rect", "x": 10**400, "y": 1, "width": 2, "height": 2},
+    "region_attributes": {"kind": "cat"},
+}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -127,6 +155,20 @@ def test_regions_of_via_by_hand(draw, put, converted, written, file, content, op
         ),
         (via({"kind": ""}), "a.png, region 0: kind must be one class, got ''"),
         ({"images": []}, "is not as VIA 1 or 2 writes it"),
+        (via({}), "has no attribute of regions, so nothing says their class; write the class"),
+        (
+            {
+                "a": {
+                    "filename": "../photos/a.png",
+                    "regions": via({"kind": "c"})["b.png7"]["regions"],
+                }
+            },
+            "../photos/a.png; give the folder with --image-folder.",
+        ),
+        (
+            {"a": {"filename": "a.png", "regions": [HUGE]}},
+            "a.png, region 0: the shape needs numbers",
+        ),
     ],
 )
 def test_a_bad_file_of_via_is_refused(draw, put, refused, content, message):
@@ -139,9 +181,10 @@ TOOLS = {
     "VIA": via({"kind": "cat"}),
     "VIA 3": {"project": {}, "config": {}, "attribute": {}, "file": {}, "metadata": {}, "view": {}},
     "VoTT": {"asset": {"name": "a.png"}, "regions": [], "version": "2.1.0"},
+    "Datumaro": {"info": {}, "categories": {"label": {}}, "items": []},
+    "Darwin V7": {"version": "2.0", "item": {"name": "a.png"}, "annotations": []},
     "Supervisely": {"description": "", "tags": [], "size": {"height": 1}, "objects": []},
     "Label Studio": [{"id": 1, "annotations": [], "data": {"image": "a.png"}}],
-    "Datumaro": {"info": {}, "categories": {"label": {}}, "items": [{"id": "a"}]},
     "CreateML": [{"image": "a.png", "annotations": []}],
 }
 
@@ -149,7 +192,7 @@ TOOLS = {
 def test_coco_files_of_other_tasks_are_named(put, refused):
     content = {"images": [], "categories": [], "annotations": [{"segments_info": []}]}
     line = refused("coco", put({"panoptic.json": content}))[0]
-    assert "holds COCO's panoptic segments, not COCO's boxes; name the instances_*.json" in line
+    assert "is a file of COCO's panoptic segments, without boxes; name the instances_*.json" in line
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -161,6 +204,6 @@ def test_another_tools_own_file_is_named_with_the_way_out(put, capsys, tmp_path,
     assert check_data.main(["data=custom", f"data.root={tmp_path}", *settings]) == 1
     out, err = capsys.readouterr()
     said = " ".join((out + err).split())
-    assert f"train.json is the own format of {tool}, not COCO's boxes; " in said
+    assert f"train.json is in {tool}'s own format, not COCO's; " in said
     fix = {"LabelMe": "--from labelme --to coco` reads it", "VIA": "--from via --to coco` reads it"}
     assert fix.get(tool, "export it as") in said

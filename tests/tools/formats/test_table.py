@@ -30,6 +30,30 @@ TABLES = {
 }
 
 
+# A corner and two sides, one of them beside corners that are not complete.
+SIDED = [
+    "filename,x,y,width,height,class\na.png,1,2,10,20,cat\nb.png,,,,,\n",
+    "image_name,label,bbox_x,bbox_y,bbox_width,bbox_height,image_width,image_height\n"
+    "a.png,cat,1,2,10,20,60,40\nb.png,,,,,,30,20\n",
+    "path,x,y,w,h,x2,class\na.png,1,2,10,20,11,cat\nb.png,,,,,,\n",
+]
+
+
+@pytest.mark.parametrize("text", SIDED)
+def test_a_box_may_be_a_corner_and_its_sides(table, converted, written, text):
+    converted("csv", table(text))
+    images, boxes = written("train")
+    assert images == [("a.png", 60, 40), ("b.png", 30, 20)]
+    assert boxes == [("a.png", "cat", [1, 2, 10, 20])]
+
+
+def test_a_table_of_another_kind_is_told_what_to_add(table, refused):
+    head = "filename,file_size,region_shape_attributes,region_attributes\n"
+    assert "is a table of VIA; --from via reads it." in refused("csv", table(head))[1]
+    headless = table("cat,1,2,10,20,a.png,60,40\n")
+    assert "without a header? Add --columns" in refused("csv", headless)[1]
+
+
 @pytest.mark.parametrize("what", list(TABLES))
 def test_tables_by_hand(table, converted, written, what):
     printed = converted("csv", table(TABLES[what]))

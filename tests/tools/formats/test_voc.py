@@ -106,7 +106,11 @@ def test_boxes_at_zero_prove_edges(voc, refused, converted, written):
 LOTS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i in range(9))
 BAD = {
     "not closed": (xml(box())[:-20], ":6: is not well-formed XML"),
-    "empty": ("", ":1: is not well-formed XML: no element found"),
+    "empty": ("", ":1: is not XML: it is empty."),
+    "a pointer": (
+        "version https://git-lfs.github.com/spec/v1",
+        ":1: is not XML: it is a pointer of",
+    ),
     "other root": ("<html/>", ":1: must begin with <annotation>, got <html>"),
     "CVAT's own": ("<annotations/>", "export as Pascal VOC or COCO"),
     "entity bomb": (f"<!DOCTYPE a [{LOTS}]>\n" + xml(box("&l8;")), ":1: has a document type"),
