@@ -94,7 +94,7 @@ BOTTLENECKS = (
     "resnext101_32x8d",
     "resnext101_64x4d",
 )
-DEVICES = one_of("auto", "cpu", "cuda")
+DEVICES = one_of("auto", "cpu", "cuda", "mps")
 PRECISIONS = one_of("auto", "fp32", "bf16", "fp16")
 FRACTION = Limit(0, 1)
 PROBABILITY = Limit(0, 1, open_low=True, open_high=True)

@@ -5,6 +5,7 @@ import functools
 
 import torch
 
+from retinanet.config import DEVICES
 from retinanet.distributed import local_rank
 
 # Instructions that multiply in bf16, by the names of torch.cpu.get_capabilities.
@@ -14,29 +15,41 @@ MAX_BF16_ERROR = 0.05
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str | int | torch.device) -> torch.device:
     """The device of this process.
 
     Args:
-        name: ``"auto"``, ``"cpu"`` or ``"cuda"``; the GPU's index is the local rank.
+        name: ``"auto"``, ``"cpu"``, ``"cuda"``, whose index is the local rank, ``"cuda:1"`` or 1,
+            or ``"mps"``, the GPU of a Mac, which ``"auto"`` leaves alone: nobody has measured it.
 
     Raises:
-        ValueError: ``"cuda"`` on a machine without it, or with fewer GPUs than processes.
+        ValueError: a device that this machine lacks, or fewer GPUs than processes.
     """
+    name = f"cuda:{name}" if type(name) is int else str(name)
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES.choices or (index and (kind == "auto" or not index.isdecimal())):
+        raise ValueError(f"device must {DEVICES}, or cuda:N, got {name}.")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
+        name = kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
         return torch.device("cpu")
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("device=mps, but torch finds no GPU of Apple; use device=cpu.")
+        return torch.device("mps")
     if not torch.cuda.is_available():
         raise ValueError(
-            "device=cuda, but torch finds no GPU; use device=cpu, or install a CUDA build of torch."
+            f"device={name}, but torch finds no GPU; use device=cpu, or install a CUDA build of "
+            f"torch."
         )
-    if local_rank() >= torch.cuda.device_count():
+    if index and int(index) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs.")
+    if not index and local_rank() >= torch.cuda.device_count():
         raise ValueError(
             f"local rank {local_rank()} has no GPU: this machine has {torch.cuda.device_count()}. "
             f"Start at most as many processes with torchrun --nproc-per-node."
         )
-    device = torch.device("cuda", local_rank())
+    device = torch.device("cuda", int(index) if index else local_rank())
     torch.cuda.set_device(device)
     return device
 
@@ -55,6 +68,8 @@ def choose_precision(name: str, device: torch.device) -> str:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     # Where torch cannot tell yet (before 2.11) fp32 is safe.
     abilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(abilities.get(ability) for ability in CPU_BF16)

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from retinanet.atomic import check_writable
 from retinanet.data.coco import CocoData, read_coco
 from retinanet.evaluation.detect import DetectionArrays
 from retinanet.evaluation.numbers import COCO_MAX_DETS
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = read_arguments(arguments)
     try:
         sources = find_sources(args)
-        sources.output.mkdir(parents=True, exist_ok=True)  # now rather than after the work
+        check_writable(sources.output, "--output")  # now rather than after the work
         data, detections = read(sources)
         analysis = analyze(
             data, detections, score=args.score, max_dets=sources.max_dets, most=args.most

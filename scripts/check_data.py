@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retinanet import build
+from retinanet.atomic import check_writable
 from retinanet.cli.main import composer
 from retinanet.config import TrainConfig
 from retinanet.data.coco import Reading
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with composer("train") as reader:
             settings = reader.command(args.settings).settings
         if args.pictures is not None:
-            args.pictures.mkdir(parents=True, exist_ok=True)  # refused before the work
+            check_writable(args.pictures, "--pictures")
         issues, readings = check(settings, pixels=args.images, keep=args.show)
         show("\n".join(report(settings, issues, readings, pixels=args.images)))
         if args.pictures is not None:

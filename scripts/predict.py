@@ -39,6 +39,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from retinanet.config import DEVICES
 from retinanet.signals import postponed
 from retinanet.terminal import DEFAULT_WIDTH, count, has_bar, show, wrap
 from retinanet.tools.image_files import describe_suffixes, find_images
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--output", type=Path, default=Path("predictions"), help="folder (default: %(default)s)")
     add("--score", type=read_score, default="auto", help="auto, or 0 to 1")
     add("--draw", action=argparse.BooleanOptionalAction, default=True, help="default: --draw")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=DEVICES.choices, default="auto")
     text = "auto: bf16 where the device multiplies in it"
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help=text)
     add("--batch-size", type=int, default=8, help="default: %(default)s")

@@ -132,6 +132,25 @@ def test_every_process_has_the_gpu_of_its_local_rank(gpus, monkeypatch):
         choose_device("cuda")
 
 
+@pytest.mark.parametrize("name", [1, "cuda:1", torch.device("cuda:1")])
+def test_a_gpu_may_be_named_by_its_number(gpus, name):
+    gpus(2)
+    assert choose_device(name) == torch.device("cuda", 1)
+    gpus(1)
+    with pytest.raises(ValueError, match="device=cuda:1: this machine has 1 GPUs"):
+        choose_device(name)
+    gpus(0)
+    with pytest.raises(ValueError, match="device=cuda:1, but torch finds no GPU"):
+        choose_device(name)
+    assert choose_device(CPU) == CPU
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "auto:1", -1, None, 1.5, torch.device("meta")])
+def test_what_is_no_device_is_refused_with_what_is(name):
+    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, mps, or cuda:N"):
+        choose_device(name)
+
+
 @pytest.mark.parametrize("alpha", [0.25, [0.2, 0.4]])
 def test_everything_that_a_step_uses_is_on_the_device_of_the_model(alpha):
     typed = ["model=tiny", "ema=none", "precision=fp32"]

@@ -47,6 +47,7 @@ LAYERS = [
 WITHIN = {
     ("checks", "config"),
     ("devices", "distributed"),
+    ("devices", "config"),
     ("losses", "matching"),
     ("losses", "other_losses"),
     ("losses", "fast"),

@@ -11,13 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import ROOT, assert_same_bits, command, train, write_split
+import torch
+from emulated_device import emulated
+from small_runs import (
+    ROOT,
+    assert_same_bits,
+    command,
+    rows,
+    settings_of,
+    train,
+    write_split,
+)
 from torch import multiprocessing
 
 from retinanet import platforms
+from retinanet.atomic import check_writable
+from retinanet.cli import jobs
 from retinanet.data.coco import read_coco
 from retinanet.data.loader import BatchDataset
 from retinanet.data.transforms import Augment
+from retinanet.devices import choose_device
+from retinanet.tools.predict.detector import load
 
 # A Python without what Windows lacks, which then runs a program.
 WINDOWS = """
@@ -168,3 +182,49 @@ def test_help_is_well_formed_as_python_3_14_checks_it():
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage: ") == len(names)
+
+
+def test_the_emulated_device_refuses_float64_and_tensors_of_the_host():
+    with emulated("mps", float64=False):
+        x = torch.ones(3, device="mps")
+        assert (x + 1).device == torch.device("mps", 0)
+        assert (x + 1).cpu().tolist() == [2, 2, 2]
+        for wrong in (lambda: x.double(), lambda: torch.ones(1, device="mps", dtype=torch.float64)):
+            with pytest.raises(TypeError, match="no float64"):
+                wrong()
+        with pytest.raises(RuntimeError, match="on the same device"):
+            x + torch.ones(3)
+        with pytest.raises(TypeError, match="to numpy"):
+            np.asarray(x)
+
+
+@pytest.mark.parametrize("settings", [[], ["loss=ohem", "optim=adamw"], ["loss.normalizer=ema"]])
+def test_without_float64_training_evaluation_and_prediction_are_the_same(data, tmp_path, settings):
+    settings = ["schedule.max_steps=3", "log_images=2", *settings]
+    train(data, tmp_path / "cpu", *settings)
+    on_cpu = load(tmp_path / "cpu/checkpoints/best.pt")
+    image = data / "images/20.png"
+    with emulated("mps", float64=False):
+        typed = [t for t in command(data, tmp_path / "mps", *settings) if t != "device=cpu"]
+        jobs.train(settings_of([*typed, "device=mps"]), typed)
+        detector = load(tmp_path / "mps/checkpoints/best.pt", "mps")
+        assert detector.device.type == "mps"
+        found = detector([image], score=0.0)[0]
+    assert rows(tmp_path / "mps") == rows(tmp_path / "cpu")
+    expected = on_cpu([image], score=0.0)[0]
+    torch.testing.assert_close(found.boxes, expected.boxes)
+    torch.testing.assert_close(found.scores, expected.scores)
+
+
+def test_a_mac_without_its_gpu_is_told_so():
+    with pytest.raises(ValueError, match="device=mps, but torch finds no GPU of Apple; use dev"):
+        choose_device("mps")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(OSError, match=r"cannot write to .* \(.*\); choose another output_dir"):
+            check_writable(folder, "output_dir")
+    check_writable(tmp_path / "new/folder", "output_dir")
+    assert list((tmp_path / "new/folder").iterdir()) == []

@@ -367,7 +367,7 @@ def test_images_that_cannot_be_read_do_not_stop_the_rest(checkpoint, images, tmp
     output = tmp_path / "out"
     assert run(checkpoint, folder, "--output", output) == 1
     shown = capsys.readouterr()
-    assert "left out: 1 .txt" in shown.out
+    assert "left out: 1 .txt" in " ".join(shown.out.split())
     assert "unreadable 2 images" in shown.err
     record = json.loads((output / "predict.json").read_text())
     assert set(record["failed"]) == {"text.jpg", "sub/broken.jpg"}
@@ -468,3 +468,32 @@ def test_a_signal_leaves_whole_files_of_what_was_done(checkpoint, images, tmp_pa
     for path in output.glob("drawn/*"):
         with Image.open(path) as picture:
             picture.load()
+
+
+def test_arguments_of_the_library_are_checked_like_options(checkpoint, detector):
+    image = np.zeros((40, 60, 3), np.uint8)
+    for score in ({"disc": 0.5}, [0.5], True, "high", 1.0, -0.1):
+        with pytest.raises(ValueError, match=r"score must be auto or a number in \[0, 1\), got"):
+            detector([image], score=score)
+    for size in (0, -1, 1.5, "2", True):
+        with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, got"):
+            detector([image], batch_size=size)
+    with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16, fp16, got"):
+        load(checkpoint, precision="half")
+    with pytest.raises(ValueError, match="device must be one of"):
+        load(checkpoint, device="gpu")
+    assert load(checkpoint, device=torch.device("cpu")).device.type == "cpu"
+    image.flags.writeable = False
+    assert len(detector([image])) == 1  # without torch's warning, which is an error here
+
+
+def test_what_is_no_file_is_told_what_to_do(checkpoint, tmp_path, capsys):
+    for given, fix in (
+        ("https://example.org/a.jpg", "an address is not read: download the image"),
+        ("0", "cameras are not read: write their pictures as files"),
+    ):
+        assert run(checkpoint, given, "--output", tmp_path / "out") == 1
+        assert fix in capsys.readouterr().err
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0")
+    assert run(checkpoint, tmp_path / "a.mp4", "--output", tmp_path / "out") == 1
+    assert "it is a video; write its frames as images" in capsys.readouterr().err

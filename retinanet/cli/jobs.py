@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retinanet import build, distributed
+from retinanet.atomic import check_writable
 from retinanet.build import load_model, recorded_settings
 from retinanet.checks import check_sizes, restore
 from retinanet.config import DetectorConfig, EvalConfig, EvaluationConfig, TrainConfig
@@ -167,7 +168,7 @@ def evaluate(settings: EvalConfig, overrides: list[str]) -> None:
 
         # The detections and their scores.
         folder = output_folder(settings, state, data, changed=changed)
-        distributed.on_main(lambda: (folder / "eval").mkdir(parents=True, exist_ok=True))
+        distributed.on_main(lambda: check_writable(folder / "eval", "output_dir"))
         model = load_model(state, detector).to(device)
         logger.info(
             "evaluate   %s (%s) on %d images of %s, shorter side %d px",

@@ -60,7 +60,10 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(f"{path} cannot be read as JSON: {error}.") from None
     tool, fix = _tool_of(content)
     if tool:
-        raise ValueError(f"{path} is in {tool}'s own format, not COCO's; {fix}.")
+        whose = f"in {tool}'s own format, not COCO's"
+        if tool.startswith("COCO"):
+            whose = f"a file of {tool}, without boxes"
+        raise ValueError(f"{path} is {whose}; {fix}.")
     if not isinstance(content, dict):
         hint = " A list of detections is not an annotation file." if _has(content, "score") else ""
         raise ValueError(
@@ -85,6 +88,7 @@ TOOLS = (
     ("items categories", "Datumaro", "export it as COCO there"),
     ("item annotations", "Darwin V7", "export it as COCO there"),
     ("image annotations", "CreateML", "export it as COCO there"),
+    ("description tags objects", "Supervisely", "export it as COCO there"),
     ("data_row projects", "Labelbox", "export it as COCO there"),
 )
 
@@ -92,9 +96,14 @@ TOOLS = (
 def _tool_of(content: Any) -> tuple[str, str]:
     """The annotation tool whose own format this is, and what to do; empty for any other."""
     if _has(content, "images", "annotations") or _has(content, "images", "categories"):
+        for key, kind in (("segments_info", "panoptic segments"), ("caption", "captions")):
+            if _has(content.get("annotations"), key):
+                return f"COCO's {kind}", "name the instances_*.json of the set"
         return "", ""
     inside = content[:1] if isinstance(content, list) else []
     inside = list(content.values())[:1] if isinstance(content, dict) else inside
+    if isinstance(content, dict) and _has(content, "image", "annotations"):
+        return "Segment Anything", "its masks have no classes"
     for keys, tool, fix in TOOLS:
         if any(_has(each, *keys.split()) for each in (content, *inside)):
             if fix.startswith("`"):

@@ -124,7 +124,8 @@ def min_scores(
         common = DEFAULT_SCORE if known["score"] is None else known["score"]
         return torch.tensor([common if one is None else one for one in known["classes"]])
     score = kept if score is None else score
-    if isinstance(score, bool | str) or not 0 <= score < 1:
+    number = isinstance(score, int | float | np.number) and not isinstance(score, bool)
+    if not number or not 0 <= score < 1:
         raise ValueError(f"score must be auto or a number in [0, 1), got {score}.")
     return torch.full((num_classes,), float(score))
 

@@ -80,9 +80,13 @@ def find_images(arguments: Sequence[str], skip: Skip = lambda _: False) -> Image
                 what, base = "pattern", Path(argument[: magic.start()] + "x").parent
                 files = list(_match(argument, base, skip))
             else:
-                raise FileNotFoundError(
-                    f"no image or folder {argument}{origin}; a pattern has * or ?, in quotes."
-                )
+                if re.match(r"\w+://", argument):
+                    fix = "an address is not read: download the image"
+                elif argument.isdecimal():
+                    fix = "cameras are not read: write their pictures as files"
+                else:
+                    fix = "a pattern has * or ?, in quotes"
+                raise FileNotFoundError(f"no image or folder {argument}{origin}; {fix}.")
             kept = [file for file in files if file.suffix.lower() in suffixes()]
         others = Counter(file.suffix.lower() for file in files)
         others -= Counter(file.suffix.lower() for file in kept)

@@ -78,7 +78,7 @@ def read_checked(path: Path) -> Any:
         ValueError: damaged, or no file of tensors.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}; give the path of a .pt file.")
+        raise FileNotFoundError(f"no checkpoint {path}; give the path of a .pt, .pth or .pkl file.")
     try:
         return read_tensors(path)
     except ValueError as error:

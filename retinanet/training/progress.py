@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from retinanet.data.coco import CocoData
@@ -26,6 +27,9 @@ BAR = "{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{po
 BAR_WIDTH, TIME_WIDTH = 6, 13
 # Share of the time spent waiting for batches above which the log says what to do about it.
 MUCH_WAITING = 0.2
+# A row is slow below this share of the fastest one; after so many slow rows in a row the log says
+# what to do about it, where several threads of the CPU may wait for each other.
+SLOW, SLOW_ROWS = 1 / 3, 5
 # Norms before a bad step that its report shows, and that are kept from before a row for it.
 NORMS_SHOWN = 20
 # Boxes of an image that a report lists; crowded images have hundreds.
@@ -94,6 +98,7 @@ class Progress:
             disable=not (main and has_bar()),
         )
         self.rows, self.hinted = 0, False
+        self.fastest, self.slow_rows, self.told_slow = 0.0, 0, False
         self.grad_norms: list[float] = []  # of the latest steps, for reports of bad ones
         self.restart_clock()
 
@@ -146,7 +151,22 @@ class Progress:
                 f"raise data.workers, up to the CPU cores of this machine, or copy the images to a "
                 f"faster disk"
             )
+        self._watch_speed(row["images_per_s"], trainer)
         return means
+
+    def _watch_speed(self, images_per_s: float, trainer: Trainer) -> None:
+        """Hint once at what else may keep the cores busy."""
+        self.fastest = max(self.fastest, images_per_s)
+        slow = images_per_s < SLOW * self.fastest
+        self.slow_rows = self.slow_rows + 1 if slow else 0
+        threads = torch.get_num_threads() if trainer.device.type == "cpu" else 1
+        if self.slow_rows >= SLOW_ROWS and threads > 1 and not self.told_slow:
+            self.told_slow = True
+            logger.info(
+                f"speed      {images_per_s:.1f} images/s, {self.fastest:.1f} before: if another "
+                f"process keeps the cores busy, torch's {threads} threads wait for each other; "
+                f"OMP_NUM_THREADS=1 before the command is then faster"
+            )
 
     def _show(self, row: dict[str, float]) -> None:
         """The numbers of a row behind the bar: as many as the terminal has room for."""

@@ -51,10 +51,11 @@ class Totals:
     def __init__(self, device: torch.device) -> None:
         """Start with no step; the numbers come from ``device``."""
         self.device = device
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's lack it
         self._clear()
 
     def _clear(self) -> None:
-        self.step_losses = torch.zeros(2, device=self.device, dtype=torch.float64)
+        self.step_losses = torch.zeros(2, device=self.device, dtype=self.dtype)
         self.rows: list[Tensor] = []  # (NUM_COLUMNS,) of each step on this rank
         self.image_ids: list[list[Tensor]] = []  # of each step's micro-batches
         self.images_before = 0  # in steps of these that another process made
@@ -77,7 +78,7 @@ class Totals:
         positives = sum((match.label >= 0).sum() for match in matches)
         background = sum((match.label == NEGATIVE).sum() for match in matches)
         num_images = torch.full_like(positives, sum(map(len, image_ids)))
-        counts = torch.stack([grad_norm.double(), positives, background, num_images, ~finite])
+        counts = torch.stack([grad_norm.to(self.dtype), positives, background, num_images, ~finite])
         self.rows.append(torch.cat([self.step_losses, counts]))
         self.step_losses = torch.zeros_like(self.step_losses)
         self.image_ids.append(image_ids)
@@ -109,7 +110,7 @@ class Totals:
             return torch.zeros(0, NUM_COLUMNS)
         rows = all_reduce_sum(torch.stack(self.rows))
         rows[:, :NUM_MEANS] /= world_size()
-        return rows.cpu()
+        return rows.cpu().double()
 
     def _bad_steps(self, rows: Tensor) -> list[BadStep]:
         return [
@@ -129,7 +130,7 @@ class Totals:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`, with any number of ranks: the main one holds the sums."""
-        rows = state["rows"].to(self.device, torch.float64, copy=True)  # (S, NUM_COLUMNS)
+        rows = state["rows"].to(self.device, self.dtype, copy=True)  # (S, NUM_COLUMNS)
         rows[:, :NUM_MEANS] *= world_size()
         self._clear()
         self.images_before = int(rows[:, IMAGES].sum()) if is_main() else 0

@@ -89,6 +89,11 @@ def read_tensors(path: Path) -> Any:
 
 def _read(path: Path) -> Any:
     with path.open("rb") as file:
+        length, brace = int.from_bytes(file.read(8), "little"), file.read(1)
+        if brace == b"{" and length < path.stat().st_size:
+            made = f"torch.save(safetensors.torch.load_file({path.name!r}), 'weights.pth')"
+            raise ValueError(f"a safetensors file; make one that is read of it: {made}")
+        file.seek(0)
         head = file.read(len(TORCH_OLD))
         if not head.startswith((TORCH_ZIP, TORCH_OLD)):
             file.seek(0)

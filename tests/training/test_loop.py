@@ -273,6 +273,35 @@ def test_rows_that_cannot_be_written_are_an_error_or_warned_of_once(tmp_path, ca
         log.show(full)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "threads", "told"),
+    [
+        ([1] * 4 + [4] * 12, 2, 1),
+        ([1] * 4 + [4] * 12, 1, 0),  # nobody waits for anybody
+        ([1] * 4 + [4] * 4 + [1] + [4] * 4, 2, 0),
+        ([1] * 4 + [2.9] * 12, 2, 0),
+    ],
+)
+def test_a_cpu_that_others_keep_busy_is_hinted_at_once(
+    make_trainer, tmp_path, monkeypatch, caplog, seconds, threads, told
+):
+    now = itertools.accumulate([0.0, *seconds])
+    monkeypatch.setattr("retinanet.training.progress.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    trainer = make_trainer()
+    trainer.step = 1
+    log = MetricsLog(RunDirectory(tmp_path), next_step=1)
+    progress = Progress(log, step=0, total_steps=99, steps_per_epoch=3, main=False)
+    row = torch.tensor([1.0, 1, 1, 9, 9, 30, 0])
+    with caplog.at_level("INFO"):
+        for _ in seconds:
+            trainer.totals.rows, trainer.totals.image_ids = [row], [[torch.tensor([1])]]
+            progress.row(trainer)
+    progress.close()
+    hints = [message for message in caplog.messages if "OMP_NUM_THREADS=1" in message]
+    assert len(hints) == told
+
+
 ORDINARY = [1.0, 1.2, 0.9, 1.1, 1.3, 1.0]
 # Some steps have no objects.
 MIXED = [0.14, 0.15, 20.0, 0.14, 0.13, 0.14, 0.15]

@@ -10,13 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
+from retinanet.atomic import check_writable
 from retinanet.data.loader import padded_size
 from retinanet.terminal import DEFAULT_WIDTH, wrap
 from retinanet.tools.export import sample_images, write
-from retinanet.tools.export.compare import MAX_BOX, MAX_SCORE, Outcome, compare, open_file
+from retinanet.tools.export.compare import (
+    MAX_BOX,
+    MAX_SCORE,
+    Outcome,
+    canvas_effect,
+    compare,
+    open_file,
+)
 from retinanet.tools.export.graph import Graph, Heads
+from retinanet.tools.export.sample_images import Batch
 from retinanet.tools.export.write import Shape
-from retinanet.tools.predict.detector import load
+from retinanet.tools.predict.detector import Detector, load
 from retinanet.weights.read import read_trained
 
 KINDS = ("onnx", "pt2")
@@ -88,6 +97,8 @@ def export(
             )
         for line in summary(outcome, kind):
             say(line)
+        if shape.size is not None and not raw_heads:
+            say("\n".join(wrap(describe_canvas(detector, inputs, shape.size), DEFAULT_WIDTH)))
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
@@ -109,12 +120,30 @@ def _check(output: Path, kind: str, shape: Shape, opset: int) -> None:
             f"--size must be two multiples of {write.DIVISOR}, got {height}x{width}; choose "
             f"{'x'.join(map(str, padded_size(np.array(shape.size))))}."
         )
+    if output.suffix.lower() != f".{kind}":
+        raise ValueError(
+            f"--output {output} would hold {kind}: its name must end in .{kind}. Engines of "
+            f"TensorRT and the like are built from the .onnx file."
+        )
     if output.exists():
         raise ValueError(f"{output} already exists; remove it or choose another --output.")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {output.parent}; make it first.")
+    check_writable(output.parent, "--output")
     if kind == "onnx":
         write.check_installed()
+
+
+def describe_canvas(detector: Detector, inputs: Sequence[Batch], size: tuple[int, int]) -> str:
+    """How far scores on a fixed size are from those of ``load``, which pads no more than needed."""
+    mean, largest, alone = canvas_effect(detector, inputs)
+    lost = f", {alone} detections have no partner" if alone else ""
+    fix = " Leave out --size, or choose that of your images." if largest > MAX_SCORE else ""
+    return (
+        f"canvas     with --size {size[0]}x{size[1]} scores differ from those of load(checkpoint) "
+        f"by {mean:.2g} in the mean, {largest:.2g} at most{lost}: norms and borders see the "
+        f"padding.{fix}"
+    )
 
 
 def table(outcome: Outcome, *, raw_heads: bool) -> list[str]:

@@ -186,7 +186,9 @@ def write_onnx(
         )
     model = exported.model_proto
     _forget_the_machine(model)
-    _name_axes(model, shape)
+    _name_axes(model, shape, "anchors" if isinstance(graph, Heads) else "detections")
+    # The exporter writes a newer one, which onnxruntime before 1.18 refuses.
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.helper.set_model_props(model, {key: json.dumps(metadata[key]) for key in metadata})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -212,8 +214,11 @@ def _forget_the_machine(model: onnx.ModelProto) -> None:
         del part.metadata_props[:]
 
 
-def _name_axes(model: onnx.ModelProto, shape: Shape) -> None:
-    """Call the axes that may change by their names, where the exporter has formulas."""
+def _name_axes(model: onnx.ModelProto, shape: Shape, counted: str) -> None:
+    """Call the axes that may change by their names, where the exporter has formulas.
+
+    ``counted``: what there may be any number of in an output.
+    """
     values = [*model.graph.input, *model.graph.output]
     axes = values[0].type.tensor_type.shape.dim
     if shape.batch is None:
@@ -223,3 +228,7 @@ def _name_axes(model: onnx.ModelProto, shape: Shape) -> None:
                 axis.dim_param = "batch"
     if shape.size is None:
         axes[2].dim_param, axes[3].dim_param = "height", "width"
+    for value in model.graph.output:
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param and axis.dim_param != "batch":
+                axis.dim_param = counted

@@ -110,6 +110,9 @@ def _find_columns(titles: list[str]) -> tuple[dict[str, int], list[str]]:
     if {"x", "y", "width", "height"} <= columns.keys() and not columns.keys() & {*SIDES, "w", "h"}:
         # Of the box: with the size of the image there would be none.
         columns["w"], columns["h"] = columns.pop("width"), columns.pop("height")
+    if {"w", "xmin"} <= columns.keys() and "xmax" not in columns:  # x1, y1, w, h
+        columns["x"], columns["y"] = columns.pop("xmin"), columns.pop("ymin", None)
+        columns = {column: index for column, index in columns.items() if index is not None}
     needed = ("filename", "class", *_numbers_of_box(columns))
     missing = [column for column in needed if column not in columns]
     if missing:

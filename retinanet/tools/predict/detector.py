@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from retinanet import build
 from retinanet.build import known_classes, load_model, recorded_settings
+from retinanet.checks import check
 from retinanet.config import DetectorConfig
 from retinanet.data.images import pillow_pixels, read_image
 from retinanet.data.loader import padded_size
@@ -117,6 +118,8 @@ class Detector:
         self, images: Iterable[ImageLike], *, score: float | str | None = None, batch_size: int = 1
     ) -> Iterator[ImageDetections]:
         """As calling, but each result as soon as it and those before it are there."""
+        if type(batch_size) is not int or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}.")
         early: dict[int, ImageDetections] = {}
         wanted = 0
         for index, detections in self.outcomes(images, score=score, batch_size=batch_size):
@@ -239,22 +242,25 @@ class Detector:
         return images, sizes, originals[0]
 
 
-def load(path: str | Path, device: str = "auto", precision: str = "fp32") -> Detector:
+def load(
+    path: str | Path, device: str | int | torch.device = "auto", precision: str = "fp32"
+) -> Detector:
     """A detector from a checkpoint; nothing but that file is needed.
 
     Args:
         path: such as ``runs/NAME/checkpoints/best.pt``; or a RetinaNet of torchvision, detectron2
             or mmdetection, which then resizes, rounds and clips as it does there.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or 1, ``"mps"``; a torch.device.
         precision: of the forward pass: ``"fp32"``, ``"bf16"``, on GPUs ``"fp16"``; ``"auto"`` takes
             bf16 where the device has it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or nobody's RetinaNet.
+        ValueError: damaged, or nobody's RetinaNet; a device that is not there.
     """
-    state = read_trained(Path(path).expanduser())
+    check("precision", precision)
     place = choose_device(device)
+    state = read_trained(Path(path).expanduser())
     try:
         settings = recorded_settings(state)
         model = load_model(state, settings).to(place)
@@ -290,7 +296,8 @@ def read_pixels(image: ImageLike) -> Tensor:
             f"{image.dtype}."
         )
     if is_array:
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
+        own = np.require(image, requirements=("C", "W"))  # torch warns of what is read-only
+        return torch.from_numpy(own).permute(2, 0, 1)  # (3, H, W)
     return image.cpu()
 
 

@@ -13,9 +13,15 @@ from random_models import IDS, NAMES, THRESHOLDS, make_checkpoint
 from retinanet import load
 from retinanet.postprocess import Postprocess
 from retinanet.tools.export import write
-from retinanet.tools.export.compare import Difference, Outcome, compare, open_file
+from retinanet.tools.export.compare import (
+    Difference,
+    Outcome,
+    canvas_effect,
+    compare,
+    open_file,
+)
 from retinanet.tools.export.graph import Graph
-from retinanet.tools.export.job import ANY, export, summary
+from retinanet.tools.export.job import ANY, describe_canvas, export, summary
 from retinanet.tools.export.sample_images import MAX_OF_FOLDER, batches, choose
 from retinanet.tools.export.write import Shape
 from retinanet.training.checkpoint import save_checkpoint
@@ -73,6 +79,11 @@ def test_what_changes_has_a_name_and_what_comes_out_a_place(exported):
         "labels": ["batch", 100],
         "count": ["batch"],
     }
+
+
+def test_runtimes_before_2024_take_the_file(exported):
+    # Of ONNX 1.13: onnxruntime reads it from 1.14 on, and 1.16 refuses what torch writes, 10.
+    assert onnx.load(exported[0]).ir_version == 8
 
 
 def test_the_file_says_how_to_use_it(exported, checkpoint):
@@ -150,6 +161,13 @@ def test_only_a_file_that_detects_the_same_gets_its_name(
         ("best.pt", "m.onnx", ["--photos", "nowhere"], "no image or folder nowhere"),
         ("best.pt", "mine.onnx", [], "already exists"),
         ("best.pt", "no/m.onnx", [], "there is no folder"),
+        (
+            "best.pt",
+            "m.engine",
+            [],
+            "its name must end in .onnx. Engines of TensorRT",
+        ),
+        ("best.pt", "m.onnx", ["--format", "pt2"], "its name must end in .pt2"),
         ("no.pt", "m.onnx", [], "no checkpoint"),
         ("", "m.onnx", [], "no checkpoint"),
     ],
@@ -225,6 +243,10 @@ def test_all_kinds_of_files_give_the_same(
     outcome = export(checkpoint, path, kind, raw_heads=raw_heads, shape=shape, photos=eight_images)
     assert_the_same(outcome, {None: 11, 1: 8, 3: 9}[shape.batch])
     assert list(tmp_path.iterdir()) == [path]
+    if kind == "onnx" and raw_heads:
+        outputs = {o.name: o.shape for o in onnxruntime.InferenceSession(path).get_outputs()}
+        assert outputs["logits"] == ["batch", "anchors", len(NAMES)]
+        assert outputs["anchors"] == ["anchors", 4]
     if kind == "pt2":
         extra = {write.METADATA_FILE: ""}
         torch.export.load(path, extra_files=extra)
@@ -286,3 +308,14 @@ def test_torchvisions_checkpoint_with_its_conventions_gives_the_same(eight_image
     assert_the_same(outcome, 11)
     (images, *_) = onnxruntime.InferenceSession(tmp_path / "tv.onnx").get_inputs()
     assert images.type == "tensor(float)"  # its resizing does not round
+
+
+def test_a_fixed_size_is_compared_with_load_itself(detector, eight_images, capsys):
+    """Padding changes what group norm sees, on both sides of the file's own comparison."""
+    images = batches(eight_images, detector, Shape(size=(256, 320)), 32)
+    mean, largest, _ = canvas_effect(detector, images)
+    assert 0 < mean < largest < 1
+    tight = batches(eight_images, detector, Shape(), 32)[: len(eight_images)]
+    assert canvas_effect(detector, tight) == (0, 0, 0)
+    line = describe_canvas(detector, images, (256, 320))
+    assert f"scores differ from those of load(checkpoint) by {mean:.2g} in the mean" in line

@@ -189,6 +189,12 @@ TOOLS = {
 }
 
 
+def test_coco_files_of_other_tasks_are_named(put, refused):
+    content = {"images": [], "categories": [], "annotations": [{"segments_info": []}]}
+    line = refused("coco", put({"panoptic.json": content}))[0]
+    assert "is a file of COCO's panoptic segments, without boxes; name the instances_*.json" in line
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_another_tools_own_file_is_named_with_the_way_out(put, capsys, tmp_path, tool):
     put({"train.json": json.dumps(TOOLS[tool]), "val.json": json.dumps(TOOLS[tool])})

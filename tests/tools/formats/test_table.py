@@ -188,6 +188,9 @@ def test_a_corner_and_sides_by_name_or_by_columns(draw, put, converted, written,
         "table",
     )
     put({"none.csv": "a.png,5,6,10,20,cat"}, "table")
+    put({"mixed.csv": "path,x1,y1,w,h,class\na.png,5,6,10,20,cat"}, "table")
+    converted("csv", folder / "mixed.csv", *options)
+    assert written("mixed")[1] == [("a.png", "cat", [5 - first, 6 - first, 10, 20])]
     converted("csv", folder / "head.csv", *options)
     assert written("head")[1] == [("a.png", "cat", [5 - first, 6 - first, 10, 20])]
     converted("csv", folder / "none.csv", "--columns", "path,x,y,w,h,class", *options)
