@@ -127,13 +127,17 @@ def _open(file: BinaryIO) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(f"{width} x {height} pixels are above the limit of {MAX_PIXELS}")
-    if _bits_of_tiff(image) > 8 and image.tag_v2.get(ExifTags.Base.PlanarConfiguration) == 2:
+    tags = getattr(image, "tag_v2", {})
+    bits = max(tags.get(ExifTags.Base.BitsPerSample, (8,)))
+    if bits > 8 and tags.get(ExifTags.Base.PlanarConfiguration) == 2:
         raise BadImage("Pillow misreads 16 bits in separate planes; convert it to 8 bits")
     return image
 
 
-def _bits_of_tiff(image: Image.Image) -> int:
-    return max(getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,)))
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether the file of an image that is not loaded yet holds 16 bits of a channel."""
+    # What Pillow's decoders are told, such as RGB;16B, of which they keep the upper 8.
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _header(file: BinaryIO) -> Header:
@@ -141,13 +145,9 @@ def _header(file: BinaryIO) -> Header:
     # Pillow would decode a PNG to find metadata that may stand behind the pixels.
     orientation = 1 if image.format == "PNG" and "exif" not in image.info else _orientation(image)
     size = image.size if orientation >= 5 else image.size[::-1]  # height, width
-    # Colors of 16 bits Pillow reads as 8; of a PNG the bits stand in byte 24, after signature,
-    # length, name and sides.
-    file.seek(24)
-    deep = _bits_of_tiff(image) > 8 or (image.format == "PNG" and file.read(1) == b"\x10")
     plain = image.format in _PLAIN_FORMATS or orientation == 1
     certain = plain and image.mode not in ("I", "F")
-    bits = 16 if deep or image.mode.startswith("I") else 8
+    bits = 16 if _has_16_bits(image) or image.mode.startswith("I") else 8
     return Header(*size, orientation, image.format or "", bits, certain)
 
 
@@ -174,9 +174,10 @@ def pillow_pixels(image: Image.Image) -> Tensor:
     """The pixels of an image of Pillow, as :func:`read_image` gives those of its file.
 
     Raises:
-        BadImage: grey values that are not of 8 or 16 bits.
+        BadImage: grey values that are not of 8 or 16 bits, colors of 12 bits in 16.
         OSError: the file it comes from is damaged.
     """
+    deep = _has_16_bits(image)
     # Some formats turn the image while loading and only then know its orientation.
     image.load()
     orientation = _orientation(image)
@@ -194,6 +195,8 @@ def pillow_pixels(image: Image.Image) -> Tensor:
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA")
         pixels = np.array(image.convert("RGB"))
+        if deep and 0 < pixels.max() < 16:
+            raise BadImage("of 16 bits its colors use 12, and 8 are read; convert it to 8 bits")
     return _turn(torch.from_numpy(pixels).permute(2, 0, 1), orientation)  # (3, H, W)
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import shutil
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,6 +167,18 @@ def bomb(path: Path) -> None:
     path.write_bytes(content)
 
 
+def deep_png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) colors of 16 bits as a PNG, which Pillow does not write."""
+    height, width, _ = pixels.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, part in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")):
+        content += struct.pack(">I", len(part)) + name + part
+        content += struct.pack(">I", zlib.crc32(name + part))
+    return content
+
+
 def id_of_image(make: Callable[[int], object]) -> Callable:
     """Other ids of the training images, in the annotations too."""
     return both(
@@ -259,6 +272,9 @@ SEEDS = {
             image(file_name="a%20b.png"),
         ),
         "all files missing": image_names("gone_{}".format),
+        "colors of 12 bits in 16": on_image(
+            lambda path: path.write_bytes(deep_png(np.full((HEIGHT, WIDTH, 3), 4095, ">u2")))
+        ),
         "empty file": on_image(lambda path: path.write_bytes(b"")),
         "a text instead of an image": on_image(lambda path: path.write_text("<html>404</html>")),
         "truncated file": on_image(lambda path: path.write_bytes(path.read_bytes()[:-2000])),

@@ -541,6 +541,12 @@ def test_a_header_of_something_else_is_a_bad_image(tmp_path):
         (b"RIFF\0\0\0\0AVI LIST", "it is a video"),
         (b"\n<!DOCTYPE html>", "it is a web page"),
         (b"%PDF-1.4", "it is a PDF"),
+        (b"%!PS-Adobe-3.0", "it is PostScript"),
+        (bytes(128) + b"DICM", "it is DICOM; convert it to PNG"),
+        (b"\x93NUMPY\1\0v\0", "it is an array of NumPy"),
+        (b"\0\0\0\x0cJXL \r\n", "it is JPEG XL"),
+        (b"\xff\xd8\xff", "it is JPEG, but damaged, or not as Pillow reads it"),
+        (b"II+\0" + bytes(40), "it is TIFF, but damaged, or not as Pillow reads it"),
         (b"PK\3\4", "it is a zip archive"),
     ):
         (tmp_path / "a.jpg").write_bytes(head)
@@ -593,3 +599,21 @@ def test_colors_of_16_bits_are_recognized_and_refused_where_pillow_misreads_them
     for read in (read_image, read_header):
         with pytest.raises(BadImage, match="misreads 16 bits in separate planes; convert it to 8"):
             read(path)
+
+
+@pytest.mark.parametrize("kind", ["tif", "png", "grey png with alpha"])
+def test_colors_of_12_bits_in_16_are_refused_instead_of_read_as_black(tmp_path, kind):
+    def write(pixels):
+        if kind == "tif":
+            return tiff_of_16_bits(pixels, planar=False)
+        color, channels = {"png": (2, 3), "grey png with alpha": (4, 2)}[kind]
+        return png(7, 5, 16, color, rows_of(pixels[..., :channels].astype(">u2")))
+
+    path = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 2**12, (5, 7, 3))
+    path.write_bytes(write(pixels))
+    with pytest.raises(BadImage, match="of 16 bits its colors use 12, and 8 are read; convert it"):
+        read_image(path)
+    for good in (pixels * 16, pixels * 0):  # all bits in use; a black image
+        path.write_bytes(write(good))
+        assert (read_image(path)[0].numpy() == good[..., 0] >> 8).all()

@@ -68,7 +68,8 @@ class _Files(Dataset):
             header = read_header(path)
             size = header.height, header.width
             as_listed = size == tuple(self.data.sizes[index].tolist())
-            if not self.pixels and header.certain and as_listed:
+            # Whether colors of 16 bits are refused depends on their pixels.
+            if not self.pixels and header.certain and header.bits == 8 and as_listed:
                 return ImageFile(index, header, size)
             image = read_image(path)
         except FileNotFoundError:
