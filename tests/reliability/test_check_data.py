@@ -359,7 +359,7 @@ def test_pictures_are_written_and_named(dataset, run):
 def test_what_cannot_be_done_is_one_line(dataset, run):
     (dataset.root / "file").write_text("")
     for typed, words in (
-        (["--pictures", str(dataset.root / "file")], "FileExistsError"),
+        (["--pictures", str(dataset.root / "file")], "choose another --pictures"),
         (["data.min_sice=3"], "data.min_sice"),
     ):
         status, printed = run(*typed)
