@@ -184,11 +184,10 @@ def _renumber(content: Content, name: str, field: str) -> int:
         if type(value) is float and value.is_integer():
             record[key] = int(value)
     ids = [item.get("id") for item in listed]
-    known = [value for value in ids if type(value) is int and abs(value) < 2**62]
-    new: dict[Any, int] = {}
-    for value in ids:
-        if type(value) in (int, float, str) and value not in known:
-            new.setdefault(value, max(known, default=0) + len(new) + 1)
+    known = {value for value in ids if type(value) is int and abs(value) < 2**62}
+    others = [v for v in ids if type(v) in (int, float, str) and v not in known]
+    first = max(known, default=0) + 1
+    new = {value: first + row for row, value in enumerate(dict.fromkeys(others))}
     for item in listed:
         if type(item.get("id")) in (int, float, str):
             item["id"] = new.get(item["id"], item["id"])
