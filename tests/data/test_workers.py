@@ -28,11 +28,18 @@ from retinanet.data.workers import (
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked on Linux and macOS"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
-    # Where a connection breaks, torch 2.10 opens files to count them, and leaves them so.
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    # Where a connection breaks, torch 2.10 opens files to count them, and leaves them so; what a
+    # killed worker was handing over is closed by nobody.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 # Seconds in which a failure must be reported, on a busy machine; torch looks every five.
 SECONDS = 20
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_to_later_tests():
+    yield
+    gc.collect()
 
 
 class Item(NamedTuple):
