@@ -95,7 +95,8 @@ TOOLS = (
 
 def _tool_of(content: Any) -> tuple[str, str]:
     """The annotation tool whose own format this is, and what to do; empty for any other."""
-    if _has(content, "images", "annotations") or _has(content, "images", "categories"):
+    others = ("annotations", "categories")
+    if isinstance(content, dict) and any(_has(content, "images", other) for other in others):
         for key, kind in (("segments_info", "panoptic segments"), ("caption", "captions")):
             if _has(content.get("annotations"), key):
                 return f"COCO's {kind}", "name the instances_*.json of the set"
