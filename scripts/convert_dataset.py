@@ -251,8 +251,10 @@ def what_next(dataset: Dataset, args: argparse.Namespace) -> list[str]:
         if args.images in ("leave", "ignore"):
             text = f"labels are of no use without images; put them into {output}/images/SPLIT."
     elif not {"train", "val"} <= roots.keys():
+        names = sorted(roots)
+        made = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
         text = (
-            f"train.py needs train.json and val.json; this made {', '.join(sorted(roots))}. Name "
+            f"train.py needs train.json and val.json; this made {made}. Name "
             f"the sources, train=PATH val=PATH, or set images aside with --val-share 0.2."
         )
     if text:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retinanet.data.file_kinds import HEAD, kind_of
+from retinanet.data.file_kinds import HEAD, STARTS, kind_of
 from retinanet.data.issues import Issue, refusal
 
 # Longer values are cut in messages, so that an error stays one line.
@@ -43,7 +43,9 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     file_bytes = path.read_bytes()
     fingerprint, kind = hashlib.sha256(file_bytes).hexdigest(), kind_of(file_bytes[:HEAD])
     if kind:
-        raise ValueError(f"{path} is not JSON: {kind}.")
+        xml = re.search(rb"<(annotations?|dataset)[\s>]", file_bytes[:XML_HEAD])
+        of_tool = f": {XML_TOOLS[xml[1]]}" if xml and kind == STARTS[b"<"] else ""
+        raise ValueError(f"{path} is not JSON: {kind}{of_tool}.")
     try:
         text = file_bytes.decode("utf-8-sig")
         del file_bytes
@@ -52,6 +54,9 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         problem = f"is not text in UTF-8 ({error.reason}); save it as UTF-8."
         raise ValueError(f"{path} {problem}") from None
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and error.pos and text[: error.pos].count("\n") == 1:
+            what = "has one JSON object a line, as manifests of SageMaker Ground Truth and Labelbox"
+            raise ValueError(f"{path} {what}; COCO's file is one object: export as COCO.") from None
         raise ValueError(
             f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; the "
             f"file may be cut short or of another format."
@@ -73,6 +78,14 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     return content, fingerprint
 
 
+# Elements by which a tool's XML is known, so far from the beginning, and what to do.
+XML_HEAD = 4096
+XML_TOOLS = {
+    b"annotation": "of Pascal VOC; `python -m scripts.convert_dataset --from voc --to coco` reads "
+    "the folder",
+    b"annotations": "of CVAT; export it as COCO there",
+    b"dataset": "of dlib's imglab; write it as COCO",
+}
 # Keys by which a tool's own JSON is known, of the object or of the first one inside; tool; fix.
 TOOLS = (
     ("shapes imagePath", "LabelMe", "`python -m scripts.convert_dataset --from labelme --to coco`"),
@@ -90,6 +103,9 @@ TOOLS = (
     ("image annotations", "CreateML", "export it as COCO there"),
     ("description tags objects", "Supervisely", "export it as COCO there"),
     ("data_row projects", "Labelbox", "export it as COCO there"),
+    ("ID Label", "Labelbox", "export it as COCO there"),
+    ("name labels", "BDD100K", "its own tools write COCO: python -m bdd100k.label.to_coco"),
+    ("filename detection", "ODVG", "export it as COCO there"),
 )
 
 
@@ -372,13 +388,16 @@ class Records:
         """Refuse a column in which a value occurs twice: both records and the value."""
         seen: dict[Any, int] = {}
         places = []
+        are_equal = True
         for index, value in enumerate(values):
             if index in self.refused[field] or seen.setdefault(value, index) == index:
                 continue
             self.refused["unique"].add(index)
             before = self.where(seen[value])
+            are_equal &= self.items[index] == self.items[seen[value]]
             places.append(self.place(index, f"{field} {shown(value)} occurs before, in {before}"))
         if places:
+            fix = f"{CONVERTER}` keeps one of the equal records." if are_equal else fix
             error = ValueError(f"{places[0]}; it must be unique. {fix}")
             kind = f"{self.name}: {field} must be unique"
             self.issues.append(refusal(kind, places, error, fix, count=len(places)))

@@ -140,8 +140,11 @@ def missing_issues(data: CocoData, split: str, *, skip: bool = False) -> list[Is
     name, fix = data.file_name(missing[0]), "complete the folder"
     above = data.image_root.resolve().parent
     found = find_meant(data.image_root, name)
-    if os.path.isfile(above / name):  # noqa: PTH113 - pathlib raises for a name that is too long
-        fix = f"set data.{split}_images={above}, the folder that the names start from"
+    tops = (above, data.image_root / "images")
+    # Not pathlib, which raises for a name that is too long.
+    start = next((top for top in tops if os.path.isfile(top / name)), None)  # noqa: PTH113
+    if start is not None:
+        fix = f"set data.{split}_images={start}, the folder that the names start from"
     elif found is not None and found == data.image_root / unquote(name):
         fix = f"{CONVERTER}` takes the %-codes out of the names"
     elif (
@@ -174,7 +177,8 @@ def describe_missing(data: CocoData, index: int) -> str:
 def find_meant(root: Path, name: str) -> Path | None:
     """The file that is meant by the name of an image that is missing; None: nothing like it."""
     plain = unquote(name)  # of a URL: %20 is a blank
-    for guess in (root / plain, root / PurePosixPath(plain).name, root.parent / plain):
+    base = PurePosixPath(plain).name
+    for guess in (root / plain, root / base, root.parent / plain, root / "images" / plain):
         if os.path.isfile(guess):  # noqa: PTH113
             return guess
     beside = (root / name).parent

@@ -242,6 +242,8 @@ SEEDS = {
         "category without id": category(id=...),
         "category without name": category(name=...),
         "category id twice": add("categories", {"id": 2, "name": "white cell"}),
+        "categories repeated as VIA does": both(repeat("categories", 0), repeat("categories", 1)),
+        "image twice, alike": repeat("images", 0),
         "category name twice": add("categories", {"id": 3, "name": "platelet"}),
         "category misspelt in one file": category(name="platelets"),
         "category with another id in one file": both(

@@ -36,6 +36,7 @@ OTHERS = {
 REFERENCES = {"image_id": "images", "category_id": "categories"}
 QUOTED = "number in quotes"
 RENUMBERED = "id that is no integer of 64 bits, numbered anew"
+REPEATED = "record of an image or a category that stands twice, kept once"
 MERGED = "record of an image that another record has, put together with it"
 OUTLINED = "box made around a polygon or mask"
 ROTATED = "rotated box, the upright box around it taken"
@@ -104,7 +105,7 @@ def read_coco_file(path: Path, options: Options) -> Dataset:
             if options.look and not ds.is_file(root / ds.check_name(name, "image")):
                 found = find_meant(root, name)
                 hint = "" if found is None else f"; there is {found}"
-                fix = "give the folder with --image-folder, or --images ignore"
+                fix = "add it, or give another folder with --image-folder, or --images ignore"
                 if found == root / PurePosixPath(name).name:
                     fix = "--base-names takes folders off the names"
                 raise BadRecord(
@@ -124,6 +125,8 @@ def _repair(content: Content, path: Path, options: Options, notes: Counter[str])
     counted: Counter[str] = Counter()
     for name, fields in NUMBERS.items():
         counted[QUOTED] += sum(_unquote(record, fields) for record in _records(content, name))
+    for name in ("images", "categories"):
+        counted[REPEATED] += _drop_repeated(content, name)
     for field, name in REFERENCES.items():
         counted[RENUMBERED] += _renumber(content, name, field)
     boxes = _records(content, "annotations")
@@ -140,7 +143,7 @@ def _repair(content: Content, path: Path, options: Options, notes: Counter[str])
             counted[BACKWARDS] += _put_in_order(record)
             counted[ROTATED] += _take_upright(record)
     images = [i for i in _records(content, "images") if isinstance(i.get("file_name"), str)]
-    root = ds.find_root(path, images[0]["file_name"] if images else "", options)
+    root = ds.find_root(path, [image["file_name"] for image in images], options)
     errors = Errors()
     for image in images:
         name = image["file_name"].replace("\\", "/")
@@ -167,6 +170,15 @@ def _repair(content: Content, path: Path, options: Options, notes: Counter[str])
         counted[f"class that no box has, dropped: {dropped}"] += len(unused)
     notes.update(+counted)
     return root
+
+
+def _drop_repeated(content: Content, name: str) -> int:
+    """Keep one of the equal records of a list, as VIA repeats its categories; how many went."""
+    listed = content[name] if isinstance(content.get(name), list) else []
+    kept = list({repr(record): record for record in listed}.values())
+    if len(kept) < len(listed):
+        content[name] = kept
+    return len(listed) - len(kept)
 
 
 def _is_side(value: Any) -> bool:

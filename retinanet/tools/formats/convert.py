@@ -142,15 +142,22 @@ def _joined(splits: Sequence[Split], notes: Counter[str]) -> Split:
 
 
 def set_aside(dataset: Dataset, share: float, seed: int) -> None:
-    """Divide a data set with one part into ``train`` and ``val``, by chance and in place.
+    """Divide the part ``train``, or all parts together where none is, into ``train`` and ``val``.
+
+    By chance and in place. A part ``test`` beside ``train`` stays.
 
     Raises:
-        ValueError: it has several parts, or too few images.
+        ValueError: there is a part ``val``, or there are too few images.
     """
-    if len(dataset.splits) != 1:
-        names = ", ".join(split.name for split in dataset.splits)
-        raise ValueError(f"--val-share divides one part, but there are {names}; leave it out.")
-    whole = dataset.splits[0]
+    splits = {split.name: split for split in dataset.splits}
+    if "val" in splits:
+        raise ValueError(
+            f"--val-share makes val, but there are {', '.join(splits)}; leave it out, or name the "
+            f"source train=PATH."
+        )
+    others = [split for name, split in splits.items() if "train" in splits and name != "train"]
+    parts = [split for split in dataset.splits if split not in others]
+    whole = parts[0] if len(parts) == 1 else _joined(parts, dataset.notes)
     num_images = len(whole.images)
     num_val = round(share * num_images)
     if not 0 < num_val < num_images:
@@ -159,10 +166,11 @@ def set_aside(dataset: Dataset, share: float, seed: int) -> None:
             f"share."
         )
     chosen = set(random.Random(seed).sample(range(num_images), num_val))
-    parts = {"train": [], "val": []}
+    divided: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for row, image in enumerate(whole.images):
-        parts["val" if row in chosen else "train"].append(image)
-    dataset.splits = [Split(name, whole.root, images) for name, images in parts.items()]
+        divided["val" if row in chosen else "train"].append(image)
+    made = [Split(name, whole.root, images) for name, images in divided.items()]
+    dataset.splits = [*made, *others]
 
 
 def write(

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from tqdm import tqdm
 
 from retinanet.data.images import BadImage, read_header, read_image
-from retinanet.data.records import shown
+from retinanet.data.records import leaves_folder, shown
 from retinanet.terminal import has_bar
 from retinanet.tools.image_files import walk
 
@@ -31,6 +31,9 @@ LARGEST = 10**100
 NO_SIZE = (
     "has no width and height; leave out --images ignore, so that they are read from the image."
 )
+BY_END = "image found by the end of its path in the file"
+# Image names of a file that are looked for until one is found.
+LOOKED_FOR = 100
 # Sides of images are int32.
 SIZE_LIMIT = 2**31
 # Why a text cannot name a class or an image in every format.
@@ -188,7 +191,10 @@ def check_name(name: str, what: str) -> str:
 def check_class(name: str, class_ids: dict[str, int] | None) -> str:
     """The class of a box; refuses one that is not in the list, if there is one."""
     if class_ids is not None and check_name(name, "class") not in class_ids:
-        raise BadRecord(f"the class {shown(name)} is not in the list of classes; add it.")
+        raise BadRecord(
+            f"the class {shown(name)} is not in the list of classes, that of --classes or else "
+            f"{CLASSES_FILE} beside the annotations ({shown(', '.join(class_ids))}); add it."
+        )
     return check_name(name, "class")
 
 
@@ -346,25 +352,75 @@ def read_classes(path: Path) -> dict[str, int]:
         return class_ids_of(pairs)
 
 
-def find_root(path: Path, first: str, options: Options) -> Path:
-    """The folder that image names of a file start from: as given, else where the first one is.
+def ends_of(name: str) -> list[str]:
+    """A path and what is left of it without its first folder, its first two, ...; the name last.
+
+    Lists written on another computer, or for a program that is started elsewhere, name images by
+    paths of which only the end fits here.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return ["/".join(parts[first:]) for first in range(len(parts))]
+
+
+def find_root(path: Path, names: Sequence[str], options: Options, *, ends: bool = False) -> Path:
+    """The folder that image names of a file start from: as given, else where one of them is.
+
+    Args:
+        path: the file.
+        names: of its images; the first ``LOOKED_FOR`` are looked for.
+        options: image_folder, look and base_names are read.
+        ends: the end of a name is enough, as of ``/content/images/a.jpg``.
 
     Raises:
-        FileNotFoundError: it is in no folder in which tools keep images.
+        FileNotFoundError: they are in no folder in which tools keep images.
     """
-    if not options.look or options.image_folder or not first:
+    names = [name.replace("\\", "/") for name in names if name][:LOOKED_FOR]
+    if not options.look or options.image_folder or not names:
         return options.image_folder or path.parent
-    name = first.replace("\\", "/")
-    name = PurePosixPath(name).name if options.base_names else name
     here, above = path.parent, path.parent.parent
     tried = [here, here / "images", above / "images"]
     for part in (path.stem.removeprefix("instances_"), file_split(path), "valid"):
         tried += [above / "images" / part, above / part, here / part, here / "images" / part]
     tried = list(dict.fromkeys([*tried, above]))
-    for root in tried:
-        if is_file(root / name) or is_file(root / unquote(name)):
-            return root
+    for name in names:
+        wanted = [name, unquote(name), *(ends_of(name) if ends else ())]
+        for text in [PurePosixPath(name).name] if options.base_names else wanted:
+            for root in tried:
+                if is_file(root / text):
+                    return root
     raise FileNotFoundError(
-        f"no image {name} of {path} in {', '.join(map(str, tried))}; give the folder that "
-        f"names start from with --image-folder."
+        f"no image {names[0]} of {path} in {here}, {above} or the usual folders there; give the "
+        f"folder that names start from with --image-folder."
     )
+
+
+def find_image(root: Path, given: str, owners: dict[str, str]) -> str:
+    """The image that a list means by a name: the longest end of it that is a file below ``root``.
+
+    Args:
+        root: of the images.
+        given: the name.
+        owners: image -> the name by which it was found; of two names one image is refused.
+    """
+    given = check_name(given.replace("\\", "/"), "image")
+    plain = unquote(given)  # of a URL: %20 is a blank
+    for name in (*ends_of(given), *ends_of(plain)):
+        if not leaves_folder(name) and is_file(root / name):
+            before = owners.setdefault(name, given)
+            if before != given:
+                both = f"{shown(before)} and {shown(given)}"
+                raise BadRecord(f"{both} would both be the image {root / name}; rename one.")
+            return name
+    raise no_image(root / (PurePosixPath(given).name if leaves_folder(given) else given))
+
+
+def count_ends(owners: dict[str, str]) -> Counter[str]:
+    """How many images :func:`find_image` found by less than their name, as ``Dataset.notes``."""
+    number = sum(unquote(given) != unquote(name) for name, given in owners.items())
+    return Counter({BY_END: number} if number else {})
+
+
+def no_image(path: Path) -> BadRecord:
+    """The error of an image that is missing where others are."""
+    fix = "add it or remove it from the annotations, or give another folder with --image-folder"
+    return BadRecord(f"no image {path}; {fix}.")

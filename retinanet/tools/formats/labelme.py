@@ -12,6 +12,7 @@ from retinanet.tools.formats.dataset import BadRecord, Box, Dataset, ImageRecord
 from retinanet.tools.image_files import suffixes
 
 NO_AREA = "point or line, left out: it has no area"
+NOT_LABELME = "JSON file without shapes and imagePath, so not LabelMe's, left out"
 FLAT_SHAPES = ("point", "points", "line", "linestrip")
 
 
@@ -42,10 +43,14 @@ def read_labelme(source: Path, options: Options) -> Dataset:
         root = options.image_folder or folder
         split = Split(ds.split_name(folder.resolve().name), root, [])
         owners: dict[str, Path] = {}  # image -> its file
+        others = 0
         for name in ds.progress(names, f"files of {split.name}"):
             path = folder / name
             with errors.caught(path):
                 content = _read(path)
+                if content is None:
+                    others += 1
+                    continue
                 image = _image_of(content, path, root, options)
                 if owners.setdefault(image.name, path) != path:
                     raise BadRecord(f"is of the image {image.name}, as {owners[image.name]} is.")
@@ -54,6 +59,11 @@ def read_labelme(source: Path, options: Options) -> Dataset:
                         box = _box_of(shape, row, declared, dataset.notes)
                         image.boxes += [] if box is None else [box]
                 split.images.append(image)
+        if others == len(names):
+            what = "they have neither shapes nor imagePath"
+            raise FileNotFoundError(f"no JSON file of LabelMe in {folder}: {what}.")
+        if others:
+            dataset.notes[NOT_LABELME] += others
         dataset.splits.append(split)
     errors.stop()
     if options.look:
@@ -65,12 +75,15 @@ def read_labelme(source: Path, options: Options) -> Dataset:
     return dataset
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content of a file; None if nothing in it is LabelMe's, as in lists of colors or COCO."""
     try:
         content = json.loads(ds.read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         raise BadRecord(f"is not JSON: {error}.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+    if not isinstance(content, dict) or not content.keys() & {"shapes", "imagePath"}:
+        return None
+    if not isinstance(content.get("shapes"), list):
         raise BadRecord("has no list 'shapes'; --from labelme takes files that LabelMe wrote.")
     return content
 
@@ -85,7 +98,8 @@ def _image_of(content: dict[str, Any], path: Path, root: Path, options: Options)
         if inside and (not options.look or ds.is_file(root / name)):
             break
     else:
-        raise BadRecord(f"no image {shown(given)} in {root}; give the folder with --image-folder.")
+        fix = "add it or remove this file, or give the folder of the images with --image-folder"
+        raise BadRecord(f"no image {shown(given)} in {root}; {fix}.")
     size = ds.read_size(str(content.get("imageWidth") or ""), str(content.get("imageHeight") or ""))
     if size is None and not options.look:
         raise BadRecord(ds.NO_SIZE)

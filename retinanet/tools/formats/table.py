@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.data.records import leaves_folder, shown
@@ -25,6 +27,12 @@ TITLES = {
     "iscrowd": ("iscrowd",),
 }
 CORNER_AND_SIDES = ("x", "y", "w", "h")
+# The boxes of an image in one row: a.jpg 10,20,30,40,0 50,60,70,80,1.
+KERAS_YOLO = re.compile(r".*\s-?\d+(,-?\d+){4}(\s|$)")
+KERAS_YOLO_FIX = (
+    "has all boxes of an image in one row, as keras-yolo3 and Roboflow's YOLO Keras TXT; write a "
+    "row for each, or export another format."
+)
 EXAMPLE = (
     "filename,width,height,class,xmin,ymin,xmax,ymax or path,x1,y1,x2,y2,class or "
     "path,x,y,w,h,class"
@@ -52,21 +60,27 @@ def read_table(path: Path, options: Options) -> Dataset:
         if not rows:
             what = "has only empty cells" if text.strip() else "is empty"
             raise BadRecord(f"{what}; expected a header such as {EXAMPLE}.")
+        if KERAS_YOLO.match(rows[0][1][0] + "," + ",".join(rows[0][1][1:])):
+            raise BadRecord(KERAS_YOLO_FIX, 1)
         titles = options.columns or rows.pop(0)[1]
         columns, unread = _find_columns(titles)
+        if options.columns and not _has_number(rows[0][1]):
+            rows.pop(0)  # a header, which --columns replaces
         if not rows:
             raise BadRecord("has no row below its header.")
-    # The first row may be short; then nothing is looked for, and the row is refused below.
-    root = ds.find_root(path, (rows[0][1] + [""] * len(titles))[columns["filename"]], options)
+    # A row that is too short is refused below.
+    names = [cells[columns["filename"]] for _, cells in rows if len(cells) == len(titles)]
+    root = ds.find_root(path, list(dict.fromkeys(names)), options, ends=True)
     errors = ds.Errors()
     images: dict[str, ImageRecord] = {}
+    owners: dict[str, str] = {}  # image -> its name in the file
     empty: dict[str, str] = {}  # image -> file:line of its row without a box
     for line, cells in rows:
         with errors.caught(path, line):
             if len(cells) != len(titles):
                 raise BadRecord(f"has {len(cells)} columns, the header {len(titles)}.")
             row = {column: cells[index] for column, index in columns.items()}
-            image = _image_of(row, root, images, options)
+            image = _image_of(row, root, images, owners, options)
             numbered = _numbers_of_box(columns)
             if not any(row[column].strip() for column in ("class", *numbered)):
                 if image.boxes or image.name in empty:
@@ -86,7 +100,7 @@ def read_table(path: Path, options: Options) -> Dataset:
             image.boxes.append(Box(name, xywh, row.get("iscrowd", "").strip() == "1"))
     errors.stop()
     split = ds.Split(ds.file_split(path), root, list(images.values()))
-    dataset = Dataset([split], declared or {})
+    dataset = Dataset([split], declared or {}, ds.count_ends(owners))
     if unread:
         dataset.notes[f"{path}: columns not read: {', '.join(unread)}"] = 0
     return dataset
@@ -107,6 +121,9 @@ def _find_columns(titles: list[str]) -> tuple[dict[str, int], list[str]]:
             columns[column] = index
     if "region_shape_attributes" in unread:
         raise BadRecord("is a table of VIA; --from via reads it.", 1)
+    if {"ImageID", "LabelName"} <= {*titles}:
+        what = "is a table of Open Images, with boxes in shares of the image"
+        raise BadRecord(f"{what}; write pixels, and titles such as {EXAMPLE}.", 1)
     if {"x", "y", "width", "height"} <= columns.keys() and not columns.keys() & {*SIDES, "w", "h"}:
         # Of the box: with the size of the image there would be none.
         columns["w"], columns["h"] = columns.pop("width"), columns.pop("height")
@@ -116,10 +133,20 @@ def _find_columns(titles: list[str]) -> tuple[dict[str, int], list[str]]:
     needed = ("filename", "class", *_numbers_of_box(columns))
     missing = [column for column in needed if column not in columns]
     if missing:
-        hint = "" if columns else " without a header? Add --columns path,x1,y1,x2,y2,class"
-        got = f"got {shown(','.join(titles))}{hint}. Titles are {EXAMPLE}."
-        raise BadRecord(f"has no column {', '.join(missing)}; {got}", 1)
+        got = f"got {shown(','.join(titles))}"
+        usual = "path,x1,y1,x2,y2,class"
+        if columns or not _has_number(titles):
+            got += ". Rename the columns, or title all of them with --columns A,B,..."
+        elif len(titles) == len(usual.split(",")):
+            got += f" without a header? Add --columns {usual}"
+        else:
+            got += f" without a header? Add --columns with titles for its {len(titles)} columns"
+        raise BadRecord(f"has no column {', '.join(missing)}; {got}. Titles are {EXAMPLE}.", 1)
     return columns, unread
+
+
+def _has_number(cells: Sequence[str]) -> bool:
+    return any(ds.parse_number(cell) is not None for cell in cells)
 
 
 def _numbers_of_box(columns: dict[str, int]) -> tuple[str, ...]:
@@ -128,22 +155,25 @@ def _numbers_of_box(columns: dict[str, int]) -> tuple[str, ...]:
 
 
 def _image_of(
-    row: dict[str, str], root: Path, images: dict[str, ImageRecord], options: Options
+    row: dict[str, str],
+    root: Path,
+    images: dict[str, ImageRecord],
+    owners: dict[str, str],
+    options: Options,
 ) -> ImageRecord:
-    """The image of a row, among ``images`` from now on."""
-    name = ds.check_name(row["filename"].replace("\\", "/"), "image")
-    if leaves_folder(name):
-        what = f"the image name {shown(name)} is absolute or has .."
-        raise BadRecord(f"{what}; it must be a path below the image folder (--image-folder).")
+    """The image of a row, among ``images``, by their names in the file, from now on."""
+    given = row["filename"].replace("\\", "/")
     size = ds.read_size(row.get("width", ""), row.get("height", ""))
-    known = images.get(name)
+    known = images.get(given)
     if known is None:
-        if options.look and not ds.is_file(root / name):
-            raise BadRecord(f"no image {root / name}; give the folder with --image-folder.")
+        name = ds.find_image(root, given, owners) if options.look else ds.check_name(given, "image")
+        if leaves_folder(name):
+            what = f"the image name {shown(name)} is absolute or has .."
+            raise BadRecord(f"{what}; leave out --images ignore, so that the image is looked for.")
         if size is None and not options.look:
             raise BadRecord(ds.NO_SIZE)
-        known = images[name] = ImageRecord(name, *(size or ds.size_of(root / name)))
+        known = images[given] = ImageRecord(name, *(size or ds.size_of(root / name)))
     elif size not in (None, (known.width, known.height)):
         above = f"{known.width} x {known.height} above"
-        raise BadRecord(f"{name} is {size[0]} x {size[1]} here, {above}.")
+        raise BadRecord(f"{given} is {size[0]} x {size[1]} here, {above}.")
     return known

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from retinanet.data.records import leaves_folder, shown
+from retinanet.data.records import shown
 from retinanet.tools.formats import dataset as ds
 from retinanet.tools.formats.dataset import BadRecord, Box, Dataset, ImageRecord, Options, Split
 from retinanet.tools.formats.labelme import NO_AREA
@@ -35,14 +35,14 @@ def read_via(path: Path, options: Options) -> Dataset:
     with ds.refused(path):
         files = _read(path)
         attribute = options.attribute or _class_attribute(files, declared)
-    root = ds.find_root(path, next(iter(files), ""), options)
+    root = ds.find_root(path, list(files), options, ends=True)
     images = []
+    owners: dict[str, str] = {}  # image -> its name in the file
     for name, regions in files.items():
         boxes: list[Box] = []
         with errors.caught(path):
-            if leaves_folder(ds.check_name(name, "image")) or not ds.is_file(root / name):
-                raise BadRecord(f"no image {root / name}; give the folder with --image-folder.")
-            images.append(ImageRecord(name, *ds.size_of(root / name), boxes))
+            image = ds.find_image(root, name, owners)
+            images.append(ImageRecord(image, *ds.size_of(root / image), boxes))
         for row, (shape, attributes) in enumerate(regions):
             with errors.caught(path):
                 xywh = _box_around(shape, f"{name}, region {row}", notes)
@@ -54,6 +54,7 @@ def read_via(path: Path, options: Options) -> Dataset:
                     value = _class_of(attributes.get(attribute), f"{name}, region {row}", attribute)
                 boxes.append(Box(ds.check_class(value, declared), xywh))
     errors.stop()
+    notes.update(ds.count_ends(owners))
     return Dataset([Split(ds.file_split(path), root, images)], declared or {}, notes)
 
 
@@ -61,11 +62,12 @@ def _read(path: Path) -> dict[str, list[tuple[dict, dict]]]:
     """Image -> shape and attributes of each of its regions."""
     text = ds.read_text(path)
     files: dict[str, list[tuple[dict, dict]]] = {}
+    line = None
     try:
         if path.suffix.lower() == ".csv":
             (_, titles), *rows = ds.csv_rows(text)
             titles = [title.lstrip("#").strip() for title in titles]
-            for _, cells in rows:
+            for line, cells in rows:  # noqa: B007 - read where a row cannot be
                 row = dict(zip(titles, cells, strict=False))
                 regions = files.setdefault(row["filename"].replace("\\", "/"), [])
                 shape = json.loads(row["region_shape_attributes"])
@@ -79,9 +81,13 @@ def _read(path: Path) -> dict[str, list[tuple[dict, dict]]]:
             files.setdefault(record["filename"].replace("\\", "/"), []).extend(
                 (region["shape_attributes"], region["region_attributes"]) for region in regions
             )
+    except json.JSONDecodeError as error:
+        where = "" if line else f" at line {error.lineno}, column {error.colno}"
+        what = f"has {shown(error.doc)}, which is" if line else "is"
+        raise BadRecord(f"{what} not JSON: {error.msg}{where}; correct it.", line) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise BadRecord(f"is not as VIA 1 or 2 writes it ({shown(what)}).") from error
+        raise BadRecord(f"is not as VIA 1 or 2 writes it ({shown(what)}).", line) from error
     if not all(isinstance(d, dict) for regions in files.values() for each in regions for d in each):
         raise BadRecord("has a region whose shape or attributes are no object.")
     return files

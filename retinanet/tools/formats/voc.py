@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,6 +21,14 @@ from retinanet.tools.image_files import suffixes
 
 # Attribute of an element: the line of the file where it begins.
 LINE = "line"
+# First elements of other formats -> what to do.
+OTHER_TOOLS = {
+    "annotations": " That is CVAT's own format: export as Pascal VOC or COCO.",
+    "dataset": " That is the format of dlib's imglab: write it as CSV or COCO.",
+}
+# Folders of XML files, and of images beside them, in small letters.
+ANNOTATION_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
+IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 PIXELS_NOTE = (
     "corners are read as pixels counted from 1, as in PASCAL VOC; files of CVAT, Label Studio, "
     "VoTT and LabelImg need --corners edges"
@@ -41,7 +49,8 @@ def read_voc(source: Path, options: Options) -> Dataset:
         FileNotFoundError: no such folder, or no XML in it.
     """
     if not source.is_dir():
-        raise FileNotFoundError(f"there is no folder {source}; --from voc takes folders.")
+        what = f"{source} is a file" if source.is_file() else f"there is no folder {source}"
+        raise FileNotFoundError(f"{what}; --from voc takes folders of XML files.")
     declared = ds.find_classes(options.classes, source)
     errors = ds.Errors()
     notes = Counter({PIXELS_NOTE: 0} if options.corners is None else {})
@@ -83,20 +92,44 @@ def read_voc(source: Path, options: Options) -> Dataset:
 
 def _parts(source: Path) -> list[tuple[str, Path, Path]]:
     """Name, folder of XML files and folder of images of each part."""
-    if (source / "Annotations").is_dir():
-        beside = [source / name for name in ("JPEGImages", "images")]
-        images = next((folder for folder in beside if folder.is_dir()), source)
-        return [(source.resolve().name, source / "Annotations", images)]
+    annotations = _folder_in(source, ANNOTATION_FOLDERS, (".xml",))
+    if annotations:
+        images = _folder_in(source, IMAGE_FOLDERS, suffixes()) or source
+        return [(source.resolve().name, annotations, images)]
     folders = [source / name for name in ds.SPLIT_NAMES if ds.files_below(source / name, (".xml",))]
     if folders:
         return [(ds.split_name(folder.name), folder, folder) for folder in folders]
-    if ds.files_below(source, (".xml",)):
+    names = ds.files_below(source, (".xml",))
+    if names:
+        above = {PurePosixPath(name).parent.parent for name in names if "/" in name}
+        inside = sorted(str(source / part) for part in above if _is_voc(source / part))
+        if inside:
+            more = f", or several: train={inside[0]} val={inside[1]}" if len(inside) > 1 else ""
+            raise FileNotFoundError(
+                f"{source} holds {count(len(inside), 'folder')} with annotations and images of "
+                f"its own; give {inside[0]}{more}."
+            )
+        images = source
+        if not ds.files_below(source, suffixes()):
+            images = _folder_in(source.resolve().parent, IMAGE_FOLDERS, suffixes()) or source
         # The name that the data set gives its folder, also where that is a link.
-        return [(ds.split_name(source.resolve().name), source, source)]
+        return [(ds.split_name(source.resolve().name), source, images)]
     raise FileNotFoundError(
         f"no XML files in {source}; expected {source}/Annotations/*.xml with "
         f"{source}/JPEGImages, or train/ and valid/ with XML files beside images."
     )
+
+
+def _folder_in(above: Path, names: Sequence[str], ends: tuple[str, ...]) -> Path | None:
+    """The first folder of a name, in any case of its letters, that holds files of some suffixes."""
+    inside = {path.name.casefold(): path for path in sorted(above.iterdir()) if path.is_dir()}
+    folders = [inside[name] for name in names if name in inside]
+    return next((folder for folder in folders if ds.files_below(folder, ends)), None)
+
+
+def _is_voc(folder: Path) -> bool:
+    has_xml = _folder_in(folder, ANNOTATION_FOLDERS, (".xml",)) is not None
+    return has_xml and _folder_in(folder, IMAGE_FOLDERS, suffixes()) is not None
 
 
 def _read_lists(source: Path, xml_folder: Path, errors: ds.Errors) -> dict[str, list[str]]:
@@ -145,8 +178,7 @@ class _Reader:
         top = read_xml(path)
         with _at(top):
             if top.tag != "annotation":
-                own = top.tag == "annotations"
-                hint = " That is CVAT's own format: export as Pascal VOC or COCO." if own else ""
+                hint = OTHER_TOOLS.get(top.tag, "")
                 raise BadRecord(f"must begin with <annotation>, got <{top.tag}>.{hint}")
             with _at(top.find("filename")):
                 image = self._find_image(name, _text(top, "filename").replace("\\", "/"))
@@ -196,7 +228,8 @@ class _Reader:
             which = f"; there are {', '.join(others)}" if others else ""
             raise BadRecord(
                 f"no image {self.root / (beside[0] if filename else xml.with_suffix(''))}{which}. "
-                f"Give the folder of the images with --image-folder."
+                f"Give the folder of the images with --image-folder; if others are there, add it "
+                f"or remove the XML file."
             )
         self.notes["image found by the name of the XML file, not by its filename"] += 1
         return others[0]
@@ -208,6 +241,8 @@ class _Reader:
         if bndbox is None:
             rotated = item.find("robndbox") is not None
             hint = " A rotated box (robndbox) is no box of edges." if rotated else ""
+            if item.find("polygon") is not None:
+                hint = " It has a polygon, as the XML of LabelMe: export as Pascal VOC or COCO."
             raise BadRecord(f"the object has no bndbox.{hint}")
         with _at(bndbox):
             numbers = []

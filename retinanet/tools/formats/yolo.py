@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from retinanet.csv_text import csv_text
-from retinanet.data.records import leaves_folder, shown
+from retinanet.data.records import shown
 from retinanet.terminal import count
 from retinanet.tools.formats import dataset as ds
 from retinanet.tools.formats.dataset import BadRecord, Box, Dataset, ImageRecord, Options, Split
@@ -160,9 +160,11 @@ def _yaml_places(path: Path, content: dict[str, Any]) -> list[tuple[str, list[Pa
                 raise BadRecord(f"{key} must be a folder or a text file, got {shown(values)}.")
             for item in filter(None, values):
                 text = item.replace("\\", "/")
-                # Roboflow writes ../train/images for a folder beside the file.
+                # Roboflow writes ../train/images for a folder beside the file; of a path of
+                # another computer the end may be here.
                 tried = [below / text for below in bases]
-                tried += [below / re.sub(r"^(\.\./)+", "", text) for below in bases]
+                ends = [end for end in ds.ends_of(text) if "/" in end or end in ds.SPLIT_NAMES]
+                tried += [below / end for end in ends for below in bases]
                 # Not pathlib, which raises for a text that is too long for a name.
                 found = [
                     place
@@ -201,20 +203,21 @@ def _folder_places(folder: Path) -> list[tuple[str, list[Path]]]:
 
 
 def _read_image_list(path: Path) -> list[Path]:
-    """Images that a text file lists, below its folder; CVAT writes data/ before each."""
+    """Images that a text file lists, by the end of their paths that leads on from its folder.
+
+    CVAT writes data/ before each, Darknet's lists begin where it is started.
+    """
     errors = ds.Errors()
     paths = []
     with errors.caught(path):
         for number, line in ds.read_lines(path):
             with errors.caught(path, number):
-                name = line.strip().replace("\\", "/").removeprefix("./")
-                if leaves_folder(name):
-                    where = f"a path below {path.parent}, without '..'"
-                    raise BadRecord(f"must be {where}, got {name}.")
-                below = [path.parent / name, path.parent / name.removeprefix("data/")]
+                name = line.strip()
+                below = [path.parent / end for end in ds.ends_of(name)]
                 found = [place for place in below if ds.is_file(place)]
                 if not found:
-                    raise BadRecord(f"there is no image {below[0]}.")
+                    where = f"in {path.parent}, also by the end of that path"
+                    raise BadRecord(f"there is no image {shown(name)} {where}; add it.")
                 paths.append(found[0])
     errors.stop()
     return paths
@@ -246,8 +249,11 @@ class _Reader:
         """A split of some folders, or of some lists of images."""
         paths: list[Path] = []
         for place in places:
-            below = ds.files_below(place, suffixes())
-            paths += [place / name for name in below] if place.is_dir() else _read_image_list(place)
+            if place.is_dir():
+                paths += [place / name for name in ds.files_below(place, suffixes())]
+            else:
+                is_image = place.suffix.lower() in suffixes()
+                paths += [place] if is_image else _read_image_list(place)
         root = places[0]
         if len(places) > 1 or not root.is_dir():  # the lowest folder that holds all
             root = Path(os.path.commonpath([path.parent for path in paths] or places))

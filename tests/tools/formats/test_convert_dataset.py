@@ -203,7 +203,25 @@ def test_a_share_for_validation_is_the_same_for_a_seed(run, source, refused, tmp
     assert text["a"] != text["c"]
     assert "leaves one part empty" in refused("coco", source, "--val-share", "0.01")[0]
     line = refused("coco", f"train={source}", f"val={source}", "--val-share", "0.5")[0]
-    assert "--val-share divides one part" in line
+    assert "--val-share makes val, but there are train, val" in line
+
+
+def test_a_share_for_validation_is_taken_from_train_or_from_all(source, converted, written):
+    def names(split):
+        return {name for name, *_ in written(split)[0]}
+
+    converted("coco", f"train={source}", f"test={source}", "--val-share", "0.3")
+    assert [len(names(split)) for split in ("train", "val", "test")] == [7, 3, 10]
+    printed = converted("coco", f"one={source}", f"two={source}", "--val-share", "0.3")
+    assert "10 x image that several sources have" in printed
+    assert len(names("train")) == 7
+    assert not names("train") & names("val")
+
+
+def test_of_images_that_are_there_one_that_is_missing_is_named(source, refused):
+    (source.parent / "i0.png").unlink()
+    (line,) = refused("coco", source)[1:]
+    assert f"images[0] (id 0): no image {source.parent / 'i0.png'}; add it, or give " in line
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,14 @@ def test_images_without_a_file_of_labelme_are_counted(draw, put, converted, writ
     assert written("val") == ([("val1.png", 64, 48)], [])
 
 
+def test_other_json_files_beside_those_of_labelme_are_left_out(draw, put, converted, written):
+    folder = draw("photos", {"a.png": (64, 48)})
+    others = {"colors.json": {"type": "grayscale"}, "coco.json": {"images": []}}
+    put({"a.json": labelme(("cat", [[1, 1], [9, 9]], "rectangle"))} | others, "photos")
+    assert "2 x JSON file without shapes and imagePath" in converted("labelme", folder)
+    assert written("photos")[1] == [("a.png", "cat", [1, 1, 8, 8])]
+
+
 def test_splits_of_labelme_are_its_folders(draw, put, converted, written):
     for split in ("train", "val"):
         draw(f"photos/{split}", {"a.png": (64, 48)})
@@ -67,7 +75,8 @@ def test_splits_of_labelme_are_its_folders(draw, put, converted, written):
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ({"images": []}, "has no list 'shapes'"),
+        ({"images": []}, "they have neither shapes nor imagePath"),
+        ({"imagePath": "a.png"}, "has no list 'shapes'"),
         (labelme(name="gone.png"), "no image 'gone.png' in"),
         (labelme(("cat", [[1, "x"], [2, 3]], "polygon")), "shapes[0]: points must be [x, y] pairs"),
         (labelme(("cat", [[1, math.nan], [2, 3]], "polygon")), "shapes[0]: points must be [x, y]"),
@@ -78,7 +87,7 @@ def test_splits_of_labelme_are_its_folders(draw, put, converted, written):
 def test_a_bad_file_of_labelme_is_refused(draw, put, refused, content, message):
     folder = draw("photos", {"a.png": (64, 48)})
     put({"a.json": content}, "photos")
-    assert message in refused("labelme", folder)[1]
+    assert message in " ".join(refused("labelme", folder))
 
 
 SHAPES = [
@@ -159,11 +168,11 @@ HUGE = {
         (
             {
                 "a": {
-                    "filename": "../photos/a.png",
+                    "filename": "../photos/c.png",
                     "regions": via({"kind": "c"})["b.png7"]["regions"],
                 }
             },
-            "../photos/a.png; give the folder with --image-folder.",
+            "no image ",
         ),
         (
             {"a": {"filename": "a.png", "regions": [HUGE]}},
@@ -173,7 +182,29 @@ HUGE = {
 )
 def test_a_bad_file_of_via_is_refused(draw, put, refused, content, message):
     draw("photos", {"a.png": (64, 48), "b.png": (64, 48)})
-    assert message in refused("via", put({"via.json": content}, "photos"))[1]
+    assert message in " ".join(refused("via", put({"via.json": content}, "photos")))
+
+
+def test_a_file_that_is_not_json_is_told_where(draw, put, refused):
+    draw("photos", {"a.png": (64, 48)})
+    line = refused("via", put({"via.json": '{"a": {\n"filename": "a.png",\n}'}, "photos"))[1]
+    assert "via.json: is not JSON: " in line
+    assert " at line 3, column 1; " in line or " at line 2, column " in line
+    titles = "filename,file_size,file_attributes,region_count,region_id,"
+    titles += "region_shape_attributes,region_attributes\n"
+    row = 'a.png,1,{},1,0,"{""name"":""rect"",""x"":1,""y"":2,""width"":3,""height"":4}",{}\n'
+    bad = row.replace(",{}\n", ',"{""Label"":undefined}"\n')
+    line = refused("via", put({"via.csv": titles + row + bad}, "photos"))[1]
+    assert """via.csv:3: has '{"Label":undefined}', which is not JSON""" in line
+
+
+def test_names_of_via_with_the_folders_of_another_computer(draw, put, converted, written):
+    draw("photos", {"a.png": (64, 48), "b.png": (64, 48)})
+    files = via({"kind": "cat"})
+    files["a.png99"]["filename"] = "C:\\Users\\x\\a.png"
+    printed = converted("via", put({"via.json": files}, "photos"))
+    assert "1 x image found by the end of its path in the file" in printed
+    assert [name for name, *_ in written("via")[0]] == ["a.png", "b.png"]
 
 
 TOOLS = {
@@ -186,7 +217,22 @@ TOOLS = {
     "Supervisely": {"description": "", "tags": [], "size": {"height": 1}, "objects": []},
     "Label Studio": [{"id": 1, "annotations": [], "data": {"image": "a.png"}}],
     "CreateML": [{"image": "a.png", "annotations": []}],
+    "Labelbox": [{"ID": "x", "DataRow ID": "y", "Label": {"objects": []}}],
+    "ODVG": {"filename": "a.png", "height": 48, "width": 64, "detection": {"instances": []}},
 }
+
+
+NO_JSON = {
+    "<annotations><version>1.1</version></annotations>": "of CVAT; export it as COCO there",
+    "<?xml version='1.0'?>\n<annotation></annotation>": "--from voc --to coco` reads the folder",
+    '{"source-ref": "s3://x/a.jpg"}\n{"source-ref": "s3://x/b.jpg"}\n': "one JSON object a line",
+    '[{"name": "a.jpg", "labels": []}]': "python -m bdd100k.label.to_coco",
+}
+
+
+@pytest.mark.parametrize("text", NO_JSON)
+def test_a_file_that_is_not_cocos_json_is_told_the_way_out(put, refused, text):
+    assert NO_JSON[text] in refused("coco", put({"train.json": text}))[0]
 
 
 def test_coco_files_of_other_tasks_are_named(put, refused):

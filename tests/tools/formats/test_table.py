@@ -51,7 +51,40 @@ def test_a_table_of_another_kind_is_told_what_to_add(table, refused):
     head = "filename,file_size,region_shape_attributes,region_attributes\n"
     assert "is a table of VIA; --from via reads it." in refused("csv", table(head))[1]
     headless = table("cat,1,2,10,20,a.png,60,40\n")
-    assert "without a header? Add --columns" in refused("csv", headless)[1]
+    add = "without a header? Add --columns with titles for its 8 columns"
+    assert add in refused("csv", headless)[1]
+    line = refused("csv", table("a.png 1,2,11,22,0 3,4,13,24,1\n"))[1]
+    assert "train.csv:1: has all boxes of an image in one row, as keras-yolo3" in line
+    shares = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\na,x,/m/0,1,0,1,0,1\n"
+    assert "is a table of Open Images, with boxes in shares" in refused("csv", table(shares))[1]
+    line = refused("csv", table(",images\n0,images/a.png\n"))[1]
+    assert "header" not in line
+    assert "title all of them with --columns" in line
+
+
+def test_columns_replace_a_header(table, refused, converted, written):
+    path = table("filename,cell_type,xmin,xmax,ymin,ymax\na.png,cat,1,11,2,22\n")
+    assert "Rename the columns, or title all of them with --columns" in refused("csv", path)[1]
+    converted("csv", path, "--columns", "filename,class,xmin,xmax,ymin,ymax")
+    assert written("train")[1] == [("a.png", "cat", [1, 2, 10, 20])]
+
+
+@pytest.mark.parametrize("start", ["/content/photos/", "C:\\x\\", "other/"])
+def test_names_with_the_folders_of_another_computer(table, converted, written, start):
+    printed = converted(
+        "csv", table(RETINANET + f"{start}a.png,1,2,11,22,cat\n{start}b.png,,,,,\n")
+    )
+    assert "2 x image found by the end of its path in the file" in printed
+    images, boxes = written("train")
+    assert images == [("a.png", 60, 40), ("b.png", 30, 20)]
+    assert boxes == [("a.png", "cat", [1, 2, 10, 20])]
+
+
+def test_a_class_that_is_not_listed_is_refused_with_the_list(table, put, refused):
+    put({"classes.csv": "id,name\n1,dog\n"}, "set")
+    line = refused("csv", table(RETINANET + "a.png,1,2,11,22,cat\n"))[1]
+    assert "the class 'cat' is not in the list of classes, that of --classes or else " in line
+    assert "classes.csv beside the annotations ('dog'); add it." in line
 
 
 @pytest.mark.parametrize("what", list(TABLES))
@@ -105,7 +138,7 @@ BAD = {
     "turned": (RETINANET + "a.png,9,2,3,22,cat\n", ":2: xmax and ymax must not be below"),
     "short row": (RETINANET + "a.png,9,2\n", ":2: has 3 columns, the header 6"),
     "no image": (RETINANET + "a.png,1,2,3,22,cat\nc.png,,,,,\n", ":3: no image "),
-    "climbs": (RETINANET + "a.png,,,,,\n../a.png,,,,,\n", ":3: the image name '../a.png'"),
+    "climbs": (RETINANET + "a.png,,,,,\n../a.png,,,,,\n", ":3: 'a.png' and '../a.png' would both"),
     "no name": (RETINANET + "a.png,,,,,\n,1,2,3,4,cat\n", ":3: the image name '' is empty"),
     "empty twice": (RETINANET + "a.png,,,,,\na.png,,,,,\n", ":3: says that a.png has no box"),
     "empty, then a box": (RETINANET + "a.png,,,,,\na.png,1,2,3,4,cat\n", "which has none by"),

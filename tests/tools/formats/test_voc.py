@@ -53,6 +53,40 @@ def test_names_in_other_encodings_and_with_an_ampersand(voc, converted, written,
     assert [name for _, name, _ in written("voc")[1]] == ["\u732b & co <3"]
 
 
+LAYOUTS = [("set/annotations", "set/images"), ("set/xml", "set/Images"), ("set", "set")]
+
+
+@pytest.mark.parametrize(("xml_folder", "image_folder"), LAYOUTS)
+def test_images_in_the_usual_folder_beside_are_found(
+    draw, put, converted, written, tmp_path, xml_folder, image_folder
+):
+    draw(image_folder, {"a.png": (60, 40)})
+    put({"a.xml": xml(box())}, xml_folder)
+    for source in {"set", xml_folder}:
+        converted("voc", tmp_path / source)
+        split = source.rpartition("/")[2]
+        assert written(split) == ([("a.png", 60, 40)], [("a.png", "cat", [0, 1, 10, 19])])
+
+
+def test_a_folder_above_names_the_one_that_is_meant(draw, put, refused, tmp_path):
+    for year in ("VOC2007", "VOC2012"):
+        put({"a.xml": xml(box())}, f"kit/{year}/Annotations")
+        draw(f"kit/{year}/JPEGImages", {"a.png": (60, 40)})
+    line = refused("voc", tmp_path / "kit")[0]
+    first, second = tmp_path / "kit/VOC2007", tmp_path / "kit/VOC2012"
+    assert line.endswith(f"give {first}, or several: train={first} val={second}.")
+    path = first / "Annotations/a.xml"
+    assert f"{path} is a file; --from voc takes folders" in refused("voc", path)[0]
+
+
+def test_xml_of_other_tools_is_named(voc, refused):
+    line = refused("voc", voc({"a.xml": "<dataset><images/></dataset>"}))[1]
+    assert "got <dataset>. That is the format of dlib's imglab" in line
+    polygon = "<object><name>cat</name><polygon><pt><x>1</x><y>2</y></pt></polygon></object>"
+    line = refused("voc", voc({"a.xml": xml(polygon)}))[1]
+    assert "the object has no bndbox. It has a polygon, as the XML of LabelMe" in line
+
+
 def test_images_without_an_xml_file_are_counted(voc, converted):
     assert "1 x image without an XML file, left out" in converted("voc", voc({"a.xml": xml(box())}))
 

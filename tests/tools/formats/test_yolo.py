@@ -141,6 +141,26 @@ LAYOUTS = {
             "valid.txt": "data/obj_valid_data/a.png\n",
         },
     ),
+    # Paths of the computer on which they were made, of which the end is here.
+    "darknet's lists from elsewhere": (
+        ["obj/train", "obj/valid"],
+        {
+            "classes.txt": NAMES,
+            "train.txt": "/content/darknet/data/obj/train/a.png\n",
+            "valid.txt": "data/custom/obj/valid/a.png\n",
+        },
+    ),
+    "a description from elsewhere": (
+        ["train/images", "valid/images"],
+        {
+            "data.yaml": "train: C:\\Users\\x\\set\\train\\images\n"
+            "val: /content/set/valid/images\nnames: [cat, dog]\n"
+        },
+    ),
+    "images in the description": (
+        ["images/train", "images/val"],
+        {"data.yaml": "train: [images/train/a.png]\nval: images/val/a.png\nnames: [cat, dog]\n"},
+    ),
     # CVAT's newer YOLO export names subsets as the user did.
     "subsets": (
         ["images/Train", "images/Validation"],
@@ -181,6 +201,8 @@ BAD_YAML = {
     "another number": ("train: images\nnc: 3\nnames: [cat]\n", "nc is '3', but names has 1"),
     "a name twice": ("train: images\nnames: [cat, cat]\n", "'cat' stands twice"),
     "no such folder": ("train: nowhere\nnames: [cat]\n", "train: there is no 'nowhere'"),
+    # A last folder alone could be that of another split.
+    "a folder that is gone": ("train: old/images\nnames: [cat]\n", "train: there is no 'old/im"),
     "a text that is too long for a name": (
         "train: " + "x" * 5000 + "\nnames: [cat]\n",
         "train: there is no 'xxx",
